@@ -1,1 +1,13 @@
-//! placeholder
+//! What every layer may use: errors, typed numbers, who asks, stream tokens, the supervisor, clocks.
+//!
+//! Nothing here knows of HTTP routes, SQL or Matrix rules; a type moves here only when at least two layers
+//! that may not see each other need it.
+
+pub mod clock;
+pub mod error;
+pub mod ids;
+pub mod requester;
+pub mod stream;
+pub mod tasks;
+
+pub use error::{Error, Result};
