@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod error;
 pub mod ids;
+pub mod peer;
 pub mod requester;
 pub mod stream;
 pub mod tasks;
