@@ -1,0 +1,316 @@
+//! Events from other servers: nothing in them is believed. Form and size are checked when they are parsed, which
+//! gives an [`Unverified`]; only checking its signatures and hash gives a [`Pdu`] (server-server API, "Checks performed
+//! on receipt of a PDU", steps 1 to 3). Authorisation comes after, in [`crate::auth`].
+
+use std::collections::BTreeSet;
+
+use ruma::{
+    AnyKeyName, CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId, ServerName,
+    SigningKeyId, UserId,
+    canonical_json::redact_in_place,
+    events::{TimelineEventType, room::policy::RoomPolicyEventContent},
+    room_version_rules::EventsReferenceFormatVersion,
+    serde::{Base64, base64::Standard},
+    signatures::{PublicKeyMap, verify_canonical_json_bytes, verify_policy_server_signature},
+};
+
+use super::{
+    Pdu,
+    canonical::{self, MAX_AUTH, MAX_EVENT, MAX_FIELD, MAX_PREV},
+    room_id_of_create,
+};
+use crate::versions::RoomVersion;
+
+/// Why an event from another server is dropped: its form, its size, or a signature. Says what to tell that server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(String);
+
+impl Malformed {
+    fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+impl From<Malformed> for hearth_base::Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::bad_json(malformed.0)
+    }
+}
+
+/// An event of proper form whose signatures and hash were not looked at yet.
+#[derive(Debug, Clone)]
+pub struct Unverified {
+    pdu: Pdu,
+    object: CanonicalJsonObject,
+    version: &'static RoomVersion,
+}
+
+/// An event whose signatures hold.
+#[derive(Debug, Clone)]
+pub enum Verified {
+    /// Its content is as it was signed.
+    All(Pdu),
+    /// Its content is not what was hashed, so what is left is the redacted event.
+    HashMismatchRedacted(Pdu),
+}
+
+impl Verified {
+    /// The event, whole or redacted.
+    #[must_use]
+    pub fn into_pdu(self) -> Pdu {
+        match self {
+            Self::All(pdu) | Self::HashMismatchRedacted(pdu) => pdu,
+        }
+    }
+}
+
+impl Pdu {
+    /// Reads an event another server sent: its form (rooms/vN, "Event format"), the size limits, canonical JSON.
+    /// `unsigned` is dropped: nobody vouches for it. The event id is computed, or in versions 1 and 2 read.
+    pub fn parse_remote(json: &str, version: &'static RoomVersion) -> Result<Unverified, Malformed> {
+        // Escapes can make JSON longer than its canonical form, at most sixfold.
+        if json.len() > 8 * MAX_EVENT {
+            return Err(Malformed::new("the event is too large"));
+        }
+        let object = serde_json::from_str(json).map_err(|e| Malformed(format!("not canonical JSON: {e}")))?;
+        Self::from_remote(object, version)
+    }
+
+    /// As [`Pdu::parse_remote`], for an event that is parsed already.
+    pub fn from_remote(
+        mut object: CanonicalJsonObject,
+        version: &'static RoomVersion,
+    ) -> Result<Unverified, Malformed> {
+        object.remove("unsigned");
+        let pdu = read(&object, version)?;
+        Ok(Unverified { pdu, object, version })
+    }
+}
+
+impl Unverified {
+    /// The event as it claims to be: good for logs, for looking up keys, room and relatives, for nothing else.
+    #[must_use]
+    pub fn claimed(&self) -> &Pdu {
+        &self.pdu
+    }
+
+    /// Which servers must have signed it (server-server API, "Validating hashes and signatures on received events"; rooms/v8
+    /// for restricted joins), with the key ids each of them used, in ascending order.
+    pub fn signers(&self) -> Result<Vec<(OwnedServerName, Vec<String>)>, Malformed> {
+        let signatures = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
+        let keys_of = |server: &ServerName| {
+            signatures
+                .and_then(|all| all.get(server.as_str())?.as_object())
+                .map(|keys| keys.keys().cloned().collect())
+                .unwrap_or_default()
+        };
+        let servers = required_servers(&self.pdu, self.version)?;
+        Ok(servers.into_iter().map(|server| (keys_of(&server), server)).map(|(keys, server)| (server, keys)).collect())
+    }
+
+    /// Checks signatures and content hash. `keys` holds, by server, the keys that were valid when the event was sent
+    /// (since version 5 the caller leaves out those that were not); keys it does not know are skipped, and each server
+    /// of [`Self::signers`] must be left with one good signature and no bad one.
+    pub fn verify(self, keys: &PublicKeyMap) -> Result<Verified, Malformed> {
+        let version = self.version;
+        let text = canonical::redacted_text(&self.object, version).map_err(|e| Malformed(e.to_string()))?;
+        for server in required_servers(&self.pdu, version)? {
+            verify_signature(&self.object, &server, keys, &text)?;
+        }
+        let text = canonical::content_hash_text(&self.object).map_err(|e| Malformed(e.to_string()))?;
+        let claimed = self.object.get("hashes").and_then(|h| h.as_object()?.get("sha256")?.as_str());
+        // Compared as bytes, since padding and alphabet of another server's base64 are its own affair.
+        let same = claimed
+            .and_then(|hash| Base64::<Standard>::parse(hash).ok())
+            .zip(Base64::<Standard>::parse(canonical::hash_base64(&text)).ok())
+            .is_some_and(|(theirs, ours)| theirs.as_bytes() == ours.as_bytes());
+        if same {
+            return Ok(Verified::All(self.pdu));
+        }
+        let mut object = self.object;
+        redact_in_place(&mut object, &version.rules.redaction, None).map_err(|e| Malformed(e.to_string()))?;
+        let pdu = read(&object, version)?;
+        Ok(Verified::HashMismatchRedacted(pdu))
+    }
+
+    /// Whether the room's policy server signed it (server-server API, "Validating policy server signatures"); true
+    /// for the event that names the policy server itself.
+    #[must_use]
+    pub fn signed_by_policy_server(&self, policy: &RoomPolicyEventContent) -> bool {
+        verify_policy_server_signature(policy, &self.object, &self.version.rules).is_ok()
+    }
+}
+
+/// The servers that must have signed an event.
+fn required_servers(pdu: &Pdu, version: &RoomVersion) -> Result<BTreeSet<OwnedServerName>, Malformed> {
+    #[derive(serde::Deserialize)]
+    struct Member {
+        #[serde(default)]
+        third_party_invite: Option<serde::de::IgnoredAny>,
+        #[serde(default)]
+        join_authorised_via_users_server: Option<String>,
+    }
+    let mut servers = BTreeSet::new();
+    let member = (pdu.event_type == TimelineEventType::RoomMember).then(|| pdu.content_as::<Member>()).flatten();
+    let membership = pdu.membership();
+    // A third-party invite is proved by the identity server's signature inside it, in the authorisation rules.
+    if !(membership == "invite" && member.as_ref().is_some_and(|m| m.third_party_invite.is_some())) {
+        servers.insert(pdu.sender.server_name().to_owned());
+    }
+    if version.rules.signatures.check_event_id_server {
+        let server = pdu.event_id.server_name().ok_or_else(|| Malformed::new("the event id has no server name"))?;
+        servers.insert(server.to_owned());
+    }
+    // Of joins only: other memberships may carry a stale copy of the key, which binds nobody.
+    if version.rules.signatures.check_join_authorised_via_users_server
+        && membership == "join"
+        && let Some(authoriser) = member.and_then(|m| m.join_authorised_via_users_server)
+    {
+        let user = UserId::parse(&authoriser)
+            .map_err(|_| Malformed::new("join_authorised_via_users_server is not a user id"))?;
+        servers.insert(user.server_name().to_owned());
+    }
+    Ok(servers)
+}
+
+/// Checks all of one server's signatures whose keys we know; one must be there (appendices, "Checking for a
+/// Signature").
+fn verify_signature(
+    object: &CanonicalJsonObject,
+    server: &ServerName,
+    keys: &PublicKeyMap,
+    text: &str,
+) -> Result<(), Malformed> {
+    let signatures = object
+        .get("signatures")
+        .and_then(|all| all.as_object()?.get(server.as_str())?.as_object())
+        .ok_or_else(|| Malformed(format!("not signed by {server}")))?;
+    let known = keys.get(server.as_str());
+    let mut good = false;
+    for (key_id, signature) in signatures {
+        let Some(key) = known.and_then(|keys| keys.get(key_id)) else { continue };
+        let Ok(id) = <&SigningKeyId<AnyKeyName>>::try_from(key_id.as_str()) else { continue };
+        let signature = signature.as_str().and_then(|s| Base64::<Standard>::parse(s).ok());
+        let signature = signature.ok_or_else(|| Malformed(format!("a signature of {server} is not base64")))?;
+        verify_canonical_json_bytes(&id.algorithm(), key.as_bytes(), signature.as_bytes(), text.as_bytes())
+            .map_err(|e| Malformed(format!("signature {key_id} of {server}: {e}")))?;
+        good = true;
+    }
+    if good { Ok(()) } else { Err(Malformed(format!("no signature of {server} with a key we know"))) }
+}
+
+/// Reads and checks the fields of a hostile event.
+fn read(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<Pdu, Malformed> {
+    let (json, content) = canonical::event_text(object).map_err(|e| Malformed(e.to_string()))?;
+    if json.len() > MAX_EVENT {
+        return Err(Malformed::new("the event is too large"));
+    }
+    if !object.get("content").is_some_and(CanonicalJsonValue::is_object) {
+        return Err(Malformed::new("`content` is not an object"));
+    }
+    let hash = object.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
+    if hash.is_none() {
+        return Err(Malformed::new("`hashes` has no `sha256`"));
+    }
+    if !object.get("signatures").is_some_and(CanonicalJsonValue::is_object) {
+        return Err(Malformed::new("`signatures` is not an object"));
+    }
+    let event_id = if version.event_id_is_hash() {
+        let text = canonical::redacted_text(object, version).map_err(|e| Malformed(e.to_string()))?;
+        canonical::event_id_of(&text, version).map_err(|e| Malformed(e.to_string()))?
+    } else {
+        event_id(required_str(object, "event_id")?)?
+    };
+    let event_type = TimelineEventType::from(required_str(object, "type")?);
+    let is_create = event_type == TimelineEventType::RoomCreate;
+    let (room_id, names_room) = if is_create && version.room_id_is_create_hash() {
+        if object.contains_key("room_id") {
+            return Err(Malformed::new("a create event of this room version has no `room_id`"));
+        }
+        (room_id_of_create(&event_id).map_err(|e| Malformed(e.to_string()))?, false)
+    } else {
+        let room_id = RoomId::parse(required_str(object, "room_id")?);
+        (room_id.map_err(|e| Malformed(format!("`room_id`: {e}")))?, true)
+    };
+    let auth_events = references(object, "auth_events", MAX_AUTH, version)?;
+    if !version.rules.event_format.allow_room_create_in_auth_events
+        && auth_events.iter().any(|id| id.as_str().get(1..) == room_id.as_str().get(1..))
+    {
+        return Err(Malformed::new("`auth_events` names the create event"));
+    }
+    let redacts = if version.redacts_in_content() {
+        object.get("content").and_then(|content| content.as_object()?.get("redacts")?.as_str())
+    } else {
+        object.get("redacts").and_then(CanonicalJsonValue::as_str)
+    };
+    let redacts = redacts.filter(|_| event_type == TimelineEventType::RoomRedaction);
+    Ok(Pdu {
+        room_id,
+        names_room,
+        sender: UserId::parse(required_str(object, "sender")?).map_err(|e| Malformed(format!("`sender`: {e}")))?,
+        state_key: optional_str(object, "state_key")?.map(Into::into),
+        origin_server_ts: required_uint(object, "origin_server_ts")?,
+        depth: required_uint(object, "depth")?,
+        prev_events: references(object, "prev_events", MAX_PREV, version)?,
+        auth_events,
+        // Not an event id: then it redacts nothing, which is no reason to refuse it.
+        redacts: redacts.and_then(|id| self::event_id(id).ok()),
+        rejected: false,
+        event_id,
+        event_type,
+        content,
+        json: json.into_boxed_str(),
+    })
+}
+
+fn optional_str<'a>(object: &'a CanonicalJsonObject, field: &str) -> Result<Option<&'a str>, Malformed> {
+    match object.get(field) {
+        None => Ok(None),
+        Some(CanonicalJsonValue::String(s)) if s.len() <= MAX_FIELD => Ok(Some(s)),
+        Some(CanonicalJsonValue::String(_)) => Err(Malformed(format!("`{field}` is too long"))),
+        Some(_) => Err(Malformed(format!("`{field}` is not a string"))),
+    }
+}
+
+fn required_str<'a>(object: &'a CanonicalJsonObject, field: &str) -> Result<&'a str, Malformed> {
+    optional_str(object, field)?.ok_or_else(|| Malformed(format!("`{field}` is missing")))
+}
+
+fn required_uint(object: &CanonicalJsonObject, field: &str) -> Result<u64, Malformed> {
+    object
+        .get(field)
+        .and_then(CanonicalJsonValue::as_integer)
+        .and_then(|n| u64::try_from(i64::from(n)).ok())
+        .ok_or_else(|| Malformed(format!("`{field}` is missing or not a number from 0 to 2^53 - 1")))
+}
+
+fn references(
+    object: &CanonicalJsonObject,
+    field: &str,
+    most: usize,
+    version: &RoomVersion,
+) -> Result<Box<[OwnedEventId]>, Malformed> {
+    let list = object.get(field).and_then(CanonicalJsonValue::as_array);
+    let list = list.ok_or_else(|| Malformed(format!("`{field}` is not a list")))?;
+    if list.len() > most {
+        return Err(Malformed(format!("`{field}` has more than {most} entries")));
+    }
+    let pairs = version.rules.events_reference_format == EventsReferenceFormatVersion::V1;
+    list.iter()
+        .map(|entry| match entry {
+            CanonicalJsonValue::Array(pair) if pairs => pair.first().and_then(CanonicalJsonValue::as_str),
+            CanonicalJsonValue::String(id) if !pairs => Some(id.as_str()),
+            _ => None,
+        })
+        .map(|id| event_id(id.ok_or_else(|| Malformed(format!("`{field}` holds what is not an event id")))?))
+        .collect()
+}
+
+/// ruma takes ids without a server name of any length.
+pub(super) fn event_id(id: &str) -> Result<OwnedEventId, Malformed> {
+    match EventId::parse(id) {
+        Ok(event_id) if id.len() <= MAX_FIELD => Ok(event_id),
+        _ => Err(Malformed::new("not an event id")),
+    }
+}
