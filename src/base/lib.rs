@@ -11,4 +11,4 @@ pub mod requester;
 pub mod stream;
 pub mod tasks;
 
-pub use error::{Error, Result};
+pub use error::{Doing, Error, OrNotFound, Result};

@@ -1,1 +1,220 @@
-//! placeholder
+//! Our disk: SQL, and the caches that stand beside their tables.
+//!
+//! [`Store`] is the one handle that services hold: `read()` a connection, `append` events, `write` anything else. All
+//! SQL of a capability is in the file of its name; a table is written by one file only. SQLite and PostgreSQL run the
+//! same statements ([`db`]); every change goes through the one writer ([`log`]).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hearth_base::{
+    Error, Result,
+    ids::{EventNid, RoomNid, SnapNid, StreamPos},
+    tasks::Supervisor,
+};
+use moka::sync::Cache;
+use ruma::OwnedUserId;
+use tokio::sync::{Notify, mpsc};
+
+pub mod db;
+pub mod events;
+pub mod intern;
+pub mod log;
+pub mod membership;
+pub mod migrate;
+pub mod rooms;
+pub mod state;
+
+use db::{Db, Engine, Session};
+use events::StoredEvent;
+use intern::{Interner, Nids, StateKey};
+use log::{Logged, Writer};
+use state::StateMap;
+
+/// How the store is to be opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which database.
+    pub engine: Engine,
+    /// Bytes of memory for parsed events.
+    pub event_cache_bytes: u64,
+    /// Entries of memory for state snapshots; about 20 bytes each.
+    pub state_cache_entries: u64,
+}
+
+impl Settings {
+    /// Usual cache sizes.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        Self { engine, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
+    }
+}
+
+/// The handle to our disk. Clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({:?})", self.head())
+    }
+}
+
+/// Who hears of what was committed, in order, before those who wrote it are answered.
+pub type Subscriber = Box<dyn Fn(&[Logged]) + Send + Sync>;
+
+pub(crate) struct Inner {
+    pub(crate) db: Db,
+    pub(crate) queue: mpsc::Sender<log::Job>,
+    pub(crate) nids: Nids,
+    pub(crate) users: Interner<OwnedUserId>,
+    pub(crate) keys: Interner<StateKey>,
+    pub(crate) room_nids: Cache<String, RoomNid>,
+    pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
+    pub(crate) snaps: Cache<SnapNid, StateMap>,
+    /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
+    pub(crate) redactions: AtomicU64,
+    head: AtomicI64,
+    subscriber: OnceLock<Subscriber>,
+    pub(crate) closing: Notify,
+    pub(crate) drained: Notify,
+    /// Holds the lock file of a SQLite database for as long as we live.
+    _lock: Option<std::fs::File>,
+}
+
+impl Store {
+    /// Opens the database, brings its tables up to date and starts the writer.
+    ///
+    /// # Errors
+    /// One sentence for the operator: database unreachable, newer than us, or in use by another process.
+    pub async fn open(settings: &Settings, supervisor: &Supervisor) -> Result<Self> {
+        let lock = lock(&settings.engine)?;
+        let db = Db::open(&settings.engine).await?;
+        let mut session = db.writer().await?;
+        claim(&mut session).await?;
+        migrate::run(&mut session).await?;
+        let nids = Nids::default();
+        intern::reserve_first(&mut session, &nids).await?;
+        let row: Option<(i64,)> = fetch_optional!(&mut session, (i64,), "SELECT pos FROM log_head WHERE id = 1")?;
+        let pos = row.map(|r| r.0).ok_or_else(|| Error::broken("log_head has no row"))?;
+        let (queue, jobs) = mpsc::channel(log::QUEUE);
+        let weigh = |_: &EventNid, e: &Arc<StoredEvent>| u32::try_from(e.pdu.json().len() + 700).unwrap_or(u32::MAX);
+        let store = Self {
+            inner: Arc::new(Inner {
+                db,
+                queue,
+                nids,
+                users: Interner::default(),
+                keys: Interner::default(),
+                room_nids: Cache::new(50_000),
+                events: Cache::builder().weigher(weigh).max_capacity(settings.event_cache_bytes).build(),
+                snaps: Cache::builder()
+                    .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
+                    .max_capacity(settings.state_cache_entries)
+                    .build(),
+                redactions: AtomicU64::new(0),
+                head: AtomicI64::new(pos),
+                subscriber: OnceLock::new(),
+                closing: Notify::new(),
+                drained: Notify::new(),
+                _lock: lock,
+            }),
+        };
+        let writer = Writer { store: store.clone(), session: Some(session), pos, revs: HashMap::new() };
+        supervisor.detach(writer.run(jobs));
+        Ok(store)
+    }
+
+    /// A connection for reading.
+    ///
+    /// # Errors
+    /// 503 if none is to be had.
+    pub async fn read(&self) -> Result<Session> {
+        self.inner.db.read().await
+    }
+
+    /// The newest committed position.
+    #[must_use]
+    pub fn head(&self) -> StreamPos {
+        StreamPos(self.inner.head.load(Ordering::Acquire))
+    }
+
+    /// Says who hears of commits. Only the first call counts: there is one notifier.
+    pub fn subscribe(&self, subscriber: Subscriber) {
+        let _ = self.inner.subscriber.set(subscriber);
+    }
+
+    /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it.
+    pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid]) {
+        if !stale.is_empty() {
+            self.inner.redactions.fetch_add(1, Ordering::AcqRel);
+            for nid in stale {
+                self.inner.events.invalidate(nid);
+            }
+        }
+        for logged in changes {
+            if let log::Change::Event(event) = &logged.change {
+                self.inner.events.insert(event.nid, event.clone());
+            }
+        }
+        if let Some(subscriber) = self.inner.subscriber.get() {
+            subscriber(changes);
+        }
+        self.inner.head.store(head.0, Ordering::Release);
+    }
+
+    /// Writes what is queued, then closes the database. For the end of the process, after everybody else stopped.
+    pub async fn close(&self) {
+        self.inner.closing.notify_one();
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.inner.drained.notified()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.inner.db.close()).await;
+    }
+
+    /// Checks that the database answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn ping(&self) -> Result<()> {
+        execute!(&mut self.read().await?, "SELECT 1").map(drop)
+    }
+}
+
+/// Makes sure that a SQLite database has one process.
+fn lock(engine: &Engine) -> Result<Option<std::fs::File>> {
+    let Engine::Sqlite { path } = engine else { return Ok(None) };
+    let name = path.with_extension("lock");
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&name).map_err(|e| {
+        Error::fault(
+            format!("cannot write {}: check that its folder exists and belongs to this user", name.display()),
+            e,
+        )
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::broken(format!(
+            "the database {} is in use by another hearth; stop that one first",
+            path.display()
+        ))),
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::fault(format!("cannot lock {}", name.display()), e)),
+    }
+}
+
+/// Makes sure that a PostgreSQL database has one process, for as long as the writer's connection lives.
+pub(crate) async fn claim(session: &mut Session) -> Result<()> {
+    const CLAIM: &str = "SELECT pg_try_advisory_lock(hashtext('hearth writer'))";
+    let Session::Postgres(c) = session else { return Ok(()) };
+    let (free,): (bool,) = sqlx::query_as(CLAIM).fetch_one(&mut **c).await.map_err(db::failed)?;
+    if free {
+        Ok(())
+    } else {
+        Err(Error::broken("the PostgreSQL database is in use by another hearth; stop that one first"))
+    }
+}

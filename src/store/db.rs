@@ -1,0 +1,341 @@
+//! The two engines behind one door: connections, the macros that run one SQL text on either, and the few named
+//! differences (lists of parameters, beginning and ending a transaction, what an error means).
+//!
+//! The common tongue is `$1` parameters, `ON CONFLICT … DO UPDATE`, `RETURNING`, `BIGINT`, `TEXT`, JSON as text.
+//! What differs is written with [`sql!`](crate::sql), which gives one text an engine.
+
+use std::{path::PathBuf, time::Duration};
+
+use hearth_base::{Error, Result};
+use sqlx::{
+    ConnectOptions as _, Encode, Postgres, Sqlite, Type,
+    encode::IsNull,
+    error::BoxDynError,
+    pool::PoolConnection,
+    postgres::{PgArgumentBuffer, PgConnectOptions, PgPool, PgPoolOptions, PgTypeInfo},
+    sqlite::{
+        SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+        SqliteSynchronous, SqliteTypeInfo,
+    },
+};
+
+/// Where the data lives.
+#[derive(Clone, Debug)]
+pub enum Engine {
+    /// One file; one process at a time.
+    Sqlite {
+        /// The database file; made when missing.
+        path: PathBuf,
+    },
+    /// A PostgreSQL server, version 12 or newer; our tables live in the schema `hearth`.
+    Postgres {
+        /// How to connect, password included.
+        options: Box<PgConnectOptions>,
+        /// Connections at most.
+        max_connections: u32,
+    },
+}
+
+/// The open pools of one engine.
+#[derive(Clone, Debug)]
+pub(crate) enum Db {
+    Sqlite { write: SqlitePool, read: SqlitePool },
+    Postgres(PgPool),
+}
+
+/// A connection of either engine, for reading or inside the writer's transaction.
+#[derive(Debug)]
+pub enum Session {
+    /// SQLite.
+    Sqlite(PoolConnection<Sqlite>),
+    /// PostgreSQL.
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// Whatever statements can be run on: a [`Session`], or the writer's [`Tx`](crate::log::Tx).
+pub trait HasSession {
+    /// The connection.
+    fn session(&mut self) -> &mut Session;
+}
+
+impl HasSession for Session {
+    fn session(&mut self) -> &mut Session {
+        self
+    }
+}
+
+/// One statement, as a text for each engine. Made by [`sql!`](crate::sql), or from a plain text that both read.
+#[derive(Clone, Copy, Debug)]
+pub struct Sql {
+    /// What SQLite runs.
+    pub sqlite: &'static str,
+    /// What PostgreSQL runs.
+    pub postgres: &'static str,
+}
+
+impl From<&'static str> for Sql {
+    fn from(text: &'static str) -> Self {
+        Self { sqlite: text, postgres: text }
+    }
+}
+
+/// Builds a [`Sql`] from literals and the named differences: `[in 1]` is membership in the list bound as `$1`
+/// ([`Ints`] or [`Texts`]).
+#[macro_export]
+macro_rules! sql {
+    ($($part:tt)+) => {
+        $crate::db::Sql {
+            sqlite: concat!($($crate::sql_part!(sqlite $part)),+),
+            postgres: concat!($($crate::sql_part!(postgres $part)),+),
+        }
+    };
+}
+
+/// One piece of a [`sql!`](crate::sql).
+#[macro_export]
+#[doc(hidden)]
+macro_rules! sql_part {
+    (sqlite [in $n:literal]) => {
+        concat!("IN (SELECT value FROM json_each($", $n, "))")
+    };
+    (postgres [in $n:literal]) => {
+        concat!("= ANY($", $n, ")")
+    };
+    ($engine:ident $text:literal) => {
+        $text
+    };
+}
+
+/// All rows of a statement, as `Vec<$row>`.
+#[macro_export]
+macro_rules! fetch_all {
+    ($session:expr, $row:ty, $sql:expr $(, $arg:expr)* $(,)?) => {{
+        let sql: $crate::db::Sql = $sql.into();
+        match $crate::db::HasSession::session(&mut *$session) {
+            $crate::db::Session::Sqlite(c) => sqlx::query_as::<sqlx::Sqlite, $row>(sql.sqlite)$(.bind($arg))*.fetch_all(&mut **c).await,
+            $crate::db::Session::Postgres(c) => sqlx::query_as::<sqlx::Postgres, $row>(sql.postgres)$(.bind($arg))*.fetch_all(&mut **c).await,
+        }.map_err($crate::db::failed)
+    }};
+}
+
+/// The row of a statement, if there is one.
+#[macro_export]
+macro_rules! fetch_optional {
+    ($session:expr, $row:ty, $sql:expr $(, $arg:expr)* $(,)?) => {{
+        let sql: $crate::db::Sql = $sql.into();
+        match $crate::db::HasSession::session(&mut *$session) {
+            $crate::db::Session::Sqlite(c) => sqlx::query_as::<sqlx::Sqlite, $row>(sql.sqlite)$(.bind($arg))*.fetch_optional(&mut **c).await,
+            $crate::db::Session::Postgres(c) => sqlx::query_as::<sqlx::Postgres, $row>(sql.postgres)$(.bind($arg))*.fetch_optional(&mut **c).await,
+        }.map_err($crate::db::failed)
+    }};
+}
+
+/// Runs a statement; gives the number of rows it touched.
+#[macro_export]
+macro_rules! execute {
+    ($session:expr, $sql:expr $(, $arg:expr)* $(,)?) => {{
+        let sql: $crate::db::Sql = $sql.into();
+        match $crate::db::HasSession::session(&mut *$session) {
+            $crate::db::Session::Sqlite(c) => sqlx::query::<sqlx::Sqlite>(sql.sqlite)$(.bind($arg))*.execute(&mut **c).await.map(|r| r.rows_affected()),
+            $crate::db::Session::Postgres(c) => sqlx::query::<sqlx::Postgres>(sql.postgres)$(.bind($arg))*.execute(&mut **c).await.map(|r| r.rows_affected()),
+        }.map_err($crate::db::failed)
+    }};
+}
+
+/// Inserts many rows: `$one` row by row on SQLite, where a statement costs little; `$many` once on PostgreSQL, with a
+/// list a column for `UNNEST`.
+#[macro_export]
+macro_rules! insert_rows {
+    ($session:expr, $rows:expr, $one:expr, $many:expr, $r:ident => { $($col:ident : $ty:ty = $val:expr),+ $(,)? }) => {{
+        let rows = $rows;
+        match $crate::db::HasSession::session(&mut *$session) {
+            $crate::db::Session::Sqlite(c) => {
+                let mut done = Ok(());
+                for $r in rows {
+                    if let Err(e) = sqlx::query::<sqlx::Sqlite>($one)$(.bind({ let v: $ty = $val; v }))+.execute(&mut **c).await {
+                        done = Err(e);
+                        break;
+                    }
+                }
+                done
+            }
+            $crate::db::Session::Postgres(c) => {
+                $(let mut $col: Vec<$ty> = Vec::new();)+
+                for $r in rows {
+                    $($col.push($val);)+
+                }
+                sqlx::query::<sqlx::Postgres>($many)$(.bind($col))+.execute(&mut **c).await.map(|_| ())
+            }
+        }.map_err($crate::db::failed)
+    }};
+}
+
+/// What an error of the database means for us: a broken connection or a full disk passes, the rest is a fault.
+#[track_caller]
+pub fn failed(e: sqlx::Error) -> Error {
+    let passing = match &e {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
+        sqlx::Error::Database(db) => match db.code().as_deref() {
+            // SQLITE_BUSY, SQLITE_FULL, SQLITE_IOERR* and PostgreSQL's classes 53 (resources), 57 (operator), 08 (connection).
+            Some(code) if db.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
+                code.parse::<u32>().is_ok_and(|c| matches!(c & 0xff, 5 | 10 | 13))
+            }
+            Some(code) => code.starts_with("53") || code.starts_with("57") || code.starts_with("08"),
+            None => false,
+        },
+        _ => false,
+    };
+    if passing { Error::unavailable("database", e) } else { Error::fault("database", e) }
+}
+
+/// A list of numbers as one parameter.
+#[derive(Clone, Debug)]
+pub struct Ints(pub Vec<i64>);
+
+/// A list of texts as one parameter.
+#[derive(Clone, Debug)]
+pub struct Texts(pub Vec<String>);
+
+macro_rules! list_parameter {
+    ($list:ty, $item:ty) => {
+        impl Type<Sqlite> for $list {
+            fn type_info() -> SqliteTypeInfo {
+                <String as Type<Sqlite>>::type_info()
+            }
+        }
+        impl Encode<'_, Sqlite> for $list {
+            fn encode_by_ref(&self, buf: &mut SqliteArgumentsBuffer) -> std::result::Result<IsNull, BoxDynError> {
+                <String as Encode<'_, Sqlite>>::encode(serde_json::to_string(&self.0)?, buf)
+            }
+        }
+        impl Type<Postgres> for $list {
+            fn type_info() -> PgTypeInfo {
+                <Vec<$item> as Type<Postgres>>::type_info()
+            }
+        }
+        impl Encode<'_, Postgres> for $list {
+            fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> std::result::Result<IsNull, BoxDynError> {
+                <Vec<$item> as Encode<'_, Postgres>>::encode_by_ref(&self.0, buf)
+            }
+        }
+    };
+}
+list_parameter!(Ints, i64);
+list_parameter!(Texts, String);
+
+/// Readers of SQLite beside the one writer.
+const SQLITE_READERS: u32 = 4;
+/// Prepared statements kept by a connection; more than we have.
+const STATEMENTS: usize = 512;
+
+impl Db {
+    pub(crate) async fn open(engine: &Engine) -> Result<Self> {
+        match engine {
+            Engine::Sqlite { path } => {
+                let options = SqliteConnectOptions::new()
+                    .filename(path)
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    // An acknowledged event survives power loss, not only a crash of the process.
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(Duration::from_secs(10))
+                    .foreign_keys(false)
+                    .statement_cache_capacity(STATEMENTS)
+                    .pragma("cache_size", "-8192")
+                    .pragma("temp_store", "memory")
+                    .pragma("journal_size_limit", "67108864")
+                    .log_statements(tracing::log::LevelFilter::Trace)
+                    .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
+                let write = SqlitePoolOptions::new()
+                    .max_connections(1)
+                    .test_before_acquire(false)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect_with(options.clone())
+                    .await
+                    .map_err(|e| cannot_open(&format!("SQLite database {}", path.display()), e))?;
+                let read = SqlitePoolOptions::new()
+                    .max_connections(SQLITE_READERS)
+                    .test_before_acquire(false)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect_with(options.pragma("query_only", "1").pragma("cache_size", "-4096"))
+                    .await
+                    .map_err(|e| cannot_open(&format!("SQLite database {}", path.display()), e))?;
+                Ok(Self::Sqlite { write, read })
+            }
+            Engine::Postgres { options, max_connections } => {
+                let options = (**options)
+                    .clone()
+                    .application_name("hearth")
+                    .statement_cache_capacity(STATEMENTS)
+                    .options([("search_path", "hearth"), ("client_min_messages", "warning")])
+                    .log_statements(tracing::log::LevelFilter::Trace)
+                    .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
+                let name = format!(
+                    "PostgreSQL database {} at {}:{} as user {}",
+                    options.get_database().unwrap_or("(default)"),
+                    options.get_host(),
+                    options.get_port(),
+                    options.get_username()
+                );
+                let pool = PgPoolOptions::new()
+                    .max_connections((*max_connections).max(2))
+                    .test_before_acquire(false)
+                    .acquire_timeout(Duration::from_secs(10))
+                    .connect_with(options)
+                    .await
+                    .map_err(|e| cannot_open(&name, e))?;
+                Ok(Self::Postgres(pool))
+            }
+        }
+    }
+
+    /// A connection for reading.
+    pub(crate) async fn read(&self) -> Result<Session> {
+        match self {
+            Self::Sqlite { read, .. } => Ok(Session::Sqlite(read.acquire().await.map_err(failed)?)),
+            Self::Postgres(pool) => Ok(Session::Postgres(pool.acquire().await.map_err(failed)?)),
+        }
+    }
+
+    /// The connection that writes.
+    pub(crate) async fn writer(&self) -> Result<Session> {
+        match self {
+            Self::Sqlite { write, .. } => Ok(Session::Sqlite(write.acquire().await.map_err(failed)?)),
+            Self::Postgres(pool) => Ok(Session::Postgres(pool.acquire().await.map_err(failed)?)),
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite { write, read } => {
+                read.close().await;
+                write.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+fn cannot_open(what: &str, e: sqlx::Error) -> Error {
+    Error::unavailable(format!("cannot open the {what}; check the section `database` of the configuration"), e)
+}
+
+impl Session {
+    /// Runs texts without parameters, several at once, in one round trip.
+    pub(crate) async fn batch(&mut self, text: String) -> Result<()> {
+        let sql = sqlx::AssertSqlSafe(text);
+        match self {
+            Self::Sqlite(c) => sqlx::Executor::execute(&mut **c, sqlx::raw_sql(sql)).await.map(drop),
+            Self::Postgres(c) => sqlx::Executor::execute(&mut **c, sqlx::raw_sql(sql)).await.map(drop),
+        }
+        .map_err(failed)
+    }
+
+    /// Whether this is PostgreSQL.
+    #[must_use]
+    pub fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+}

@@ -1,0 +1,459 @@
+//! Events: stored once, as signed; cached parsed. The bulk half of the append path is in [`write`].
+
+use std::{collections::HashMap, sync::Arc};
+
+use hearth_base::{
+    Error, Result,
+    ids::{EventNid, KeyNid, RoomNid, SnapNid, StreamPos, UserNid},
+    stream::HistoryToken,
+};
+use hearth_rules::{event::Pdu, versions::RoomVersion};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
+
+use crate::{
+    Store,
+    db::{Ints, Texts},
+    fetch_all, fetch_optional,
+    rooms::RoomHead,
+    sql,
+    state::SnapRow,
+};
+
+mod write;
+
+pub(crate) use write::append_all;
+
+/// How an event stands with us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Part of the timeline; it was news when it came.
+    Live,
+    /// Known because others name it; not part of the timeline.
+    Outlier,
+    /// Failed the authorisation checks; never seen by clients, never built upon.
+    Rejected,
+    /// Allowed where it was sent, not now: not shown, not built upon, part of later resolutions.
+    SoftFailed,
+    /// Part of the timeline, fetched later than what follows it; never was news.
+    Backfilled,
+}
+
+impl Standing {
+    /// As the column `standing` holds it.
+    #[must_use]
+    pub fn code(self) -> i64 {
+        match self {
+            Self::Live => 0,
+            Self::Outlier => 1,
+            Self::Rejected => 2,
+            Self::SoftFailed => 3,
+            Self::Backfilled => 4,
+        }
+    }
+
+    fn from_code(code: i64) -> Self {
+        match code {
+            0 => Self::Live,
+            1 => Self::Outlier,
+            3 => Self::SoftFailed,
+            4 => Self::Backfilled,
+            _ => Self::Rejected,
+        }
+    }
+}
+
+/// An event with all we know of it beside what was signed.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Its number.
+    pub nid: EventNid,
+    /// Its room.
+    pub room: RoomNid,
+    /// Position in the log, negative if backfilled; `None` if it is not part of the timeline.
+    pub pos: Option<StreamPos>,
+    /// Depth, clamped to what the database holds.
+    pub depth: i64,
+    /// How it stands.
+    pub standing: Standing,
+    /// Who sent it.
+    pub sender: UserNid,
+    /// Its state key, if it is a state event.
+    pub key: Option<KeyNid>,
+    /// State before it; `None` for outliers.
+    pub snap: Option<SnapNid>,
+    /// The room's counter after it.
+    pub counter: i64,
+    /// The state event it took the place of.
+    pub replaces: Option<EventNid>,
+    /// The redaction that took its content away.
+    pub redacted_by: Option<EventNid>,
+    /// Device that sent it, if one of ours did under a transaction id.
+    pub device: Option<Box<str>>,
+    /// That transaction id.
+    pub txn_id: Option<Box<str>>,
+    /// The event as it is to be shown: redacted, if it was.
+    pub pdu: Pdu,
+}
+
+impl StoredEvent {
+    /// Its id.
+    #[must_use]
+    pub fn event_id(&self) -> &EventId {
+        self.pdu.event_id()
+    }
+
+    /// Its place in history; `None` if it has none.
+    #[must_use]
+    pub fn place(&self) -> Option<HistoryToken> {
+        self.pos.map(|pos| HistoryToken { depth: self.depth, pos })
+    }
+}
+
+/// A membership that an event brings.
+#[derive(Clone, Debug)]
+pub struct NewMembership {
+    /// Whose.
+    pub user: UserNid,
+    /// What.
+    pub membership: MembershipState,
+    /// A user of this server.
+    pub local: bool,
+    /// Stripped state from outside, for invites and knocks.
+    pub stripped: Option<String>,
+}
+
+/// What a user's push rules made of an event.
+#[derive(Clone, Debug)]
+pub struct NewPushAction {
+    /// Whose rules.
+    pub user: UserNid,
+    /// Whether the user is notified.
+    pub notify: bool,
+    /// Whether it is a highlight.
+    pub highlight: bool,
+    /// The actions, JSON array.
+    pub actions: String,
+}
+
+/// A relation that an event has to another (spec: "Relationship types").
+#[derive(Clone, Debug)]
+pub struct NewRelation {
+    /// The event related to.
+    pub target: OwnedEventId,
+    /// E.g. `m.thread`.
+    pub rel_type: String,
+    /// `key` of an annotation.
+    pub key: Option<String>,
+}
+
+/// A redaction taking effect with an event.
+#[derive(Clone, Debug)]
+pub struct NewRedaction {
+    /// The event that loses its content.
+    pub target: EventNid,
+    /// Its JSON from now on.
+    pub json: String,
+}
+
+/// An event about to be stored.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Its number, from [`Store::new_event_nid`].
+    pub nid: EventNid,
+    /// The event.
+    pub pdu: Pdu,
+    /// How it stands.
+    pub standing: Standing,
+    /// Who sent it.
+    pub sender: UserNid,
+    /// Its state key.
+    pub key: Option<KeyNid>,
+    /// State before it.
+    pub snap: Option<SnapNid>,
+    /// The room's counter after it.
+    pub counter: i64,
+    /// The state event it takes the place of.
+    pub replaces: Option<EventNid>,
+    /// Whether it changes the current state.
+    pub sets_state: bool,
+    /// Device and transaction id it was sent under.
+    pub txn: Option<(String, String)>,
+    /// The membership it brings.
+    pub membership: Option<NewMembership>,
+    /// Whether its sender, one of ours, has thereby read the room (spec: push module, "Receiving notifications").
+    pub reads: bool,
+    /// Whether the room's counter went up for it.
+    pub counted: bool,
+    /// Thread it belongs to: `main` or the root's event id.
+    pub thread: String,
+    /// What deviating members' rules made of it.
+    pub push: Vec<NewPushAction>,
+    /// Its relation.
+    pub relation: Option<NewRelation>,
+    /// The event it redacts, if that takes effect now.
+    pub redaction: Option<NewRedaction>,
+}
+
+/// A room that comes into being with an [`Append`].
+#[derive(Clone, Debug)]
+pub struct NewRoom {
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// Who made it.
+    pub creator: UserNid,
+    /// Now, ms.
+    pub created_ms: i64,
+}
+
+/// Events of one room, all or none, on top of a known head.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// The room.
+    pub room: RoomNid,
+    /// Its version.
+    pub version: &'static RoomVersion,
+    /// Set if the room does not exist yet.
+    pub new_room: Option<NewRoom>,
+    /// Revision this was built on; ignored for new rooms.
+    pub on_rev: i64,
+    /// The head afterwards; its `rev` must be greater than `on_rev`.
+    pub head: RoomHead,
+    /// Snapshots that the events and the head refer to.
+    pub snaps: Vec<SnapRow>,
+    /// The events, oldest first.
+    pub events: Vec<NewEvent>,
+}
+
+/// What became of an [`Append`].
+#[derive(Clone, Debug)]
+pub enum Appended {
+    /// Stored; the events as they stand now.
+    Done(Vec<Arc<StoredEvent>>),
+    /// The room had moved on: build again on its new head.
+    Conflict,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    event_nid: i64,
+    event_id: String,
+    room_nid: i64,
+    pos: Option<i64>,
+    depth: i64,
+    standing: i64,
+    sender_nid: i64,
+    key_nid: Option<i64>,
+    snap_nid: Option<i64>,
+    counter: i64,
+    replaces_nid: Option<i64>,
+    redacted_by: Option<i64>,
+    device_id: Option<String>,
+    txn_id: Option<String>,
+    json: Vec<u8>,
+    version: String,
+}
+
+impl Row {
+    fn read(self) -> Result<StoredEvent> {
+        let fault = |what: &str| Error::broken(format!("events table: {what} of event {}", self.event_nid));
+        let version = RoomVersion::known(&self.version).ok_or_else(|| fault("room version"))?;
+        let event_id = OwnedEventId::try_from(self.event_id).map_err(|e| Error::fault("events table", e))?;
+        let json = String::from_utf8(self.json).map_err(|e| Error::fault("events table", e))?;
+        let standing = Standing::from_code(self.standing);
+        Ok(StoredEvent {
+            nid: EventNid(self.event_nid),
+            room: RoomNid(self.room_nid),
+            pos: self.pos.map(StreamPos),
+            depth: self.depth,
+            standing,
+            sender: UserNid(self.sender_nid),
+            key: self.key_nid.map(KeyNid),
+            snap: self.snap_nid.map(SnapNid),
+            counter: self.counter,
+            replaces: self.replaces_nid.map(EventNid),
+            redacted_by: self.redacted_by.map(EventNid),
+            device: self.device_id.map(Into::into),
+            txn_id: self.txn_id.map(Into::into),
+            pdu: Pdu::parse_stored(event_id, json, version)?.with_rejected(standing == Standing::Rejected),
+        })
+    }
+}
+
+const EVENT_BY_ID: &str = "SELECT event_nid FROM events WHERE event_id = $1";
+const PAGE_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth < $2 OR (depth = $2 AND pos <= $3)) AND (depth > $4 OR (depth = $4 AND pos > $5)) ORDER BY depth DESC, pos DESC LIMIT $6";
+const PAGE_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth > $2 OR (depth = $2 AND pos > $3)) AND (depth < $4 OR (depth = $4 AND pos <= $5)) ORDER BY depth, pos LIMIT $6";
+const NEWS_BACK: &str =
+    "SELECT event_nid FROM events WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos DESC LIMIT $4";
+const BY_TXN: &str =
+    "SELECT event_nid FROM events WHERE sender_nid = $1 AND room_nid = $2 AND txn_id = $3 AND device_id = $4";
+const STATE_CHANGES: &str =
+    "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
+const REDACTED: &str = "SELECT json FROM redacted_events WHERE event_nid = $1";
+
+/// Which way to read history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Newest first.
+    Backward,
+    /// Oldest first.
+    Forward,
+}
+
+impl Store {
+    /// An event by its number.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn event(&self, nid: EventNid) -> Result<Option<Arc<StoredEvent>>> {
+        Ok(self.events(&[nid]).await?.pop())
+    }
+
+    /// Events by their numbers, in the order asked for; those we do not have are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn events(&self, nids: &[EventNid]) -> Result<Vec<Arc<StoredEvent>>> {
+        let cache = &self.inner.events;
+        let mut found: Vec<Option<Arc<StoredEvent>>> = nids.iter().map(|n| cache.get(n)).collect();
+        let missing: Vec<i64> = nids.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(n, _)| n.0).collect();
+        if !missing.is_empty() {
+            let sql = sql!(
+                "SELECT e.event_nid, e.event_id, e.room_nid, e.pos, e.depth, e.standing, e.sender_nid, e.key_nid, e.snap_nid, e.counter, e.replaces_nid, e.redacted_by, e.device_id, e.txn_id, e.json, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid WHERE e.event_nid "
+                [in 1]
+            );
+            let seen = self.inner.redactions.load(std::sync::atomic::Ordering::Acquire);
+            let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(missing))?;
+            let mut loaded = HashMap::with_capacity(rows.len());
+            for row in rows {
+                let event = Arc::new(row.read()?);
+                // A redaction committed meanwhile may make what was read stale: then do not keep it.
+                if self.inner.redactions.load(std::sync::atomic::Ordering::Acquire) == seen {
+                    cache.insert(event.nid, event.clone());
+                }
+                loaded.insert(event.nid, event);
+            }
+            for (slot, nid) in found.iter_mut().zip(nids) {
+                if slot.is_none() {
+                    *slot = loaded.get(nid).cloned();
+                }
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// An event by its id.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn event_by_id(&self, id: &EventId) -> Result<Option<Arc<StoredEvent>>> {
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), EVENT_BY_ID, id.as_str())?;
+        match row {
+            Some((nid,)) => self.event(EventNid(nid)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Events by their ids; those we do not have are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn events_by_id(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<StoredEvent>>> {
+        let sql = sql!("SELECT event_nid FROM events WHERE event_id " [in 1]);
+        let ids = ids.iter().map(ToString::to_string).collect();
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, Texts(ids))?;
+        self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
+    }
+
+    /// The timeline of a room from one place towards another: backwards all events at or before `from` and after
+    /// `until`; forwards all after `from`, at or before `until`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn history(
+        &self,
+        room: RoomNid,
+        direction: Direction,
+        from: HistoryToken,
+        until: HistoryToken,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>> {
+        let statement = match direction {
+            Direction::Backward => PAGE_BACK,
+            Direction::Forward => PAGE_ON,
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<(i64,)> = fetch_all!(
+            &mut self.read().await?,
+            (i64,),
+            statement,
+            room.0,
+            from.depth,
+            from.pos.0,
+            until.depth,
+            until.pos.0,
+            limit
+        )?;
+        self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
+    }
+
+    /// The newest live events of a room in `(after, upto]`, newest first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn news(
+        &self,
+        room: RoomNid,
+        after: StreamPos,
+        upto: StreamPos,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), NEWS_BACK, room.0, after.0, upto.0, limit)?;
+        self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
+    }
+
+    /// The event a device sent under a transaction id.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn event_by_txn(
+        &self,
+        sender: UserNid,
+        room: RoomNid,
+        device: &str,
+        txn_id: &str,
+    ) -> Result<Option<Arc<StoredEvent>>> {
+        let row: Option<(i64,)> =
+            fetch_optional!(&mut self.read().await?, (i64,), BY_TXN, sender.0, room.0, txn_id, device)?;
+        match row {
+            Some((nid,)) => self.event(EventNid(nid)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// How the current state of a room changed in `(after, upto]`: the last value of each key; `None` is removed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn state_changes(
+        &self,
+        room: RoomNid,
+        after: StreamPos,
+        upto: StreamPos,
+    ) -> Result<HashMap<KeyNid, Option<EventNid>>> {
+        let rows: Vec<(i64, Option<i64>)> =
+            fetch_all!(&mut self.read().await?, (i64, Option<i64>), STATE_CHANGES, room.0, after.0, upto.0)?;
+        Ok(rows.into_iter().map(|(key, new)| (KeyNid(key), new.map(EventNid))).collect())
+    }
+
+    /// What an event said before it was redacted, if that is still kept.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn unredacted(&self, nid: EventNid) -> Result<Option<String>> {
+        let row: Option<(Vec<u8>,)> = fetch_optional!(&mut self.read().await?, (Vec<u8>,), REDACTED, nid.0)?;
+        row.map(|(json,)| String::from_utf8(json).map_err(|e| Error::fault("redacted_events table", e))).transpose()
+    }
+}

@@ -1,0 +1,311 @@
+//! The bulk half of the append path: many rooms' events, a few statements.
+
+use std::{collections::HashMap, sync::Arc};
+
+use hearth_base::{
+    Result,
+    ids::{EventNid, RoomNid, StreamPos},
+};
+
+use super::{Append, Appended, NewEvent, Standing, StoredEvent};
+use crate::{
+    db::Ints,
+    execute, fetch_all, insert_rows,
+    log::{Change, Tx},
+    rooms::{RoomHead, extremities_json},
+    sql,
+    state::SnapRow,
+};
+
+/// Stores what was built on rooms' present heads; the rest are conflicts. Appends to one room may follow each other.
+pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<Appended>> {
+    load_revs(tx, appends).await?;
+    let mut done: Vec<&Append> = Vec::with_capacity(appends.len());
+    let mut fits = Vec::with_capacity(appends.len());
+    for append in appends {
+        let fit = match (&append.new_room, tx.revs.get(&append.room)) {
+            (Some(_), None) => true,
+            (None, Some(rev)) => *rev == append.on_rev,
+            _ => false,
+        };
+        if fit {
+            tx.revs.insert(append.room, append.head.rev);
+            done.push(append);
+        }
+        fits.push(fit);
+    }
+    let placed = place(tx, &done);
+    insert_rooms(tx, &done).await?;
+    insert_snaps(tx, &done).await?;
+    insert_events(tx, &placed).await?;
+    insert_effects(tx, &placed).await?;
+    apply_redactions(tx, &placed).await?;
+    update_heads(tx, &done, &placed).await?;
+    let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
+    for p in &placed {
+        let event = Arc::new(p.stored());
+        stored.insert(event.nid, event.clone());
+        if p.event.standing == Standing::Live {
+            // The position was drawn in `place`; the log row is noted there too, this fills in the event.
+            tx.fill(p.pos, Change::Event(event));
+        }
+    }
+    let mut done = done.into_iter();
+    Ok(fits
+        .into_iter()
+        .map(|fit| match fit.then(|| done.next()).flatten() {
+            Some(append) => Appended::Done(append.events.iter().filter_map(|e| stored.get(&e.nid).cloned()).collect()),
+            None => Appended::Conflict,
+        })
+        .collect())
+}
+
+/// Makes sure that `tx.revs` knows every room appended to that exists.
+async fn load_revs(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
+    let mut unknown: Vec<i64> =
+        appends.iter().filter(|a| a.new_room.is_none() && !tx.revs.contains_key(&a.room)).map(|a| a.room.0).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    unknown.sort_unstable();
+    unknown.dedup();
+    let sql = sql!("SELECT room_nid, rev FROM rooms WHERE room_nid " [in 1]);
+    let rows: Vec<(i64, i64)> = fetch_all!(tx, (i64, i64), sql, Ints(unknown))?;
+    tx.revs.extend(rows.into_iter().map(|(room, rev)| (RoomNid(room), rev)));
+    Ok(())
+}
+
+/// An event with its position.
+struct Placed<'a> {
+    room: RoomNid,
+    event: &'a NewEvent,
+    /// Of the log if live; else unused.
+    pos: StreamPos,
+}
+
+impl Placed<'_> {
+    fn timeline_pos(&self) -> Option<i64> {
+        (self.event.standing == Standing::Live).then_some(self.pos.0)
+    }
+
+    fn stored(&self) -> StoredEvent {
+        let e = self.event;
+        StoredEvent {
+            nid: e.nid,
+            room: self.room,
+            pos: self.timeline_pos().map(StreamPos),
+            depth: clamp(e.pdu.depth()),
+            standing: e.standing,
+            sender: e.sender,
+            key: e.key,
+            snap: e.snap,
+            counter: e.counter,
+            replaces: e.replaces,
+            redacted_by: None,
+            device: e.txn.as_ref().map(|t| t.0.as_str().into()),
+            txn_id: e.txn.as_ref().map(|t| t.1.as_str().into()),
+            pdu: e.pdu.clone(),
+        }
+    }
+}
+
+fn clamp(depth: u64) -> i64 {
+    i64::try_from(depth).unwrap_or(i64::MAX)
+}
+
+fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Vec<Placed<'a>> {
+    let mut placed = Vec::new();
+    for append in appends {
+        for event in &append.events {
+            let pos = if event.standing == Standing::Live { tx.draw() } else { StreamPos::ZERO };
+            placed.push(Placed { room: append.room, event, pos });
+        }
+    }
+    placed
+}
+
+async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
+    const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE)";
+    for append in appends {
+        if let Some(room) = &append.new_room {
+            execute!(
+                tx,
+                ROOM_INSERT,
+                append.room.0,
+                room.room_id.as_str(),
+                room.version.as_str(),
+                append.on_rev,
+                append.head.snap.0,
+                room.creator.0,
+                room.created_ms
+            )?;
+        }
+    }
+    Ok(())
+}
+
+async fn insert_snaps(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
+    let rows: Vec<(RoomNid, &SnapRow)> = appends.iter().flat_map(|a| a.snaps.iter().map(|s| (a.room, s))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    insert_rows!(tx, &rows,
+    "INSERT INTO snaps (snap_nid, room_nid, base_nid, packed) VALUES ($1, $2, $3, $4)",
+    "INSERT INTO snaps (snap_nid, room_nid, base_nid, packed) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BYTEA[])",
+    r => {
+        nid: i64 = r.1.nid.0,
+        room: i64 = r.0.0,
+        base: Option<i64> = r.1.base.map(|b| b.0),
+        packed: Vec<u8> = r.1.packed.clone(),
+    })
+}
+
+async fn insert_events(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
+    insert_rows!(tx, placed,
+    "INSERT INTO events (event_nid, event_id, room_nid, pos, depth, standing, sender_nid, key_nid, event_type, origin_ms, snap_nid, counter, replaces_nid, device_id, txn_id, codec, json) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $16)",
+    "INSERT INTO events (event_nid, event_id, room_nid, pos, depth, standing, sender_nid, key_nid, event_type, origin_ms, snap_nid, counter, replaces_nid, device_id, txn_id, codec, json) SELECT a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, 0, p FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[], $8::BIGINT[], $9::TEXT[], $10::BIGINT[], $11::BIGINT[], $12::BIGINT[], $13::BIGINT[], $14::TEXT[], $15::TEXT[], $16::BYTEA[]) AS t(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)",
+    r => {
+        nid: i64 = r.event.nid.0,
+        id: String = r.event.pdu.event_id().to_string(),
+        room: i64 = r.room.0,
+        pos: Option<i64> = r.timeline_pos(),
+        depth: i64 = clamp(r.event.pdu.depth()),
+        standing: i64 = r.event.standing.code(),
+        sender: i64 = r.event.sender.0,
+        key: Option<i64> = r.event.key.map(|k| k.0),
+        kind: String = r.event.pdu.event_type().to_string(),
+        origin: i64 = clamp(r.event.pdu.origin_server_ts()),
+        snap: Option<i64> = r.event.snap.map(|s| s.0),
+        counter: i64 = r.event.counter,
+        replaces: Option<i64> = r.event.replaces.map(|n| n.0),
+        device: Option<String> = r.event.txn.as_ref().map(|t| t.0.clone()),
+        txn: Option<String> = r.event.txn.as_ref().map(|t| t.1.clone()),
+        json: Vec<u8> = r.event.pdu.json().as_bytes().to_vec(),
+    })
+}
+
+/// State changes, memberships, read positions, push actions, relations.
+async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
+    let live = || placed.iter().filter(|p| p.event.standing == Standing::Live);
+    let changes: Vec<(&Placed<'_>, i64)> =
+        live().filter(|p| p.event.sets_state).filter_map(|p| p.event.key.map(|k| (p, k.0))).collect();
+    if !changes.is_empty() {
+        insert_rows!(tx, &changes,
+        "INSERT INTO state_changes (room_nid, pos, key_nid, old_nid, new_nid) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO state_changes (room_nid, pos, key_nid, old_nid, new_nid) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[])",
+        r => {
+            room: i64 = r.0.room.0,
+            pos: i64 = r.0.pos.0,
+            key: i64 = r.1,
+            old: Option<i64> = r.0.event.replaces.map(|n| n.0),
+            new: Option<i64> = Some(r.0.event.nid.0),
+        })?;
+    }
+    const MEMBERSHIP: &str = "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped) VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped";
+    for p in live() {
+        if let Some(m) = &p.event.membership {
+            execute!(
+                tx,
+                MEMBERSHIP,
+                p.room.0,
+                m.user.0,
+                m.membership.as_str(),
+                p.event.nid.0,
+                p.pos.0,
+                m.local,
+                m.stripped.as_deref()
+            )?;
+        }
+    }
+    // One row a sender and room, the last: PostgreSQL refuses to update a row twice in one statement.
+    let mut reads: HashMap<(i64, i64), &Placed<'_>> = HashMap::new();
+    for p in live().filter(|p| p.event.reads) {
+        reads.insert((p.room.0, p.event.sender.0), p);
+    }
+    if !reads.is_empty() {
+        insert_rows!(tx, reads.values(),
+        "INSERT INTO read_positions (room_nid, user_nid, thread, pos, counter) VALUES ($1, $2, '', $3, $4) ON CONFLICT (room_nid, user_nid, thread) DO UPDATE SET pos = excluded.pos, counter = excluded.counter",
+        "INSERT INTO read_positions (room_nid, user_nid, thread, pos, counter) SELECT a, b, '', c, d FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[]) AS t(a, b, c, d) ON CONFLICT (room_nid, user_nid, thread) DO UPDATE SET pos = excluded.pos, counter = excluded.counter",
+        r => {
+            room: i64 = r.room.0,
+            user: i64 = r.event.sender.0,
+            pos: i64 = r.pos.0,
+            counter: i64 = r.event.counter,
+        })?;
+    }
+    let push: Vec<_> = live().flat_map(|p| p.event.push.iter().map(move |a| (p, a))).collect();
+    if !push.is_empty() {
+        insert_rows!(tx, &push,
+        "INSERT INTO push_actions (user_nid, room_nid, pos, event_nid, thread, counted, notify, highlight, actions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO push_actions (user_nid, room_nid, pos, event_nid, thread, counted, notify, highlight, actions) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BOOLEAN[], $7::BOOLEAN[], $8::BOOLEAN[], $9::TEXT[])",
+        r => {
+            user: i64 = r.1.user.0,
+            room: i64 = r.0.room.0,
+            pos: i64 = r.0.pos.0,
+            event: i64 = r.0.event.nid.0,
+            thread: String = r.0.event.thread.clone(),
+            counted: bool = r.0.event.counted,
+            notify: bool = r.1.notify,
+            highlight: bool = r.1.highlight,
+            actions: String = r.1.actions.clone(),
+        })?;
+    }
+    const RELATION: &str = "INSERT INTO relations (event_nid, room_nid, target_id, rel_type, event_type, sender_nid, agg_key, depth, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    for p in live() {
+        if let Some(r) = &p.event.relation {
+            execute!(
+                tx,
+                RELATION,
+                p.event.nid.0,
+                p.room.0,
+                r.target.as_str(),
+                r.rel_type.as_str(),
+                p.event.pdu.event_type().to_string(),
+                p.event.sender.0,
+                r.key.as_deref(),
+                clamp(p.event.pdu.depth()),
+                p.pos.0
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes redacted content off the events and puts it aside.
+async fn apply_redactions(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
+    const KEEP: &str = "INSERT INTO redacted_events (event_nid, redacted_ms, json) SELECT event_nid, $2, json FROM events WHERE event_nid = $1 AND redacted_by IS NULL ON CONFLICT (event_nid) DO NOTHING";
+    const REDACT: &str = "UPDATE events SET redacted_by = $2, json = $3 WHERE event_nid = $1 AND redacted_by IS NULL";
+    for p in placed {
+        if let Some(redaction) = &p.event.redaction {
+            execute!(tx, KEEP, redaction.target.0, clamp(p.event.pdu.origin_server_ts()))?;
+            execute!(tx, REDACT, redaction.target.0, p.event.nid.0, redaction.json.as_bytes())?;
+            tx.stale(redaction.target);
+        }
+    }
+    Ok(())
+}
+
+/// Writes each room's last head.
+async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -> Result<()> {
+    let mut heads: HashMap<RoomNid, &RoomHead> = HashMap::with_capacity(appends.len());
+    for append in appends {
+        heads.insert(append.room, &append.head);
+    }
+    let mut newest: HashMap<RoomNid, i64> = HashMap::new();
+    for p in placed.iter().filter(|p| p.event.standing == Standing::Live) {
+        newest.insert(p.room, p.pos.0);
+    }
+    insert_rows!(tx, heads.iter(),
+    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = CASE WHEN $7 > pos THEN $7 ELSE pos END, partial = $8 WHERE room_nid = $1",
+    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = GREATEST(pos, g), partial = h FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h) WHERE room_nid = t.a",
+    r => {
+        room: i64 = r.0.0,
+        rev: i64 = r.1.rev,
+        snap: i64 = r.1.snap.0,
+        depth: i64 = r.1.depth,
+        extremities: String = extremities_json(&r.1.extremities),
+        counter: i64 = r.1.counter,
+        pos: i64 = newest.get(r.0).copied().unwrap_or(0),
+        partial: bool = r.1.partial,
+    })
+}

@@ -1,0 +1,341 @@
+//! Matrix ids as numbers: users and state keys, given out from blocks, remembered both ways.
+//!
+//! A new name gets its number at once and is *pending* until the writer has stored it: each batch stores all that
+//! is pending first, so no row can refer to a number that is not there.
+
+use std::{hash::Hash, ops::Range};
+
+use dashmap::DashMap;
+use hearth_base::{
+    Error, OrNotFound, Result,
+    ids::{EventNid, KeyNid, RoomNid, SnapNid, UserNid},
+};
+use moka::sync::Cache;
+use ruma::{OwnedUserId, UserId};
+
+use crate::{
+    Store,
+    db::{Ints, Texts},
+    execute, fetch_all, fetch_optional, insert_rows,
+    log::Tx,
+};
+
+/// An event type and state key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateKey {
+    /// E.g. `m.room.member`.
+    pub event_type: String,
+    /// E.g. a user id; empty for most.
+    pub state_key: String,
+}
+
+impl StateKey {
+    /// The pair of these.
+    #[must_use]
+    pub fn new(event_type: &str, state_key: &str) -> Self {
+        Self { event_type: event_type.to_owned(), state_key: state_key.to_owned() }
+    }
+}
+
+/// Numbers reserved at a time.
+const BLOCK: i64 = 4096;
+/// Names remembered of each sort.
+const REMEMBERED: u64 = 50_000;
+
+/// The numbers of this run.
+#[derive(Debug, Default)]
+pub(crate) struct Nids {
+    free: parking_lot::Mutex<Range<i64>>,
+    refill: tokio::sync::Mutex<()>,
+}
+
+/// One sort of names.
+#[derive(Debug)]
+pub(crate) struct Interner<K: Hash + Eq + Clone + Send + Sync + 'static> {
+    by_name: Cache<K, i64>,
+    by_nid: Cache<i64, K>,
+    pending: DashMap<K, i64>,
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Default for Interner<K> {
+    fn default() -> Self {
+        Self { by_name: Cache::new(REMEMBERED), by_nid: Cache::new(REMEMBERED), pending: DashMap::new() }
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
+    fn known(&self, name: &K) -> Option<i64> {
+        self.by_name.get(name).or_else(|| self.pending.get(name).map(|n| *n))
+    }
+
+    fn remember(&self, name: K, nid: i64) {
+        self.by_nid.insert(nid, name.clone());
+        self.by_name.insert(name, nid);
+    }
+
+    fn settle(&self, names: Vec<(K, i64)>) {
+        for (name, nid) in names {
+            self.remember(name.clone(), nid);
+            self.pending.remove(&name);
+        }
+    }
+
+    fn waiting(&self) -> Vec<(K, i64)> {
+        if self.pending.is_empty() {
+            return Vec::new();
+        }
+        self.pending.iter().map(|e| (e.key().clone(), *e.value())).collect()
+    }
+}
+
+/// What a batch has stored and must be told once it is committed.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    users: Vec<(OwnedUserId, i64)>,
+    keys: Vec<(StateKey, i64)>,
+}
+
+const USER_BY_ID: &str = "SELECT user_nid, user_id FROM users WHERE user_id = $1";
+const USER_BY_NID: &str = "SELECT user_nid, user_id FROM users WHERE user_nid = $1";
+const KEY_BY_NAME: &str = "SELECT key_nid FROM state_keys WHERE event_type = $1 AND state_key = $2";
+
+/// Stores all pending names in this transaction.
+pub(crate) async fn store_pending(tx: &mut Tx) -> Result<Settled> {
+    let store = tx.store().clone();
+    let users = store.inner.users.waiting();
+    let keys = store.inner.keys.waiting();
+    if !users.is_empty() {
+        insert_rows!(tx, &users,
+            "INSERT INTO users (user_nid, user_id) VALUES ($1, $2)",
+            "INSERT INTO users (user_nid, user_id) SELECT * FROM UNNEST($1::BIGINT[], $2::TEXT[])",
+            r => { nid: i64 = r.1, name: String = r.0.to_string() })?;
+    }
+    if !keys.is_empty() {
+        insert_rows!(tx, &keys,
+            "INSERT INTO state_keys (key_nid, event_type, state_key) VALUES ($1, $2, $3)",
+            "INSERT INTO state_keys (key_nid, event_type, state_key) SELECT * FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::TEXT[])",
+            r => { nid: i64 = r.1, kind: String = r.0.event_type.clone(), key: String = r.0.state_key.clone() })?;
+    }
+    Ok(Settled { users, keys })
+}
+
+impl Store {
+    /// Tells the interners what is committed.
+    pub(crate) fn settle(&self, settled: Settled) {
+        self.inner.users.settle(settled.users);
+        self.inner.keys.settle(settled.keys);
+    }
+
+    /// A number never used before.
+    async fn nid(&self) -> Result<i64> {
+        let nids = &self.inner.nids;
+        loop {
+            if let Some(nid) = nids.free.lock().next() {
+                return Ok(nid);
+            }
+            let _one = nids.refill.lock().await;
+            if !nids.free.lock().is_empty() {
+                continue;
+            }
+            let end = self
+                .write(|tx| {
+                    Box::pin(async move {
+                        const RESERVE: &str =
+                            "UPDATE log_head SET next_nid = next_nid + $1 WHERE id = 1 RETURNING next_nid";
+                        let row: Option<(i64,)> = fetch_optional!(tx, (i64,), RESERVE, BLOCK)?;
+                        row.map(|r| r.0).ok_or_else(|| Error::broken("log_head has no row"))
+                    })
+                })
+                .await?;
+            *nids.free.lock() = end - BLOCK..end;
+        }
+    }
+
+    /// A number for a new event.
+    ///
+    /// # Errors
+    /// 503 if the database fails.
+    pub async fn new_event_nid(&self) -> Result<EventNid> {
+        self.nid().await.map(EventNid)
+    }
+
+    /// A number for a new room.
+    ///
+    /// # Errors
+    /// 503 if the database fails.
+    pub async fn new_room_nid(&self) -> Result<RoomNid> {
+        self.nid().await.map(RoomNid)
+    }
+
+    /// A number for a new state snapshot.
+    ///
+    /// # Errors
+    /// 503 if the database fails.
+    pub async fn new_snap_nid(&self) -> Result<SnapNid> {
+        self.nid().await.map(SnapNid)
+    }
+
+    /// The number of a user we have heard of.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn user_nid(&self, user: &UserId) -> Result<Option<UserNid>> {
+        let name = user.to_owned();
+        if let Some(nid) = self.inner.users.known(&name) {
+            return Ok(Some(UserNid(nid)));
+        }
+        let row: Option<(i64, String)> =
+            fetch_optional!(&mut self.read().await?, (i64, String), USER_BY_ID, user.as_str())?;
+        Ok(row.map(|(nid, _)| {
+            self.inner.users.remember(name, nid);
+            UserNid(nid)
+        }))
+    }
+
+    /// The number of a user, given now if there is none.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn intern_user(&self, user: &UserId) -> Result<UserNid> {
+        if let Some(nid) = self.user_nid(user).await? {
+            return Ok(nid);
+        }
+        let nid = self.nid().await?;
+        Ok(UserNid(*self.inner.users.pending.entry(user.to_owned()).or_insert(nid)))
+    }
+
+    /// The id of a user.
+    ///
+    /// # Errors
+    /// 404 for a number nobody has.
+    pub async fn user_id(&self, nid: UserNid) -> Result<OwnedUserId> {
+        if let Some(id) = self.inner.users.by_nid.get(&nid.0) {
+            return Ok(id);
+        }
+        if let Some(entry) = self.inner.users.pending.iter().find(|e| *e.value() == nid.0) {
+            return Ok(entry.key().clone());
+        }
+        let row: Option<(i64, String)> = fetch_optional!(&mut self.read().await?, (i64, String), USER_BY_NID, nid.0)?;
+        let (_, name) = row.or_not_found("user")?;
+        let id = parse_user(name)?;
+        self.inner.users.remember(id.clone(), nid.0);
+        Ok(id)
+    }
+
+    /// The ids of many users, in the order asked for.
+    ///
+    /// # Errors
+    /// 404 for a number nobody has.
+    pub async fn user_ids(&self, nids: &[UserNid]) -> Result<Vec<OwnedUserId>> {
+        let missing: Vec<i64> = nids.iter().map(|n| n.0).filter(|n| !self.inner.users.by_nid.contains_key(n)).collect();
+        if missing.len() > 1 {
+            let sql = crate::sql!("SELECT user_nid, user_id FROM users WHERE user_nid " [in 1]);
+            let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), sql, Ints(missing))?;
+            for (nid, name) in rows {
+                self.inner.users.remember(parse_user(name)?, nid);
+            }
+        }
+        let mut out = Vec::with_capacity(nids.len());
+        for nid in nids {
+            out.push(self.user_id(*nid).await?);
+        }
+        Ok(out)
+    }
+
+    /// The numbers of those of the users that we have heard of.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn user_nids(&self, users: &[OwnedUserId]) -> Result<Vec<(OwnedUserId, UserNid)>> {
+        let (mut out, mut missing) = (Vec::with_capacity(users.len()), Vec::new());
+        for user in users {
+            match self.inner.users.known(user) {
+                Some(nid) => out.push((user.clone(), UserNid(nid))),
+                None => missing.push(user.to_string()),
+            }
+        }
+        if !missing.is_empty() {
+            let sql = crate::sql!("SELECT user_nid, user_id FROM users WHERE user_id " [in 1]);
+            let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), sql, Texts(missing))?;
+            for (nid, name) in rows {
+                let id = parse_user(name)?;
+                self.inner.users.remember(id.clone(), nid);
+                out.push((id, UserNid(nid)));
+            }
+        }
+        Ok(out)
+    }
+
+    /// The number of a state key that some event has used.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn key_nid(&self, event_type: &str, state_key: &str) -> Result<Option<KeyNid>> {
+        let name = StateKey::new(event_type, state_key);
+        if let Some(nid) = self.inner.keys.known(&name) {
+            return Ok(Some(KeyNid(nid)));
+        }
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), KEY_BY_NAME, event_type, state_key)?;
+        Ok(row.map(|(nid,)| {
+            self.inner.keys.remember(name, nid);
+            KeyNid(nid)
+        }))
+    }
+
+    /// The number of a state key, given now if there is none.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn intern_key(&self, event_type: &str, state_key: &str) -> Result<KeyNid> {
+        if let Some(nid) = self.key_nid(event_type, state_key).await? {
+            return Ok(nid);
+        }
+        let nid = self.nid().await?;
+        Ok(KeyNid(*self.inner.keys.pending.entry(StateKey::new(event_type, state_key)).or_insert(nid)))
+    }
+
+    /// The names of many state keys, in the order asked for; large lists cost one query for what is not remembered.
+    ///
+    /// # Errors
+    /// A fault for a number nobody has.
+    pub async fn keys(&self, nids: &[KeyNid]) -> Result<Vec<StateKey>> {
+        let interner = &self.inner.keys;
+        let mut found: Vec<Option<StateKey>> = nids.iter().map(|n| interner.by_nid.get(&n.0)).collect();
+        let missing: Vec<i64> = nids.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(n, _)| n.0).collect();
+        if !missing.is_empty() {
+            let sql = crate::sql!("SELECT key_nid, event_type, state_key FROM state_keys WHERE key_nid " [in 1]);
+            let rows: Vec<(i64, String, String)> =
+                fetch_all!(&mut self.read().await?, (i64, String, String), sql, Ints(missing))?;
+            let mut loaded = std::collections::HashMap::with_capacity(rows.len());
+            for (nid, event_type, state_key) in rows {
+                let name = StateKey { event_type, state_key };
+                interner.remember(name.clone(), nid);
+                loaded.insert(nid, name);
+            }
+            for (slot, nid) in found.iter_mut().zip(nids) {
+                if slot.is_none() {
+                    *slot = loaded
+                        .get(&nid.0)
+                        .cloned()
+                        .or_else(|| interner.pending.iter().find(|e| *e.value() == nid.0).map(|e| e.key().clone()));
+                }
+            }
+        }
+        found.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| Error::broken("a state key without a name"))
+    }
+}
+
+fn parse_user(name: String) -> Result<OwnedUserId> {
+    OwnedUserId::try_from(name).map_err(|e| Error::fault("users table", e))
+}
+
+/// Reserves the first block, before there is a writer.
+pub(crate) async fn reserve_first(session: &mut crate::db::Session, nids: &Nids) -> Result<()> {
+    const NEXT: &str = "SELECT next_nid FROM log_head WHERE id = 1";
+    const SET: &str = "UPDATE log_head SET next_nid = $1 WHERE id = 1";
+    let row: Option<(i64,)> = fetch_optional!(session, (i64,), NEXT)?;
+    let next = row.map(|r| r.0).ok_or_else(|| Error::broken("log_head has no row"))?;
+    execute!(session, SET, next + BLOCK)?;
+    *nids.free.lock() = next..next + BLOCK;
+    Ok(())
+}

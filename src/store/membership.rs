@@ -1,0 +1,164 @@
+//! Who is in which room: one row a user and room, the current membership. Written by the append path.
+
+use hearth_base::{
+    Result,
+    ids::{EventNid, RoomNid, StreamPos, UserNid},
+};
+use ruma::events::room::member::MembershipState;
+
+use crate::{Store, execute, fetch_all, fetch_optional, log::Change};
+
+/// A user's place in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The room.
+    pub room: RoomNid,
+    /// The user.
+    pub user: UserNid,
+    /// What they are there.
+    pub membership: MembershipState,
+    /// The event that says so.
+    pub event: EventNid,
+    /// Its position.
+    pub pos: StreamPos,
+    /// A user of this server.
+    pub local: bool,
+    /// Left, and does not want to hear of it again.
+    pub forgotten: bool,
+    /// Stripped state that came with an invite or knock through another server, a JSON array.
+    pub stripped: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    room_nid: i64,
+    user_nid: i64,
+    membership: String,
+    event_nid: i64,
+    pos: i64,
+    local: bool,
+    forgotten: bool,
+    stripped: Option<String>,
+}
+
+impl From<Row> for Membership {
+    fn from(row: Row) -> Self {
+        Self {
+            room: RoomNid(row.room_nid),
+            user: UserNid(row.user_nid),
+            membership: MembershipState::from(row.membership),
+            event: EventNid(row.event_nid),
+            pos: StreamPos(row.pos),
+            local: row.local,
+            forgotten: row.forgotten,
+            stripped: row.stripped,
+        }
+    }
+}
+
+const MEMBERSHIP: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2";
+const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1";
+const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
+const LOCAL_MEMBERS: &str = "SELECT user_nid, membership FROM memberships WHERE room_nid = $1 AND local AND membership IN ('join', 'invite', 'knock')";
+const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
+const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
+const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
+const SHARE: &str = "SELECT 1 FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
+const FORGET: &str =
+    "UPDATE memberships SET forgotten = TRUE WHERE room_nid = $1 AND user_nid = $2 AND membership IN ('leave', 'ban')";
+
+impl Store {
+    /// A user's place in a room; `None` if they never were there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn membership(&self, room: RoomNid, user: UserNid) -> Result<Option<Membership>> {
+        let row: Option<Row> = fetch_optional!(&mut self.read().await?, Row, MEMBERSHIP, room.0, user.0)?;
+        Ok(row.map(Into::into))
+    }
+
+    /// All rooms a user has or had to do with, forgotten ones included.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn memberships_of(&self, user: UserNid) -> Result<Vec<Membership>> {
+        let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, MEMBERSHIPS_OF_USER, user.0)?;
+        Ok(rows.into_iter().map(Into::into).collect())
+    }
+
+    /// The rooms a user is joined to.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn joined_rooms(&self, user: UserNid) -> Result<Vec<RoomNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), JOINED_ROOMS_OF, user.0)?;
+        Ok(rows.into_iter().map(|(n,)| RoomNid(n)).collect())
+    }
+
+    /// The members of a room with that membership.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn members(&self, room: RoomNid, membership: &MembershipState) -> Result<Vec<Membership>> {
+        let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, MEMBERS_OF_ROOM, room.0, membership.as_str())?;
+        Ok(rows.into_iter().map(Into::into).collect())
+    }
+
+    /// Our own users who are joined to, invited to or knocking at a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn local_members(&self, room: RoomNid) -> Result<Vec<(UserNid, MembershipState)>> {
+        let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), LOCAL_MEMBERS, room.0)?;
+        Ok(rows.into_iter().map(|(n, m)| (UserNid(n), MembershipState::from(m))).collect())
+    }
+
+    /// How many are joined and invited.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn member_counts(&self, room: RoomNid) -> Result<(u64, u64)> {
+        let rows: Vec<(String, i64)> = fetch_all!(&mut self.read().await?, (String, i64), COUNTS, room.0)?;
+        let of = |m: &str| rows.iter().find(|(k, _)| k == m).map_or(0, |(_, n)| n.unsigned_abs());
+        Ok((of("join"), of("invite")))
+    }
+
+    /// Everyone joined to a room that this user is joined to, themselves included if in any.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn sharing_rooms_with(&self, user: UserNid) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), SHARING, user.0)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
+    /// Whether two users are joined to a common room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn share_a_room(&self, a: UserNid, b: UserNid) -> Result<bool> {
+        let row: Option<(i32,)> = match &mut self.read().await? {
+            crate::db::Session::Sqlite(c) => sqlx::query_as(SHARE).bind(a.0).bind(b.0).fetch_optional(&mut **c).await,
+            crate::db::Session::Postgres(c) => sqlx::query_as(SHARE).bind(a.0).bind(b.0).fetch_optional(&mut **c).await,
+        }
+        .map_err(crate::db::failed)?;
+        Ok(row.is_some())
+    }
+
+    /// Marks a room that the user left as forgotten. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn forget(&self, room: RoomNid, user: UserNid) -> Result<bool> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let done = execute!(tx, FORGET, room.0, user.0)? > 0;
+                if done {
+                    tx.log(Change::Rooms { user, room });
+                }
+                Ok(done)
+            })
+        })
+        .await
+    }
+}

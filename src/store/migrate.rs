@@ -1,0 +1,69 @@
+//! Brings a database to the tables this program knows: runs `migrations/`, refuses a database newer than us.
+//!
+//! Migrations carry the same number and name for both engines; each runs in a transaction together with its
+//! line in `hearth_migrations`.
+
+use hearth_base::{Error, Result};
+
+use crate::{db::Session, execute, fetch_all};
+
+/// One step: (number, name, text for SQLite, text for PostgreSQL).
+type Migration = (i64, &'static str, &'static str, &'static str);
+
+macro_rules! migrations {
+    ($($number:literal $name:literal),+ $(,)?) => {
+        &[$((
+            $number,
+            $name,
+            include_str!(concat!("../../migrations/sqlite/", $name, ".sql")),
+            include_str!(concat!("../../migrations/postgres/", $name, ".sql")),
+        )),+]
+    };
+}
+
+/// All steps, in order. Never edited once released: a change is a new step.
+pub const MIGRATIONS: &[Migration] = migrations![1 "0001_core", 2 "0002_accounts"];
+
+const MADE: &str = "CREATE TABLE IF NOT EXISTS hearth_migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL)";
+const APPLIED: &str = "SELECT number FROM hearth_migrations ORDER BY number";
+const NOTE: &str = "INSERT INTO hearth_migrations (number, name) VALUES ($1, $2)";
+
+/// Runs what is missing.
+///
+/// # Errors
+/// A fault if the database carries a step this program does not know, or a statement fails; the steps before
+/// the failing one stay.
+pub(crate) async fn run(session: &mut Session) -> Result<()> {
+    if session.is_postgres() {
+        session.batch("CREATE SCHEMA IF NOT EXISTS hearth".to_owned()).await?;
+    }
+    execute!(session, MADE)?;
+    let applied: Vec<(i64,)> = fetch_all!(session, (i64,), APPLIED)?;
+    let newest = MIGRATIONS.last().map_or(0, |m| m.0);
+    if let Some((ahead,)) = applied.iter().find(|(n,)| *n > newest) {
+        return Err(Error::broken(format!(
+            "the database has schema step {ahead}, this version of hearth knows up to {newest}: \
+             start the newer hearth it was last used with, or restore a backup"
+        )));
+    }
+    for (number, name, sqlite, postgres) in MIGRATIONS {
+        if applied.iter().any(|(n,)| n == number) {
+            continue;
+        }
+        tracing::info!(step = number, name, "bringing the database up to date");
+        session.batch("BEGIN".to_owned()).await?;
+        let text = if session.is_postgres() { postgres } else { sqlite };
+        let done = match session.batch((*text).to_owned()).await {
+            Ok(()) => execute!(session, NOTE, *number, *name),
+            Err(e) => Err(e),
+        };
+        match done {
+            Ok(_) => session.batch("COMMIT".to_owned()).await?,
+            Err(e) => {
+                session.batch("ROLLBACK".to_owned()).await?;
+                return Err(e);
+            }
+        }
+    }
+    Ok(())
+}
