@@ -23,11 +23,13 @@ use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
 pub mod db;
+pub mod directory;
 pub mod events;
 pub mod intern;
 pub mod log;
 pub mod membership;
 pub mod migrate;
+pub mod profile;
 pub mod rooms;
 pub mod state;
 
