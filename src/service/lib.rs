@@ -1,6 +1,7 @@
 //! What the server does: one service a capability, made once, in order, each holding only earlier ones.
 
 pub mod events;
+pub mod history;
 pub mod membership;
 pub mod notifier;
 pub mod rooms;
