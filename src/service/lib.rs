@@ -6,3 +6,4 @@ pub mod membership;
 pub mod notifier;
 pub mod rooms;
 pub mod state;
+pub mod sync;
