@@ -24,8 +24,8 @@ pub use defaults::{DefaultOutcome, Effect, default_outcome};
 /// The most rules a user may have of one kind.
 pub const MAX_RULES: usize = 10_000;
 
-/// The server-default rules of a user (client-server API, "Predefined Rules"; those that look for mentions in the text are
-/// gone since v1.17).
+/// The server-default rules of a user (client-server API, "Predefined Rules"; those that look for mentions in the text
+/// are gone since v1.17).
 #[must_use]
 pub fn server_default(user: &UserId) -> Ruleset {
     Ruleset::server_default(user)
@@ -239,8 +239,8 @@ impl<'a> PushEvent<'a> {
         self.pdu.room_id()
     }
 
-    /// Whether it makes a room unread in the older sense of `org.matrix.msc2654.unread_count`: whatever brings something
-    /// to read, notified or not.
+    /// Whether it makes a room unread in the older sense of `org.matrix.msc2654.unread_count`: whatever brings
+    /// something to read, notified or not.
     #[must_use]
     pub fn counts_as_unread(&self) -> bool {
         let state = self.pdu.is_state();

@@ -1,5 +1,5 @@
-//! Events against the specification's vectors, against vectors computed apart from this code, against ruma's own signing,
-//! and against rubbish.
+//! Events against the specification's vectors, against vectors computed apart from this code, against ruma's own
+//! signing, and against rubbish.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! What the hot paths of this crate cost, in microseconds a call on one core: `cargo run --release -p hearth-rules --example cost`.
-//! A yardstick by hand, not a test; the build of a message with its checks is to stay well below 100.
+//! What the hot paths of this crate cost, in microseconds a call on one core: `cargo run --release -p hearth-rules
+//! --example cost`. A yardstick by hand, not a test; the build of a message with its checks is to stay well below 100.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for the person at the terminal")]
 
 use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Instant};

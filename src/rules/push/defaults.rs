@@ -1,5 +1,5 @@
-//! What the default rules alone say of an event, for everyone in the room at once: the room's counters and the common case
-//! of pushing need no look at any user's rules.
+//! What the default rules alone say of an event, for everyone in the room at once: the room's counters and the common
+//! case of pushing need no look at any user's rules.
 
 use ruma::{OwnedUserId, UserId};
 use serde_json::Value;

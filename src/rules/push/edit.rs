@@ -1,5 +1,5 @@
-//! Changing a user's push rules (client-server API, "Push Rules: API"). Each function changes the ruleset or refuses with
-//! the answer for the client and leaves it as it was.
+//! Changing a user's push rules (client-server API, "Push Rules: API"). Each function changes the ruleset or refuses
+//! with the answer for the client and leaves it as it was.
 
 use hearth_base::{Error, Result};
 use ruma::push::{
@@ -8,9 +8,9 @@ use ruma::push::{
 
 use super::MAX_RULES;
 
-/// Adds a rule, or changes the one of that kind and id. It goes straight before the rule `before`, or else straight after
-/// the rule `after`; a new rule without either goes first of its kind, a changed one stays where it was. New rules are
-/// enabled, changed ones stay as they were.
+/// Adds a rule, or changes the one of that kind and id. It goes straight before the rule `before`, or else straight
+/// after the rule `after`; a new rule without either goes first of its kind, a changed one stays where it was. New
+/// rules are enabled, changed ones stay as they were.
 ///
 /// Fails with 400 for ids that are reserved or hold slashes, and for `before` and `after` that are of server-default
 /// rules or of none.

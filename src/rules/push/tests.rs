@@ -1,5 +1,5 @@
-//! Push rules: the specification's defaults, ruma's evaluation as the measure of ours, the fast path as the measure of the
-//! slow, and editing.
+//! Push rules: the specification's defaults, ruma's evaluation as the measure of ours, the fast path as the measure of
+//! the slow, and editing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
