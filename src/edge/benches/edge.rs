@@ -290,8 +290,7 @@ async fn drive(port: u16, proto: &str, clients: usize, requests: usize, path: &'
             let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             tcp.set_nodelay(true).unwrap();
             let io = TokioIo::new(connector.connect(name.clone(), tcp).await.unwrap());
-            let (send, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
             tokio::spawn(connection);
             for _ in 0..clients / 2 {
                 let mut send = send.clone();
@@ -355,11 +354,7 @@ fn main() {
                 runtime.block_on(drive(port, proto, clients, requests, path));
                 let count = (clients * requests) as f64;
                 let spent = (cpu_us(&[child.id()]) - before) as f64;
-                println!(
-                    "{proto:>8} {way:>8} {:>12.1} {:>10.0}",
-                    spent / count,
-                    count / start.elapsed().as_secs_f64()
-                );
+                println!("{proto:>8} {way:>8} {:>12.1} {:>10.0}", spent / count, count / start.elapsed().as_secs_f64());
                 child.kill().unwrap();
                 child.wait().unwrap();
             }

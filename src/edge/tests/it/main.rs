@@ -1,0 +1,5 @@
+//! The edge as clients see it: a small router stands in for the homeserver, everything else is real.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod front;
+mod serving;
