@@ -20,6 +20,7 @@ use crate::{
     client_ip::{Told, Trust},
     limits::{Limits, body},
     listener::{Door, connection::Caller},
+    proxy::Upstream,
     settings::{Resources, Serves},
     well_known::WellKnown,
 };
@@ -27,8 +28,10 @@ use crate::{
 pub(crate) mod counted;
 pub(crate) mod live;
 mod media;
+mod routes;
 
 use counted::Target;
+use routes::{Place, Routes};
 
 /// All that requests are answered by and that a reload replaces whole.
 pub(crate) struct Live {
@@ -36,10 +39,10 @@ pub(crate) struct Live {
     pub trust: Trust,
     pub server_name: String,
     well_known: WellKnown,
+    routes: Routes,
     admin: AdminRule,
     https_port: Option<u16>,
     web_client_location: Option<String>,
-    body_patience: std::time::Duration,
 }
 
 /// Where `/_synapse/admin` answers.
@@ -99,7 +102,24 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<I
     if let Some(document) = path.strip_prefix("/.well-known/matrix/") {
         return (Target::WellKnown, live.well_known.answer(request.method(), document));
     }
-    if is_homeserver(path) {
+    let own = own_path(path);
+    if let Some((place, below)) = live.routes.find(host.as_deref(), path, own.map_or(0, str::len)) {
+        match place {
+            Place::Files(site) => {
+                if let Some(response) = site.answer(request.method(), below, request.headers()).await {
+                    return (Target::Files, response);
+                }
+                if path != "/" {
+                    return (Target::Files, nothing(live));
+                }
+            }
+            Place::Upstream(upstream) => {
+                let (upstream, below) = (upstream.clone(), below.to_owned());
+                return (Target::Upstream, pass(caller, live, told, &upstream, &below, request).await);
+            }
+        }
+    }
+    if own.is_some() {
         return homeserver(caller, live, told, resources, request).await;
     }
     if path == "/" {
@@ -108,15 +128,38 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<I
         }
         return homeserver(caller, live, told, resources, request).await;
     }
-    let text = format!("{} is a Matrix server. There is nothing at this address.", live.server_name);
-    (Target::Nothing, answer::page(StatusCode::NOT_FOUND, "Nothing here", &text))
+    (Target::Nothing, nothing(live))
 }
 
-/// Paths that the homeserver answers.
-fn is_homeserver(path: &str) -> bool {
+fn nothing(live: &Live) -> Response<Body> {
+    let text = format!("{} is a Matrix server. There is nothing at this address.", live.server_name);
+    answer::page(StatusCode::NOT_FOUND, "Nothing here", &text)
+}
+
+/// Passes a request on to an upstream. What another program may read as another path than we do is refused.
+async fn pass(
+    caller: &Caller,
+    live: &Live,
+    told: Told,
+    upstream: &Upstream,
+    below: &str,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let dots = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    if request.uri().path().split(['/', '\\']).any(dots) {
+        return answer::empty(StatusCode::BAD_REQUEST);
+    }
+    let trusted = caller.door.x_forwarded && (caller.unix || live.trust.believes(caller.ip));
+    let (head, incoming) = request.into_parts();
+    let body = body::guard(incoming, live.limits.body_size, live.limits.body_timeout);
+    upstream.pass(caller, told, trusted, below, Request::from_parts(head, body)).await
+}
+
+/// The beginning of a path by which it is the homeserver's, if it is.
+fn own_path(path: &str) -> Option<&'static str> {
     ["/_matrix", "/_synapse", "/_hearth", "/health"]
-        .iter()
-        .any(|own| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        .into_iter()
+        .find(|own| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 async fn homeserver(
@@ -152,7 +195,7 @@ async fn app(caller: &Caller, live: &Live, told: Told, router: &Router, request:
         tls: told.tls.unwrap_or(caller.door.tls),
         listener: caller.door.name.clone(),
     });
-    let request = Request::from_parts(head, body::guard(incoming, live.limits.body_size, live.body_patience));
+    let request = Request::from_parts(head, body::guard(incoming, live.limits.body_size, live.limits.body_timeout));
     match router.clone().call(request).await {
         Ok(response) => response,
         Err(never) => match never as Infallible {},
@@ -202,10 +245,10 @@ mod tests {
     #[test]
     fn the_homeserver_has_its_paths_and_no_lookalikes() {
         for own in ["/_matrix", "/_matrix/client/versions", "/_synapse/admin/v1/x", "/health", "/_hearth/first"] {
-            assert!(is_homeserver(own), "{own}");
+            assert!(own_path(own).is_some(), "{own}");
         }
         for other in ["/", "/_matrixx", "/healthy", "//_matrix/x", "/%5fmatrix/x"] {
-            assert!(!is_homeserver(other), "{other}");
+            assert!(own_path(other).is_none(), "{other}");
         }
     }
 

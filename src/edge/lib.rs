@@ -22,12 +22,15 @@ use tracing::info;
 
 mod acme;
 mod answer;
+mod apps;
 mod client_ip;
 mod dispatch;
 mod error;
 mod limits;
 mod listener;
+mod proxy;
 pub mod settings;
+mod static_files;
 mod tls;
 mod well_known;
 
@@ -85,6 +88,7 @@ pub(crate) struct Shared {
     pub challenges: Challenges,
     /// Open connections.
     pub open: TaskTracker,
+    pub supervisor: Supervisor,
     /// Cancelled when the stop begins: finish what runs, begin nothing.
     pub stopping: CancellationToken,
     /// Cancelled when the stop's deadline has passed.
@@ -116,6 +120,7 @@ impl Edge {
             certificates,
             challenges: Challenges::default(),
             open: TaskTracker::new(),
+            supervisor: supervisor.clone(),
             stopping: CancellationToken::new(),
             abort: CancellationToken::new(),
         };

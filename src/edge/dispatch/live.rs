@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_config::edge::{EdgeConfig, Limits as LimitsConfig};
 
-use super::{AdminRule, Live};
+use super::{AdminRule, Live, routes::Routes};
 use crate::{Error, client_ip::Trust, limits::Limits, settings::Settings, well_known::WellKnown};
 
 impl Live {
@@ -25,10 +25,10 @@ impl Live {
             trust: Trust::new(edge.and_then(|e| e.trusted_proxies.as_deref())),
             server_name: settings.server_name.clone(),
             well_known: WellKnown::new(settings, https_port),
+            routes: Routes::new(settings, https_port)?,
             admin: AdminRule { allow: admin.allow, listeners: admin.listeners },
             https_port,
             web_client_location: settings.web_client_location.clone(),
-            body_patience: limits.body_timeout,
             limits,
         }))
     }

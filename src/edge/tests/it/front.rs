@@ -15,7 +15,10 @@ use hearth_edge::{
     settings::{Listener, Place, Resources, Serves},
 };
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Notify, mpsc},
+};
 
 /// What the stand-in for the homeserver tells the test.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,6 +135,15 @@ impl Front {
     pub fn at(&self, listener: &str) -> SocketAddr {
         let found = self.edge.addresses().into_iter().find(|a| &*a.listener == listener);
         found.unwrap_or_else(|| panic!("no listener {listener}")).socket.unwrap()
+    }
+
+    /// Sends bytes as they are and gives back all that is answered until the other side closes.
+    pub async fn raw(&self, listener: &str, request: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.at(listener)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// A client that trusts the local authority and finds all names at a listener.
