@@ -273,6 +273,7 @@ class Trial:
 
     def round(self, number):
         ledger = self.load(number)
+        self.total += len(ledger.acknowledged)
         self.restarts.append(self.server.start())
         if ledger.refused:
             self.fault(f"round {number}: {len(ledger.refused)} sends refused, first {ledger.refused[0]}")
@@ -286,7 +287,6 @@ class Trial:
                 self.fault(f"round {number}: {text} got the event of another send")
             ledger.settle(room, text, answer["event_id"])
         self.resent += len(ledger.unsure)
-        self.total += len(ledger.acknowledged)
         self.check_events(number, ledger)
         self.check_history(number, ledger)
         self.check_sync(number, ledger)
@@ -347,7 +347,7 @@ class Trial:
 
     def summary(self, rounds):
         return (f"crash: {rounds} rounds, seed {self.args.seed}, {self.args.senders} senders in {self.args.rooms} rooms: "
-                f"{self.total} events acknowledged, {self.resent} sends repeated, {len(self.faults)} faults; "
+                f"{self.total} events acknowledged before a kill, {self.resent} sends repeated after, {len(self.faults)} faults; "
                 f"restart {statistics.median(self.restarts):.2f} s (longest {max(self.restarts):.2f} s)")
 
 
@@ -390,6 +390,8 @@ def main():
                     break
                 trial.round(number)
                 done += 1
+            if trial.total < args.rounds:
+                trial.fault(f"only {trial.total} events were acknowledged before a kill: too few to prove anything")
         except (RuntimeError, Unavailable, OSError) as error:
             print(f"crash: could not run (round {done}): {error}", file=sys.stderr)
             sys.exit(2)
