@@ -22,11 +22,13 @@ use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
+pub mod blobs;
 pub mod db;
 pub mod directory;
 pub mod events;
 pub mod intern;
 pub mod log;
+pub mod media;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
@@ -86,6 +88,7 @@ pub(crate) struct Inner {
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
+    pub(crate) media: media::MediaCache,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -126,6 +129,7 @@ impl Store {
                     .max_capacity(settings.state_cache_entries)
                     .build(),
                 redactions: AtomicU64::new(0),
+                media: media::MediaCache::default(),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
