@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod history;
+pub mod media;
 pub mod membership;
 pub mod notifier;
 pub mod rooms;
