@@ -202,11 +202,13 @@ CREATE TABLE media (
     accessed_ms  BIGINT NOT NULL,
     quarantined_by TEXT,
     protected    BOOLEAN NOT NULL,
+    authenticated BOOLEAN NOT NULL,      -- came after unauthenticated downloads were frozen
     expires_ms   BIGINT,                 -- of an announced upload
     PRIMARY KEY (server_name, media_id)
 ) WITHOUT ROWID;
 CREATE INDEX media_user ON media (user_nid, created_ms);
 CREATE INDEX media_blob ON media (blob);
+CREATE INDEX media_announced ON media (expires_ms) WHERE blob IS NULL;
 
 CREATE TABLE thumbnails (
     server_name  TEXT NOT NULL,
@@ -220,6 +222,7 @@ CREATE TABLE thumbnails (
     size         BIGINT NOT NULL,
     PRIMARY KEY (server_name, media_id, width, height, method, animated)
 ) WITHOUT ROWID;
+CREATE INDEX thumbnails_blob ON thumbnails (blob);
 
 CREATE TABLE reports (
     id          INTEGER PRIMARY KEY,

@@ -14,6 +14,7 @@ pub mod accounts;
 pub mod events;
 pub mod history;
 pub mod login;
+pub mod media;
 pub mod membership;
 pub mod notifier;
 pub mod rooms;

@@ -23,6 +23,7 @@ use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
 pub mod accounts;
+pub mod blobs;
 pub mod db;
 pub mod devices;
 pub mod directory;
@@ -30,6 +31,7 @@ pub mod events;
 pub mod intern;
 pub mod log;
 pub mod login;
+pub mod media;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
@@ -90,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: login::Sessions,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
+    pub(crate) media: media::MediaCache,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -131,6 +134,7 @@ impl Store {
                     .build(),
                 sessions: login::Sessions::default(),
                 redactions: AtomicU64::new(0),
+                media: media::MediaCache::default(),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
