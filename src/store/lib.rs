@@ -25,11 +25,13 @@ use tokio::sync::{Notify, mpsc};
 pub mod db;
 pub mod events;
 pub mod intern;
+pub mod keys;
 pub mod log;
 pub mod membership;
 pub mod migrate;
 pub mod rooms;
 pub mod state;
+pub mod to_device;
 
 use db::{Db, Engine, Session};
 use events::StoredEvent;
@@ -82,6 +84,8 @@ pub(crate) struct Inner {
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
+    pub(crate) e2ee: keys::Memory,
+    pub(crate) inboxes: to_device::Inboxes,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -121,6 +125,8 @@ impl Store {
                     .max_capacity(settings.state_cache_entries)
                     .build(),
                 redactions: AtomicU64::new(0),
+                e2ee: keys::Memory::new(pos),
+                inboxes: to_device::Inboxes::default(),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
@@ -165,6 +171,8 @@ impl Store {
                 self.inner.events.insert(event.nid, event.clone());
             }
         }
+        self.inner.e2ee.published(&self.inner, changes);
+        self.inner.inboxes.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {
             subscriber(changes);
         }

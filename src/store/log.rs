@@ -89,8 +89,21 @@ pub struct Tx {
     pos: i64,
     changes: Vec<Logged>,
     stale: Vec<EventNid>,
+    forgets: Forgets,
     /// Revisions of rooms as this transaction has them; right as long as nobody else wrote since.
     pub(crate) revs: HashMap<RoomNid, i64>,
+}
+
+type Forget = Box<dyn FnOnce(&Store) + Send>;
+
+/// What caches have to forget once a transaction is committed.
+#[derive(Default)]
+struct Forgets(Vec<Forget>);
+
+impl std::fmt::Debug for Forgets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Forgets({})", self.0.len())
+    }
 }
 
 impl HasSession for Tx {
@@ -122,6 +135,12 @@ impl Tx {
     /// Notes that the stored form of an event changes, so that no cache keeps the old one.
     pub(crate) fn stale(&mut self, event: EventNid) {
         self.stale.push(event);
+    }
+
+    /// Has a cache forget something between the commit and the answer to whoever wrote. It may run although the
+    /// closure that asked for it was undone, never before a commit.
+    pub(crate) fn on_commit(&mut self, forget: impl FnOnce(&Store) + Send + 'static) {
+        self.forgets.0.push(Box::new(forget));
     }
 
     /// The position the next change will get.
@@ -381,8 +400,15 @@ impl Writer {
         if revs.len() > REVS {
             revs.clear();
         }
-        let mut tx =
-            Tx { session, store: self.store.clone(), pos: self.pos, changes: Vec::new(), stale: Vec::new(), revs };
+        let mut tx = Tx {
+            session,
+            store: self.store.clone(),
+            pos: self.pos,
+            changes: Vec::new(),
+            stale: Vec::new(),
+            forgets: Forgets::default(),
+            revs,
+        };
         match store_pending(&mut tx).await {
             Ok(settled) => Ok((tx, settled)),
             Err(e) => {
@@ -399,11 +425,12 @@ impl Writer {
             self.rollback(tx).await;
             return false;
         }
-        let Tx { session, pos, changes, stale, revs, .. } = tx;
+        let Tx { session, pos, changes, stale, forgets, revs, .. } = tx;
         self.session = Some(session);
         self.revs = revs;
         self.pos = pos;
         self.store.settle(settled);
+        forgets.0.into_iter().for_each(|forget| forget(&self.store));
         self.store.publish(StreamPos(pos), &changes, &stale);
         true
     }
