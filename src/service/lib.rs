@@ -1,1 +1,4 @@
-//! placeholder
+//! What the server does: one service a capability, made once, in order, each holding only earlier ones.
+
+pub mod keys;
+pub mod to_device;
