@@ -24,6 +24,7 @@ use crate::{
     events::{Append, Appended, StoredEvent},
     insert_rows,
     intern::{Settled, store_pending},
+    rooms::Room,
 };
 
 /// Jobs in one transaction at most.
@@ -90,6 +91,8 @@ pub struct Tx {
     changes: Vec<Logged>,
     stale: Vec<EventNid>,
     forgets: Forgets,
+    /// Rooms as they are after this transaction.
+    pub(crate) rooms: Vec<Room>,
     /// Revisions of rooms as this transaction has them; right as long as nobody else wrote since.
     pub(crate) revs: HashMap<RoomNid, i64>,
 }
@@ -347,7 +350,7 @@ impl Writer {
                 ran.push(closure);
                 continue;
             }
-            let (pos, noted) = (tx.pos, tx.changes.len());
+            let (pos, noted, rooms, stale) = (tx.pos, tx.changes.len(), tx.rooms.len(), tx.stale.len());
             let mut ok = alone || tx.session.batch("SAVEPOINT job".to_owned()).await.is_ok();
             ok = ok && closure.run(&mut tx).await;
             if ok {
@@ -355,6 +358,8 @@ impl Writer {
             } else {
                 tx.pos = pos;
                 tx.changes.truncate(noted);
+                tx.rooms.truncate(rooms);
+                tx.stale.truncate(stale);
                 tx.revs.clear();
                 broken = alone
                     || tx.session.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job".to_owned()).await.is_err();
@@ -407,6 +412,7 @@ impl Writer {
             changes: Vec::new(),
             stale: Vec::new(),
             forgets: Forgets::default(),
+            rooms: Vec::new(),
             revs,
         };
         match store_pending(&mut tx).await {
@@ -425,13 +431,13 @@ impl Writer {
             self.rollback(tx).await;
             return false;
         }
-        let Tx { session, pos, changes, stale, forgets, revs, .. } = tx;
+        let Tx { session, pos, changes, stale, forgets, rooms, revs, .. } = tx;
         self.session = Some(session);
         self.revs = revs;
         self.pos = pos;
         self.store.settle(settled);
         forgets.0.into_iter().for_each(|forget| forget(&self.store));
-        self.store.publish(StreamPos(pos), &changes, &stale);
+        self.store.publish(StreamPos(pos), &changes, &stale, rooms);
         true
     }
 
