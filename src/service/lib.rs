@@ -15,6 +15,7 @@ pub mod events;
 pub mod history;
 pub mod login;
 pub mod media;
+pub mod keys;
 pub mod membership;
 pub mod notifier;
 pub mod rooms;
@@ -150,3 +151,4 @@ impl Services {
         }))
     }
 }
+pub mod to_device;

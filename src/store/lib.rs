@@ -29,6 +29,7 @@ pub mod devices;
 pub mod directory;
 pub mod events;
 pub mod intern;
+pub mod keys;
 pub mod log;
 pub mod login;
 pub mod media;
@@ -37,6 +38,7 @@ pub mod migrate;
 pub mod profile;
 pub mod rooms;
 pub mod state;
+pub mod to_device;
 
 use db::{Db, Engine, Session};
 use events::StoredEvent;
@@ -93,6 +95,8 @@ pub(crate) struct Inner {
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
+    pub(crate) e2ee: keys::Memory,
+    pub(crate) inboxes: to_device::Inboxes,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -135,6 +139,8 @@ impl Store {
                 sessions: login::Sessions::default(),
                 redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
+                e2ee: keys::Memory::new(pos),
+                inboxes: to_device::Inboxes::default(),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
@@ -182,6 +188,8 @@ impl Store {
                 self.inner.events.insert(event.nid, event.clone());
             }
         }
+        self.inner.e2ee.published(&self.inner, changes);
+        self.inner.inboxes.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {
             subscriber(changes);
         }
