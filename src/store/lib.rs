@@ -22,12 +22,14 @@ use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
+pub mod account_data;
 pub mod db;
 pub mod events;
 pub mod intern;
 pub mod log;
 pub mod membership;
 pub mod migrate;
+pub mod push;
 pub mod rooms;
 pub mod state;
 
@@ -80,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) room_nids: Cache<String, RoomNid>,
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
+    pub(crate) account_data: account_data::Memory,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     head: AtomicI64,
@@ -120,6 +123,7 @@ impl Store {
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)
                     .build(),
+                account_data: account_data::Memory::default(),
                 redactions: AtomicU64::new(0),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
@@ -165,6 +169,7 @@ impl Store {
                 self.inner.events.insert(event.nid, event.clone());
             }
         }
+        self.inner.account_data.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {
             subscriber(changes);
         }
