@@ -1,1 +1,5 @@
-//! placeholder
+//! What the server does: one service a capability, made once, in order, each holding only earlier ones.
+
+pub mod events;
+pub mod notifier;
+pub mod state;

@@ -24,6 +24,7 @@ use crate::{
     events::{Append, Appended, StoredEvent},
     insert_rows,
     intern::{Settled, store_pending},
+    rooms::Room,
 };
 
 /// Jobs in one transaction at most.
@@ -89,6 +90,8 @@ pub struct Tx {
     pos: i64,
     changes: Vec<Logged>,
     stale: Vec<EventNid>,
+    /// Rooms as they are after this transaction.
+    pub(crate) rooms: Vec<Room>,
     /// Revisions of rooms as this transaction has them; right as long as nobody else wrote since.
     pub(crate) revs: HashMap<RoomNid, i64>,
 }
@@ -328,7 +331,7 @@ impl Writer {
                 ran.push(closure);
                 continue;
             }
-            let (pos, noted) = (tx.pos, tx.changes.len());
+            let (pos, noted, rooms, stale) = (tx.pos, tx.changes.len(), tx.rooms.len(), tx.stale.len());
             let mut ok = alone || tx.session.batch("SAVEPOINT job".to_owned()).await.is_ok();
             ok = ok && closure.run(&mut tx).await;
             if ok {
@@ -336,6 +339,8 @@ impl Writer {
             } else {
                 tx.pos = pos;
                 tx.changes.truncate(noted);
+                tx.rooms.truncate(rooms);
+                tx.stale.truncate(stale);
                 tx.revs.clear();
                 broken = alone
                     || tx.session.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job".to_owned()).await.is_err();
@@ -381,8 +386,15 @@ impl Writer {
         if revs.len() > REVS {
             revs.clear();
         }
-        let mut tx =
-            Tx { session, store: self.store.clone(), pos: self.pos, changes: Vec::new(), stale: Vec::new(), revs };
+        let mut tx = Tx {
+            session,
+            store: self.store.clone(),
+            pos: self.pos,
+            changes: Vec::new(),
+            stale: Vec::new(),
+            rooms: Vec::new(),
+            revs,
+        };
         match store_pending(&mut tx).await {
             Ok(settled) => Ok((tx, settled)),
             Err(e) => {
@@ -399,12 +411,12 @@ impl Writer {
             self.rollback(tx).await;
             return false;
         }
-        let Tx { session, pos, changes, stale, revs, .. } = tx;
+        let Tx { session, pos, changes, stale, rooms, revs, .. } = tx;
         self.session = Some(session);
         self.revs = revs;
         self.pos = pos;
         self.store.settle(settled);
-        self.store.publish(StreamPos(pos), &changes, &stale);
+        self.store.publish(StreamPos(pos), &changes, &stale, rooms);
         true
     }
 
