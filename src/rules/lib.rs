@@ -7,6 +7,8 @@
 pub mod auth;
 pub mod client_format;
 pub mod event;
+mod property_path;
+pub mod push;
 pub mod resolve;
 pub mod versions;
 pub mod visibility;

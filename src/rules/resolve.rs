@@ -1,9 +1,9 @@
-//! One state from many (rooms/vN, "State resolution"): ruma's algorithm for version 2 and 2.1, and in [`v1`] our own for
-//! room version 1, which ruma lacks.
+//! One state from many (rooms/vN, "State resolution"): ruma's algorithm for version 2 and 2.1, and in [`v1`] our own
+//! for room version 1, which ruma lacks.
 //!
-//! Pure and synchronous, and for a torn room slow: call it on a blocking thread. Every event it may need must be at hand
-//! by `fetch`: the events of the states, their auth chains down to where the states agree, and the chain of power levels
-//! events below that. An event that `fetch` does not know is passed over, and servers then disagree.
+//! Pure and synchronous, and for a torn room slow: call it on a blocking thread. Every event it may need must be at
+//! hand by `fetch`: the events of the states, their auth chains down to where the states agree, and the chain of power
+//! levels events below that. An event that `fetch` does not know is passed over, and servers then disagree.
 //!
 //! Whole states need not be given: see [`needed_keys`].
 
@@ -25,8 +25,8 @@ pub type StateMap = ruma::state_res::StateMap<OwnedEventId>;
 pub type EventSet = EventIdSet<OwnedEventId>;
 
 /// Resolves the states of a room. `auth_chains` holds, for each of `states`, the union of the auth chains of its events
-/// (without those events themselves, unless one is in another's chain); events that all have in common may be left out of
-/// all of them. The outcome does not depend on the order of the states.
+/// (without those events themselves, unless one is in another's chain); events that all have in common may be left out
+/// of all of them. The outcome does not depend on the order of the states.
 pub fn resolve(
     version: &RoomVersion,
     states: &[StateMap],

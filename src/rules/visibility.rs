@@ -1,7 +1,7 @@
 //! Who may see an event at its point of history (client-server API, "Room History Visibility").
 //!
-//! A pure, total function of a handful of facts; finding the facts (the state at the event, whether the user joined later)
-//! is the caller's.
+//! A pure, total function of a handful of facts; finding the facts (the state at the event, whether the user joined
+//! later) is the caller's.
 
 use ruma::events::room::{history_visibility::HistoryVisibility as Setting, member::MembershipState};
 

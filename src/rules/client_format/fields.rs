@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{Unsigned, write_client_event};
-use crate::event::Pdu;
+use crate::{event::Pdu, property_path};
 
 /// How deep a path may reach; deeper ones keep the whole property at that depth.
 const MAX_DEPTH: usize = 16;
@@ -25,8 +25,8 @@ impl EventFields {
         let mut fields = Self::default();
         for path in paths {
             let mut at = &mut fields;
-            for name in split_path(path).into_iter().take(MAX_DEPTH) {
-                at = at.tree.entry(name).or_default();
+            for name in property_path::names(path).take(MAX_DEPTH) {
+                at = at.tree.entry(name.into_owned()).or_default();
             }
             at.all = true;
         }
@@ -59,23 +59,4 @@ pub fn write_fields(out: &mut String, pdu: &Pdu, with_room_id: bool, unsigned: &
         Ok(event) => out.push_str(&Value::Object(fields.keep(event)).to_string()),
         Err(_) => out.push_str(&whole),
     }
-}
-
-/// Splits at dots; a backslash makes a dot or backslash part of the name, and stands for itself before anything else.
-fn split_path(path: &str) -> Vec<String> {
-    let mut names = vec![];
-    let mut name = String::new();
-    let mut chars = path.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '.' => names.push(std::mem::take(&mut name)),
-            '\\' => match chars.next_if(|next| matches!(next, '.' | '\\')) {
-                Some(escaped) => name.push(escaped),
-                None => name.push('\\'),
-            },
-            _ => name.push(c),
-        }
-    }
-    names.push(name);
-    names
 }

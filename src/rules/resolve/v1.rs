@@ -58,8 +58,8 @@ pub fn resolve(version: &RoomVersion, states: &[StateMap], fetch: impl Fn(&Event
     resolved
 }
 
-/// The entries on which the states do not differ, and the candidates for the others. An entry that only some of the states
-/// have is no conflict.
+/// The entries on which the states do not differ, and the candidates for the others. An entry that only some of the
+/// states have is no conflict.
 fn split(states: &[StateMap], fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>) -> (StateMap, Vec<(Key, Candidates)>) {
     let mut agreed = StateMap::new();
     let mut conflicts: HashMap<Key, Vec<&EventId>> = HashMap::new();
