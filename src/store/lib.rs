@@ -30,6 +30,7 @@ pub mod log;
 pub mod membership;
 pub mod migrate;
 pub mod push;
+pub mod receipts;
 pub mod rooms;
 pub mod state;
 
@@ -85,6 +86,7 @@ pub(crate) struct Inner {
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) account_data: account_data::Memory,
+    pub(crate) receipts: receipts::Memory,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     head: AtomicI64,
@@ -127,6 +129,7 @@ impl Store {
                     .max_capacity(settings.state_cache_entries)
                     .build(),
                 account_data: account_data::Memory::default(),
+                receipts: receipts::Memory::default(),
                 redactions: AtomicU64::new(0),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
@@ -176,6 +179,7 @@ impl Store {
             }
         }
         self.inner.account_data.published(changes);
+        self.inner.receipts.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {
             subscriber(changes);
         }
