@@ -11,6 +11,7 @@ use hearth_store::Store;
 use ruma::OwnedServerName;
 
 pub mod accounts;
+pub mod account_data;
 pub mod events;
 pub mod history;
 pub mod login;
@@ -19,6 +20,7 @@ pub mod keys;
 pub mod membership;
 pub mod notifier;
 pub mod rooms;
+pub mod push;
 pub mod state;
 pub mod sync;
 

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc};
 
 pub mod accounts;
 pub mod blobs;
+pub mod account_data;
 pub mod db;
 pub mod devices;
 pub mod directory;
@@ -36,6 +37,8 @@ pub mod media;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
+pub mod push;
+pub mod receipts;
 pub mod rooms;
 pub mod state;
 pub mod to_device;
@@ -92,6 +95,8 @@ pub(crate) struct Inner {
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
+    pub(crate) account_data: account_data::Memory,
+    pub(crate) receipts: receipts::Memory,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
@@ -137,6 +142,8 @@ impl Store {
                     .max_capacity(settings.state_cache_entries)
                     .build(),
                 sessions: login::Sessions::default(),
+                account_data: account_data::Memory::default(),
+                receipts: receipts::Memory::default(),
                 redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
@@ -190,6 +197,8 @@ impl Store {
         }
         self.inner.e2ee.published(&self.inner, changes);
         self.inner.inboxes.published(changes);
+        self.inner.account_data.published(changes);
+        self.inner.receipts.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {
             subscriber(changes);
         }
