@@ -10,29 +10,33 @@ use hearth_rules::event::Signer;
 use hearth_store::Store;
 use ruma::OwnedServerName;
 
-pub mod accounts;
 pub mod account_data;
+pub mod accounts;
 pub mod events;
 pub mod history;
+pub mod keys;
 pub mod login;
 pub mod media;
-pub mod keys;
 pub mod membership;
 pub mod notifier;
-pub mod rooms;
 pub mod push;
+pub mod rooms;
 pub mod state;
 pub mod sync;
 
+use account_data::AccountData;
 use accounts::Accounts;
 use events::Events;
 use history::History;
+use keys::Keys;
 use login::Login;
 use membership::Membership;
 use notifier::Notifier;
+use push::Push;
 use rooms::Rooms;
 use state::State;
 use sync::Sync;
+use to_device::ToDevice;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -47,6 +51,14 @@ pub struct Settings {
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// Keys.
+    pub keys: keys::Settings,
+    /// Messages from device to device.
+    pub to_device: to_device::Settings,
+    /// Account data and filters.
+    pub account_data: account_data::Settings,
+    /// Push rules and unread counts.
+    pub push: push::Settings,
     /// Membership of rooms.
     pub membership: membership::Settings,
     /// New rooms.
@@ -65,6 +77,10 @@ impl Settings {
             signer: None,
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            keys: keys::Settings::default(),
+            to_device: to_device::Settings::default(),
+            account_data: account_data::Settings::default(),
+            push: push::Settings::default(),
             membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
             sync: sync::Settings::default(),
@@ -88,6 +104,14 @@ pub struct Services {
     pub login: Arc<Login>,
     /// Who waits for what.
     pub notifier: Arc<Notifier>,
+    /// Keys of devices and users, backups.
+    pub keys: Arc<Keys>,
+    /// Messages from device to device.
+    pub to_device: Arc<ToDevice>,
+    /// What users keep with us.
+    pub account_data: Arc<AccountData>,
+    /// Push rules and unread counts.
+    pub push: Arc<Push>,
     /// What a room is like.
     pub state: Arc<State>,
     /// Sending and redacting.
@@ -113,28 +137,38 @@ impl Services {
             Some(signer) => signer.clone(),
             None => Arc::new(Signer::new(name.clone(), &rand::random(), "auto")?),
         };
-        let notifier = Notifier::new(store.clone(), name.clone(), supervisor.clone());
-        let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), store.clone(), clock.clone()));
-        let login = Arc::new(Login::new(name, settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
-        let state = Arc::new(State::new(store.clone()));
-        let events = Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
-        let membership = Arc::new(Membership::new(
-            store.clone(),
-            state.clone(),
-            events.clone(),
-            clock.clone(),
-            settings.membership.clone(),
-        ));
-        let rooms = Arc::new(Rooms::new(
-            store.clone(),
-            events.clone(),
-            membership.clone(),
-            clock.clone(),
-            settings.rooms.clone(),
-        ));
-        let history = Arc::new(History::new(store.clone(), state.clone(), clock.clone()));
-        let sync =
-            Arc::new(Sync::new(store.clone(), state.clone(), history.clone(), notifier.clone(), settings.sync.clone()));
+        let disk = || store.clone();
+        let time = || clock.clone();
+        let notifier = Notifier::new(disk(), name.clone(), supervisor.clone());
+        let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), disk(), time()));
+        let login = Login::new(name.clone(), settings.login.clone(), disk(), time(), accounts.clone());
+        let login = Arc::new(login);
+        let keys = Keys::new(disk(), name.clone(), settings.keys.clone(), time(), supervisor.clone());
+        let keys = Arc::new(keys);
+        let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
+        let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
+        let state = Arc::new(State::new(disk()));
+        let push = Arc::new(Push::new(disk(), name, time(), settings.push.clone()));
+        let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
+        let events = Arc::new(events);
+        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Arc::new(membership);
+        let rooms = Rooms::new(disk(), events.clone(), membership.clone(), time(), settings.rooms.clone());
+        let rooms = Arc::new(rooms);
+        let history = Arc::new(History::new(disk(), state.clone(), time()));
+        let sync = Arc::new(Sync {
+            store: disk(),
+            state: state.clone(),
+            history: history.clone(),
+            notifier: notifier.clone(),
+            account_data: account_data.clone(),
+            push: push.clone(),
+            keys: keys.clone(),
+            to_device: to_device.clone(),
+            settings: settings.sync.clone(),
+        });
+        let counting = push.clone();
+        notifier.listen(vec![Box::new(move |logged| counting.on_change(logged))]);
         login.start(&supervisor);
         Ok(Arc::new(Self {
             settings,
@@ -144,6 +178,10 @@ impl Services {
             accounts,
             login,
             notifier,
+            keys,
+            to_device,
+            account_data,
+            push,
             state,
             events,
             membership,
