@@ -12,3 +12,4 @@ pub mod stream;
 pub mod tasks;
 
 pub use error::{Doing, Error, OrNotFound, Result};
+pub use requester::Requester;

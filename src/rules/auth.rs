@@ -2,8 +2,8 @@
 //! API, "Checks performed on receipt of a PDU"), an adapter over ruma's.
 //!
 //! Three calls make the checks of a received event: [`check_auth_events`] (with the events it names; reject),
-//! [`check_against`] the state before it (reject) and again the current state (soft-fail). An event of our own is checked by
-//! [`check`], since its auth events are chosen from the current state. Who holds what power is [`levels`]'.
+//! [`check_against`] the state before it (reject) and again the current state (soft-fail). An event of our own is
+//! checked by [`check`], since its auth events are chosen from the current state. Who holds what power is [`levels`]'.
 
 use std::sync::Arc;
 
@@ -37,7 +37,8 @@ impl From<NotAllowed> for Error {
 }
 
 /// Which state entries authorise such an event, and thus which current state events it names as its auth events
-/// (server-server API, "Auth events selection"). Empty for a create event. Never names the create event since version 12.
+/// (server-server API, "Auth events selection"). Empty for a create event. Never names the create event since version
+/// 12.
 pub fn auth_keys(
     version: &RoomVersion,
     event_type: &TimelineEventType,

@@ -5,8 +5,13 @@
 //! modules adapt it to our types; what ruma lacks is written here and tested against the specification.
 
 pub mod auth;
+pub mod client_format;
 pub mod event;
+mod property_path;
+pub mod push;
+pub mod resolve;
 pub mod versions;
+pub mod visibility;
 
 pub use event::{Draft, Pdu, Signer};
 pub use versions::RoomVersion;

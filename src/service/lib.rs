@@ -10,7 +10,14 @@ use hearth_store::Store;
 use ruma::OwnedServerName;
 
 pub mod accounts;
+pub mod events;
+pub mod history;
 pub mod login;
+pub mod membership;
+pub mod notifier;
+pub mod rooms;
+pub mod state;
+pub mod sync;
 
 use accounts::Accounts;
 use login::Login;

@@ -8,13 +8,13 @@ use hearth_base::{
     stream::HistoryToken,
 };
 use hearth_rules::{event::Pdu, versions::RoomVersion};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
+use ruma::{EventId, OwnedEventId, events::room::member::MembershipState};
 
 use crate::{
     Store,
     db::{Ints, Texts},
     fetch_all, fetch_optional,
-    rooms::RoomHead,
+    rooms::Room,
     sql,
     state::SnapRow,
 };
@@ -92,7 +92,7 @@ pub struct StoredEvent {
     /// That transaction id.
     pub txn_id: Option<Box<str>>,
     /// The event as it is to be shown: redacted, if it was.
-    pub pdu: Pdu,
+    pub pdu: Arc<Pdu>,
 }
 
 impl StoredEvent {
@@ -161,7 +161,7 @@ pub struct NewEvent {
     /// Its number, from [`Store::new_event_nid`].
     pub nid: EventNid,
     /// The event.
-    pub pdu: Pdu,
+    pub pdu: Arc<Pdu>,
     /// How it stands.
     pub standing: Standing,
     /// Who sent it.
@@ -194,32 +194,13 @@ pub struct NewEvent {
     pub redaction: Option<NewRedaction>,
 }
 
-/// A room that comes into being with an [`Append`].
-#[derive(Clone, Debug)]
-pub struct NewRoom {
-    /// Its id.
-    pub room_id: OwnedRoomId,
-    /// Its version.
-    pub version: RoomVersionId,
-    /// Who made it.
-    pub creator: UserNid,
-    /// Now, ms.
-    pub created_ms: i64,
-}
-
 /// Events of one room, all or none, on top of a known head.
 #[derive(Clone, Debug)]
 pub struct Append {
-    /// The room.
-    pub room: RoomNid,
-    /// Its version.
-    pub version: &'static RoomVersion,
-    /// Set if the room does not exist yet.
-    pub new_room: Option<NewRoom>,
-    /// Revision this was built on; ignored for new rooms.
-    pub on_rev: i64,
-    /// The head afterwards; its `rev` must be greater than `on_rev`.
-    pub head: RoomHead,
+    /// The room as it is afterwards; its revision is greater than `on_rev`, its position is set by the writer.
+    pub room: Room,
+    /// Revision this was built on; `None` if the room does not exist yet.
+    pub on_rev: Option<i64>,
     /// Snapshots that the events and the head refer to.
     pub snaps: Vec<SnapRow>,
     /// The events, oldest first.
@@ -276,7 +257,7 @@ impl Row {
             redacted_by: self.redacted_by.map(EventNid),
             device: self.device_id.map(Into::into),
             txn_id: self.txn_id.map(Into::into),
-            pdu: Pdu::parse_stored(event_id, json, version)?.with_rejected(standing == Standing::Rejected),
+            pdu: Arc::new(Pdu::parse_stored(event_id, json, version)?.with_rejected(standing == Standing::Rejected)),
         })
     }
 }

@@ -192,6 +192,12 @@ impl Store {
         }))
     }
 
+    /// The number of a user, if memory has it; always so for one whose event was just committed.
+    #[must_use]
+    pub fn known_user(&self, user: &UserId) -> Option<UserNid> {
+        self.inner.users.known(&user.to_owned()).map(UserNid)
+    }
+
     /// The number of a user, given now if there is none.
     ///
     /// # Errors

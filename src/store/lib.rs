@@ -25,12 +25,14 @@ use tokio::sync::{Notify, mpsc};
 pub mod accounts;
 pub mod db;
 pub mod devices;
+pub mod directory;
 pub mod events;
 pub mod intern;
 pub mod log;
 pub mod login;
 pub mod membership;
 pub mod migrate;
+pub mod profile;
 pub mod rooms;
 pub mod state;
 
@@ -38,6 +40,7 @@ use db::{Db, Engine, Session};
 use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
 use log::{Logged, Writer};
+use rooms::Room;
 use state::StateMap;
 
 /// How the store is to be opened.
@@ -81,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) users: Interner<OwnedUserId>,
     pub(crate) keys: Interner<StateKey>,
     pub(crate) room_nids: Cache<String, RoomNid>,
+    pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
@@ -119,6 +123,7 @@ impl Store {
                 users: Interner::default(),
                 keys: Interner::default(),
                 room_nids: Cache::new(50_000),
+                rooms: Cache::new(20_000),
                 events: Cache::builder().weigher(weigh).max_capacity(settings.event_cache_bytes).build(),
                 snaps: Cache::builder()
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
@@ -158,12 +163,15 @@ impl Store {
     }
 
     /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it.
-    pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid]) {
+    pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid], rooms: Vec<Room>) {
         if !stale.is_empty() {
             self.inner.redactions.fetch_add(1, Ordering::AcqRel);
             for nid in stale {
                 self.inner.events.invalidate(nid);
             }
+        }
+        for room in rooms {
+            self.remember_room(room);
         }
         for logged in changes {
             if let log::Change::Event(event) = &logged.change {

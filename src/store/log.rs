@@ -24,6 +24,7 @@ use crate::{
     events::{Append, Appended, StoredEvent},
     insert_rows,
     intern::{Settled, store_pending},
+    rooms::Room,
 };
 
 /// Jobs in one transaction at most.
@@ -99,6 +100,8 @@ pub struct Tx {
     changes: Vec<Logged>,
     stale: Vec<EventNid>,
     after: Vec<After>,
+    /// Rooms as they are after this transaction.
+    pub(crate) rooms: Vec<Room>,
     /// Revisions of rooms as this transaction has them; right as long as nobody else wrote since.
     pub(crate) revs: HashMap<RoomNid, i64>,
 }
@@ -344,7 +347,8 @@ impl Writer {
                 ran.push(closure);
                 continue;
             }
-            let (pos, noted, after) = (tx.pos, tx.changes.len(), tx.after.len());
+            let (pos, noted, rooms, stale) = (tx.pos, tx.changes.len(), tx.rooms.len(), tx.stale.len());
+            let after = tx.after.len();
             let mut ok = alone || tx.session.batch("SAVEPOINT job".to_owned()).await.is_ok();
             ok = ok && closure.run(&mut tx).await;
             if ok {
@@ -353,6 +357,8 @@ impl Writer {
                 tx.pos = pos;
                 tx.changes.truncate(noted);
                 tx.after.truncate(after);
+                tx.rooms.truncate(rooms);
+                tx.stale.truncate(stale);
                 tx.revs.clear();
                 broken = alone
                     || tx.session.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job".to_owned()).await.is_err();
@@ -405,6 +411,7 @@ impl Writer {
             changes: Vec::new(),
             stale: Vec::new(),
             after: Vec::new(),
+            rooms: Vec::new(),
             revs,
         };
         match store_pending(&mut tx).await {
@@ -423,7 +430,7 @@ impl Writer {
             self.rollback(tx).await;
             return false;
         }
-        let Tx { session, pos, changes, stale, after, revs, .. } = tx;
+        let Tx { session, pos, changes, stale, after, rooms, revs, .. } = tx;
         self.session = Some(session);
         self.revs = revs;
         self.pos = pos;
@@ -431,7 +438,7 @@ impl Writer {
         for work in after {
             (work.0)(&self.store);
         }
-        self.store.publish(StreamPos(pos), &changes, &stale);
+        self.store.publish(StreamPos(pos), &changes, &stale, rooms);
         true
     }
 

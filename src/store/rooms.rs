@@ -1,5 +1,7 @@
 //! Rooms: one row each, with all that the next event is built on.
 
+use std::sync::Arc;
+
 use hearth_base::{
     Error, Result,
     ids::{EventNid, RoomNid, SnapNid, StreamPos, UserNid},
@@ -123,13 +125,29 @@ const ROOM_PUBLISH: &str = "UPDATE rooms SET published = $2 WHERE room_nid = $1"
 const ROOMS_PUBLISHED: &str = "SELECT room_nid FROM rooms WHERE published ORDER BY room_nid";
 
 impl Store {
-    /// A room as committed.
+    /// A room as committed. `published` may be behind; everything else is not.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn room(&self, nid: RoomNid) -> Result<Option<Room>> {
+    pub async fn room(&self, nid: RoomNid) -> Result<Option<Arc<Room>>> {
+        if let Some(room) = self.inner.rooms.get(&nid) {
+            return Ok(Some(room));
+        }
         let row: Option<Row> = fetch_optional!(&mut self.read().await?, Row, ROOM_BY_NID, nid.0)?;
-        row.map(Room::try_from).transpose()
+        row.map(|row| Ok(self.remember_room(Room::try_from(row)?))).transpose()
+    }
+
+    /// Keeps a room in memory, unless a newer revision is there; gives the one kept.
+    pub(crate) fn remember_room(&self, room: Room) -> Arc<Room> {
+        let room = Arc::new(room);
+        self.inner
+            .rooms
+            .entry(room.nid)
+            .and_upsert_with(|old| match old {
+                Some(old) if old.value().head.rev > room.head.rev => old.into_value(),
+                _ => room,
+            })
+            .into_value()
     }
 
     /// The number of a room we know of.

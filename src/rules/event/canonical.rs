@@ -8,7 +8,7 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, canonical_json::RedactingSerializer,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, canonical_json::RedactingSerializer,
     room_version_rules::EventIdFormatVersion,
 };
 use sha2::{Digest, Sha256};
@@ -25,6 +25,22 @@ pub(crate) const MAX_PREV: usize = 20;
 pub(crate) const MAX_AUTH: usize = 10;
 /// The largest integer of canonical JSON.
 pub(crate) const MAX_INT: u64 = (1 << 53) - 1;
+
+/// How deep the content of our own events may nest. Well below the 127 levels at which JSON readers give up, so that an
+/// event can still be read inside the event, transaction or answer that carries it.
+pub(crate) const MAX_DEPTH: usize = 100;
+
+/// Whether a value nests no deeper than that many levels.
+pub(crate) fn is_shallow(object: &CanonicalJsonObject, levels: usize) -> bool {
+    fn value_is(value: &CanonicalJsonValue, levels: usize) -> bool {
+        match value {
+            CanonicalJsonValue::Object(inner) => is_shallow(inner, levels),
+            CanonicalJsonValue::Array(inner) => levels > 0 && inner.iter().all(|value| value_is(value, levels - 1)),
+            _ => true,
+        }
+    }
+    levels > 0 && object.values().all(|value| value_is(value, levels - 1))
+}
 
 /// Appends a JSON string with its quotes.
 pub(crate) fn push_str(out: &mut String, s: &str) {

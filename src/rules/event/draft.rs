@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Pdu, Signer,
-    canonical::{self, MAX_AUTH, MAX_EVENT, MAX_FIELD, MAX_INT, MAX_PREV, push_int, push_str},
+    canonical::{self, MAX_AUTH, MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_INT, MAX_PREV, push_int, push_str},
     room_id_of_create,
 };
 use crate::versions::RoomVersion;
@@ -87,6 +87,9 @@ impl Draft {
         content: CanonicalJsonObject,
         origin_server_ts: u64,
     ) -> Result<Self> {
+        if !canonical::is_shallow(&content, MAX_DEPTH) {
+            return Err(Error::bad_json("The content nests too deeply"));
+        }
         let content_json = canonical::to_text(&content).doing("writing content")?;
         Ok(Self {
             room_id,

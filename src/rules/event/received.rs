@@ -95,8 +95,8 @@ impl Unverified {
         &self.pdu
     }
 
-    /// Which servers must have signed it (server-server API, "Validating hashes and signatures on received events"; rooms/v8
-    /// for restricted joins), with the key ids each of them used, in ascending order.
+    /// Which servers must have signed it (server-server API, "Validating hashes and signatures on received events";
+    /// rooms/v8 for restricted joins), with the key ids each of them used, in ascending order.
     pub fn signers(&self) -> Result<Vec<(OwnedServerName, Vec<String>)>, Malformed> {
         let signatures = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
         let keys_of = |server: &ServerName| {
@@ -149,7 +149,7 @@ fn required_servers(pdu: &Pdu, version: &RoomVersion) -> Result<BTreeSet<OwnedSe
         #[serde(default)]
         third_party_invite: Option<serde::de::IgnoredAny>,
         #[serde(default)]
-        join_authorised_via_users_server: Option<String>,
+        join_authorised_via_users_server: Option<serde_json::Value>,
     }
     let mut servers = BTreeSet::new();
     let member = (pdu.event_type == TimelineEventType::RoomMember).then(|| pdu.content_as::<Member>()).flatten();
@@ -167,7 +167,7 @@ fn required_servers(pdu: &Pdu, version: &RoomVersion) -> Result<BTreeSet<OwnedSe
         && membership == "join"
         && let Some(authoriser) = member.and_then(|m| m.join_authorised_via_users_server)
     {
-        let user = UserId::parse(&authoriser)
+        let user = UserId::parse(authoriser.as_str().unwrap_or_default())
             .map_err(|_| Malformed::new("join_authorised_via_users_server is not a user id"))?;
         servers.insert(user.server_name().to_owned());
     }

@@ -1,5 +1,5 @@
-//! Events against the specification's vectors, against vectors computed apart from this code, against ruma's own signing,
-//! and against rubbish.
+//! Events against the specification's vectors, against vectors computed apart from this code, against ruma's own
+//! signing, and against rubbish.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -16,7 +16,11 @@ use ruma::{
 };
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{canonical::MAX_EVENT, redaction::redact, *};
+use super::{
+    canonical::{MAX_DEPTH, MAX_EVENT},
+    redaction::redact,
+    *,
+};
 use crate::versions::{DEFAULT, RoomVersion};
 
 /// The seed, server name and key version of the specification's vectors.
@@ -321,8 +325,15 @@ fn drafts_refuse_what_cannot_be_canonical() {
         let error = new(content).unwrap_err();
         assert_eq!((error.status().as_u16(), error.errcode()), (400, "M_BAD_JSON"), "{content}");
     }
-    let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
-    assert_eq!(new(&deep).unwrap_err().errcode(), "M_BAD_JSON");
+    let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+    for levels in [MAX_DEPTH + 1, 126, 127, 128, 500, 20_000] {
+        assert_eq!(new(&nested(levels)).unwrap_err().errcode(), "M_BAD_JSON", "{levels}");
+    }
+    let deepest = new(&nested(MAX_DEPTH)).unwrap().build(DEFAULT, &[], 1, &[], &signer()).unwrap();
+    Pdu::parse_remote(deepest.json(), DEFAULT).unwrap().verify(&keys()).unwrap();
+    let inside_out =
+        format!("{{\"a\":[{}{}]}}", "{\"a\":".repeat(MAX_DEPTH), "}".repeat(MAX_DEPTH)).replace(":}", ":1}");
+    assert_eq!(new(&inside_out).unwrap_err().errcode(), "M_BAD_JSON");
     new(r#"{"a":9007199254740991,"b":-9007199254740991}"#).unwrap();
 }
 

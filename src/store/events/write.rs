@@ -12,7 +12,7 @@ use crate::{
     db::Ints,
     execute, fetch_all, insert_rows,
     log::{Change, Tx},
-    rooms::{RoomHead, extremities_json},
+    rooms::{Room, extremities_json},
     sql,
     state::SnapRow,
 };
@@ -23,13 +23,9 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     let mut done: Vec<&Append> = Vec::with_capacity(appends.len());
     let mut fits = Vec::with_capacity(appends.len());
     for append in appends {
-        let fit = match (&append.new_room, tx.revs.get(&append.room)) {
-            (Some(_), None) => true,
-            (None, Some(rev)) => *rev == append.on_rev,
-            _ => false,
-        };
+        let fit = tx.revs.get(&append.room.nid).copied() == append.on_rev;
         if fit {
-            tx.revs.insert(append.room, append.head.rev);
+            tx.revs.insert(append.room.nid, append.room.head.rev);
             done.push(append);
         }
         fits.push(fit);
@@ -62,8 +58,11 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
 
 /// Makes sure that `tx.revs` knows every room appended to that exists.
 async fn load_revs(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    let mut unknown: Vec<i64> =
-        appends.iter().filter(|a| a.new_room.is_none() && !tx.revs.contains_key(&a.room)).map(|a| a.room.0).collect();
+    let mut unknown: Vec<i64> = appends
+        .iter()
+        .filter(|a| a.on_rev.is_some() && !tx.revs.contains_key(&a.room.nid))
+        .map(|a| a.room.nid.0)
+        .collect();
     if unknown.is_empty() {
         return Ok(());
     }
@@ -118,7 +117,7 @@ fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Vec<Placed<'a>> {
     for append in appends {
         for event in &append.events {
             let pos = if event.standing == Standing::Live { tx.draw() } else { StreamPos::ZERO };
-            placed.push(Placed { room: append.room, event, pos });
+            placed.push(Placed { room: append.room.nid, event, pos });
         }
     }
     placed
@@ -126,26 +125,25 @@ fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Vec<Placed<'a>> {
 
 async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE)";
-    for append in appends {
-        if let Some(room) = &append.new_room {
-            execute!(
-                tx,
-                ROOM_INSERT,
-                append.room.0,
-                room.room_id.as_str(),
-                room.version.as_str(),
-                append.on_rev,
-                append.head.snap.0,
-                room.creator.0,
-                room.created_ms
-            )?;
-        }
+    for append in appends.iter().filter(|a| a.on_rev.is_none()) {
+        let room = &append.room;
+        execute!(
+            tx,
+            ROOM_INSERT,
+            room.nid.0,
+            room.room_id.as_str(),
+            room.version.as_str(),
+            room.head.rev,
+            room.head.snap.0,
+            room.creator.0,
+            room.created_ms
+        )?;
     }
     Ok(())
 }
 
 async fn insert_snaps(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    let rows: Vec<(RoomNid, &SnapRow)> = appends.iter().flat_map(|a| a.snaps.iter().map(|s| (a.room, s))).collect();
+    let rows: Vec<(RoomNid, &SnapRow)> = appends.iter().flat_map(|a| a.snaps.iter().map(|s| (a.room.nid, s))).collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -287,25 +285,31 @@ async fn apply_redactions(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
 
 /// Writes each room's last head.
 async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -> Result<()> {
-    let mut heads: HashMap<RoomNid, &RoomHead> = HashMap::with_capacity(appends.len());
-    for append in appends {
-        heads.insert(append.room, &append.head);
-    }
-    let mut newest: HashMap<RoomNid, i64> = HashMap::new();
+    let mut newest: HashMap<RoomNid, StreamPos> = HashMap::new();
     for p in placed.iter().filter(|p| p.event.standing == Standing::Live) {
-        newest.insert(p.room, p.pos.0);
+        newest.insert(p.room, p.pos);
     }
-    insert_rows!(tx, heads.iter(),
-    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = CASE WHEN $7 > pos THEN $7 ELSE pos END, partial = $8 WHERE room_nid = $1",
-    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = GREATEST(pos, g), partial = h FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h) WHERE room_nid = t.a",
+    let mut rooms: HashMap<RoomNid, Room> = HashMap::with_capacity(appends.len());
+    for append in appends {
+        let mut room = append.room.clone();
+        if let Some(pos) = newest.get(&room.nid) {
+            room.head.pos = *pos;
+        }
+        rooms.insert(room.nid, room);
+    }
+    insert_rows!(tx, rooms.values(),
+    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = $7, partial = $8 WHERE room_nid = $1",
+    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = g, partial = h FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h) WHERE room_nid = t.a",
     r => {
-        room: i64 = r.0.0,
-        rev: i64 = r.1.rev,
-        snap: i64 = r.1.snap.0,
-        depth: i64 = r.1.depth,
-        extremities: String = extremities_json(&r.1.extremities),
-        counter: i64 = r.1.counter,
-        pos: i64 = newest.get(r.0).copied().unwrap_or(0),
-        partial: bool = r.1.partial,
-    })
+            room: i64 = r.nid.0,
+            rev: i64 = r.head.rev,
+            snap: i64 = r.head.snap.0,
+            depth: i64 = r.head.depth,
+            extremities: String = extremities_json(&r.head.extremities),
+            counter: i64 = r.head.counter,
+            pos: i64 = r.head.pos.0,
+            partial: bool = r.head.partial,
+        })?;
+    tx.rooms.extend(rooms.into_values());
+    Ok(())
 }

@@ -1,0 +1,312 @@
+//! Sends, redacts and reads single events. Owns the rooms' lanes; what is committed is told by the store's log.
+
+use std::{sync::Arc, time::Duration};
+
+use hearth_base::{
+    Error, OrNotFound, Requester, Result,
+    clock::Clock,
+    ids::{RoomNid, UserNid},
+    tasks::Supervisor,
+};
+use hearth_rules::event::{Draft, Signer, redaction};
+use hearth_store::{
+    Store,
+    events::{Append, Appended, StoredEvent},
+    rooms::Room,
+    state::SnapRow,
+};
+use moka::sync::Cache;
+use ruma::{
+    EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEventType,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::state::State;
+
+pub mod lane;
+
+use lane::{Builder, Head, Lane, Staged, Step};
+pub use lane::{Redaction, With};
+
+/// How often an event is built again when the room keeps moving.
+const ATTEMPTS: usize = 8;
+
+/// Sends and reads events.
+pub struct Events {
+    store: Store,
+    state: Arc<State>,
+    signer: Arc<Signer>,
+    server_name: OwnedServerName,
+    clock: Clock,
+    supervisor: Supervisor,
+    lanes: Cache<RoomNid, Arc<Lane>>,
+    /// Committed transactions, so that a repetition costs no write. The unique index of the table stands behind it.
+    txns: Cache<Txn, OwnedEventId>,
+}
+
+/// Sender, room, device, transaction id.
+type Txn = (UserNid, RoomNid, String, String);
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Events({} lanes)", self.lanes.entry_count())
+    }
+}
+
+/// An event asked for by a client.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Its type.
+    pub event_type: TimelineEventType,
+    /// Its state key, if it is state.
+    pub state_key: Option<String>,
+    /// Its content as the client sent it.
+    pub content: &'a RawValue,
+    /// Transaction id of the client.
+    pub txn_id: Option<String>,
+    /// When it was sent, ms; appservices may say.
+    pub timestamp: Option<u64>,
+}
+
+impl Events {
+    /// Made once.
+    #[must_use]
+    pub fn new(store: Store, state: Arc<State>, signer: Arc<Signer>, clock: Clock, supervisor: Supervisor) -> Self {
+        Self {
+            store,
+            state,
+            server_name: signer.server_name().to_owned(),
+            signer,
+            clock,
+            supervisor,
+            lanes: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(900)).build(),
+            txns: Cache::builder().max_capacity(20_000).time_to_live(Duration::from_secs(3600)).build(),
+        }
+    }
+
+    /// Sends a message or state event. A repeated transaction id gives the first event's id; a state event that changes
+    /// nothing gives the id of the one that stands.
+    ///
+    /// # Errors
+    /// 403 if not allowed, 400/413 if it cannot be an event.
+    pub async fn send(self: &Arc<Self>, who: &Requester, room_id: &RoomId, out: Outgoing<'_>) -> Result<OwnedEventId> {
+        check_may_write(who)?;
+        let room = self.known_room(room_id).await?;
+        if let Some(done) = self.sent_before(who, room, out.txn_id.as_deref()) {
+            return Ok(done);
+        }
+        if out.state_key.is_none() && out.event_type == TimelineEventType::RoomRedaction {
+            // Redactions may also be sent as ordinary events (spec v1.18, "Sending events to a room").
+            #[derive(Deserialize)]
+            struct Redacts {
+                redacts: OwnedEventId,
+            }
+            let target: Redacts = serde_json::from_str(out.content.get())
+                .map_err(|_| Error::bad_json("A redaction names the event it redacts in `redacts`"))?;
+            return self.redact(who, room_id, &target.redacts, out.txn_id, Some(out.content)).await;
+        }
+        let is_state = out.state_key.is_some();
+        let draft = Draft::new(
+            Some(room_id.to_owned()),
+            who.user_id.clone(),
+            out.event_type,
+            out.state_key,
+            out.content,
+            out.timestamp.unwrap_or_else(|| self.clock.now_ms()),
+        )?;
+        let with = With { txn: txn_of(who, out.txn_id), dedupe: is_state, ..With::default() };
+        self.append(room, who.user_nid, draft, with).await
+    }
+
+    /// Redacts an event.
+    ///
+    /// # Errors
+    /// 404 if the room has no such event, 403 if the requester may not redact it.
+    pub async fn redact(
+        self: &Arc<Self>,
+        who: &Requester,
+        room_id: &RoomId,
+        target: &EventId,
+        txn_id: Option<String>,
+        content: Option<&RawValue>,
+    ) -> Result<OwnedEventId> {
+        check_may_write(who)?;
+        let nid = self.known_room(room_id).await?;
+        if let Some(done) = self.sent_before(who, nid, txn_id.as_deref()) {
+            return Ok(done);
+        }
+        let room = self.state.room_by_nid(nid).await?;
+        let event = self.store.event_by_id(target).await?.filter(|e| e.room == nid).or_not_found("Event")?;
+        if *event.pdu.event_type() == TimelineEventType::RoomCreate {
+            return Err(Error::forbidden("The create event cannot be redacted"));
+        }
+        if event.pdu.sender() != who.user_id {
+            #[derive(Deserialize)]
+            struct Levels {
+                redact: Option<serde_json::Value>,
+            }
+            let levels = self.state.power_levels(&room).await?;
+            let event_levels = self.state.current_entry(&room, "m.room.power_levels", "").await?;
+            let needed = event_levels
+                .and_then(|e| e.pdu.content_as::<Levels>().and_then(|l| l.redact))
+                .and_then(|v| v.as_i64().or_else(|| v.as_str().and_then(|s| s.parse().ok())))
+                .unwrap_or(50);
+            if !levels.can(&who.user_id, needed) {
+                return Err(Error::forbidden("You may not redact other people's events in this room"));
+            }
+        }
+        let version = crate::state::version_of(&room)?;
+        let remains = Redaction { target: event.nid, json: redaction::redact(event.pdu.json(), version)? };
+        let empty = RawValue::from_string("{}".to_owned()).map_err(|e| Error::fault("empty content", e))?;
+        let draft = Draft::new(
+            Some(room_id.to_owned()),
+            who.user_id.clone(),
+            TimelineEventType::RoomRedaction,
+            None,
+            content.unwrap_or(&empty),
+            self.clock.now_ms(),
+        )?
+        .redacting(target.to_owned());
+        let with = With { txn: txn_of(who, txn_id), redaction: Some(remains), ..With::default() };
+        self.append(nid, who.user_nid, draft, with).await
+    }
+
+    /// Appends one event of our own to a room and waits until it is durable. Runs to its end even if the caller goes.
+    ///
+    /// # Errors
+    /// As the room's rules and the database have it.
+    pub async fn append(self: &Arc<Self>, room: RoomNid, sender: UserNid, draft: Draft, with: With) -> Result<OwnedEventId> {
+        let this = self.clone();
+        self.supervisor.job(async move { this.append_now(room, sender, &draft, with).await }).await
+    }
+
+    async fn append_now(&self, room: RoomNid, sender: UserNid, draft: &Draft, with: With) -> Result<OwnedEventId> {
+        let lane = self.lanes.get_with(room, Arc::default);
+        for _ in 0..ATTEMPTS {
+            let mut newest = lane.newest.lock().await;
+            if newest.head.is_none() {
+                newest.head = Some(Head::read(&self.store, room).await?);
+            }
+            let Some(head) = newest.head.clone() else { return Err(Error::broken("a lane without a head")) };
+            let epoch = newest.epoch;
+            let on_rev = head.room.head.rev;
+            let mut staged = Staged::on(head, Some(on_rev));
+            if let Step::Same(event_id) = staged.push(&self.builder(), sender, draft, with.clone()).await? {
+                return Ok(event_id);
+            }
+            let event_id =
+                staged.events.last().map(|e| e.pdu.event_id().to_owned()).ok_or_else(|| Error::broken("nothing staged"))?;
+            let (head, append) = staged.into_append();
+            let committed = self.store.enqueue(append).await?;
+            newest.head = Some(head);
+            drop(newest);
+            match committed.await {
+                Ok(Ok(Appended::Done(_))) => {
+                    if let Some((device, txn_id)) = with.txn {
+                        self.txns.insert((sender, room, device, txn_id), event_id.clone());
+                    }
+                    return Ok(event_id);
+                }
+                Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
+                failed => {
+                    self.start_over(&lane, epoch).await;
+                    // A transaction that was sent before is refused by the table.
+                    if let Some((device, txn_id)) = &with.txn
+                        && let Ok(Some(done)) = self.store.event_by_txn(sender, room, device, txn_id).await
+                    {
+                        return Ok(done.event_id().to_owned());
+                    }
+                    return Err(match failed {
+                        Ok(Err(e)) => e,
+                        _ => Error::unavailable("append", "the writer is gone"),
+                    });
+                }
+            }
+        }
+        Err(Error::unavailable("append", "the room is too busy"))
+    }
+
+    /// Makes a lane read its head again, unless somebody already had it do so.
+    async fn start_over(&self, lane: &Lane, epoch: u64) {
+        let mut newest = lane.newest.lock().await;
+        if newest.epoch == epoch {
+            newest.epoch += 1;
+            newest.head = None;
+        }
+    }
+
+    /// Builds the first events of a new room; nothing is written yet. Gives what [`Store`] is to append.
+    ///
+    /// The room's id is taken from the create event (since version 12 it follows from it); `rest` makes the other events.
+    ///
+    /// # Errors
+    /// As the room's rules have it: 400/403 for initial state that cannot stand.
+    pub async fn first_events(
+        &self,
+        room: Room,
+        create: Draft,
+        rest: impl FnOnce(&RoomId) -> Result<Vec<(UserNid, Draft)>>,
+    ) -> Result<Append> {
+        let version = crate::state::version_of(&room)?;
+        let creator = room.creator;
+        let (head, empty): (Head, SnapRow) = Head::first(room, version);
+        self.store.remember_snapshot(empty.nid, &head.state.map);
+        let mut staged = Staged::on(head, None);
+        staged.snaps.push(empty);
+        staged.push(&self.builder(), creator, &create, With::default()).await?;
+        if let Some(event) = staged.events.first() {
+            staged.head.room.room_id = event.pdu.room_id().to_owned();
+        }
+        let drafts = rest(&staged.head.room.room_id)?;
+        for (sender, draft) in &drafts {
+            staged.push(&self.builder(), *sender, draft, With::default()).await?;
+        }
+        Ok(staged.into_append().1)
+    }
+
+    /// What an event of ours would be signed with, for the create event of version 12, whose id is the room's.
+    #[must_use]
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    fn builder(&self) -> Builder<'_> {
+        Builder { store: &self.store, signer: &self.signer, server_name: &self.server_name }
+    }
+
+    /// The event a device sent under this transaction id, if it did.
+    fn sent_before(&self, who: &Requester, room: RoomNid, txn_id: Option<&str>) -> Option<OwnedEventId> {
+        let (device, txn_id) = (who.device_id.as_ref()?, txn_id?);
+        self.txns.get(&(who.user_nid, room, device.to_string(), txn_id.to_owned()))
+    }
+
+    /// A room to write to. Rooms we do not know answer like rooms one is not in.
+    async fn known_room(&self, room_id: &RoomId) -> Result<RoomNid> {
+        self.store.room_nid(room_id).await?.ok_or_else(|| Error::forbidden("You are not a member of this room"))
+    }
+
+    /// The events of the store, for those who only read.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn stored(&self, event_id: &EventId) -> Result<Option<Arc<StoredEvent>>> {
+        self.store.event_by_id(event_id).await
+    }
+}
+
+fn txn_of(who: &Requester, txn_id: Option<String>) -> Option<(String, String)> {
+    Some((who.device_id.as_ref()?.to_string(), txn_id?))
+}
+
+/// Suspended accounts read and leave; they do not write (spec: "Account suspension").
+pub(crate) fn check_may_write(who: &Requester) -> Result<()> {
+    if who.is_suspended {
+        return Err(Error::told(
+            http::StatusCode::FORBIDDEN,
+            "M_USER_SUSPENDED",
+            "Your account has been suspended and may not do this",
+        ));
+    }
+    Ok(())
+}

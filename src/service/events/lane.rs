@@ -1,0 +1,331 @@
+//! The lane of a room: its newest head, committed or on its way to the disk, on which the next event is built.
+//!
+//! Building holds the lane; waiting for the commit does not, so a hot room fills batches. A failed commit makes all
+//! that were built upon it fail too (their revision does not fit); whoever sees the failure first has the lane read
+//! its head again, and each builds anew.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+};
+
+use hearth_base::{
+    Error, OrNotFound, Result,
+    ids::{EventNid, KeyNid, RoomNid, UserNid},
+};
+use hearth_rules::{
+    auth,
+    event::{Draft, Pdu, Signer},
+    versions::RoomVersion,
+};
+use hearth_store::{
+    Store,
+    events::{Append, NewEvent, NewMembership, NewRedaction, NewRelation, Standing},
+    rooms::{Extremity, Room},
+    state::{RoomState, SnapRow},
+};
+use ruma::{
+    EventId, OwnedEventId, ServerName, UserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+
+use crate::state::version_of;
+
+/// Predecessors an event names at most (spec: server-server API, "PDUs": 20; fewer keep events small).
+const MAX_PREV: usize = 10;
+
+/// One room's lane.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pub(super) newest: tokio::sync::Mutex<Newest>,
+}
+
+/// What a lane holds.
+#[derive(Debug, Default)]
+pub(super) struct Newest {
+    /// Counts how often the head was read again.
+    pub(super) epoch: u64,
+    /// `None` until read.
+    pub(super) head: Option<Head>,
+}
+
+/// A head with events built upon it, perhaps not committed yet.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) room: Room,
+    pub(super) version: &'static RoomVersion,
+    pub(super) state: RoomState,
+    /// State events that may not be on disk yet.
+    fresh: HashMap<EventNid, Arc<Pdu>>,
+}
+
+/// State events remembered until surely committed.
+const FRESH: usize = 256;
+
+impl Head {
+    /// The committed head of a room.
+    pub(super) async fn read(store: &Store, nid: RoomNid) -> Result<Self> {
+        let room = store.room(nid).await?.or_not_found("Room")?;
+        let version = version_of(&room)?;
+        let state = store.room_state(room.head.snap).await?;
+        Ok(Self { room: (*room).clone(), version, state, fresh: HashMap::new() })
+    }
+
+    /// The head of a room that has no event yet, and its empty snapshot.
+    pub(super) fn first(room: Room, version: &'static RoomVersion) -> (Self, SnapRow) {
+        let (state, snap) = RoomState::empty(room.head.snap);
+        (Self { room, version, state, fresh: HashMap::new() }, snap)
+    }
+
+    async fn state_event(&self, store: &Store, key: KeyNid) -> Result<Option<Arc<Pdu>>> {
+        let Some(nid) = self.state.map.get(&key) else { return Ok(None) };
+        if let Some(pdu) = self.fresh.get(nid) {
+            return Ok(Some(pdu.clone()));
+        }
+        Ok(store.event(*nid).await?.map(|e| e.pdu.clone()))
+    }
+}
+
+/// What goes with a draft.
+#[derive(Clone, Debug, Default)]
+pub struct With {
+    /// Device and transaction id it is sent under.
+    pub txn: Option<(String, String)>,
+    /// What it redacts, already found to be allowed.
+    pub redaction: Option<Redaction>,
+    /// Stripped state to keep with an invite or knock.
+    pub stripped: Option<String>,
+    /// Whether a state event equal to the current one may be answered with that one instead.
+    pub dedupe: bool,
+}
+
+/// A redaction about to take effect.
+#[derive(Clone, Debug)]
+pub struct Redaction {
+    /// The event it strips.
+    pub target: EventNid,
+    /// What remains of it.
+    pub json: String,
+}
+
+/// A staged write.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) head: Head,
+    pub(super) events: Vec<NewEvent>,
+    pub(super) snaps: Vec<SnapRow>,
+    on_rev: Option<i64>,
+}
+
+/// How an event fared on the way into a write.
+pub(super) enum Step {
+    Staged,
+    /// The current state says the same already; this event says it.
+    Same(OwnedEventId),
+}
+
+impl Staged {
+    /// A write on top of a head; `on_rev` is `None` for a new room.
+    pub(super) fn on(head: Head, on_rev: Option<i64>) -> Self {
+        Self { head, events: Vec::new(), snaps: Vec::new(), on_rev }
+    }
+
+    /// The write for the store.
+    pub(super) fn into_append(self) -> (Head, Append) {
+        let append =
+            Append { room: self.head.room.clone(), on_rev: self.on_rev, snaps: self.snaps, events: self.events };
+        (self.head, append)
+    }
+
+    /// Builds, checks and signs the next event.
+    ///
+    /// # Errors
+    /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
+    pub(super) async fn push(
+        &mut self,
+        cx: &Builder<'_>,
+        sender: UserNid,
+        draft: &Draft,
+        with: With,
+    ) -> Result<Step> {
+        let Builder { store, signer, server_name } = *cx;
+        let head = &mut self.head;
+        let version = head.version;
+        let key = match &draft.state_key {
+            Some(state_key) => Some(store.intern_key(&draft.event_type.to_string(), state_key).await?),
+            None => None,
+        };
+        if with.dedupe
+            && let Some(key) = key
+            && let Some(same) = head.state_event(store, key).await?
+            && same.sender() == draft.sender
+            && same.content_json() == draft.content_json()
+        {
+            return Ok(Step::Same(same.event_id().to_owned()));
+        }
+        let allowed_by = AllowedBy::gather(store, head, draft).await?;
+        let prev: Vec<OwnedEventId> = newest_extremities(&head.room.head.extremities);
+        let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
+        let depth = deepest.saturating_add(1);
+        let pdu =
+            draft.build(version, &prev, depth.unsigned_abs(), &allowed_by.named(version), signer)?;
+        auth::check(version, &pdu, |id| allowed_by.by_id(id), |t, k| allowed_by.by_key(t, k))?;
+        let pdu = Arc::new(pdu);
+
+        let nid = store.new_event_nid().await?;
+        let before = head.state.snap;
+        let replaces = key.and_then(|key| head.state.map.get(&key).copied());
+        if let Some(key) = key {
+            let (state, snap) = head.state.set(store.new_snap_nid().await?, key, nid);
+            store.remember_snapshot(state.snap, &state.map);
+            head.state = state;
+            self.snaps.push(snap);
+            if head.fresh.len() >= FRESH {
+                head.fresh.clear();
+            }
+            head.fresh.insert(nid, pdu.clone());
+        }
+        let local = pdu.sender().server_name() == server_name;
+        let counted = counts(&pdu);
+        let rh = &mut head.room.head;
+        rh.rev += 1;
+        rh.snap = head.state.snap;
+        rh.depth = rh.depth.max(depth);
+        rh.counter += i64::from(counted);
+        let named = prev.len();
+        let mut rest: Vec<Extremity> = Vec::new();
+        if rh.extremities.len() > named {
+            rest = rh.extremities.drain(..).filter(|e| !prev.contains(&e.event_id)).collect();
+        }
+        rest.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth });
+        rh.extremities = rest;
+        let membership = membership_of(store, &pdu, server_name, with.stripped).await?;
+        let (relation, thread) = relation_of(&pdu);
+        self.events.push(NewEvent {
+            nid,
+            standing: Standing::Live,
+            sender,
+            key,
+            snap: Some(before),
+            counter: rh.counter,
+            replaces,
+            sets_state: key.is_some(),
+            txn: with.txn,
+            membership,
+            reads: local,
+            counted,
+            thread,
+            push: Vec::new(),
+            relation,
+            redaction: with.redaction.map(|r| NewRedaction { target: r.target, json: r.json }),
+            pdu,
+        });
+        Ok(Step::Staged)
+    }
+}
+
+/// What building needs beside the head.
+#[derive(Clone, Copy)]
+pub(super) struct Builder<'a> {
+    pub(super) store: &'a Store,
+    pub(super) signer: &'a Signer,
+    pub(super) server_name: &'a ServerName,
+}
+
+/// The state entries that allow an event.
+struct AllowedBy(Vec<(StateEventType, String, Arc<Pdu>)>);
+
+impl AllowedBy {
+    async fn gather(store: &Store, head: &Head, draft: &Draft) -> Result<Self> {
+        let mut keys = draft.auth_keys(head.version)?;
+        if draft.event_type != TimelineEventType::RoomCreate
+            && !keys.iter().any(|(t, _)| *t == StateEventType::RoomCreate)
+        {
+            keys.push((StateEventType::RoomCreate, String::new()));
+        }
+        let mut found = Vec::with_capacity(keys.len());
+        for (event_type, state_key) in keys {
+            let Some(key) = store.key_nid(&event_type.to_string(), &state_key).await? else { continue };
+            if let Some(pdu) = head.state_event(store, key).await? {
+                found.push((event_type, state_key, pdu));
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// Ids for `auth_events`: since version 12 without the create event.
+    fn named(&self, version: &RoomVersion) -> Vec<OwnedEventId> {
+        self.0
+            .iter()
+            .filter(|(t, ..)| !(version.room_id_is_create_hash() && *t == StateEventType::RoomCreate))
+            .map(|(.., pdu)| pdu.event_id().to_owned())
+            .collect()
+    }
+
+    fn by_id(&self, id: &EventId) -> Option<Arc<Pdu>> {
+        self.0.iter().find(|(.., pdu)| pdu.event_id() == id).map(|(.., pdu)| pdu.clone())
+    }
+
+    fn by_key(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
+        self.0.iter().find(|(t, k, _)| t == event_type && k == state_key).map(|(.., pdu)| pdu.clone())
+    }
+}
+
+fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
+    if extremities.len() <= MAX_PREV {
+        return extremities.iter().map(|e| e.event_id.clone()).collect();
+    }
+    let mut sorted: Vec<&Extremity> = extremities.iter().collect();
+    sorted.sort_by_key(|e| std::cmp::Reverse(e.depth));
+    sorted.into_iter().take(MAX_PREV).map(|e| e.event_id.clone()).collect()
+}
+
+/// Whether an event counts as unread for a member whom nothing else concerns.
+fn counts(pdu: &Pdu) -> bool {
+    pdu.state_key().is_none()
+        && matches!(pdu.event_type(), TimelineEventType::RoomMessage | TimelineEventType::RoomEncrypted)
+}
+
+async fn membership_of(
+    store: &Store,
+    pdu: &Pdu,
+    server_name: &ServerName,
+    stripped: Option<String>,
+) -> Result<Option<NewMembership>> {
+    if *pdu.event_type() != TimelineEventType::RoomMember {
+        return Ok(None);
+    }
+    let user = pdu
+        .state_key()
+        .and_then(|k| <&UserId>::try_from(k).ok())
+        .ok_or_else(|| Error::bad_json("The state key of a member event is not a user id"))?;
+    Ok(Some(NewMembership {
+        user: store.intern_user(user).await?,
+        membership: MembershipState::from(pdu.membership().into_owned()),
+        local: user.server_name() == server_name,
+        stripped,
+    }))
+}
+
+/// An event's relation, and the thread it belongs to (spec: "Relationship types", "Threading").
+fn relation_of(pdu: &Pdu) -> (Option<NewRelation>, String) {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "m.relates_to")]
+        relates_to: RelatesTo,
+    }
+    #[derive(Deserialize)]
+    struct RelatesTo {
+        rel_type: String,
+        event_id: OwnedEventId,
+        key: Option<String>,
+    }
+    let main = || "main".to_owned();
+    if pdu.is_state() || !pdu.content_json().contains("m.relates_to") {
+        return (None, main());
+    }
+    let Some(Content { relates_to: r }) = pdu.content_as::<Content>() else { return (None, main()) };
+    let thread = if r.rel_type == "m.thread" { r.event_id.to_string() } else { main() };
+    (Some(NewRelation { target: r.event_id, rel_type: r.rel_type, key: r.key }), thread)
+}

@@ -1,0 +1,161 @@
+//! Reading room state: current, before and after an event. Resolution of forks will stand here when events come from
+//! other servers; what is written is the lanes' ([`crate::events`]).
+
+use std::sync::Arc;
+
+use hearth_base::{
+    Error, OrNotFound, Result,
+    ids::{EventNid, RoomNid, UserNid},
+};
+use hearth_rules::{
+    auth::PowerLevels,
+    versions::RoomVersion,
+    visibility::HistoryVisibility,
+};
+use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
+use ruma::{RoomId, UserId, events::room::member::MembershipState};
+
+/// Reads state. Owns no memory: rooms, snapshots and events are cached by the store.
+#[derive(Debug)]
+pub struct State {
+    store: Store,
+}
+
+impl State {
+    /// Over this store.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// A room by its id.
+    ///
+    /// # Errors
+    /// 404 if we do not know it.
+    pub async fn room(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+        let nid = self.store.room_nid(room_id).await?.or_not_found("Room")?;
+        self.room_by_nid(nid).await
+    }
+
+    /// A room by its number.
+    ///
+    /// # Errors
+    /// 404 if there is none.
+    pub async fn room_by_nid(&self, nid: RoomNid) -> Result<Arc<Room>> {
+        self.store.room(nid).await?.or_not_found("Room")
+    }
+
+    /// The current state of a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn current(&self, room: &Room) -> Result<StateMap> {
+        self.store.snapshot(room.head.snap).await
+    }
+
+    /// One entry of a state.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn entry(&self, state: &StateMap, event_type: &str, state_key: &str) -> Result<Option<Arc<StoredEvent>>> {
+        match self.entry_nid(state, event_type, state_key).await? {
+            Some(nid) => self.store.event(nid).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The number of one entry of a state.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn entry_nid(&self, state: &StateMap, event_type: &str, state_key: &str) -> Result<Option<EventNid>> {
+        let key = self.store.key_nid(event_type, state_key).await?;
+        Ok(key.and_then(|key| state.get(&key).copied()))
+    }
+
+    /// One entry of a room's current state.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn current_entry(
+        &self,
+        room: &Room,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>> {
+        self.entry(&self.current(room).await?, event_type, state_key).await
+    }
+
+    /// The state after an event: the one before it, and the event itself if it is state.
+    ///
+    /// # Errors
+    /// 404 for an event without state (an outlier).
+    pub async fn after(&self, event: &StoredEvent) -> Result<StateMap> {
+        let mut state = self.store.snapshot(event.snap.or_not_found("State")?).await?;
+        if let Some(key) = event.key {
+            state.insert(key, event.nid);
+        }
+        Ok(state)
+    }
+
+    /// A user's membership in a state; `leave` if it says nothing.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn membership_in(&self, state: &StateMap, user: &UserId) -> Result<MembershipState> {
+        let event = self.entry(state, "m.room.member", user.as_str()).await?;
+        Ok(event.map_or(MembershipState::Leave, |e| MembershipState::from(e.pdu.membership().into_owned())))
+    }
+
+    /// A user's current membership; `leave` if they never were there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn membership(&self, room: RoomNid, user: UserNid) -> Result<MembershipState> {
+        Ok(self.store.membership(room, user).await?.map_or(MembershipState::Leave, |m| m.membership))
+    }
+
+    /// The history visibility that a state sets.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn history_visibility(&self, state: &StateMap) -> Result<HistoryVisibility> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            history_visibility: String,
+        }
+        let event = self.entry(state, "m.room.history_visibility", "").await?;
+        let content: Option<Content> = event.as_ref().and_then(|e| e.pdu.content_as());
+        Ok(HistoryVisibility::parse(content.as_ref().map(|c| c.history_visibility.as_str())))
+    }
+
+    /// Who holds what power in a room's current state.
+    ///
+    /// # Errors
+    /// A fault if the room has no create event.
+    pub async fn power_levels(&self, room: &Room) -> Result<PowerLevels> {
+        let state = self.current(room).await?;
+        let create = self
+            .entry(&state, "m.room.create", "")
+            .await?
+            .ok_or_else(|| Error::broken(format!("{} has no create event", room.room_id)))?;
+        let levels = self.entry(&state, "m.room.power_levels", "").await?;
+        let version = version_of(room)?;
+        PowerLevels::of(version, &create.pdu, levels.as_ref().map(|e| &*e.pdu))
+            .map_err(|e| Error::fault("power levels", e))
+    }
+}
+
+/// The rules of a room's version.
+///
+/// # Errors
+/// 400 `M_UNSUPPORTED_ROOM_VERSION` for a room of a version we have stopped to offer.
+pub fn version_of(room: &Room) -> Result<&'static RoomVersion> {
+    RoomVersion::known(&room.version).ok_or_else(|| {
+        Error::told(
+            http::StatusCode::BAD_REQUEST,
+            "M_UNSUPPORTED_ROOM_VERSION",
+            format!("Room version {} is not supported", room.version),
+        )
+    })
+}
