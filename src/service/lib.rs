@@ -21,6 +21,15 @@ pub mod membership;
 pub mod notifier;
 pub mod push;
 pub mod rooms;
+pub mod calls;
+pub mod devices;
+pub mod events;
+pub mod history;
+pub mod login;
+pub mod membership;
+pub mod notifier;
+pub mod rooms;
+pub mod server_keys;
 pub mod state;
 pub mod sync;
 
@@ -37,6 +46,10 @@ use rooms::Rooms;
 use state::State;
 use sync::Sync;
 use to_device::ToDevice;
+use calls::Calls;
+use devices::Devices;
+use login::{Login, tokens::Mint};
+use server_keys::ServerKeys;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -47,6 +60,8 @@ pub struct Settings {
     pub public_baseurl: Option<String>,
     /// What we sign with; `None` has a key made for this run, as tests want it.
     pub signer: Option<Arc<Signer>>,
+    /// Our signing key.
+    pub server_keys: server_keys::Settings,
     /// Accounts and passwords.
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
@@ -65,10 +80,14 @@ pub struct Settings {
     pub rooms: rooms::Settings,
     /// What /sync shows.
     pub sync: sync::Settings,
+    /// New rooms.
+    pub rooms: rooms::Settings,
+    /// Calls.
+    pub calls: calls::Settings,
 }
 
 impl Settings {
-    /// The usual settings of a server of this name.
+    /// The usual settings of a server of this name, with a signing key made just now.
     #[must_use]
     pub fn new(server_name: OwnedServerName) -> Self {
         Self {
@@ -84,6 +103,11 @@ impl Settings {
             membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
             sync: sync::Settings::default(),
+            server_keys: server_keys::Settings::generate(),
+            accounts: accounts::Settings::default(),
+            login: login::Settings::default(),
+            rooms: rooms::Settings::default(),
+            calls: calls::Settings::default(),
         }
     }
 }
@@ -98,6 +122,8 @@ pub struct Services {
     pub clock: Clock,
     /// Who runs what must outlive a request.
     pub supervisor: Supervisor,
+    /// Our signing key.
+    pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
     pub accounts: Arc<Accounts>,
     /// Sessions and tokens.
@@ -124,6 +150,10 @@ pub struct Services {
     pub history: Arc<History>,
     /// What is new.
     pub sync: Arc<Sync>,
+    /// Devices of users.
+    pub devices: Arc<Devices>,
+    /// Calls.
+    pub calls: Arc<Calls>,
 }
 
 impl Services {
@@ -189,6 +219,16 @@ impl Services {
             history,
             sync,
         }))
+        let mint = Mint::new(settings.login.lifetimes.clone(), clock.clone());
+        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), clock.clone())?);
+        let accounts =
+            Arc::new(Accounts::new(name, settings.accounts.clone(), store.clone(), clock.clone(), mint.clone()));
+        let login =
+            Arc::new(Login::new(settings.login.clone(), store.clone(), clock.clone(), mint, accounts.clone()));
+        login.start(&supervisor);
+        let devices = Arc::new(Devices::new(store.clone()));
+        let calls = Arc::new(Calls::new(settings.calls.clone(), clock.clone()));
+        Ok(Arc::new(Self { settings, store, clock, supervisor, server_keys, accounts, login, devices, calls }))
     }
 }
 pub mod to_device;
