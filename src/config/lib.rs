@@ -14,6 +14,7 @@ pub mod federation;
 pub mod generate;
 pub mod limits;
 pub mod media;
+pub mod pattern;
 pub mod rooms;
 pub mod secret;
 pub mod server;
@@ -89,6 +90,7 @@ impl Config {
     pub fn load(paths: &[PathBuf], env: Env) -> Result<Loaded, Mistakes> {
         let named = files::named(paths, &env);
         let cx = Cx::new(env, files::directory(&named));
+        files::check_environment(&cx);
         let mut root = files::read(&named, &cx);
         old::respell(&mut root, &cx);
         check::all(&root, &cx);
