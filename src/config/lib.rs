@@ -96,14 +96,13 @@ impl Config {
         check::all(&root, &cx);
         old::modernise(&mut root);
         let config = cx.is_readable().then(|| Self::read(&At::root(&cx, &root))).flatten();
-        let (mut mistakes, notices) = cx.finish();
+        let (mut mistakes, mut notices) = cx.finish();
+        let order = |place: &Option<Place>| place.as_ref().map(|place| (place.file.clone(), place.line));
+        mistakes.sort_by_key(|mistake| order(&mistake.place));
+        notices.sort_by_key(|notice| order(&notice.place));
         match config {
             Some(config) if mistakes.is_empty() => Ok(Loaded { config, notices }),
-            _ => {
-                let order = |mistake: &Mistake| mistake.place.as_ref().map(|place| (place.file.clone(), place.line));
-                mistakes.sort_by_key(order);
-                Err(Mistakes(mistakes))
-            }
+            _ => Err(Mistakes(mistakes)),
         }
     }
 
