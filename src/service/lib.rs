@@ -21,6 +21,7 @@ pub mod state;
 
 use accounts::Accounts;
 use login::Login;
+use media::Media;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Settings {
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// Uploads, downloads, thumbnails.
+    pub media: media::Settings,
 }
 
 impl Settings {
@@ -44,6 +47,7 @@ impl Settings {
             public_baseurl: None,
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            media: media::Settings::default(),
         }
     }
 }
@@ -62,6 +66,8 @@ pub struct Services {
     pub accounts: Arc<Accounts>,
     /// Sessions and tokens.
     pub login: Arc<Login>,
+    /// Uploads, downloads, thumbnails.
+    pub media: Arc<Media>,
 }
 
 impl Services {
@@ -72,8 +78,12 @@ impl Services {
     pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
         let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), store.clone(), clock.clone()));
-        let login = Arc::new(Login::new(name, settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
+        let login =
+            Arc::new(Login::new(name.clone(), settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
         login.start(&supervisor);
-        Ok(Arc::new(Self { settings, store, clock, supervisor, accounts, login }))
+        let media =
+            Arc::new(Media::new(name, settings.media.clone(), store.clone(), clock.clone(), supervisor.clone()));
+        media.start(&supervisor);
+        Ok(Arc::new(Self { settings, store, clock, supervisor, accounts, login, media }))
     }
 }

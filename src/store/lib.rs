@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -38,6 +39,7 @@ pub mod profile;
 pub mod rooms;
 pub mod state;
 
+use blobs::Blobs;
 use db::{Db, Engine, Session};
 use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
@@ -50,6 +52,8 @@ use state::StateMap;
 pub struct Settings {
     /// Which database.
     pub engine: Engine,
+    /// Folder of media; without one this server keeps none.
+    pub media: Option<PathBuf>,
     /// Bytes of memory for parsed events.
     pub event_cache_bytes: u64,
     /// Entries of memory for state snapshots; about 20 bytes each.
@@ -57,10 +61,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Usual cache sizes.
+    /// Usual cache sizes; media beside a SQLite database.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self { engine, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
+        let media = match &engine {
+            Engine::Sqlite { path } => Some(path.with_file_name("media")),
+            Engine::Postgres { .. } => None,
+        };
+        Self { engine, media, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
     }
 }
 
@@ -93,6 +101,7 @@ pub(crate) struct Inner {
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
+    blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -108,6 +117,10 @@ impl Store {
     /// One sentence for the operator: database unreachable, newer than us, or in use by another process.
     pub async fn open(settings: &Settings, supervisor: &Supervisor) -> Result<Self> {
         let lock = lock(&settings.engine)?;
+        let blobs = match &settings.media {
+            Some(folder) => Some(Blobs::open(folder).await?),
+            None => None,
+        };
         let db = Db::open(&settings.engine).await?;
         let mut session = db.writer().await?;
         claim(&mut session).await?;
@@ -135,6 +148,7 @@ impl Store {
                 sessions: login::Sessions::default(),
                 redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
+                blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
@@ -153,6 +167,12 @@ impl Store {
     /// 503 if none is to be had.
     pub async fn read(&self) -> Result<Session> {
         self.inner.db.read().await
+    }
+
+    /// The bytes of media, if this server keeps any.
+    #[must_use]
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.inner.blobs.as_ref()
     }
 
     /// The newest committed position.
