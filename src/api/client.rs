@@ -3,9 +3,10 @@
 use crate::routes::Routes;
 
 pub mod accounts;
+pub mod media;
 
 /// All routes of clients.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().merge(accounts::routes())
+    Routes::new().merge(accounts::routes()).merge(media::routes())
 }
