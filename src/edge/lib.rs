@@ -49,8 +49,8 @@ use acme::challenges::Challenges;
 use dispatch::{Live, counted::Counted};
 use limits::Gate;
 use listener::bind::{self, Bound};
-use tls::{Certificates, files::Files, local_ca, made};
 pub use tls::{CertificateInfo, Source};
+use tls::{Certificates, files::Files, local_ca, made};
 
 /// The routers that the edge calls in-process.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +71,8 @@ pub struct Edge {
     acme: Mutex<Option<acme::Running>>,
     serving: AtomicBool,
     stop_accepting: watch::Sender<bool>,
+    /// Sockets that are being accepted on.
+    listening: TaskTracker,
     addresses: Mutex<Vec<Address>>,
 }
 
@@ -146,6 +148,7 @@ impl Edge {
             acme: Mutex::default(),
             serving: AtomicBool::new(false),
             stop_accepting: watch::Sender::new(false),
+            listening: TaskTracker::new(),
             addresses: Mutex::default(),
         })
     }
@@ -185,7 +188,11 @@ impl Edge {
         let sockets: ListenFds = Arc::new(Mutex::new(sockets));
         for mut service in services {
             let (sockets, stop) = (sockets.clone(), self.stop_accepting.subscribe());
-            self.supervisor.detach(async move { service.start_service(Some(sockets), stop, 1).await });
+            let open = self.listening.token();
+            self.supervisor.detach(async move {
+                service.start_service(Some(sockets), stop, 1).await;
+                drop((service, open));
+            });
         }
         let (accepting, stopping) = (self.stop_accepting.clone(), self.shared.stopping.clone());
         let server_stops = self.supervisor.stopping();
@@ -275,7 +282,13 @@ impl Edge {
         self.stop_accepting.send_replace(true);
         self.shared.stopping.cancel();
         self.shared.open.close();
-        let drained = tokio::time::timeout(deadline, self.shared.open.wait()).await.is_ok();
+        self.listening.close();
+        let all = async {
+            // Ports are free again when this returns.
+            self.listening.wait().await;
+            self.shared.open.wait().await;
+        };
+        let drained = tokio::time::timeout(deadline, all).await.is_ok();
         self.shared.abort.cancel();
         if !drained {
             // Connections end as soon as they are polled again.

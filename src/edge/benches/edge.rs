@@ -103,9 +103,7 @@ mod bridge {
     use pingora_http::ResponseHeader;
     use pingora_proxy::{HttpProxy, ProxyHttp, Session};
 
-    use super::{
-        Acceptor, Arc, BodyExt, L4Stream, Request, Router, ServerApp, ServiceExt, ShutdownWatch, Stream,
-    };
+    use super::{Acceptor, Arc, BodyExt, L4Stream, Request, Router, ServerApp, ServiceExt, ShutdownWatch, Stream};
 
     pub struct Bridge {
         pub router: Router,

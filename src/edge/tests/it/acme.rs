@@ -29,21 +29,14 @@ fn tutorial() -> Settings {
 
 /// An edge with its ports, and an authority that knows them; not serving yet.
 async fn prepare(mut settings: Settings, acme: Acme, more: Value) -> (Front, Pebble) {
-    let data = tempfile::tempdir().unwrap();
-    // The authority must know our ports and we its address: ours are taken first, by an edge without an authority.
-    let front = Front::bound(settings.clone(), data);
-    let port = |name: &str| {
-        front.edge.addresses().iter().find(|a| &*a.listener == name).map_or(1, |a| a.socket.unwrap().port())
-    };
-    let (http, https) = (port("http"), port("https"));
+    let (http, https) = (pebble::free().port(), pebble::free().port());
     let pebble = Pebble::start(http, https, more).await;
-    let (data, _) = (front.data, front.edge);
     let acme = Acme { directory: Some(pebble.directory.clone()), ca_root: Some(pebble.ca_root.clone()), ..acme };
     let edge = settings.edge.as_mut().unwrap();
     edge.acme = Some(acme);
     let keep = |ports: &Ports, port: u16| if ports.0.is_empty() { Ports::none() } else { Ports::one(port) };
     (edge.listen.http, edge.listen.https) = (keep(&edge.listen.http, http), keep(&edge.listen.https, https));
-    (Front::bound(settings, data), pebble)
+    (Front::bound(settings, tempfile::tempdir().unwrap()), pebble)
 }
 
 /// Waits until something is so; what it waits for happens in tasks of the edge and in the authority.
@@ -195,8 +188,7 @@ async fn a_bad_name_holds_up_nobody_and_a_failed_renewal_keeps_the_old_certifica
 
     let blocked = "blocked.example";
     let domains = vec![Names::One(blocked.to_owned()), Names::One(NAMES[0].to_owned())];
-    let (front, mut pebble) =
-        prepare(tutorial(), Acme { domains: Some(domains), ..Acme::default() }, json!({})).await;
+    let (front, mut pebble) = prepare(tutorial(), Acme { domains: Some(domains), ..Acme::default() }, json!({})).await;
     front.edge.serve().unwrap();
     until("the good certificate", || has(&front, NAMES[0])).await;
     until("the bad one's line", || log.text().contains("no certificate yet")).await;

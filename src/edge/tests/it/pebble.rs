@@ -4,6 +4,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -36,8 +37,18 @@ pub fn found() -> bool {
     false
 }
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// A port for a program that must be told its port beforehand: below those that the system hands out, never the same
+/// twice in this process, and another range for each process.
+pub fn free() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let base = std::process::id() % 100 * 100;
+    loop {
+        let n = u16::try_from(20_000 + (base + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000).unwrap();
+        let at = SocketAddr::from(([127, 0, 0, 1], n));
+        if TcpListener::bind(at).is_ok() && std::net::UdpSocket::bind(at).is_ok() {
+            return at;
+        }
+    }
 }
 
 async fn until_open(at: SocketAddr) {
@@ -108,7 +119,7 @@ impl Pebble {
     fn client(&self) -> reqwest::Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let ca = reqwest::Certificate::from_pem(&std::fs::read(&self.ca_root).unwrap()).unwrap();
-        reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().unwrap()
+        reqwest::Client::builder().user_agent("hearth-test").no_proxy().tls_certs_only([ca]).build().unwrap()
     }
 
     /// The root of the certificates that this authority signs.
