@@ -96,8 +96,7 @@ impl Services {
         let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), clock.clone())?);
         let accounts =
             Arc::new(Accounts::new(name, settings.accounts.clone(), store.clone(), clock.clone(), mint.clone()));
-        let login =
-            Arc::new(Login::new(settings.login.clone(), store.clone(), clock.clone(), mint, accounts.clone()));
+        let login = Arc::new(Login::new(settings.login.clone(), store.clone(), clock.clone(), mint, accounts.clone()));
         login.start(&supervisor);
         let devices = Arc::new(Devices::new(store.clone()));
         let calls = Arc::new(Calls::new(settings.calls.clone(), clock.clone()));

@@ -6,12 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hearth_base::{
-    Error, Requester, Result,
-    clock::Clock,
-    ids::StreamPos,
-    stream::SyncToken,
-};
+use hearth_base::{Error, Requester, Result, clock::Clock, ids::StreamPos, stream::SyncToken};
 use hearth_store::Store;
 use ruma::events::room::member::MembershipState;
 
