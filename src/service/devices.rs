@@ -46,6 +46,7 @@ impl Devices {
             let why = format!("A device's name has {LONGEST_NAME} characters at most");
             return Err(Error::told(http::StatusCode::BAD_REQUEST, "M_TOO_LARGE", why));
         }
+        let name = name.replace('\0', "");
         let done = self.store.rename_device(who.user_nid, device.to_string(), Some(name)).await?;
         done.then_some(()).or_not_found("Device")
     }

@@ -6,27 +6,44 @@
 use std::sync::Arc;
 
 use hearth_base::{Result, clock::Clock, tasks::Supervisor};
-use hearth_store::Store;
+use hearth_store::{Store, blobs::Blobs};
 use ruma::OwnedServerName;
 
+pub mod account_data;
 pub mod accounts;
 pub mod calls;
 pub mod devices;
 pub mod events;
 pub mod history;
+pub mod keys;
 pub mod login;
+pub mod media;
 pub mod membership;
 pub mod notifier;
+pub mod push;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
+pub mod to_device;
 
+use account_data::AccountData;
 use accounts::Accounts;
 use calls::Calls;
 use devices::Devices;
+use events::Events;
+use history::History;
+use keys::Keys;
 use login::{Login, tokens::Mint};
+use media::Media;
+use membership::Membership;
+use notifier::Notifier;
+use push::Push;
+use rooms::Rooms;
 use server_keys::ServerKeys;
+use state::State;
+use sync::Sync;
+use to_device::ToDevice;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -41,10 +58,24 @@ pub struct Settings {
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// Keys of devices and users.
+    pub keys: keys::Settings,
+    /// Messages from device to device.
+    pub to_device: to_device::Settings,
+    /// Account data and filters.
+    pub account_data: account_data::Settings,
+    /// Push rules and unread counts.
+    pub push: push::Settings,
+    /// Membership of rooms.
+    pub membership: membership::Settings,
     /// New rooms.
     pub rooms: rooms::Settings,
+    /// What /sync shows.
+    pub sync: sync::Settings,
     /// Calls.
     pub calls: calls::Settings,
+    /// Media.
+    pub media: media::Settings,
 }
 
 impl Settings {
@@ -52,13 +83,20 @@ impl Settings {
     #[must_use]
     pub fn new(server_name: OwnedServerName) -> Self {
         Self {
-            server_name,
             public_baseurl: None,
             server_keys: server_keys::Settings::generate(),
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            keys: keys::Settings::default(),
+            to_device: to_device::Settings::default(),
+            account_data: account_data::Settings::default(),
+            push: push::Settings::default(),
+            membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
+            sync: sync::Settings::default(),
             calls: calls::Settings::default(),
+            media: media::Settings::new(server_name.clone()),
+            server_name,
         }
     }
 }
@@ -73,6 +111,8 @@ pub struct Services {
     pub clock: Clock,
     /// Who runs what must outlive a request.
     pub supervisor: Supervisor,
+    /// Who waits for what.
+    pub notifier: Arc<Notifier>,
     /// Our signing key.
     pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
@@ -81,8 +121,30 @@ pub struct Services {
     pub login: Arc<Login>,
     /// Devices of users.
     pub devices: Arc<Devices>,
+    /// Keys of devices and users, backups.
+    pub keys: Arc<Keys>,
+    /// Messages from device to device.
+    pub to_device: Arc<ToDevice>,
+    /// What users keep with us.
+    pub account_data: Arc<AccountData>,
+    /// What a room is like.
+    pub state: Arc<State>,
+    /// Push rules and unread counts.
+    pub push: Arc<Push>,
+    /// Sending and redacting.
+    pub events: Arc<Events>,
+    /// New rooms.
+    pub rooms: Arc<Rooms>,
+    /// Who is in which room.
+    pub membership: Arc<Membership>,
+    /// What was said.
+    pub history: Arc<History>,
+    /// Files.
+    pub media: Arc<Media>,
     /// Calls.
     pub calls: Arc<Calls>,
+    /// What is new.
+    pub sync: Arc<Sync>,
 }
 
 impl Services {
@@ -90,16 +152,77 @@ impl Services {
     ///
     /// # Errors
     /// If one cannot read what it needs to begin.
-    pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
+    pub async fn start(
+        settings: Settings,
+        store: Store,
+        blobs: Blobs,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
-        let mint = Mint::new(settings.login.lifetimes.clone(), clock.clone());
-        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), clock.clone())?);
-        let accounts =
-            Arc::new(Accounts::new(name, settings.accounts.clone(), store.clone(), clock.clone(), mint.clone()));
-        let login = Arc::new(Login::new(settings.login.clone(), store.clone(), clock.clone(), mint, accounts.clone()));
+        let disk = || store.clone();
+        let time = || clock.clone();
+        let notifier = Notifier::new(disk(), name.clone(), supervisor.clone());
+        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), time())?);
+        let mint = Mint::new(settings.login.lifetimes.clone(), time());
+        let accounts = Accounts::new(name.clone(), settings.accounts.clone(), disk(), time(), mint.clone());
+        let accounts = Arc::new(accounts);
+        let login = Arc::new(Login::new(settings.login.clone(), disk(), time(), mint, accounts.clone()));
+        let devices = Arc::new(Devices::new(disk()));
+        let keys = Keys::new(disk(), name.clone(), settings.keys.clone(), time(), supervisor.clone());
+        let keys = Arc::new(keys);
+        let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
+        let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
+        let state = Arc::new(State::new(disk()));
+        let push = Arc::new(Push::new(disk(), name, time(), settings.push.clone()));
+        let signer = server_keys.signer().clone();
+        let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
+        let events = Arc::new(events);
+        let membership =
+            Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Arc::new(membership);
+        let rooms = Rooms::new(disk(), events.clone(), membership.clone(), time(), settings.rooms.clone());
+        let rooms = Arc::new(rooms);
+        let history = Arc::new(History::new(disk(), state.clone(), time()));
+        let media = Media::new(disk(), blobs, time(), supervisor.clone(), settings.media.clone());
+        let media = Arc::new(media);
+        let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
+        let sync = Arc::new(Sync {
+            store: disk(),
+            state: state.clone(),
+            history: history.clone(),
+            notifier: notifier.clone(),
+            account_data: account_data.clone(),
+            push: push.clone(),
+            keys: keys.clone(),
+            to_device: to_device.clone(),
+            settings: settings.sync.clone(),
+        });
+        let counting = push.clone();
+        notifier.listen(vec![Box::new(move |logged| counting.on_change(logged))]);
         login.start(&supervisor);
-        let devices = Arc::new(Devices::new(store.clone()));
-        let calls = Arc::new(Calls::new(settings.calls.clone(), clock.clone()));
-        Ok(Arc::new(Self { settings, store, clock, supervisor, server_keys, accounts, login, devices, calls }))
+        Ok(Arc::new(Self {
+            settings,
+            store,
+            clock,
+            supervisor,
+            notifier,
+            server_keys,
+            accounts,
+            login,
+            devices,
+            keys,
+            to_device,
+            account_data,
+            state,
+            push,
+            events,
+            rooms,
+            membership,
+            history,
+            media,
+            calls,
+            sync,
+        }))
     }
 }

@@ -80,7 +80,8 @@ impl From<&'static str> for Sql {
 }
 
 /// Builds a [`Sql`] from literals and the named differences: `[in 1]` is membership in the list bound as `$1`
-/// ([`Ints`] or [`Texts`]).
+/// ([`Ints`] or [`Texts`]); `[rows 1]` is a table `e` with one column `value`, of the elements of the JSON array bound
+/// as `$1`, whose fields are read by `e.value ->> 0`.
 #[macro_export]
 macro_rules! sql {
     ($($part:tt)+) => {
@@ -100,6 +101,12 @@ macro_rules! sql_part {
     };
     (postgres [in $n:literal]) => {
         concat!("= ANY($", $n, ")")
+    };
+    (sqlite [rows $n:literal]) => {
+        concat!("json_each($", $n, ") AS e")
+    };
+    (postgres [rows $n:literal]) => {
+        concat!("json_array_elements($", $n, "::json) AS e(value)")
     };
     ($engine:ident $text:literal) => {
         $text
@@ -170,9 +177,14 @@ macro_rules! insert_rows {
     }};
 }
 
-/// What an error of the database means for us: a broken connection or a full disk passes, the rest is a fault.
+/// What an error of the database means for us: a broken connection or a full disk passes, a text that no column can
+/// hold is the caller's, the rest is a fault.
 #[track_caller]
 pub fn failed(e: sqlx::Error) -> Error {
+    // A caller's text with NUL, which PostgreSQL does not have (character_not_in_repertoire).
+    if e.as_database_error().and_then(|db| db.code()).is_some_and(|code| code == "22021") {
+        return Error::invalid_param("Texts cannot contain NUL here");
+    }
     let passing = match &e {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
         sqlx::Error::Database(db) => match db.code().as_deref() {

@@ -64,6 +64,29 @@ on_both! {
         nobody.post(LOGIN, long).await.refused(400, "M_INVALID_PARAM");
     }
 
+    async fn texts_that_no_database_holds_are_no_fault(server) {
+        let ada = server.user("ada").await;
+        let nobody = server.nobody();
+        nobody.post(LOGIN, by_password("a\0da", "x")).await.refused(403, "M_FORBIDDEN");
+        let with = |key: &str, value: Value| { let mut b = by_password("ada", &ada.password()); b[key] = value; b };
+        nobody.post(LOGIN, with("device_id", json!("a\0b"))).await.refused(400, "M_INVALID_PARAM");
+        let named = nobody.post(LOGIN, with("initial_device_display_name", json!("a\0b"))).await.good();
+        let named = User::from_session(&server, &named);
+        let device = format!("/_matrix/client/v3/devices/{}", named.device);
+        assert_eq!(named.get(&device).await.good()["display_name"], "ab");
+        named.get("/_matrix/client/v3/devices/a%00b").await.refused(400, "M_INVALID_PARAM");
+        for answer in [
+            named.put(&device, json!({"display_name": "a\0b"})).await,
+            nobody.post(REFRESH, json!({"refresh_token": "a\0b"})).await,
+            nobody.post("/_matrix/client/v3/register", json!({"auth": {"type": "m.login.dummy", "session": "a\0b"}})).await,
+            nobody.get("/_matrix/client/v1/register/m.login.registration_token/validity?token=a%00b").await,
+            ada.post("/_matrix/client/v3/account/3pid/delete", json!({"medium": "email", "address": "a\0b"})).await,
+            ada.post("/_matrix/client/v3/delete_devices", ada.confirmed(json!({"devices": ["a\0b"]}))).await,
+        ] {
+            assert!(!answer.status.is_server_error(), "{answer:?}");
+        }
+    }
+
     async fn a_third_party_id_stands_for_its_user(server) {
         let ada = server.user("ada").await;
         let nid = server.services().store.user_nid(&ada.id).await.unwrap().unwrap();

@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc, sync::Once, time::Duration};
 
 use hearth_base::{clock::Clock, tasks::Supervisor};
 use hearth_service::Services;
-use hearth_store::{Store, db::Engine};
+use hearth_store::{Store, blobs::Blobs, db::Engine};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use ruma::{OwnedUserId, ServerName};
 use serde_json::{Value, json};
@@ -112,7 +112,8 @@ impl Plan {
         let mut api = hearth_api::Settings::default();
         api.limits.enabled = false;
         self.api.into_iter().for_each(|change| change(&mut api));
-        let services = Services::start(settings, store, clock.clone(), supervisor.clone()).await.unwrap();
+        let blobs = Blobs::open(&dir.path().join("media")).await.unwrap();
+        let services = Services::start(settings, store, blobs, clock.clone(), supervisor.clone()).await.unwrap();
         let router = hearth_api::router(services.clone(), api);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

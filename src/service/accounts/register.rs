@@ -226,7 +226,7 @@ impl Accounts {
             None => None,
         };
         let (user, now) = (self.store.intern_user(&user_id).await?, self.now());
-        let displayname = displayname.filter(|n| !n.is_empty()).unwrap_or_else(|| user_id.localpart().to_owned());
+        let displayname = displayname.map(|n| n.replace('\0', "")).filter(|n| !n.is_empty()).unwrap_or_else(|| user_id.localpart().to_owned());
         let mut session = None;
         let mut rows = None;
         if let Some(device) = device {
@@ -235,7 +235,7 @@ impl Accounts {
             let row = NewDevice {
                 user,
                 device_id: id.to_string(),
-                display_name: device.display_name,
+                display_name: device.name(),
                 created_ms: now,
                 ip: Some(device.from.ip.to_string()),
                 user_agent: device.from.user_agent,
