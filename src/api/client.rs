@@ -4,9 +4,13 @@ use crate::routes::Routes;
 
 pub mod accounts;
 pub mod media;
+pub mod devices;
+pub mod login;
+pub mod server;
 
 /// All routes of clients.
 #[must_use]
 pub fn routes() -> Routes {
     Routes::new().merge(accounts::routes()).merge(media::routes())
+    Routes::new().merge(accounts::routes()).merge(devices::routes()).merge(login::routes()).merge(server::routes())
 }
