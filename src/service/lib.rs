@@ -1,9 +1,79 @@
-//! What the server does: one service a capability, made once, in order, each holding only earlier ones.
+//! What the server says: policy, one capability a file, over [`hearth_store`] and [`hearth_rules`].
+//!
+//! [`Services`] holds every service once. They are made in one order, in [`Services::start`], and hold only earlier
+//! ones; a later one learns of an earlier one's work from rows and wake-ups, never by being called.
 
+use std::sync::Arc;
+
+use hearth_base::{Result, clock::Clock, tasks::Supervisor};
+use hearth_store::Store;
+use ruma::OwnedServerName;
+
+pub mod accounts;
 pub mod events;
 pub mod history;
+pub mod login;
 pub mod membership;
 pub mod notifier;
 pub mod rooms;
 pub mod state;
 pub mod sync;
+
+use accounts::Accounts;
+use login::Login;
+
+/// How the services are to behave: each capability's own settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name, the part after the colon.
+    pub server_name: OwnedServerName,
+    /// Where clients reach us, with `/` at the end; for links that we hand out.
+    pub public_baseurl: Option<String>,
+    /// Accounts and passwords.
+    pub accounts: accounts::Settings,
+    /// Sessions and tokens.
+    pub login: login::Settings,
+}
+
+impl Settings {
+    /// The usual settings of a server of this name.
+    #[must_use]
+    pub fn new(server_name: OwnedServerName) -> Self {
+        Self {
+            server_name,
+            public_baseurl: None,
+            accounts: accounts::Settings::default(),
+            login: login::Settings::default(),
+        }
+    }
+}
+
+/// Every service once, in the order in which they are made.
+pub struct Services {
+    /// How they behave.
+    pub settings: Settings,
+    /// Our disk.
+    pub store: Store,
+    /// What time it is.
+    pub clock: Clock,
+    /// Who runs what must outlive a request.
+    pub supervisor: Supervisor,
+    /// Accounts and passwords.
+    pub accounts: Arc<Accounts>,
+    /// Sessions and tokens.
+    pub login: Arc<Login>,
+}
+
+impl Services {
+    /// Makes all services and starts their tasks.
+    ///
+    /// # Errors
+    /// If one cannot read what it needs to begin.
+    pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
+        let name = settings.server_name.clone();
+        let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), store.clone(), clock.clone()));
+        let login = Arc::new(Login::new(name, settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
+        login.start(&supervisor);
+        Ok(Arc::new(Self { settings, store, clock, supervisor, accounts, login }))
+    }
+}

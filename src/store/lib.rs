@@ -22,11 +22,14 @@ use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
+pub mod accounts;
 pub mod db;
 pub mod directory;
+pub mod devices;
 pub mod events;
 pub mod intern;
 pub mod log;
+pub mod login;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
@@ -84,6 +87,7 @@ pub(crate) struct Inner {
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
+    pub(crate) sessions: login::Sessions,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     head: AtomicI64,
@@ -125,6 +129,7 @@ impl Store {
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)
                     .build(),
+                sessions: login::Sessions::default(),
                 redactions: AtomicU64::new(0),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
