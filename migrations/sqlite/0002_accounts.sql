@@ -231,3 +231,22 @@ CREATE TABLE reports (
     reason      TEXT,
     score       BIGINT
 );
+
+-- Where a user wants to be told of events (spec: push module). One app and key may serve several users.
+CREATE TABLE pushers (
+    user_nid     BIGINT NOT NULL,
+    app_id       TEXT NOT NULL,
+    pushkey      TEXT NOT NULL,
+    device_id    TEXT,                   -- of the session that set it; the pusher goes with the device
+    kind         TEXT NOT NULL,          -- http, email
+    app_name     TEXT NOT NULL,
+    device_name  TEXT NOT NULL,
+    profile_tag  TEXT,
+    lang         TEXT NOT NULL,
+    data         TEXT NOT NULL,          -- JSON object
+    enabled      BOOLEAN NOT NULL,
+    created_ms   BIGINT NOT NULL,
+    pos          BIGINT NOT NULL,        -- pushed up to here
+    PRIMARY KEY (user_nid, app_id, pushkey)
+) WITHOUT ROWID;
+CREATE INDEX pushers_key ON pushers (app_id, pushkey);

@@ -22,6 +22,7 @@ use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
+pub mod account_data;
 pub mod accounts;
 pub mod db;
 pub mod directory;
@@ -33,6 +34,7 @@ pub mod login;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
+pub mod push;
 pub mod rooms;
 pub mod state;
 
@@ -88,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
+    pub(crate) account_data: account_data::Memory,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     head: AtomicI64,
@@ -130,6 +133,7 @@ impl Store {
                     .max_capacity(settings.state_cache_entries)
                     .build(),
                 sessions: login::Sessions::default(),
+                account_data: account_data::Memory::default(),
                 redactions: AtomicU64::new(0),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
@@ -178,6 +182,7 @@ impl Store {
                 self.inner.events.insert(event.nid, event.clone());
             }
         }
+        self.inner.account_data.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {
             subscriber(changes);
         }
