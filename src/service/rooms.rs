@@ -155,6 +155,7 @@ impl Rooms {
                 counter: 0,
                 pos: StreamPos::ZERO,
                 partial: false,
+                open: false,
             },
         };
         let nid = room.nid;
@@ -164,7 +165,7 @@ impl Rooms {
         let rest = |room_id: &RoomId| self.rest(&draft, room_id, &new, preset, version, &own, &invites, alias.as_deref(), who);
         let append = self.events.first_events(room, create, rest).await.map_err(invalid_state)?;
         let room_id = append.room.room_id.clone();
-        let (published, creator) = (new.published, who.user_nid);
+        let (published, creator, taken) = (new.published, who.user_nid, alias.clone());
         self.store
             .write(move |tx| {
                 Box::pin(async move {
@@ -181,7 +182,12 @@ impl Rooms {
                     Ok(())
                 })
             })
-            .await?;
+            .await
+            .map_err(|e| match (e.errcode(), taken) {
+                // Somebody else took it since we looked.
+                ("M_ROOM_IN_USE", Some(alias)) => in_use(&alias),
+                _ => e,
+            })?;
         Ok(room_id)
     }
 
@@ -381,14 +387,17 @@ impl Drafting {
     }
 }
 
+/// 400 here, though 409 where only an alias is asked for (spec: `createRoom`, `PUT /directory/room`).
 fn in_use(alias: &RoomAliasId) -> Error {
-    Error::told(http::StatusCode::CONFLICT, "M_ROOM_IN_USE", format!("The alias {alias} is already taken"))
+    Error::told(http::StatusCode::BAD_REQUEST, "M_ROOM_IN_USE", format!("The alias {alias} is already taken"))
 }
 
 /// What a room's own rules refuse of its first events is the fault of the request (spec: `createRoom`, 400).
 fn invalid_state(e: Error) -> Error {
-    match e.errcode() {
-        "M_FORBIDDEN" => Error::told(http::StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", e.to_string()),
-        _ => e,
+    match e {
+        Error::Told(told) if told.errcode == "M_FORBIDDEN" => {
+            Error::told(http::StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", told.error)
+        }
+        e => e,
     }
 }
