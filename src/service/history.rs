@@ -136,11 +136,17 @@ impl History {
         wanted: Wanted<'_>,
     ) -> Result<Page> {
         let room = &viewer.room;
-        let start = match from {
+        let mut start = match from {
             Some(token) => self.place(room, token).await?,
             None if direction == Direction::Backward => HistoryToken::END,
             None => HistoryToken::START,
         };
+        if let Some(left) = viewer.left_with().and_then(StoredEvent::place)
+            && direction == Direction::Backward
+        {
+            // They see nothing of what came later; it need not be looked through.
+            start = start.min(left);
+        }
         let until = match to {
             Some(token) => self.place(room, token).await?,
             None if direction == Direction::Backward => HistoryToken::START,
@@ -153,19 +159,23 @@ impl History {
         &self,
         viewer: &Viewer,
         direction: Direction,
-        start: HistoryToken,
+        mut start: HistoryToken,
         until: HistoryToken,
         limit: usize,
         wanted: Wanted<'_>,
     ) -> Result<Page> {
         let (mut events, mut at) = (Vec::new(), start);
         for _ in 0..MAX_ROUNDS {
-            let ask = limit - events.len();
+            let ask = limit.saturating_sub(events.len());
             let found = self.store.history(viewer.room.nid, direction, at, until, ask).await?;
             let exhausted = found.len() < ask;
             let Some(last) = found.last().and_then(|e| e.place()) else {
                 return Ok(Page { events, start, end: None });
             };
+            if start == HistoryToken::END {
+                // The end of a room moves on; the page began here.
+                start = found.first().and_then(|e| e.place()).unwrap_or(start);
+            }
             at = match direction {
                 Direction::Backward => just_before(last),
                 Direction::Forward => last,
@@ -201,17 +211,10 @@ impl History {
     pub async fn context(&self, viewer: &Viewer, event_id: &EventId, limit: usize, wanted: Wanted<'_>) -> Result<Context> {
         let event = self.visible(viewer, event_id).await?;
         let place = event.place().or_not_found("Event")?;
-        let half = (limit.min(MAX_PAGE)).div_ceil(2);
-        let (before, after) = if limit == 0 {
-            (None, None)
-        } else {
-            let start = HistoryToken::START;
-            let before = self.page(viewer, Direction::Backward, just_before(place), start, half, wanted).await?;
-            let after = self.page(viewer, Direction::Forward, place, HistoryToken::END, half.min(limit / 2).max(1), wanted).await?;
-            (Some(before), Some(after))
-        };
-        let before = before.map(|p| p.events).unwrap_or_default();
-        let after = after.map(|p| p.events).unwrap_or_default();
+        let limit = limit.min(MAX_PAGE);
+        let (start, end) = (HistoryToken::START, HistoryToken::END);
+        let before = self.page(viewer, Direction::Backward, just_before(place), start, limit / 2, wanted).await?.events;
+        let after = self.page(viewer, Direction::Forward, place, end, limit - limit / 2, wanted).await?.events;
         let start = before.last().and_then(|e| e.place()).map_or(just_before(place), just_before);
         let end = after.last().and_then(|e| e.place()).unwrap_or(place);
         let state = self.state.after(after.last().unwrap_or(&event)).await?;
