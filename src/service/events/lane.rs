@@ -348,6 +348,10 @@ fn relation_of(pdu: &Pdu) -> (Option<NewRelation>, String) {
         return (None, main());
     }
     let Some(Content { relates_to: r }) = pdu.content_as::<Content>() else { return (None, main()) };
+    // PostgreSQL has no texts with NUL.
+    if [r.rel_type.as_str(), r.event_id.as_str(), r.key.as_deref().unwrap_or("")].iter().any(|t| t.contains('\0')) {
+        return (None, main());
+    }
     let thread = if r.rel_type == "m.thread" { r.event_id.to_string() } else { main() };
     (Some(NewRelation { target: r.event_id, rel_type: r.rel_type, key: r.key }), thread)
 }
