@@ -25,8 +25,10 @@ use ruma::{
 
 use crate::state::State;
 
+mod answers;
 pub mod viewer;
 
+pub use answers::Messages;
 pub use viewer::Viewer;
 
 /// Events in a page at most, whatever a client asks for.
@@ -240,7 +242,7 @@ impl History {
         self.store.events(&state.values().copied().collect::<Vec<_>>()).await
     }
 
-    /// Member events of a state, with `membership` or without `not_membership`.
+    /// Member events of a state, with `membership` or without `not_membership`; if both are given, either will do.
     ///
     /// # Errors
     /// If the database fails.
@@ -256,9 +258,51 @@ impl History {
             .filter(|e| *e.pdu.event_type() == TimelineEventType::RoomMember)
             .filter(|e| {
                 let is = MembershipState::from(e.pdu.membership().into_owned());
-                membership.is_none_or(|m| is == *m) && not_membership.is_none_or(|m| is != *m)
+                match (membership, not_membership) {
+                    (None, None) => true,
+                    (Some(wanted), None) => is == *wanted,
+                    (None, Some(unwanted)) => is != *unwanted,
+                    (Some(wanted), Some(unwanted)) => is == *wanted || is != *unwanted,
+                }
             })
             .collect())
+    }
+
+    /// The state at a place in a room's history, as far as the user may see: no later than when they left.
+    ///
+    /// # Errors
+    /// 400 for a token that is not ours.
+    pub async fn state_at(&self, viewer: &Viewer, token: &str) -> Result<StateMap> {
+        let mut place = self.place(&viewer.room, token).await?;
+        if let Some(left) = viewer.left_with().and_then(StoredEvent::place) {
+            place = place.min(left);
+        }
+        let before = self
+            .store
+            .history(viewer.room.nid, Direction::Backward, place, HistoryToken::START, 1)
+            .await?;
+        match before.first() {
+            Some(event) => self.state.after(event).await,
+            None => Ok(StateMap::new()),
+        }
+    }
+
+    /// The event of a room sent nearest to a time, ms, among those the user may see.
+    ///
+    /// # Errors
+    /// 404 if there is none in that direction.
+    pub async fn event_by_time(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        direction: Direction,
+        origin_ms: u64,
+    ) -> Result<Arc<StoredEvent>> {
+        const LOOK_THROUGH: usize = 200;
+        let viewer = self.enter(who, room_id).await?;
+        let origin_ms = i64::try_from(origin_ms).unwrap_or(i64::MAX);
+        let nearest = self.store.events_by_time(viewer.room.nid, direction, origin_ms, LOOK_THROUGH).await?;
+        nearest.into_iter().find(|e| viewer.may_see(e)).or_not_found("Event")
     }
 
     /// Appends an event in the form clients get it.

@@ -10,11 +10,13 @@ use hearth_store::Store;
 use ruma::OwnedServerName;
 
 pub mod accounts;
+pub mod directory;
 pub mod events;
 pub mod history;
 pub mod login;
 pub mod membership;
 pub mod notifier;
+pub mod reports;
 pub mod rooms;
 pub mod state;
 pub mod sync;

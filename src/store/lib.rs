@@ -35,6 +35,7 @@ pub mod membership;
 pub mod migrate;
 pub mod profile;
 pub mod push;
+pub mod reports;
 pub mod rooms;
 pub mod state;
 

@@ -11,7 +11,7 @@ use hearth_base::{
 };
 use hearth_rules::visibility::{HistoryVisibility, Membership, Point, may_see};
 use hearth_store::{Store, events::StoredEvent, rooms::Room};
-use ruma::{OwnedDeviceId, OwnedUserId, events::TimelineEventType};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::TimelineEventType};
 
 use crate::state::State;
 
@@ -74,6 +74,12 @@ impl Viewer {
             forgotten,
             joined_until,
         })
+    }
+
+    /// Whose eyes.
+    #[must_use]
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
     }
 
     /// Whether the user may see an event.
