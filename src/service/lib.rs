@@ -10,6 +10,8 @@ use hearth_store::Store;
 use ruma::OwnedServerName;
 
 pub mod accounts;
+pub mod calls;
+pub mod devices;
 pub mod directory;
 pub mod events;
 pub mod history;
@@ -18,11 +20,15 @@ pub mod membership;
 pub mod notifier;
 pub mod reports;
 pub mod rooms;
+pub mod server_keys;
 pub mod state;
 pub mod sync;
 
 use accounts::Accounts;
-use login::Login;
+use calls::Calls;
+use devices::Devices;
+use login::{Login, tokens::Mint};
+use server_keys::ServerKeys;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -31,21 +37,30 @@ pub struct Settings {
     pub server_name: OwnedServerName,
     /// Where clients reach us, with `/` at the end; for links that we hand out.
     pub public_baseurl: Option<String>,
+    /// Our signing key.
+    pub server_keys: server_keys::Settings,
     /// Accounts and passwords.
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// New rooms.
+    pub rooms: rooms::Settings,
+    /// Calls.
+    pub calls: calls::Settings,
 }
 
 impl Settings {
-    /// The usual settings of a server of this name.
+    /// The usual settings of a server of this name, with a signing key made just now.
     #[must_use]
     pub fn new(server_name: OwnedServerName) -> Self {
         Self {
             server_name,
             public_baseurl: None,
+            server_keys: server_keys::Settings::generate(),
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            rooms: rooms::Settings::default(),
+            calls: calls::Settings::default(),
         }
     }
 }
@@ -60,10 +75,16 @@ pub struct Services {
     pub clock: Clock,
     /// Who runs what must outlive a request.
     pub supervisor: Supervisor,
+    /// Our signing key.
+    pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
     pub accounts: Arc<Accounts>,
     /// Sessions and tokens.
     pub login: Arc<Login>,
+    /// Devices of users.
+    pub devices: Arc<Devices>,
+    /// Calls.
+    pub calls: Arc<Calls>,
 }
 
 impl Services {
@@ -73,9 +94,15 @@ impl Services {
     /// If one cannot read what it needs to begin.
     pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
-        let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), store.clone(), clock.clone()));
-        let login = Arc::new(Login::new(name, settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
+        let mint = Mint::new(settings.login.lifetimes.clone(), clock.clone());
+        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), clock.clone())?);
+        let accounts =
+            Arc::new(Accounts::new(name, settings.accounts.clone(), store.clone(), clock.clone(), mint.clone()));
+        let login =
+            Arc::new(Login::new(settings.login.clone(), store.clone(), clock.clone(), mint, accounts.clone()));
         login.start(&supervisor);
-        Ok(Arc::new(Self { settings, store, clock, supervisor, accounts, login }))
+        let devices = Arc::new(Devices::new(store.clone()));
+        let calls = Arc::new(Calls::new(settings.calls.clone(), clock.clone()));
+        Ok(Arc::new(Self { settings, store, clock, supervisor, server_keys, accounts, login, devices, calls }))
     }
 }

@@ -99,9 +99,9 @@ pub struct Tx {
     pos: i64,
     changes: Vec<Logged>,
     stale: Vec<EventNid>,
+    after: Vec<After>,
     /// Rooms as they are after this transaction.
     pub(crate) rooms: Vec<Room>,
-    after: Vec<After>,
     /// Revisions of rooms as this transaction has them; right as long as nobody else wrote since.
     pub(crate) revs: HashMap<RoomNid, i64>,
 }
@@ -356,9 +356,9 @@ impl Writer {
             } else {
                 tx.pos = pos;
                 tx.changes.truncate(noted);
+                tx.after.truncate(after);
                 tx.rooms.truncate(rooms);
                 tx.stale.truncate(stale);
-                tx.after.truncate(after);
                 tx.revs.clear();
                 broken = alone
                     || tx.session.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job".to_owned()).await.is_err();
@@ -410,8 +410,8 @@ impl Writer {
             pos: self.pos,
             changes: Vec::new(),
             stale: Vec::new(),
-            rooms: Vec::new(),
             after: Vec::new(),
+            rooms: Vec::new(),
             revs,
         };
         match store_pending(&mut tx).await {
@@ -430,7 +430,7 @@ impl Writer {
             self.rollback(tx).await;
             return false;
         }
-        let Tx { session, pos, changes, stale, rooms, after, revs, .. } = tx;
+        let Tx { session, pos, changes, stale, after, rooms, revs, .. } = tx;
         self.session = Some(session);
         self.revs = revs;
         self.pos = pos;
