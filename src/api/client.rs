@@ -3,9 +3,24 @@
 use crate::routes::Routes;
 
 pub mod accounts;
+pub mod directory;
+pub mod events;
+pub mod history;
+pub mod membership;
+pub mod reports;
+pub mod rooms;
+pub mod sync;
 
 /// All routes of clients.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().merge(accounts::routes())
+    Routes::new()
+        .merge(accounts::routes())
+        .merge(directory::routes())
+        .merge(events::routes())
+        .merge(history::routes())
+        .merge(membership::routes())
+        .merge(reports::routes())
+        .merge(rooms::routes())
+        .merge(sync::routes())
 }

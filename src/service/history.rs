@@ -14,7 +14,7 @@ use hearth_rules::{
 };
 use hearth_store::{
     Store,
-    events::{Direction, StoredEvent},
+    events::StoredEvent,
     rooms::Room,
     state::StateMap,
 };
@@ -29,6 +29,7 @@ mod answers;
 pub mod viewer;
 
 pub use answers::Messages;
+pub use hearth_store::events::Direction;
 pub use viewer::Viewer;
 
 /// Events in a page at most, whatever a client asks for.

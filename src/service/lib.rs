@@ -27,8 +27,17 @@ pub mod sync;
 use accounts::Accounts;
 use calls::Calls;
 use devices::Devices;
+use directory::Directory;
+use events::Events;
+use history::History;
 use login::{Login, tokens::Mint};
+use membership::Membership;
+use notifier::Notifier;
+use reports::Reports;
+use rooms::Rooms;
 use server_keys::ServerKeys;
+use state::State;
+use sync::Sync;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -43,8 +52,14 @@ pub struct Settings {
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// Aliases, published rooms, the search for users.
+    pub directory: directory::Settings,
+    /// Changes of membership.
+    pub membership: membership::Settings,
     /// New rooms.
     pub rooms: rooms::Settings,
+    /// Syncing.
+    pub sync: sync::Settings,
     /// Calls.
     pub calls: calls::Settings,
 }
@@ -59,7 +74,10 @@ impl Settings {
             server_keys: server_keys::Settings::generate(),
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            directory: directory::Settings::default(),
+            membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
+            sync: sync::Settings::default(),
             calls: calls::Settings::default(),
         }
     }
@@ -75,6 +93,8 @@ pub struct Services {
     pub clock: Clock,
     /// Who runs what must outlive a request.
     pub supervisor: Supervisor,
+    /// Who waits for what.
+    pub notifier: Arc<Notifier>,
     /// Our signing key.
     pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
@@ -83,6 +103,22 @@ pub struct Services {
     pub login: Arc<Login>,
     /// Devices of users.
     pub devices: Arc<Devices>,
+    /// State of rooms.
+    pub state: Arc<State>,
+    /// Single events.
+    pub events: Arc<Events>,
+    /// Aliases, published rooms, the search for users.
+    pub directory: Arc<Directory>,
+    /// Who is in which room.
+    pub membership: Arc<Membership>,
+    /// Rooms made and replaced.
+    pub rooms: Arc<Rooms>,
+    /// Rooms read.
+    pub history: Arc<History>,
+    /// Reports to administrators.
+    pub reports: Arc<Reports>,
+    /// What changed for a user.
+    pub sync: Arc<Sync>,
     /// Calls.
     pub calls: Arc<Calls>,
 }
@@ -94,6 +130,7 @@ impl Services {
     /// If one cannot read what it needs to begin.
     pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
+        let notifier = Notifier::new(store.clone(), name.clone(), supervisor.clone());
         let mint = Mint::new(settings.login.lifetimes.clone(), clock.clone());
         let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), clock.clone())?);
         let accounts =
@@ -103,6 +140,56 @@ impl Services {
         login.start(&supervisor);
         let devices = Arc::new(Devices::new(store.clone()));
         let calls = Arc::new(Calls::new(settings.calls.clone(), clock.clone()));
-        Ok(Arc::new(Self { settings, store, clock, supervisor, server_keys, accounts, login, devices, calls }))
+        let state = Arc::new(State::new(store.clone()));
+        let signer = server_keys.signer().clone();
+        let events =
+            Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
+        let directory =
+            Arc::new(Directory::new(store.clone(), state.clone(), events.clone(), settings.directory.clone()));
+        let membership = Arc::new(Membership::new(
+            store.clone(),
+            state.clone(),
+            events.clone(),
+            clock.clone(),
+            settings.membership.clone(),
+        ));
+        let rooms = Arc::new(Rooms::new(
+            store.clone(),
+            state.clone(),
+            events.clone(),
+            directory.clone(),
+            membership.clone(),
+            clock.clone(),
+            settings.rooms.clone(),
+        ));
+        let history = Arc::new(History::new(store.clone(), state.clone(), clock.clone()));
+        let reports = Arc::new(Reports::new(store.clone(), history.clone(), clock.clone()));
+        let sync = Arc::new(Sync::new(
+            store.clone(),
+            state.clone(),
+            history.clone(),
+            notifier.clone(),
+            settings.sync.clone(),
+        ));
+        Ok(Arc::new(Self {
+            settings,
+            store,
+            clock,
+            supervisor,
+            notifier,
+            server_keys,
+            accounts,
+            login,
+            devices,
+            state,
+            events,
+            directory,
+            membership,
+            rooms,
+            history,
+            reports,
+            sync,
+            calls,
+        }))
     }
 }
