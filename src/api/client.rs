@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod directory;
 pub mod events;
 pub mod history;
+pub mod media;
 pub mod membership;
 pub mod reports;
 pub mod rooms;
@@ -19,6 +20,7 @@ pub fn routes() -> Routes {
         .merge(directory::routes())
         .merge(events::routes())
         .merge(history::routes())
+        .merge(media::routes())
         .merge(membership::routes())
         .merge(reports::routes())
         .merge(rooms::routes())

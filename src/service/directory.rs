@@ -324,7 +324,8 @@ impl Directory {
         let limited = found.len() > limit;
         found.truncate(limit);
         let json = |text: Option<String>| {
-            text.and_then(|t| serde_json::from_str::<Value>(&t).ok()).filter(|v| v.as_str().is_some_and(|s| !s.is_empty()))
+            text.and_then(|t| serde_json::from_str::<Value>(&t).ok())
+                .filter(|v| v.as_str().is_some_and(|s| !s.is_empty()))
         };
         let results = found.into_iter().filter_map(|f| {
             Some(FoundUser {

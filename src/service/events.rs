@@ -16,13 +16,11 @@ use hearth_store::{
     state::SnapRow,
 };
 use moka::sync::Cache;
-use ruma::{
-    EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEventType,
-};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::state::State;
+use crate::{push::Push, state::State};
 
 pub mod lane;
 
@@ -38,6 +36,7 @@ const ATTEMPTS: usize = 8;
 pub struct Events {
     store: Store,
     state: Arc<State>,
+    push: Arc<Push>,
     signer: Arc<Signer>,
     server_name: OwnedServerName,
     clock: Clock,
@@ -74,10 +73,18 @@ pub struct Outgoing<'a> {
 impl Events {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, signer: Arc<Signer>, clock: Clock, supervisor: Supervisor) -> Self {
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        push: Arc<Push>,
+        signer: Arc<Signer>,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> Self {
         Self {
             store,
             state,
+            push,
             server_name: signer.server_name().to_owned(),
             signer,
             clock,
@@ -180,7 +187,13 @@ impl Events {
     ///
     /// # Errors
     /// As the room's rules and the database have it.
-    pub async fn append(self: &Arc<Self>, room: RoomNid, sender: UserNid, draft: Draft, with: With) -> Result<OwnedEventId> {
+    pub async fn append(
+        self: &Arc<Self>,
+        room: RoomNid,
+        sender: UserNid,
+        draft: Draft,
+        with: With,
+    ) -> Result<OwnedEventId> {
         let this = self.clone();
         self.supervisor.job(async move { this.append_now(room, sender, &draft, with).await }).await
     }
@@ -199,8 +212,11 @@ impl Events {
             if let Step::Same(event_id) = staged.push(&self.builder(), sender, draft, with.clone()).await? {
                 return Ok(event_id);
             }
-            let event_id =
-                staged.events.last().map(|e| e.pdu.event_id().to_owned()).ok_or_else(|| Error::broken("nothing staged"))?;
+            let event_id = staged
+                .events
+                .last()
+                .map(|e| e.pdu.event_id().to_owned())
+                .ok_or_else(|| Error::broken("nothing staged"))?;
             let (head, append) = staged.into_append();
             let committed = self.store.enqueue(append).await?;
             newest.head = Some(head);
@@ -276,7 +292,7 @@ impl Events {
     }
 
     fn builder(&self) -> Builder<'_> {
-        Builder { store: &self.store, signer: &self.signer, server_name: &self.server_name }
+        Builder { store: &self.store, signer: &self.signer, server_name: &self.server_name, push: &self.push }
     }
 
     /// The event a device sent under this transaction id, if it did.

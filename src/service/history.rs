@@ -12,12 +12,7 @@ use hearth_rules::{
     client_format::{Unsigned, write_client_event},
     visibility::HistoryVisibility,
 };
-use hearth_store::{
-    Store,
-    events::StoredEvent,
-    rooms::Room,
-    state::StateMap,
-};
+use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{
     EventId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -111,7 +106,12 @@ impl History {
     ///
     /// # Errors
     /// 404 if there is none that the user may see.
-    pub async fn event(&self, who: &Requester, room_id: &RoomId, event_id: &EventId) -> Result<(Viewer, Arc<StoredEvent>)> {
+    pub async fn event(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Viewer, Arc<StoredEvent>)> {
         let viewer = self.enter(who, room_id).await.map_err(|_| Error::not_found("Event not found"))?;
         let event = self.visible(&viewer, event_id).await?;
         Ok((viewer, event))
@@ -211,7 +211,13 @@ impl History {
     ///
     /// # Errors
     /// 404 if there is no such event that the user may see.
-    pub async fn context(&self, viewer: &Viewer, event_id: &EventId, limit: usize, wanted: Wanted<'_>) -> Result<Context> {
+    pub async fn context(
+        &self,
+        viewer: &Viewer,
+        event_id: &EventId,
+        limit: usize,
+        wanted: Wanted<'_>,
+    ) -> Result<Context> {
         let event = self.visible(viewer, event_id).await?;
         let place = event.place().or_not_found("Event")?;
         let limit = limit.min(MAX_PAGE);
@@ -278,10 +284,7 @@ impl History {
         if let Some(left) = viewer.left_with().and_then(StoredEvent::place) {
             place = place.min(left);
         }
-        let before = self
-            .store
-            .history(viewer.room.nid, Direction::Backward, place, HistoryToken::START, 1)
-            .await?;
+        let before = self.store.history(viewer.room.nid, Direction::Backward, place, HistoryToken::START, 1).await?;
         match before.first() {
             Some(event) => self.state.after(event).await,
             None => Ok(StateMap::new()),
@@ -310,7 +313,13 @@ impl History {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn write(&self, out: &mut String, event: &StoredEvent, viewer: &Viewer, with_room_id: bool) -> Result<()> {
+    pub async fn write(
+        &self,
+        out: &mut String,
+        event: &StoredEvent,
+        viewer: &Viewer,
+        with_room_id: bool,
+    ) -> Result<()> {
         let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
             - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
         let replaced = match event.replaces {

@@ -9,35 +9,45 @@ use hearth_base::{Result, clock::Clock, tasks::Supervisor};
 use hearth_store::Store;
 use ruma::OwnedServerName;
 
+pub mod account_data;
 pub mod accounts;
 pub mod calls;
 pub mod devices;
 pub mod directory;
 pub mod events;
 pub mod history;
+pub mod keys;
 pub mod login;
+pub mod media;
 pub mod membership;
 pub mod notifier;
+pub mod push;
 pub mod reports;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
+pub mod to_device;
 
+use account_data::AccountData;
 use accounts::Accounts;
 use calls::Calls;
 use devices::Devices;
 use directory::Directory;
 use events::Events;
 use history::History;
+use keys::Keys;
 use login::{Login, tokens::Mint};
+use media::Media;
 use membership::Membership;
 use notifier::Notifier;
+use push::Push;
 use reports::Reports;
 use rooms::Rooms;
 use server_keys::ServerKeys;
 use state::State;
 use sync::Sync;
+use to_device::ToDevice;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -52,16 +62,26 @@ pub struct Settings {
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// Keys of devices and users.
+    pub keys: keys::Settings,
+    /// Messages from device to device.
+    pub to_device: to_device::Settings,
+    /// Account data and filters.
+    pub account_data: account_data::Settings,
+    /// Push rules and unread counts.
+    pub push: push::Settings,
     /// Aliases, published rooms, the search for users.
     pub directory: directory::Settings,
-    /// Changes of membership.
+    /// Membership of rooms.
     pub membership: membership::Settings,
     /// New rooms.
     pub rooms: rooms::Settings,
-    /// Syncing.
+    /// What /sync shows.
     pub sync: sync::Settings,
     /// Calls.
     pub calls: calls::Settings,
+    /// Media.
+    pub media: media::Settings,
 }
 
 impl Settings {
@@ -69,16 +89,21 @@ impl Settings {
     #[must_use]
     pub fn new(server_name: OwnedServerName) -> Self {
         Self {
-            server_name,
             public_baseurl: None,
             server_keys: server_keys::Settings::generate(),
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            keys: keys::Settings::default(),
+            to_device: to_device::Settings::default(),
+            account_data: account_data::Settings::default(),
+            push: push::Settings::default(),
             directory: directory::Settings::default(),
             membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
             sync: sync::Settings::default(),
             calls: calls::Settings::default(),
+            media: media::Settings::default(),
+            server_name,
         }
     }
 }
@@ -103,24 +128,34 @@ pub struct Services {
     pub login: Arc<Login>,
     /// Devices of users.
     pub devices: Arc<Devices>,
-    /// State of rooms.
+    /// Keys of devices and users, backups.
+    pub keys: Arc<Keys>,
+    /// Messages from device to device.
+    pub to_device: Arc<ToDevice>,
+    /// What users keep with us.
+    pub account_data: Arc<AccountData>,
+    /// What a room is like.
     pub state: Arc<State>,
-    /// Single events.
+    /// Push rules and unread counts.
+    pub push: Arc<Push>,
+    /// Sending and redacting.
     pub events: Arc<Events>,
     /// Aliases, published rooms, the search for users.
     pub directory: Arc<Directory>,
+    /// New rooms.
+    pub rooms: Arc<Rooms>,
     /// Who is in which room.
     pub membership: Arc<Membership>,
-    /// Rooms made and replaced.
-    pub rooms: Arc<Rooms>,
-    /// Rooms read.
+    /// What was said.
     pub history: Arc<History>,
     /// Reports to administrators.
     pub reports: Arc<Reports>,
-    /// What changed for a user.
-    pub sync: Arc<Sync>,
+    /// Files.
+    pub media: Arc<Media>,
     /// Calls.
     pub calls: Arc<Calls>,
+    /// What is new.
+    pub sync: Arc<Sync>,
 }
 
 impl Services {
@@ -130,47 +165,55 @@ impl Services {
     /// If one cannot read what it needs to begin.
     pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
-        let notifier = Notifier::new(store.clone(), name.clone(), supervisor.clone());
-        let mint = Mint::new(settings.login.lifetimes.clone(), clock.clone());
-        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), clock.clone())?);
-        let accounts =
-            Arc::new(Accounts::new(name, settings.accounts.clone(), store.clone(), clock.clone(), mint.clone()));
-        let login =
-            Arc::new(Login::new(settings.login.clone(), store.clone(), clock.clone(), mint, accounts.clone()));
-        login.start(&supervisor);
-        let devices = Arc::new(Devices::new(store.clone()));
-        let calls = Arc::new(Calls::new(settings.calls.clone(), clock.clone()));
-        let state = Arc::new(State::new(store.clone()));
+        let disk = || store.clone();
+        let time = || clock.clone();
+        let notifier = Notifier::new(disk(), name.clone(), supervisor.clone());
+        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), time())?);
+        let mint = Mint::new(settings.login.lifetimes.clone(), time());
+        let accounts = Accounts::new(name.clone(), settings.accounts.clone(), disk(), time(), mint.clone());
+        let accounts = Arc::new(accounts);
+        let login = Arc::new(Login::new(settings.login.clone(), disk(), time(), mint, accounts.clone()));
+        let devices = Arc::new(Devices::new(disk()));
+        let keys = Keys::new(disk(), name.clone(), settings.keys.clone(), time(), supervisor.clone());
+        let keys = Arc::new(keys);
+        let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
+        let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
+        let state = Arc::new(State::new(disk()));
+        let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let signer = server_keys.signer().clone();
-        let events =
-            Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
-        let directory =
-            Arc::new(Directory::new(store.clone(), state.clone(), events.clone(), settings.directory.clone()));
-        let membership = Arc::new(Membership::new(
-            store.clone(),
-            state.clone(),
-            events.clone(),
-            clock.clone(),
-            settings.membership.clone(),
-        ));
-        let rooms = Arc::new(Rooms::new(
-            store.clone(),
+        let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
+        let events = Arc::new(events);
+        let directory = Directory::new(disk(), state.clone(), events.clone(), settings.directory.clone());
+        let directory = Arc::new(directory);
+        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Arc::new(membership);
+        let rooms = Rooms::new(
+            disk(),
             state.clone(),
             events.clone(),
             directory.clone(),
             membership.clone(),
-            clock.clone(),
+            time(),
             settings.rooms.clone(),
-        ));
-        let history = Arc::new(History::new(store.clone(), state.clone(), clock.clone()));
-        let reports = Arc::new(Reports::new(store.clone(), history.clone(), clock.clone()));
+        );
+        let rooms = Arc::new(rooms);
+        let history = Arc::new(History::new(disk(), state.clone(), time()));
+        let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
+        let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
+        let media = Arc::new(media);
+        media.start(&supervisor);
+        let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
         let sync = Arc::new(Sync::new(
-            store.clone(),
+            disk(),
             state.clone(),
             history.clone(),
             notifier.clone(),
+            (account_data.clone(), push.clone(), keys.clone(), to_device.clone()),
             settings.sync.clone(),
         ));
+        let counting = push.clone();
+        notifier.listen(vec![Box::new(move |logged| counting.on_change(logged))]);
+        login.start(&supervisor);
         Ok(Arc::new(Self {
             settings,
             store,
@@ -181,15 +224,20 @@ impl Services {
             accounts,
             login,
             devices,
+            keys,
+            to_device,
+            account_data,
             state,
+            push,
             events,
+            rooms,
             directory,
             membership,
-            rooms,
             history,
             reports,
-            sync,
+            media,
             calls,
+            sync,
         }))
     }
 }

@@ -87,12 +87,13 @@ fn column(room: Option<RoomNid>) -> i64 {
 }
 
 const DATA_GET: &str = "SELECT content FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND kind = $3";
-const DATA_SINCE: &str = "SELECT room_nid, kind, content, pos FROM account_data WHERE user_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
+const DATA_SINCE: &str =
+    "SELECT room_nid, kind, content, pos FROM account_data WHERE user_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
 const DATA_ALL: &str = "SELECT room_nid, kind, content, pos FROM account_data WHERE user_nid = $1 AND pos <= $2 AND content <> '' ORDER BY room_nid, kind";
 const DATA_OF_ROOM: &str = "SELECT room_nid, kind, content, pos FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND content <> '' ORDER BY kind";
 const DATA_COUNT: &str = "SELECT COUNT(*) FROM account_data WHERE user_nid = $1";
 const DATA_PUT: &str = "INSERT INTO account_data (user_nid, room_nid, kind, content, pos) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_nid, room_nid, kind) DO UPDATE SET content = excluded.content, pos = excluded.pos";
-const DATA_HOLDERS: &str = "SELECT a.user_nid FROM account_data a JOIN memberships m ON m.user_nid = a.user_nid WHERE m.room_nid = $1 AND m.local AND m.membership = 'join' AND a.room_nid = 0 AND a.kind = $2 AND a.content <> ''";
+const DATA_HOLDERS: &str = "SELECT DISTINCT a.user_nid FROM account_data a JOIN memberships m ON m.user_nid = a.user_nid WHERE m.room_nid = $1 AND m.local AND m.membership = 'join' AND a.room_nid = 0 AND a.kind IN ($2, $3) AND a.content <> ''";
 const FILTER_GET: &str = "SELECT json FROM filters WHERE user_nid = $1 AND filter_id = $2";
 const FILTER_SAME: &str = "SELECT filter_id FROM filters WHERE user_nid = $1 AND json = $2";
 const FILTER_NEXT: &str = "SELECT COALESCE(MAX(filter_id) + 1, 0), COUNT(*) FROM filters WHERE user_nid = $1";
@@ -149,12 +150,12 @@ impl Store {
         Ok(rows.into_iter().map(Into::into).collect())
     }
 
-    /// Our users who are joined to a room and have global account data of that kind.
+    /// Our users who are joined to a room and have global account data of one of two kinds.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn members_with_account_data(&self, room: RoomNid, kind: &str) -> Result<Vec<UserNid>> {
-        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), DATA_HOLDERS, room.0, kind)?;
+    pub async fn members_with_account_data(&self, room: RoomNid, kinds: [&str; 2]) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), DATA_HOLDERS, room.0, kinds[0], kinds[1])?;
         Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
     }
 

@@ -417,8 +417,7 @@ impl Store {
             Direction::Forward => BY_TIME_ON,
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows: Vec<(i64,)> =
-            fetch_all!(&mut self.read().await?, (i64,), statement, room.0, origin_ms, limit)?;
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), statement, room.0, origin_ms, limit)?;
         self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
     }
 

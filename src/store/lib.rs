@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -24,21 +25,27 @@ use tokio::sync::{Notify, mpsc};
 
 pub mod account_data;
 pub mod accounts;
+pub mod blobs;
 pub mod db;
 pub mod devices;
 pub mod directory;
 pub mod events;
 pub mod intern;
+pub mod keys;
 pub mod log;
 pub mod login;
+pub mod media;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
 pub mod push;
+pub mod receipts;
 pub mod reports;
 pub mod rooms;
 pub mod state;
+pub mod to_device;
 
+use blobs::Blobs;
 use db::{Db, Engine, Session};
 use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
@@ -51,6 +58,8 @@ use state::StateMap;
 pub struct Settings {
     /// Which database.
     pub engine: Engine,
+    /// Folder of media; without one this server keeps none.
+    pub media: Option<PathBuf>,
     /// Bytes of memory for parsed events.
     pub event_cache_bytes: u64,
     /// Entries of memory for state snapshots; about 20 bytes each.
@@ -58,10 +67,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Usual cache sizes.
+    /// Usual cache sizes; media beside a SQLite database.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self { engine, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
+        let media = match &engine {
+            Engine::Sqlite { path } => Some(path.with_file_name("media")),
+            Engine::Postgres { .. } => None,
+        };
+        Self { engine, media, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
     }
 }
 
@@ -96,8 +109,13 @@ pub(crate) struct Inner {
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
+    pub(crate) receipts: receipts::Memory,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
+    pub(crate) media: media::MediaCache,
+    pub(crate) e2ee: keys::Memory,
+    pub(crate) inboxes: to_device::Inboxes,
+    blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -113,6 +131,10 @@ impl Store {
     /// One sentence for the operator: database unreachable, newer than us, or in use by another process.
     pub async fn open(settings: &Settings, supervisor: &Supervisor) -> Result<Self> {
         let lock = lock(&settings.engine)?;
+        let blobs = match &settings.media {
+            Some(folder) => Some(Blobs::open(folder).await?),
+            None => None,
+        };
         let db = Db::open(&settings.engine).await?;
         let mut session = db.writer().await?;
         claim(&mut session).await?;
@@ -139,7 +161,12 @@ impl Store {
                     .build(),
                 sessions: login::Sessions::default(),
                 account_data: account_data::Memory::default(),
+                receipts: receipts::Memory::default(),
                 redactions: AtomicU64::new(0),
+                media: media::MediaCache::default(),
+                e2ee: keys::Memory::new(pos),
+                inboxes: to_device::Inboxes::default(),
+                blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
@@ -158,6 +185,12 @@ impl Store {
     /// 503 if none is to be had.
     pub async fn read(&self) -> Result<Session> {
         self.inner.db.read().await
+    }
+
+    /// The bytes of media, if this server keeps any.
+    #[must_use]
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.inner.blobs.as_ref()
     }
 
     /// The newest committed position.
@@ -188,7 +221,10 @@ impl Store {
                 self.inner.events.insert(event.nid, event.clone());
             }
         }
+        self.inner.e2ee.published(&self.inner, changes);
+        self.inner.inboxes.published(changes);
         self.inner.account_data.published(changes);
+        self.inner.receipts.published(changes);
         let wake = self.inner.subscriber.get().map(|subscriber| subscriber(changes));
         self.inner.head.store(head.0, Ordering::Release);
         if let Some(wake) = wake {

@@ -10,7 +10,7 @@ use hearth_base::{
     ids::{EventNid, RoomNid, StreamPos, UserNid},
 };
 
-use crate::{Store, execute, fetch_all, fetch_optional};
+use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, sql};
 
 /// In `push_actions`: every member by the default rules. No user has this number.
 pub const EVERYONE: UserNid = UserNid(0);
@@ -129,7 +129,7 @@ const PUSHERS_DROP_DEVICE: &str = "DELETE FROM pushers WHERE user_nid = $1 AND d
 // The rows after $3 and up to $4, less those a threaded receipt has covered; and for rows of the user what the default
 // outcome said of the same event, in whose place they stand.
 const UNREAD: &str = "SELECT a.thread, \
-     SUM(CASE WHEN a.user_nid = 0 AND a.counted THEN 1 ELSE 0 END), \
+     SUM(CASE WHEN a.user_nid = 0 AND a.counted AND a.thread <> 'main' THEN 1 ELSE 0 END), \
      SUM(CASE WHEN a.user_nid = 0 THEN 0 WHEN a.notify AND NOT a.counted THEN 1 WHEN a.counted AND NOT a.notify THEN -1 ELSE 0 END), \
      SUM(CASE WHEN a.highlight THEN 1 ELSE 0 END) - SUM(CASE WHEN a.user_nid <> 0 AND e.highlight THEN 1 ELSE 0 END) \
      FROM push_actions a \
@@ -225,6 +225,20 @@ impl Store {
         .await
     }
 
+    /// Those of the users who are ours and joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn joined_among(&self, room: RoomNid, users: &[UserNid]) -> Result<Vec<UserNid>> {
+        let sql = sql!(
+            "SELECT user_nid FROM memberships WHERE room_nid = $1 AND local AND membership = 'join' AND user_nid "
+            [in 2]
+        );
+        let users = Ints(users.iter().map(|u| u.0).collect());
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, room.0, users)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
     /// What rows tell of a user's unread events of a room in `(after, upto]`, thread by thread.
     ///
     /// # Errors
@@ -236,15 +250,8 @@ impl Store {
         after: StreamPos,
         upto: StreamPos,
     ) -> Result<Vec<UnreadRows>> {
-        let rows: Vec<(String, i64, i64, i64)> = fetch_all!(
-            &mut self.read().await?,
-            (String, i64, i64, i64),
-            UNREAD,
-            user.0,
-            room.0,
-            after.0,
-            upto.0
-        )?;
+        let rows: Vec<(String, i64, i64, i64)> =
+            fetch_all!(&mut self.read().await?, (String, i64, i64, i64), UNREAD, user.0, room.0, after.0, upto.0)?;
         Ok(rows
             .into_iter()
             .map(|(thread, counted, deviation, highlights)| UnreadRows { thread, counted, deviation, highlights })

@@ -185,10 +185,12 @@ impl Accounts {
         if by.username.contains('\0') || by.password.contains('\0') {
             return Err(Error::unknown("Neither user name nor password may contain NUL"));
         }
-        let mut mac =
-            Hmac::<Sha1>::new_from_slice(secret.as_bytes()).map_err(|e| Error::fault("registration_shared_secret", e))?;
+        let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes())
+            .map_err(|e| Error::fault("registration_shared_secret", e))?;
         let admin = if by.admin { "admin" } else { "notadmin" };
-        for (n, part) in [&*by.nonce, &*by.username, &*by.password, admin].into_iter().chain(by.user_type.as_deref()).enumerate() {
+        for (n, part) in
+            [&*by.nonce, &*by.username, &*by.password, admin].into_iter().chain(by.user_type.as_deref()).enumerate()
+        {
             if n > 0 {
                 mac.update(b"\0");
             }
@@ -292,8 +294,5 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if digits.len() % 2 != 0 {
         return None;
     }
-    digits
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()))
-        .collect()
+    digits.chunks(2).map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok())).collect()
 }

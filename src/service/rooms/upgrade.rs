@@ -227,13 +227,8 @@ impl Rooms {
         content: &Value,
     ) -> Result<()> {
         let content = serde_json::value::to_raw_value(content).map_err(|e| Error::fault("writing state", e))?;
-        let out = Outgoing {
-            event_type,
-            state_key: Some(String::new()),
-            content: &content,
-            txn_id: None,
-            timestamp: None,
-        };
+        let out =
+            Outgoing { event_type, state_key: Some(String::new()), content: &content, txn_id: None, timestamp: None };
         self.events.send(who, &room.room_id, out).await.map(drop)
     }
 }

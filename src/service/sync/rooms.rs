@@ -4,16 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Result,
-    ids::{EventNid, KeyNid, StreamPos},
+    ids::{EventNid, KeyNid, RoomNid, StreamPos},
     stream::HistoryToken,
 };
 use hearth_rules::client_format::write_stripped;
-use hearth_store::{
-    events::StoredEvent,
-    membership::Membership,
-    rooms::Room,
-    state::StateMap,
-};
+use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
 use ruma::{
     OwnedUserId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -23,9 +18,10 @@ use serde::Deserialize;
 
 use super::{
     Sync, Turn,
-    section::{Sections, key, open},
+    own::{OwnData, write_piece},
+    section::{Sections, key, key_text, open},
 };
-use crate::{history::Viewer, notifier::RoomHub};
+use crate::{history::Viewer, notifier::RoomHub, push::Count};
 
 /// Rounds of looking for events that a filter lets pass.
 const ROUNDS: usize = 5;
@@ -58,9 +54,11 @@ impl Sync {
         turn: &Turn<'_>,
         membership: &Membership,
         hub: &Arc<RoomHub>,
+        own: &OwnData,
     ) -> Result<()> {
         let after = turn.after();
-        let news = hub.last() > after;
+        let account_data = own.of_room(hub.nid);
+        let news = hub.last() > after || hub.last_receipt() > after || !account_data.is_empty();
         if !news && turn.since.is_some() && !turn.ask.full_state {
             return Ok(());
         }
@@ -71,15 +69,23 @@ impl Sync {
         }
         let viewer = self.history.viewer(turn.who, &room).await?;
         // Since the user's own member event changes also with their name, only a gap in the membership makes a room new.
-        let newly = turn.since.is_none()
-            || membership.pos > after && viewer.joined_since().is_none_or(|since| since > after);
+        let newly =
+            turn.since.is_none() || membership.pos > after && viewer.joined_since().is_none_or(|since| since > after);
         let from = if newly { StreamPos::ZERO } else { after };
         let upto = turn.now.pos;
         let timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
         let full = newly || turn.ask.full_state;
         let newest = self.state.current(&room).await?;
         let mut state = self.state_events(turn, &room, &timeline, Span { from, upto, full, newest: &newest }).await?;
-        if timeline.events.is_empty() && state.is_empty() && !full {
+        let mut body = String::new();
+        if newly && turn.since.is_some() {
+            let all = self.account_data.of_room(turn.who.user_nid, hub.nid).await?;
+            write_account_data(&mut body, turn, all.iter().map(|(k, c)| (k.as_str(), c.get())));
+        } else {
+            write_account_data(&mut body, turn, account_data.iter().map(|(k, c)| (k.as_str(), c.get())));
+        }
+        let receipts = hub.last_receipt() > after;
+        if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !receipts && !full {
             return Ok(());
         }
         let mut summary = String::new();
@@ -89,13 +95,13 @@ impl Sync {
                 self.add_members(turn, &mut state, &timeline, &newest, &heroes).await?;
             }
         }
-        let mut body = String::new();
         self.write_state(&mut body, turn, &viewer, &state).await?;
         self.write_timeline(&mut body, &viewer, &timeline).await?;
         if !summary.is_empty() {
             key(&mut body, "summary");
             body.push_str(&summary);
         }
+        self.write_unread(&mut body, turn, hub.nid).await?;
         open(&mut sections.join, &room.room_id);
         sections.join.push_str(&body);
         sections.join.push('}');
@@ -114,8 +120,7 @@ impl Sync {
         if !turn.ask.filter.rooms.has(&room.room_id) {
             return Ok(());
         }
-        let section =
-            if name == "invite_state" { &mut sections.invite } else { &mut sections.knock };
+        let section = if name == "invite_state" { &mut sections.invite } else { &mut sections.knock };
         open(section, &room.room_id);
         key(section, name);
         section.push_str("{\"events\":[");
@@ -286,11 +291,8 @@ impl Sync {
                 }
             }
         }
-        let shown: Vec<EventNid> = if after_timeline {
-            Vec::new()
-        } else {
-            timeline.events.iter().map(|e| e.nid).collect()
-        };
+        let shown: Vec<EventNid> =
+            if after_timeline { Vec::new() } else { timeline.events.iter().map(|e| e.nid).collect() };
         let events = self.store.events(&wanted).await?;
         Ok(events.into_iter().filter(|e| !shown.contains(&e.nid) && filter.has(&e.pdu)).collect())
     }
@@ -298,9 +300,10 @@ impl Sync {
     /// A whole state but for members other than the user (spec: "Lazy-loading room members").
     async fn without_members(&self, turn: &Turn<'_>, state: &StateMap) -> Result<Vec<EventNid>> {
         let keys = self.store.keys(&state.keys().copied().collect::<Vec<_>>()).await?;
-        let others = state.values().zip(&keys).filter(|(_, key)| {
-            key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str()
-        });
+        let others = state
+            .values()
+            .zip(&keys)
+            .filter(|(_, key)| key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str());
         Ok(others.map(|(event, _)| *event).collect())
     }
 
@@ -377,6 +380,25 @@ impl Sync {
         Ok(())
     }
 
+    /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
+    async fn write_unread(&self, out: &mut String, turn: &Turn<'_>, room: RoomNid) -> Result<()> {
+        let unread = self.push.unread(turn.who.user_nid, room).await?;
+        let by_thread = turn.ask.filter.timeline.thread_counts;
+        let count = if by_thread { unread.main } else { unread.total() };
+        key(out, "unread_notifications");
+        write_count(out, count);
+        if by_thread && !unread.threads.is_empty() {
+            key(out, "unread_thread_notifications");
+            out.push('{');
+            for (thread, count) in &unread.threads {
+                key_text(out, thread);
+                write_count(out, *count);
+            }
+            out.push('}');
+        }
+        Ok(())
+    }
+
     /// Writes who is in the room, as far as a client needs it to name the room (spec: `RoomSummary`). Gives whom it names.
     async fn write_summary(
         &self,
@@ -419,6 +441,32 @@ impl Sync {
             }
         }
         Ok(false)
+    }
+}
+
+fn write_count(out: &mut String, count: Count) {
+    out.push('{');
+    key(out, "highlight_count");
+    out.push_str(itoa::Buffer::new().format(count.highlights));
+    key(out, "notification_count");
+    out.push_str(itoa::Buffer::new().format(count.notifications));
+    out.push('}');
+}
+
+/// Writes account data of a room as the filter lets it pass.
+fn write_account_data<'a>(out: &mut String, turn: &Turn<'_>, data: impl Iterator<Item = (&'a str, &'a str)>) {
+    let filter = &turn.ask.filter.room_account_data;
+    let mut first = true;
+    for (kind, content) in data.filter(|(kind, _)| filter.has_type(kind)) {
+        if first {
+            key(out, "account_data");
+            out.push_str("{\"events\":[");
+        }
+        first = false;
+        write_piece(out, kind, content);
+    }
+    if !first {
+        out.push_str("]}");
     }
 }
 
