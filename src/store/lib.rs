@@ -40,6 +40,7 @@ pub mod migrate;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod reports;
 pub mod rooms;
 pub mod state;
 pub mod to_device;
@@ -89,8 +90,12 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// Who hears of what was committed, in order, before those who wrote it are answered.
-pub type Subscriber = Box<dyn Fn(&[Logged]) + Send + Sync>;
+/// Who hears of what was committed, in order, before those who wrote it are answered. What it gives back is called once
+/// the new head can be read: whoever is woken by it must not find the old one.
+pub type Subscriber = Box<dyn Fn(&[Logged]) -> Wake + Send + Sync>;
+
+/// Wakes those who wait.
+pub type Wake = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Inner {
     pub(crate) db: Db,
@@ -199,7 +204,8 @@ impl Store {
         let _ = self.inner.subscriber.set(subscriber);
     }
 
-    /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it.
+    /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it; then
+    /// those who wait are woken, and see it.
     pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid], rooms: Vec<Room>) {
         if !stale.is_empty() {
             self.inner.redactions.fetch_add(1, Ordering::AcqRel);
@@ -219,10 +225,11 @@ impl Store {
         self.inner.inboxes.published(changes);
         self.inner.account_data.published(changes);
         self.inner.receipts.published(changes);
-        if let Some(subscriber) = self.inner.subscriber.get() {
-            subscriber(changes);
-        }
+        let wake = self.inner.subscriber.get().map(|subscriber| subscriber(changes));
         self.inner.head.store(head.0, Ordering::Release);
+        if let Some(wake) = wake {
+            wake();
+        }
     }
 
     /// Writes what is queued, then closes the database. For the end of the process, after everybody else stopped.
