@@ -390,4 +390,4 @@ pub(crate) fn is_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
