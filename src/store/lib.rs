@@ -22,12 +22,15 @@ use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
+pub mod accounts;
 pub mod db;
+pub mod devices;
 pub mod directory;
 pub mod events;
 pub mod intern;
 pub mod keys;
 pub mod log;
+pub mod login;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
@@ -86,6 +89,7 @@ pub(crate) struct Inner {
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
+    pub(crate) sessions: login::Sessions,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
     pub(crate) e2ee: keys::Memory,
@@ -129,6 +133,7 @@ impl Store {
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)
                     .build(),
+                sessions: login::Sessions::default(),
                 redactions: AtomicU64::new(0),
                 e2ee: keys::Memory::new(pos),
                 inboxes: to_device::Inboxes::default(),

@@ -152,7 +152,7 @@ impl Store {
                         let left = size.saturating_sub(i64::try_from(gone).unwrap_or(i64::MAX)).max(0);
                         tx.store().inner.inboxes.sizes.insert(name.clone(), left);
                     }
-                    tx.on_commit(move |store| store.inner.inboxes.cleared.insert(name, upto));
+                    tx.after_commit(move |store| store.inner.inboxes.cleared.insert(name, upto));
                     Ok(())
                 })
             })

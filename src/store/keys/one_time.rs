@@ -274,7 +274,7 @@ impl Tx {
 
     fn forget_counts(&mut self, devices: Vec<DeviceName>) {
         if !devices.is_empty() {
-            self.on_commit(move |store| store.inner.e2ee.counts.forget(&devices));
+            self.after_commit(move |store| store.inner.e2ee.counts.forget(&devices));
         }
     }
 }
