@@ -128,7 +128,8 @@ CREATE TABLE read_positions (
     PRIMARY KEY (room_nid, user_nid, thread)
 );
 
--- What a user's rules made of an event where that is not what the default rules say of an unmentioned member.
+-- What a user's rules made of an event where that is not what the default rules say of an unmentioned member. Rows of
+-- user 0 are what the default rules say of everyone, where the room's counter alone does not tell it (store::push).
 CREATE TABLE push_actions (
     user_nid  BIGINT NOT NULL,
     room_nid  BIGINT NOT NULL,
@@ -172,7 +173,7 @@ CREATE TABLE account_data (
     user_nid  BIGINT NOT NULL,
     room_nid  BIGINT NOT NULL,           -- 0: global
     kind      TEXT NOT NULL,
-    content   TEXT NOT NULL,
+    content   TEXT NOT NULL,           -- JSON object; empty: deleted
     pos       BIGINT NOT NULL,
     PRIMARY KEY (user_nid, room_nid, kind)
 );

@@ -205,11 +205,13 @@ CREATE TABLE media (
     accessed_ms  BIGINT NOT NULL,
     quarantined_by TEXT,
     protected    BOOLEAN NOT NULL,
+    authenticated BOOLEAN NOT NULL,      -- came after unauthenticated downloads were frozen
     expires_ms   BIGINT,                 -- of an announced upload
     PRIMARY KEY (server_name, media_id)
 ) WITHOUT ROWID;
 CREATE INDEX media_user ON media (user_nid, created_ms);
 CREATE INDEX media_blob ON media (blob);
+CREATE INDEX media_announced ON media (expires_ms) WHERE blob IS NULL;
 
 CREATE TABLE thumbnails (
     server_name  TEXT NOT NULL,
@@ -223,6 +225,7 @@ CREATE TABLE thumbnails (
     size         BIGINT NOT NULL,
     PRIMARY KEY (server_name, media_id, width, height, method, animated)
 ) WITHOUT ROWID;
+CREATE INDEX thumbnails_blob ON thumbnails (blob);
 
 CREATE TABLE reports (
     id          INTEGER PRIMARY KEY,
@@ -234,3 +237,22 @@ CREATE TABLE reports (
     reason      TEXT,
     score       BIGINT
 );
+
+-- Where a user wants to be told of events (spec: push module). One app and key may serve several users.
+CREATE TABLE pushers (
+    user_nid     BIGINT NOT NULL,
+    app_id       TEXT NOT NULL,
+    pushkey      TEXT NOT NULL,
+    device_id    TEXT,                   -- of the session that set it; the pusher goes with the device
+    kind         TEXT NOT NULL,          -- http, email
+    app_name     TEXT NOT NULL,
+    device_name  TEXT NOT NULL,
+    profile_tag  TEXT,
+    lang         TEXT NOT NULL,
+    data         TEXT NOT NULL,          -- JSON object
+    enabled      BOOLEAN NOT NULL,
+    created_ms   BIGINT NOT NULL,
+    pos          BIGINT NOT NULL,        -- pushed up to here
+    PRIMARY KEY (user_nid, app_id, pushkey)
+) WITHOUT ROWID;
+CREATE INDEX pushers_key ON pushers (app_id, pushkey);

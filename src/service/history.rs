@@ -108,7 +108,12 @@ impl History {
     ///
     /// # Errors
     /// 404 if there is none that the user may see.
-    pub async fn event(&self, who: &Requester, room_id: &RoomId, event_id: &EventId) -> Result<(Viewer, Arc<StoredEvent>)> {
+    pub async fn event(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Viewer, Arc<StoredEvent>)> {
         let viewer = self.enter(who, room_id).await.map_err(|_| Error::not_found("Event not found"))?;
         let event = self.visible(&viewer, event_id).await?;
         Ok((viewer, event))
@@ -198,7 +203,13 @@ impl History {
     ///
     /// # Errors
     /// 404 if there is no such event that the user may see.
-    pub async fn context(&self, viewer: &Viewer, event_id: &EventId, limit: usize, wanted: Wanted<'_>) -> Result<Context> {
+    pub async fn context(
+        &self,
+        viewer: &Viewer,
+        event_id: &EventId,
+        limit: usize,
+        wanted: Wanted<'_>,
+    ) -> Result<Context> {
         let event = self.visible(viewer, event_id).await?;
         let place = event.place().or_not_found("Event")?;
         let half = (limit.min(MAX_PAGE)).div_ceil(2);
@@ -207,7 +218,9 @@ impl History {
         } else {
             let start = HistoryToken::START;
             let before = self.page(viewer, Direction::Backward, just_before(place), start, half, wanted).await?;
-            let after = self.page(viewer, Direction::Forward, place, HistoryToken::END, half.min(limit / 2).max(1), wanted).await?;
+            let after = self
+                .page(viewer, Direction::Forward, place, HistoryToken::END, half.min(limit / 2).max(1), wanted)
+                .await?;
             (Some(before), Some(after))
         };
         let before = before.map(|p| p.events).unwrap_or_default();
@@ -262,7 +275,13 @@ impl History {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn write(&self, out: &mut String, event: &StoredEvent, viewer: &Viewer, with_room_id: bool) -> Result<()> {
+    pub async fn write(
+        &self,
+        out: &mut String,
+        event: &StoredEvent,
+        viewer: &Viewer,
+        with_room_id: bool,
+    ) -> Result<()> {
         let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
             - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
         let replaced = match event.replaces {

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{
-    Error, Requester, Result,
-    clock::Clock,
-    ids::UserNid,
-};
+use hearth_base::{Error, Requester, Result, clock::Clock, ids::UserNid};
 use hearth_rules::event::Draft;
 use hearth_store::{Store, rooms::Room};
 use ruma::{
@@ -239,9 +235,7 @@ impl Membership {
         check_may_write(who)?;
         let room = self.known(room_id).await?;
         match self.of(&room, user).await? {
-            MembershipState::Leave | MembershipState::Ban => {
-                Err(Error::forbidden("The user is not in this room"))
-            }
+            MembershipState::Leave | MembershipState::Ban => Err(Error::forbidden("The user is not in this room")),
             _ => {
                 let content = MemberContent { membership: "leave", reason, ..MemberContent::default() };
                 self.write(&room, who, user, &content, None).await.map(drop)

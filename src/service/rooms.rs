@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, Requester, Result, clock::Clock, ids::{StreamPos, UserNid}};
+use hearth_base::{
+    Error, Requester, Result,
+    clock::Clock,
+    ids::{StreamPos, UserNid},
+};
 use hearth_rules::{event::Draft, versions::RoomVersion};
 use hearth_store::{
     Store,
@@ -107,7 +111,13 @@ pub struct Rooms {
 impl Rooms {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, events: Arc<Events>, membership: Arc<Membership>, clock: Clock, settings: Settings) -> Self {
+    pub fn new(
+        store: Store,
+        events: Arc<Events>,
+        membership: Arc<Membership>,
+        clock: Clock,
+        settings: Settings,
+    ) -> Self {
         let server_name = events.signer().server_name().to_owned();
         Self { store, events, membership, server_name, clock, settings }
     }
@@ -160,8 +170,14 @@ impl Rooms {
         let nid = room.nid;
         let draft = Drafting { sender: who.user_id.clone(), nid: who.user_nid, now };
         let room_id = (!version.room_id_is_create_hash()).then(|| room.room_id.clone());
-        let create = draft.event(room_id, TimelineEventType::RoomCreate, "", &self.create_content(who, &new, preset, version)?)?;
-        let rest = |room_id: &RoomId| self.rest(&draft, room_id, &new, preset, version, &own, &invites, alias.as_deref(), who);
+        let create = draft.event(
+            room_id,
+            TimelineEventType::RoomCreate,
+            "",
+            &self.create_content(who, &new, preset, version)?,
+        )?;
+        let rest =
+            |room_id: &RoomId| self.rest(&draft, room_id, &new, preset, version, &own, &invites, alias.as_deref(), who);
         let append = self.events.first_events(room, create, rest).await.map_err(invalid_state)?;
         let room_id = append.room.room_id.clone();
         let (published, creator) = (new.published, who.user_nid);

@@ -6,12 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hearth_base::{
-    Error, Requester, Result,
-    clock::Clock,
-    ids::StreamPos,
-    stream::SyncToken,
-};
+use hearth_base::{Error, Requester, Result, ids::StreamPos, stream::SyncToken};
 use hearth_store::Store;
 use ruma::events::room::member::MembershipState;
 
@@ -51,7 +46,6 @@ pub struct Sync {
     pub(crate) state: Arc<State>,
     pub(crate) history: Arc<History>,
     pub(crate) notifier: Arc<Notifier>,
-    pub(crate) clock: Clock,
     pub(crate) settings: Settings,
 }
 
@@ -101,6 +95,18 @@ impl Turn<'_> {
 }
 
 impl Sync {
+    /// Made once.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        history: Arc<History>,
+        notifier: Arc<Notifier>,
+        settings: Settings,
+    ) -> Self {
+        Self { store, state, history, notifier, settings }
+    }
+
     /// Answers one sync: a JSON text.
     ///
     /// # Errors

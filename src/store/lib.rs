@@ -23,6 +23,8 @@ use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
 pub mod accounts;
+pub mod blobs;
+pub mod account_data;
 pub mod db;
 pub mod devices;
 pub mod directory;
@@ -31,9 +33,12 @@ pub mod intern;
 pub mod keys;
 pub mod log;
 pub mod login;
+pub mod media;
 pub mod membership;
 pub mod migrate;
 pub mod profile;
+pub mod push;
+pub mod receipts;
 pub mod rooms;
 pub mod state;
 pub mod to_device;
@@ -90,8 +95,11 @@ pub(crate) struct Inner {
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
+    pub(crate) account_data: account_data::Memory,
+    pub(crate) receipts: receipts::Memory,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
+    pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
     pub(crate) inboxes: to_device::Inboxes,
     head: AtomicI64,
@@ -134,7 +142,10 @@ impl Store {
                     .max_capacity(settings.state_cache_entries)
                     .build(),
                 sessions: login::Sessions::default(),
+                account_data: account_data::Memory::default(),
+                receipts: receipts::Memory::default(),
                 redactions: AtomicU64::new(0),
+                media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
                 inboxes: to_device::Inboxes::default(),
                 head: AtomicI64::new(pos),
@@ -186,6 +197,8 @@ impl Store {
         }
         self.inner.e2ee.published(&self.inner, changes);
         self.inner.inboxes.published(changes);
+        self.inner.account_data.published(changes);
+        self.inner.receipts.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {
             subscriber(changes);
         }

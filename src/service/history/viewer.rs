@@ -80,10 +80,15 @@ impl Viewer {
         let pos = position(event);
         let is_own = *event.pdu.event_type() == TimelineEventType::RoomMember
             && event.pdu.state_key() == Some(self.user_id.as_str());
-        let is_setting = *event.pdu.event_type() == TimelineEventType::RoomHistoryVisibility
-            && event.pdu.state_key() == Some("");
+        let is_setting =
+            *event.pdu.event_type() == TimelineEventType::RoomHistoryVisibility && event.pdu.state_key() == Some("");
         may_see(&Point {
-            visibility: self.visibilities.iter().rev().find(|(p, _)| *p < pos).map_or(HistoryVisibility::Shared, |(_, v)| *v),
+            visibility: self
+                .visibilities
+                .iter()
+                .rev()
+                .find(|(p, _)| *p < pos)
+                .map_or(HistoryVisibility::Shared, |(_, v)| *v),
             visibility_after: is_setting.then(|| setting_of(event)),
             membership: Membership::parse(self.before(pos)),
             membership_after: is_own.then(|| Membership::parse(Some(&event.pdu.membership()))),

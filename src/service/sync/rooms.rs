@@ -8,12 +8,7 @@ use hearth_base::{
     stream::HistoryToken,
 };
 use hearth_rules::client_format::write_stripped;
-use hearth_store::{
-    events::StoredEvent,
-    membership::Membership,
-    rooms::Room,
-    state::StateMap,
-};
+use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
 use ruma::{
     UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -59,8 +54,8 @@ impl Sync {
         }
         let viewer = self.history.viewer(turn.who, &room).await?;
         // Since the user's own member event changes also with their name, only a gap in the membership makes a room new.
-        let newly = turn.since.is_none()
-            || membership.pos > after && viewer.joined_since().is_none_or(|since| since > after);
+        let newly =
+            turn.since.is_none() || membership.pos > after && viewer.joined_since().is_none_or(|since| since > after);
         let from = if newly { StreamPos::ZERO } else { after };
         let timeline = self.timeline(turn, &viewer, hub, from, turn.now.pos).await?;
         let full = newly || turn.ask.full_state;
@@ -93,8 +88,7 @@ impl Sync {
         if !turn.ask.filter.rooms.has(&room.room_id) {
             return Ok(());
         }
-        let section =
-            if name == "invite_state" { &mut sections.invite } else { &mut sections.knock };
+        let section = if name == "invite_state" { &mut sections.invite } else { &mut sections.knock };
         open(section, &room.room_id);
         key(section, name);
         section.push_str("{\"events\":[");
@@ -252,11 +246,8 @@ impl Sync {
         } else {
             return Ok(Vec::new());
         };
-        let shown: Vec<EventNid> = if after_timeline {
-            Vec::new()
-        } else {
-            timeline.events.iter().map(|e| e.nid).collect()
-        };
+        let shown: Vec<EventNid> =
+            if after_timeline { Vec::new() } else { timeline.events.iter().map(|e| e.nid).collect() };
         let events = self.store.events(&wanted).await?;
         Ok(events.into_iter().filter(|e| !shown.contains(&e.nid) && filter.has(&e.pdu)).collect())
     }
@@ -277,9 +268,10 @@ impl Sync {
         let mut wanted = Vec::new();
         if !entries.is_empty() {
             let keys = self.store.keys(&entries.iter().map(|(k, _)| *k).collect::<Vec<_>>()).await?;
-            let others = entries.iter().zip(&keys).filter(|(_, key)| {
-                key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str()
-            });
+            let others = entries
+                .iter()
+                .zip(&keys)
+                .filter(|(_, key)| key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str());
             wanted.extend(others.map(|((_, e), _)| *e));
         }
         let mut seen: Vec<&UserId> = Vec::new();

@@ -17,8 +17,7 @@ pub(super) struct Sections {
 impl Sections {
     /// Writes what is there as `"rooms":{…}`; says whether there was anything.
     pub(super) fn write(&self, out: &mut String) -> Result<bool> {
-        let parts =
-            [("invite", &self.invite), ("join", &self.join), ("knock", &self.knock), ("leave", &self.leave)];
+        let parts = [("invite", &self.invite), ("join", &self.join), ("knock", &self.knock), ("leave", &self.leave)];
         if parts.iter().all(|(_, rooms)| rooms.is_empty()) {
             return Ok(false);
         }

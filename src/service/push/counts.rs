@@ -1,0 +1,229 @@
+//! Unread counts in memory: a room's totals, and what differs for each of its members that anybody asked about.
+//!
+//! A member's counts are what they were when loaded, plus what the room's totals have grown since, plus the member's own
+//! deviations since. So an event costs the room one addition and a member something only if their outcome differs. Memory
+//! of a member is made before it is loaded, and takes in what happens meanwhile; what a receipt or the member's own event
+//! changes is simply forgotten.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hearth_base::ids::{StreamPos, UserNid};
+use imbl::OrdMap;
+use parking_lot::Mutex;
+
+/// What is unread in a room or thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Events that notify (spec: `notification_count`).
+    pub notifications: u64,
+    /// Those among them that highlight (`highlight_count`).
+    pub highlights: u64,
+}
+
+impl Count {
+    fn plus(self, other: Self) -> Self {
+        Self { notifications: self.notifications + other.notifications, highlights: self.highlights + other.highlights }
+    }
+}
+
+/// What is unread in a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// In the main timeline.
+    pub main: Count,
+    /// In threads, by the event id of their root; threads without anything unread are left out.
+    pub threads: BTreeMap<String, Count>,
+}
+
+impl Unread {
+    /// In the room as a whole, for clients that do not tell threads apart.
+    #[must_use]
+    pub fn total(&self) -> Count {
+        self.threads.values().fold(self.main, |sum, count| sum.plus(*count))
+    }
+}
+
+/// A sum of notifications and highlights; may be negative on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) notify: i64,
+    pub(super) highlight: i64,
+}
+
+impl Sum {
+    pub(super) fn new(notify: i64, highlight: i64) -> Self {
+        Self { notify, highlight }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self { notify: self.notify + other.notify, highlight: self.highlight + other.highlight }
+    }
+
+    pub(super) fn minus(self, other: Self) -> Self {
+        Self { notify: self.notify - other.notify, highlight: self.highlight - other.highlight }
+    }
+
+    fn count(self) -> Count {
+        Count {
+            notifications: u64::try_from(self.notify).unwrap_or(0),
+            highlights: u64::try_from(self.highlight).unwrap_or(0),
+        }
+    }
+}
+
+/// `main` or the event id of a thread's root.
+pub(super) type Thread = Arc<str>;
+
+/// The name of the main timeline.
+pub(super) const MAIN: &str = "main";
+
+/// Sums by thread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sums {
+    pub(super) main: Sum,
+    pub(super) threads: OrdMap<Thread, Sum>,
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, thread: &Thread, sum: Sum) {
+        if **thread == *MAIN {
+            self.main = self.main.plus(sum);
+        } else {
+            let old = self.threads.get(thread).copied().unwrap_or_default();
+            self.threads.insert(thread.clone(), old.plus(sum));
+        }
+    }
+}
+
+/// A room's totals, as of a position.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    /// Of the newest event taken in.
+    pub(super) pos: StreamPos,
+    /// The room's counter there.
+    pub(super) counter: i64,
+    /// What the default rules made everyone's, since the memory of the room began.
+    pub(super) totals: Sums,
+}
+
+/// Threads whose totals are kept; with more, the room's memory begins anew.
+pub(super) const MAX_THREADS: usize = 1_000;
+
+/// A room as far as counting goes.
+#[derive(Debug, Default)]
+pub(super) struct RoomCounts {
+    now: Mutex<Option<Snapshot>>,
+}
+
+impl RoomCounts {
+    /// The totals; `None` until begun.
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
+        self.now.lock().clone()
+    }
+
+    /// Begins from what the room's row says, unless an event came first.
+    pub(super) fn begin(&self, pos: StreamPos, counter: i64) {
+        self.now.lock().get_or_insert_with(|| Snapshot { pos, counter, totals: Sums::default() });
+    }
+
+    /// Takes in an event; gives the number of threads known then.
+    pub(super) fn take_in(&self, pos: StreamPos, counter: i64, thread: &Thread, highlight: bool) -> usize {
+        let mut now = self.now.lock();
+        let Some(now) = now.as_mut() else {
+            *now = Some(Snapshot { pos, counter, totals: Sums::default() });
+            return 0;
+        };
+        if pos > now.pos {
+            let sum = Sum::new(counter - now.counter, i64::from(highlight));
+            if sum != Sum::default() {
+                now.totals.add(thread, sum);
+            }
+            (now.pos, now.counter) = (pos, counter);
+        }
+        now.totals.threads.len()
+    }
+}
+
+/// What an event did to a member beyond what it did to everyone.
+#[derive(Clone, Debug)]
+pub(super) struct Deviation {
+    pub(super) user: UserNid,
+    pub(super) sum: Sum,
+}
+
+/// A member as far as counting goes.
+#[derive(Debug)]
+pub(super) struct MemberCounts {
+    /// The room's memory that this refers to.
+    pub(super) room: Arc<RoomCounts>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not loaded yet; what happened meanwhile.
+    Loading(Vec<(StreamPos, Thread, Sum)>),
+    Loaded(Member),
+}
+
+#[derive(Debug)]
+struct Member {
+    /// What was unread at `base`, and deviations since.
+    own: Sums,
+    /// The room's totals when loaded.
+    base: Sums,
+}
+
+/// Deviations that may wait for a load; with more, nobody is loading any longer.
+const MAX_WAITING: usize = 64;
+
+impl MemberCounts {
+    pub(super) fn new(room: Arc<RoomCounts>) -> Self {
+        Self { room, state: Mutex::new(State::Loading(Vec::new())) }
+    }
+
+    /// Takes in a deviation; false if this memory had better be forgotten.
+    pub(super) fn take_in(&self, pos: StreamPos, thread: &Thread, sum: Sum) -> bool {
+        match &mut *self.state.lock() {
+            State::Loading(waiting) if waiting.len() >= MAX_WAITING => return false,
+            State::Loading(waiting) => waiting.push((pos, thread.clone(), sum)),
+            State::Loaded(member) => {
+                member.own.add(thread, sum);
+                return member.own.threads.len() <= MAX_THREADS;
+            }
+        }
+        true
+    }
+
+    /// What was loaded as of a snapshot of the room; what came after it is added.
+    pub(super) fn settle(&self, at: &Snapshot, mut own: Sums) {
+        let mut state = self.state.lock();
+        if let State::Loading(waiting) = &mut *state {
+            for (pos, thread, sum) in waiting.drain(..) {
+                if pos > at.pos {
+                    own.add(&thread, sum);
+                }
+            }
+            *state = State::Loaded(Member { own, base: at.totals.clone() });
+        }
+    }
+
+    /// The counts now; `None` until loaded.
+    pub(super) fn read(&self) -> Option<Unread> {
+        let now = self.room.snapshot()?.totals;
+        let state = self.state.lock();
+        let State::Loaded(member) = &*state else { return None };
+        let mut unread =
+            Unread { main: member.own.main.plus(now.main.minus(member.base.main)).count(), ..Unread::default() };
+        let names =
+            member.own.threads.keys().chain(now.threads.keys().filter(|t| !member.own.threads.contains_key(*t)));
+        for thread in names {
+            let of = |sums: &Sums| sums.threads.get(thread).copied().unwrap_or_default();
+            let count = of(&member.own).plus(of(&now).minus(of(&member.base))).count();
+            if count != Count::default() {
+                unread.threads.insert(thread.to_string(), count);
+            }
+        }
+        Some(unread)
+    }
+}

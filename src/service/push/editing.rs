@@ -1,0 +1,135 @@
+//! A user's push rules as the user sees and changes them (spec: "Push Rules: API"). What may be changed how is
+//! [`hearth_rules::push::edit`]'s; limits are ours.
+
+use hearth_base::{Doing, Error, Requester, Result};
+use hearth_rules::push::edit;
+use ruma::push::{Action, NewPushRule, RuleKind, Ruleset};
+use serde_json::Value;
+
+use super::Push;
+use crate::account_data::{PUSH_RULES, push_rules};
+
+impl Push {
+    /// All rules, kind by kind.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn rules(&self, who: &Requester) -> Result<Value> {
+        let stored = self.store.account_data(who.user_nid, None, PUSH_RULES).await?;
+        Ok(push_rules::ruleset(&push_rules::read(stored.as_deref(), &who.user_id)))
+    }
+
+    /// One rule.
+    ///
+    /// # Errors
+    /// 404 if there is none, 400 for a kind that is none.
+    pub async fn rule(&self, who: &Requester, kind: &str, rule_id: &str) -> Result<Value> {
+        let kind = kind_of(kind)?;
+        let mut rules = self.rules(who).await?;
+        let list = rules.get_mut(kind.as_str()).and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+        list.into_iter()
+            .find(|rule| rule.get("rule_id").and_then(Value::as_str) == Some(rule_id))
+            .ok_or_else(|| Error::not_found("The push rule was not found"))
+    }
+
+    /// Adds or changes a rule of the user's own.
+    ///
+    /// # Errors
+    /// 400 for ids that are the server's, places that are not there, and beyond the limits.
+    pub async fn put_rule(
+        &self,
+        who: &Requester,
+        rule: NewPushRule,
+        before: Option<String>,
+        after: Option<String>,
+    ) -> Result<()> {
+        if rule.rule_id().len() > self.settings.max_rule_id {
+            return Err(Error::invalid_param("The rule id is too long"));
+        }
+        if size(&rule)? > self.settings.max_rule {
+            return Err(Error::too_large("The push rule is too large"));
+        }
+        let most = self.settings.max_rules;
+        self.change(who, move |rules| {
+            edit::put(rules, rule, before.as_deref(), after.as_deref())?;
+            if rules.iter().filter(|rule| !rule.is_server_default()).count() > most {
+                return Err(Error::unknown("There are too many push rules"));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a rule of the user's own.
+    ///
+    /// # Errors
+    /// 404 if there is none, 400 if it is the server's.
+    pub async fn delete_rule(&self, who: &Requester, kind: &str, rule_id: String) -> Result<()> {
+        let kind = kind_of(kind)?;
+        self.change(who, move |rules| edit::delete(rules, &kind, &rule_id)).await
+    }
+
+    /// Switches a rule on or off.
+    ///
+    /// # Errors
+    /// 404 if there is none.
+    pub async fn set_rule_enabled(&self, who: &Requester, kind: &str, rule_id: String, enabled: bool) -> Result<()> {
+        let kind = kind_of(kind)?;
+        self.change(who, move |rules| edit::set_enabled(rules, &kind, &rule_id, enabled)).await
+    }
+
+    /// Changes what a rule does.
+    ///
+    /// # Errors
+    /// 404 if there is none, 413 beyond the limits.
+    pub async fn set_rule_actions(
+        &self,
+        who: &Requester,
+        kind: &str,
+        rule_id: String,
+        actions: Vec<Action>,
+    ) -> Result<()> {
+        let kind = kind_of(kind)?;
+        if serde_json::to_string(&actions).doing("writing push actions")?.len() > self.settings.max_rule {
+            return Err(Error::too_large("The push rule is too large"));
+        }
+        self.change(who, move |rules| edit::set_actions(rules, &kind, &rule_id, actions)).await
+    }
+
+    async fn change(
+        &self,
+        who: &Requester,
+        change: impl FnOnce(&mut Ruleset) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let user = who.user_id.clone();
+        let change = move |stored: Option<String>| {
+            let mut rules = push_rules::read(stored.as_deref(), &user);
+            change(&mut rules)?;
+            Ok(Some(push_rules::content(&rules)))
+        };
+        // One piece a user, so it needs no bound of its own.
+        self.store.change_account_data(who.user_nid, None, PUSH_RULES, u64::MAX, change).await
+    }
+}
+
+/// The kind a path names.
+fn kind_of(kind: &str) -> Result<RuleKind> {
+    match RuleKind::from(kind) {
+        kind @ (RuleKind::Override | RuleKind::Underride | RuleKind::Content | RuleKind::Room | RuleKind::Sender) => {
+            Ok(kind)
+        }
+        _ => Err(Error::invalid_param("There is no such kind of push rule")),
+    }
+}
+
+/// Bytes of what a rule says.
+fn size(rule: &NewPushRule) -> Result<usize> {
+    let text = match rule {
+        NewPushRule::Override(r) | NewPushRule::Underride(r) => serde_json::to_string(&(&r.conditions, &r.actions)),
+        NewPushRule::Content(r) => serde_json::to_string(&(&r.pattern, &r.actions)),
+        NewPushRule::Room(r) => serde_json::to_string(&r.actions),
+        NewPushRule::Sender(r) => serde_json::to_string(&r.actions),
+        _ => return Err(Error::invalid_param("There is no such kind of push rule")),
+    };
+    Ok(text.doing("writing a push rule")?.len())
+}
