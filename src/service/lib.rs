@@ -1,7 +1,3 @@
-//! What the server does: one service a capability, made once, in order, each holding only earlier ones.
-
-pub mod events;
-pub mod history;
 //! What the server says: policy, one capability a file, over [`hearth_store`] and [`hearth_rules`].
 //!
 //! [`Services`] holds every service once. They are made in one order, in [`Services::start`], and hold only earlier
@@ -14,31 +10,32 @@ use hearth_rules::event::Signer;
 use hearth_store::Store;
 use ruma::OwnedServerName;
 
-pub mod accounts;
 pub mod account_data;
+pub mod accounts;
 pub mod events;
 pub mod history;
+pub mod keys;
 pub mod login;
 pub mod media;
-pub mod keys;
 pub mod membership;
 pub mod notifier;
+pub mod push;
 pub mod rooms;
 pub mod state;
 pub mod sync;
-pub mod push;
-pub mod state;
-pub mod sync;
+pub mod to_device;
 
 use accounts::Accounts;
 use events::Events;
 use history::History;
+use keys::Keys;
 use login::Login;
 use membership::Membership;
 use notifier::Notifier;
 use rooms::Rooms;
 use state::State;
 use sync::Sync;
+use to_device::ToDevice;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -53,6 +50,10 @@ pub struct Settings {
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// To-device messages.
+    pub to_device: to_device::Settings,
+    /// Keys and their backups.
+    pub keys: keys::Settings,
     /// Membership of rooms.
     pub membership: membership::Settings,
     /// New rooms.
@@ -71,6 +72,8 @@ impl Settings {
             signer: None,
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            to_device: to_device::Settings::default(),
+            keys: keys::Settings::default(),
             membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
             sync: sync::Settings::default(),
@@ -92,6 +95,10 @@ pub struct Services {
     pub accounts: Arc<Accounts>,
     /// Sessions and tokens.
     pub login: Arc<Login>,
+    /// To-device messages.
+    pub to_device: Arc<ToDevice>,
+    /// Keys and their backups.
+    pub keys: Arc<Keys>,
     /// Who waits for what.
     pub notifier: Arc<Notifier>,
     /// What a room is like.
@@ -121,7 +128,11 @@ impl Services {
         };
         let notifier = Notifier::new(store.clone(), name.clone(), supervisor.clone());
         let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), store.clone(), clock.clone()));
-        let login = Arc::new(Login::new(name, settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
+        let login = Arc::new(Login::new(name.clone(), settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
+        let to_device =
+            Arc::new(ToDevice::new(store.clone(), name.clone(), settings.to_device.clone(), clock.clone()));
+        let keys =
+            Arc::new(Keys::new(store.clone(), name, settings.keys.clone(), clock.clone(), supervisor.clone()));
         let state = Arc::new(State::new(store.clone()));
         let events = Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
         let membership = Arc::new(Membership::new(
@@ -149,6 +160,8 @@ impl Services {
             supervisor,
             accounts,
             login,
+            to_device,
+            keys,
             notifier,
             state,
             events,
@@ -159,4 +172,3 @@ impl Services {
         }))
     }
 }
-pub mod to_device;

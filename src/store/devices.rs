@@ -9,6 +9,8 @@ use crate::{
     login::{self, NewToken},
 };
 
+pub mod to_device;
+
 /// A device as stored.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Device {

@@ -41,7 +41,6 @@ pub mod push;
 pub mod receipts;
 pub mod rooms;
 pub mod state;
-pub mod to_device;
 
 use db::{Db, Engine, Session};
 use events::StoredEvent;
@@ -101,7 +100,7 @@ pub(crate) struct Inner {
     pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
-    pub(crate) inboxes: to_device::Inboxes,
+    pub(crate) inboxes: devices::to_device::Inboxes,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -147,7 +146,7 @@ impl Store {
                 redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
-                inboxes: to_device::Inboxes::default(),
+                inboxes: devices::to_device::Inboxes::default(),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),

@@ -73,8 +73,7 @@ impl World {
         let name: OwnedServerName = "localhost".try_into().unwrap();
         let state = Arc::new(State::new(store.clone()));
         let signer = Arc::new(Signer::new(name.clone(), &[7; 32], "1").unwrap());
-        let events =
-            Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
+        let events = Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
         let membership = Arc::new(Membership::new(
             store.clone(),
             state.clone(),

@@ -135,7 +135,8 @@ async fn keys_are_read_counted_and_deleted_by_room_and_session() {
             }
         }
         assert_eq!(world.keys.put_room_keys(&alice, "1", keys).await.unwrap(), state("1", 40));
-        let more: RoomKeys = [("!c:x".to_owned(), (0..20).map(|n| (format!("s{n}"), key(n, 0, false, "t"))).collect())].into();
+        let more: RoomKeys =
+            [("!c:x".to_owned(), (0..20).map(|n| (format!("s{n}"), key(n, 0, false, "t"))).collect())].into();
         assert_eq!(world.keys.put_room_keys(&alice, "1", more).await.unwrap_err().status(), 413);
 
         let room = |room: &str| Chosen { room: Some(room.to_owned()), session: None };

@@ -106,7 +106,10 @@ async fn keys_that_are_not_signed_or_not_ones_own_are_refused() {
             ("usage", json!(["self_signing"])),
             ("keys", json!({})),
             ("keys", json!({"ed25519:short": "short"})),
-            ("keys", json!({(identity.master.id()): identity.master.public, (identity.self_signing.id()): identity.self_signing.public})),
+            (
+                "keys",
+                json!({(identity.master.id()): identity.master.public, (identity.self_signing.id()): identity.self_signing.public}),
+            ),
             ("keys", json!({"ed25519:other": identity.master.public})),
             ("keys", json!("none")),
         ] {
@@ -207,9 +210,7 @@ async fn signatures_that_do_not_verify_are_named_one_by_one() {
         assert_eq!(failures[&bob.user_id][&of_bob.master.public].errcode, "M_INVALID_SIGNATURE");
         assert_eq!(failures[&bob.user_id]["DESK"].errcode, "M_NOT_FOUND");
         assert_eq!(failures[&nobody]["X"].errcode, "M_NOT_FOUND");
-        let seen = value(
-            &world.see(&bob, &alice).await.device_keys[&alice.user_id][<&ruma::DeviceId>::from("PHONE")],
-        );
+        let seen = value(&world.see(&bob, &alice).await.device_keys[&alice.user_id][<&ruma::DeviceId>::from("PHONE")]);
         assert!(seen["signatures"][alice.user_id.as_str()][of_alice.self_signing.id()].is_string());
     }
 }

@@ -80,7 +80,8 @@ async fn a_one_time_key_comes_again_but_not_another_under_its_name() {
         let e = world.keys.upload(&alice, upload(other)).await.unwrap_err();
         assert_eq!(e.errcode(), "M_INVALID_PARAM");
         let text = e.body()["error"].as_str().unwrap().to_owned();
-        let expected = r#"One time key signed_curve25519:0003 already exists. Old key: {"key":"k3"}; new key: {"key":"other"}"#;
+        let expected =
+            r#"One time key signed_curve25519:0003 already exists. Old key: {"key":"k3"}; new key: {"key":"other"}"#;
         assert_eq!(text, expected);
         // Nothing of a refused upload stays, and an empty one says so.
         assert_eq!(world.keys.upload(&alice, NewKeys::default()).await.unwrap()["signed_curve25519"], 52);
