@@ -67,9 +67,13 @@ pub(crate) async fn worlds() -> Vec<World> {
 
 impl World {
     async fn on(engine: Engine, dir: tempfile::TempDir) -> Self {
-        let (supervisor, clock) = (Supervisor::new(), Clock::new());
-        let settings = hearth_store::Settings::new(engine);
+        let (supervisor, settings) = (Supervisor::new(), hearth_store::Settings::new(engine));
         let store = Store::open(&settings, &supervisor).await.unwrap();
+        Self::over(store, supervisor, settings, dir)
+    }
+
+    fn over(store: Store, supervisor: Supervisor, settings: hearth_store::Settings, dir: tempfile::TempDir) -> Self {
+        let clock = Clock::new();
         let name: OwnedServerName = "localhost".try_into().unwrap();
         let state = Arc::new(State::new(store.clone()));
         let signer = Arc::new(Signer::new(name.clone(), &[7; 32], "1").unwrap());
@@ -108,12 +112,13 @@ impl World {
         drop((store, keys, to_device, rooms, membership));
         // The lock of the database goes with the last handle, which the writer drops a moment after it has ended.
         for _ in 0..200 {
-            if Store::open(&settings, &Supervisor::new()).await.is_ok() {
-                break;
+            let supervisor = Supervisor::new();
+            if let Ok(store) = Store::open(&settings, &supervisor).await {
+                return Self::over(store, supervisor, settings, _dir);
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        Self::on(settings.engine, _dir).await
+        panic!("the store was not given free");
     }
 
     /// A user's device, logged in.
