@@ -16,9 +16,7 @@ impl Store {
     pub async fn name_and_avatar(&self, user: UserNid) -> Result<(Option<Value>, Option<Value>)> {
         let rows: Vec<(String, String)> =
             fetch_all!(&mut self.read().await?, (String, String), NAME_AND_AVATAR, user.0)?;
-        let of = |field: &str| {
-            rows.iter().find(|(f, _)| f == field).and_then(|(_, v)| serde_json::from_str(v).ok())
-        };
+        let of = |field: &str| rows.iter().find(|(f, _)| f == field).and_then(|(_, v)| serde_json::from_str(v).ok());
         Ok((of("displayname"), of("avatar_url")))
     }
 }
