@@ -21,12 +21,6 @@ pub mod membership;
 pub mod notifier;
 pub mod push;
 pub mod rooms;
-pub mod login;
-pub mod media;
-pub mod membership;
-pub mod notifier;
-pub mod push;
-pub mod rooms;
 pub mod calls;
 pub mod devices;
 pub mod events;
@@ -38,7 +32,6 @@ pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
-pub mod to_device;
 
 use account_data::AccountData;
 use accounts::Accounts;
@@ -73,10 +66,6 @@ pub struct Settings {
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
-    /// To-device messages.
-    pub to_device: to_device::Settings,
-    /// Keys and their backups.
-    pub keys: keys::Settings,
     /// Keys.
     pub keys: keys::Settings,
     /// Messages from device to device.
@@ -107,8 +96,6 @@ impl Settings {
             signer: None,
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
-            to_device: to_device::Settings::default(),
-            keys: keys::Settings::default(),
             keys: keys::Settings::default(),
             to_device: to_device::Settings::default(),
             account_data: account_data::Settings::default(),
@@ -141,10 +128,6 @@ pub struct Services {
     pub accounts: Arc<Accounts>,
     /// Sessions and tokens.
     pub login: Arc<Login>,
-    /// To-device messages.
-    pub to_device: Arc<ToDevice>,
-    /// Keys and their backups.
-    pub keys: Arc<Keys>,
     /// Who waits for what.
     pub notifier: Arc<Notifier>,
     /// Keys of devices and users, backups.
@@ -184,32 +167,6 @@ impl Services {
             Some(signer) => signer.clone(),
             None => Arc::new(Signer::new(name.clone(), &rand::random(), "auto")?),
         };
-        let notifier = Notifier::new(store.clone(), name.clone(), supervisor.clone());
-        let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), store.clone(), clock.clone()));
-        let login = Arc::new(Login::new(name.clone(), settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
-        let to_device =
-            Arc::new(ToDevice::new(store.clone(), name.clone(), settings.to_device.clone(), clock.clone()));
-        let keys =
-            Arc::new(Keys::new(store.clone(), name, settings.keys.clone(), clock.clone(), supervisor.clone()));
-        let state = Arc::new(State::new(store.clone()));
-        let events = Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
-        let membership = Arc::new(Membership::new(
-            store.clone(),
-            state.clone(),
-            events.clone(),
-            clock.clone(),
-            settings.membership.clone(),
-        ));
-        let rooms = Arc::new(Rooms::new(
-            store.clone(),
-            events.clone(),
-            membership.clone(),
-            clock.clone(),
-            settings.rooms.clone(),
-        ));
-        let history = Arc::new(History::new(store.clone(), state.clone(), clock.clone()));
-        let sync =
-            Arc::new(Sync::new(store.clone(), state.clone(), history.clone(), notifier.clone(), settings.sync.clone()));
         let disk = || store.clone();
         let time = || clock.clone();
         let notifier = Notifier::new(disk(), name.clone(), supervisor.clone());
@@ -250,8 +207,6 @@ impl Services {
             supervisor,
             accounts,
             login,
-            to_device,
-            keys,
             notifier,
             keys,
             to_device,
@@ -276,3 +231,4 @@ impl Services {
         Ok(Arc::new(Self { settings, store, clock, supervisor, server_keys, accounts, login, devices, calls }))
     }
 }
+pub mod to_device;
