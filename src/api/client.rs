@@ -3,9 +3,11 @@
 use crate::routes::Routes;
 
 pub mod accounts;
+pub mod keys;
+pub mod to_device;
 
 /// All routes of clients.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().merge(accounts::routes())
+    Routes::new().merge(accounts::routes()).merge(keys::routes()).merge(to_device::routes())
 }

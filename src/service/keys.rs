@@ -17,7 +17,7 @@ use hearth_store::{
     },
 };
 use ruma::{CanonicalJsonObject, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 
 pub mod backups;
@@ -78,7 +78,7 @@ pub struct NewKeys {
 pub type Failures = BTreeMap<String, Value>;
 
 /// The public keys of users, as far as the requester may see them (`POST /keys/query`).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct QueriedKeys {
     /// Servers that could not be asked.
     pub failures: Failures,
@@ -96,7 +96,7 @@ pub struct QueriedKeys {
 pub type KeysByDevice = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, BTreeMap<String, Box<RawValue>>>>;
 
 /// One-time keys given out (`POST /keys/claim`).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct ClaimedKeys {
     /// Servers that could not be asked.
     pub failures: Failures,

@@ -20,6 +20,7 @@ use super::{Keys, NewKeys, Settings};
 use crate::{
     events::Events,
     membership::Membership,
+    push::Push,
     rooms::{NewRoom, Preset, Rooms},
     state::State,
     to_device::ToDevice,
@@ -76,8 +77,10 @@ impl World {
         let clock = Clock::new();
         let name: OwnedServerName = "localhost".try_into().unwrap();
         let state = Arc::new(State::new(store.clone()));
+        let push = Arc::new(Push::new(store.clone(), name.clone(), clock.clone(), crate::push::Settings::default()));
         let signer = Arc::new(Signer::new(name.clone(), &[7; 32], "1").unwrap());
-        let events = Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
+        let events =
+            Arc::new(Events::new(store.clone(), state.clone(), push, signer, clock.clone(), supervisor.clone()));
         let membership = Arc::new(Membership::new(
             store.clone(),
             state.clone(),

@@ -30,7 +30,7 @@ impl Identity {
 
 async fn published(world: &World, who: &Requester) -> Identity {
     let identity = Identity::new();
-    let done = world.keys.upload_signing_keys(who, identity.keys(who), false).await.unwrap();
+    let done = world.keys.upload_signing_keys(who, &identity.keys(who), false).await.unwrap();
     assert_eq!(done, SigningKeysUploaded::Done);
     identity
 }
@@ -47,21 +47,21 @@ async fn the_first_keys_come_freely_others_only_by_proof() {
         assert!(world.see(&alice, &alice).await.user_signing_keys.contains_key(&alice.user_id));
 
         let before = world.now();
-        let again = world.keys.upload_signing_keys(&alice, first.keys(&alice), false).await.unwrap();
+        let again = world.keys.upload_signing_keys(&alice, &first.keys(&alice), false).await.unwrap();
         assert_eq!(again, SigningKeysUploaded::Done);
         assert_eq!(world.now(), before, "the same keys change nothing");
 
         let second = Identity::new();
-        let refused = world.keys.upload_signing_keys(&alice, second.keys(&alice), false).await.unwrap();
+        let refused = world.keys.upload_signing_keys(&alice, &second.keys(&alice), false).await.unwrap();
         assert_eq!(refused, SigningKeysUploaded::NeedsAuth);
         let seen = world.see(&bob, &alice).await;
         assert_eq!(value(&seen.master_keys[&alice.user_id]), first.master.key(&alice, "master"));
-        world.keys.upload_signing_keys(&alice, second.keys(&alice), true).await.unwrap();
+        world.keys.upload_signing_keys(&alice, &second.keys(&alice), true).await.unwrap();
         let seen = world.see(&bob, &alice).await;
         assert_eq!(value(&seen.master_keys[&alice.user_id]), second.master.key(&alice, "master"));
 
         let appservice = Requester { appservice: Some("bridge".to_owned()), ..alice.clone() };
-        let done = world.keys.upload_signing_keys(&appservice, first.keys(&alice), false).await.unwrap();
+        let done = world.keys.upload_signing_keys(&appservice, &first.keys(&alice), false).await.unwrap();
         assert_eq!(done, SigningKeysUploaded::Done);
     }
 }
@@ -73,7 +73,7 @@ async fn of_two_first_identities_at_once_one_stands() {
         let keys = world.keys.clone();
         let tries = (0..8).map(|_| {
             let (keys, alice) = (keys.clone(), alice.clone());
-            async move { keys.upload_signing_keys(&alice, Identity::new().keys(&alice), false).await.unwrap() }
+            async move { keys.upload_signing_keys(&alice, &Identity::new().keys(&alice), false).await.unwrap() }
         });
         let done = futures_util::future::join_all(tries).await;
         assert_eq!(done.iter().filter(|d| **d == SigningKeysUploaded::Done).count(), 1);
@@ -86,21 +86,24 @@ async fn keys_that_are_not_signed_or_not_ones_own_are_refused() {
         let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
         let identity = Identity::new();
         let only_self = NewSigningKeys { master: None, user_signing: None, ..identity.keys(&alice) };
-        let e = world.keys.upload_signing_keys(&alice, only_self, false).await.unwrap_err();
+        let e = world.keys.upload_signing_keys(&alice, &only_self, false).await.unwrap_err();
         assert_eq!(e.errcode(), "M_MISSING_PARAM");
 
         let stranger = Identity::new();
         let mixed = NewSigningKeys { master: stranger.keys(&alice).master, ..identity.keys(&alice) };
-        let e = world.keys.upload_signing_keys(&alice, mixed, false).await.unwrap_err();
+        let e = world.keys.upload_signing_keys(&alice, &mixed, false).await.unwrap_err();
         assert_eq!((e.errcode(), e.status().as_u16()), ("M_INVALID_SIGNATURE", 400));
 
         let mut spoiled = value(identity.keys(&alice).self_signing.as_deref().unwrap());
         spoiled["extra"] = json!("not signed");
         let spoiled = NewSigningKeys { self_signing: Some(raw(&spoiled)), ..identity.keys(&alice) };
-        let e = world.keys.upload_signing_keys(&alice, spoiled, false).await.unwrap_err();
+        let e = world.keys.upload_signing_keys(&alice, &spoiled, false).await.unwrap_err();
         assert_eq!(e.errcode(), "M_INVALID_SIGNATURE");
 
-        assert_eq!(world.keys.upload_signing_keys(&bob, identity.keys(&alice), false).await.unwrap_err().status(), 400);
+        assert_eq!(
+            world.keys.upload_signing_keys(&bob, &identity.keys(&alice), false).await.unwrap_err().status(),
+            400
+        );
         let master = identity.master.key(&alice, "master");
         for (key, errcode) in [
             ("usage", json!(["self_signing"])),
@@ -116,11 +119,11 @@ async fn keys_that_are_not_signed_or_not_ones_own_are_refused() {
             let mut wrong = master.clone();
             wrong[key] = errcode;
             let wrong = NewSigningKeys { master: Some(raw(&wrong)), ..NewSigningKeys::default() };
-            assert_eq!(world.keys.upload_signing_keys(&alice, wrong, false).await.unwrap_err().status(), 400);
+            assert_eq!(world.keys.upload_signing_keys(&alice, &wrong, false).await.unwrap_err().status(), 400);
         }
         // A device may not bear the name of a key.
         let named = world.device("carol", &identity.master.public).await;
-        let e = world.keys.upload_signing_keys(&named, identity.keys(&named), false).await.unwrap_err();
+        let e = world.keys.upload_signing_keys(&named, &identity.keys(&named), false).await.unwrap_err();
         assert_eq!(e.status(), 403);
         assert!(world.see(&bob, &alice).await.master_keys.is_empty(), "nothing of it was stored");
     }
@@ -161,7 +164,7 @@ async fn signatures_that_verify_are_kept_and_seen_by_those_they_concern() {
         }
 
         // New keys of Bob void what was signed of the old ones.
-        world.keys.upload_signing_keys(&bob, Identity::new().keys(&bob), true).await.unwrap();
+        world.keys.upload_signing_keys(&bob, &Identity::new().keys(&bob), true).await.unwrap();
         let bobs = value(&world.see(&alice, &bob).await.master_keys[&bob.user_id]);
         assert_eq!(bobs.get("signatures"), None);
     }
