@@ -386,7 +386,7 @@ fn keep_signatures_of<'s>(object: &mut Map<String, Value>, user: &UserId, signer
 
 /// Whether a text can name a device, key or session: of sane length, without control characters.
 pub(crate) fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 255 && !text.chars().any(char::is_control)
+    !text.is_empty() && text.len() <= 512 && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]

@@ -120,3 +120,6 @@ async fn upload_signatures(cx: Cx, req: Client<upload_signatures::v3::Request, G
     let failures = cx.keys.upload_signatures(&req.requester, signed.collect()).await?;
     Ok(Json(Failures { failures }))
 }
+
+#[cfg(test)]
+mod tests;
