@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hearth_base::{Result, clock::Clock, tasks::Supervisor};
-use hearth_store::{Store, blobs::Blobs};
+use hearth_store::Store;
 use ruma::OwnedServerName;
 
 pub mod account_data;
@@ -95,7 +95,7 @@ impl Settings {
             rooms: rooms::Settings::default(),
             sync: sync::Settings::default(),
             calls: calls::Settings::default(),
-            media: media::Settings::new(server_name.clone()),
+            media: media::Settings::default(),
             server_name,
         }
     }
@@ -155,7 +155,6 @@ impl Services {
     pub async fn start(
         settings: Settings,
         store: Store,
-        blobs: Blobs,
         clock: Clock,
         supervisor: Supervisor,
     ) -> Result<Arc<Self>> {
@@ -174,7 +173,7 @@ impl Services {
         let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
         let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
         let state = Arc::new(State::new(disk()));
-        let push = Arc::new(Push::new(disk(), name, time(), settings.push.clone()));
+        let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let signer = server_keys.signer().clone();
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
@@ -184,8 +183,9 @@ impl Services {
         let rooms = Rooms::new(disk(), events.clone(), membership.clone(), time(), settings.rooms.clone());
         let rooms = Arc::new(rooms);
         let history = Arc::new(History::new(disk(), state.clone(), time()));
-        let media = Media::new(disk(), blobs, time(), supervisor.clone(), settings.media.clone());
+        let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
+        media.start(&supervisor);
         let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
         let sync = Arc::new(Sync {
             store: disk(),
