@@ -25,12 +25,11 @@ pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
-pub mod to_device;
 
 use account_data::AccountData;
 use accounts::Accounts;
 use calls::Calls;
-use devices::Devices;
+use devices::{Devices, to_device::ToDevice};
 use events::Events;
 use history::History;
 use keys::Keys;
@@ -43,7 +42,6 @@ use rooms::Rooms;
 use server_keys::ServerKeys;
 use state::State;
 use sync::Sync;
-use to_device::ToDevice;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -61,7 +59,7 @@ pub struct Settings {
     /// Keys of devices and users.
     pub keys: keys::Settings,
     /// Messages from device to device.
-    pub to_device: to_device::Settings,
+    pub to_device: devices::to_device::Settings,
     /// Account data and filters.
     pub account_data: account_data::Settings,
     /// Push rules and unread counts.
@@ -88,7 +86,7 @@ impl Settings {
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
             keys: keys::Settings::default(),
-            to_device: to_device::Settings::default(),
+            to_device: devices::to_device::Settings::default(),
             account_data: account_data::Settings::default(),
             push: push::Settings::default(),
             membership: membership::Settings::default(),
@@ -152,12 +150,7 @@ impl Services {
     ///
     /// # Errors
     /// If one cannot read what it needs to begin.
-    pub async fn start(
-        settings: Settings,
-        store: Store,
-        clock: Clock,
-        supervisor: Supervisor,
-    ) -> Result<Arc<Self>> {
+    pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
         let disk = || store.clone();
         let time = || clock.clone();
@@ -177,8 +170,7 @@ impl Services {
         let signer = server_keys.signer().clone();
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
-        let membership =
-            Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
         let membership = Arc::new(membership);
         let rooms = Rooms::new(disk(), events.clone(), membership.clone(), time(), settings.rooms.clone());
         let rooms = Arc::new(rooms);

@@ -18,12 +18,12 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{Keys, NewKeys, Settings};
 use crate::{
+    devices::to_device::ToDevice,
     events::Events,
     membership::Membership,
     push::Push,
     rooms::{NewRoom, Preset, Rooms},
     state::State,
-    to_device::ToDevice,
 };
 
 mod backups;
@@ -98,7 +98,12 @@ impl World {
         let small = Settings { max_one_time_keys: 60, max_backup_keys: 50, max_backups: 3, ..Settings::default() };
         Self {
             keys: Keys::new(store.clone(), name.clone(), small, clock.clone(), supervisor),
-            to_device: ToDevice::new(store.clone(), name, crate::to_device::Settings::default(), clock.clone()),
+            to_device: ToDevice::new(
+                store.clone(),
+                name,
+                crate::devices::to_device::Settings::default(),
+                clock.clone(),
+            ),
             store,
             clock,
             rooms,

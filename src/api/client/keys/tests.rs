@@ -197,7 +197,8 @@ async fn a_backup_is_made_filled_read_and_emptied() {
     assert_eq!(world.good("GET", "room_keys/version/2", &alice, Value::Null).await, described);
 
     let key = |n: u32| json!({"first_message_index": n, "forwarded_count": 0, "is_verified": false, "session_data": {"c": n}});
-    let all = json!({"rooms": {"!a:localhost": {"sessions": {"s1": key(1)}}, "!b:localhost": {"sessions": {"s2": key(2)}}}});
+    let all =
+        json!({"rooms": {"!a:localhost": {"sessions": {"s1": key(1)}}, "!b:localhost": {"sessions": {"s2": key(2)}}}});
     let state = world.good("PUT", "room_keys/keys?version=2", &alice, all.clone()).await;
     assert_eq!(state, json!({"etag": "1", "count": 2}));
     let room = json!({"sessions": {"s/3": key(3)}});
