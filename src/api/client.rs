@@ -14,6 +14,9 @@ pub mod membership;
 pub mod reports;
 pub mod rooms;
 pub mod sync;
+pub mod keys;
+pub mod media;
+pub mod to_device;
 
 /// All routes of clients.
 #[must_use]
@@ -30,4 +33,9 @@ pub fn routes() -> Routes {
         .merge(reports::routes())
         .merge(rooms::routes())
         .merge(sync::routes())
+    Routes::new()
+        .merge(accounts::routes())
+        .merge(keys::routes())
+        .merge(media::routes())
+        .merge(to_device::routes())
 }

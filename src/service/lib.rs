@@ -27,12 +27,11 @@ pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
-pub mod to_device;
 
 use account_data::AccountData;
 use accounts::Accounts;
 use calls::Calls;
-use devices::Devices;
+use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
 use history::History;
@@ -47,7 +46,6 @@ use rooms::Rooms;
 use server_keys::ServerKeys;
 use state::State;
 use sync::Sync;
-use to_device::ToDevice;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -65,7 +63,7 @@ pub struct Settings {
     /// Keys of devices and users.
     pub keys: keys::Settings,
     /// Messages from device to device.
-    pub to_device: to_device::Settings,
+    pub to_device: devices::to_device::Settings,
     /// Account data and filters.
     pub account_data: account_data::Settings,
     /// Push rules and unread counts.
@@ -94,7 +92,7 @@ impl Settings {
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
             keys: keys::Settings::default(),
-            to_device: to_device::Settings::default(),
+            to_device: devices::to_device::Settings::default(),
             account_data: account_data::Settings::default(),
             push: push::Settings::default(),
             directory: directory::Settings::default(),

@@ -17,12 +17,12 @@ use ruma::events::room::member::MembershipState;
 
 use crate::{
     account_data::AccountData,
+    devices::to_device::ToDevice,
     history::History,
     keys::Keys,
     notifier::{Notifier, UserRooms, UserSlot},
     push::Push,
     state::State,
-    to_device::ToDevice,
 };
 
 pub mod filter;
