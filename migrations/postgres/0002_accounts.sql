@@ -140,8 +140,10 @@ CREATE TABLE key_signatures (
     signer_nid  BIGINT NOT NULL,
     key_id      TEXT NOT NULL,           -- ed25519:...
     signature   TEXT NOT NULL,
+    pos         BIGINT NOT NULL,         -- when it was made, for the signer's own devices
     PRIMARY KEY (target_nid, target_key, signer_nid, key_id)
 );
+CREATE INDEX key_signatures_signer ON key_signatures (signer_nid, pos);
 
 -- When a user's devices or keys last changed.
 CREATE TABLE device_lists (
@@ -155,7 +157,8 @@ CREATE TABLE key_backups (
     version    BIGINT NOT NULL,
     algorithm  TEXT NOT NULL,
     auth_data  TEXT NOT NULL,
-    etag       BIGINT NOT NULL,
+    etag       BIGINT NOT NULL,          -- counts changes of the sessions
+    sessions   BIGINT NOT NULL,          -- how many there are
     deleted    BOOLEAN NOT NULL,
     PRIMARY KEY (user_nid, version)
 );
@@ -202,11 +205,13 @@ CREATE TABLE media (
     accessed_ms  BIGINT NOT NULL,
     quarantined_by TEXT,
     protected    BOOLEAN NOT NULL,
+    authenticated BOOLEAN NOT NULL,      -- came after unauthenticated downloads were frozen
     expires_ms   BIGINT,                 -- of an announced upload
     PRIMARY KEY (server_name, media_id)
 );
 CREATE INDEX media_user ON media (user_nid, created_ms);
 CREATE INDEX media_blob ON media (blob);
+CREATE INDEX media_announced ON media (expires_ms) WHERE blob IS NULL;
 
 CREATE TABLE thumbnails (
     server_name  TEXT NOT NULL,
@@ -220,6 +225,7 @@ CREATE TABLE thumbnails (
     size         BIGINT NOT NULL,
     PRIMARY KEY (server_name, media_id, width, height, method, animated)
 );
+CREATE INDEX thumbnails_blob ON thumbnails (blob);
 
 CREATE TABLE reports (
     id          BIGINT PRIMARY KEY,

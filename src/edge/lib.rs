@@ -1,1 +1,306 @@
-//! placeholder
+//! Hearth's own front door: listeners, TLS with certificates that renew themselves, limits, and who answers what.
+//!
+//! [`Edge::new`] builds it from [`Settings`], [`Edge::bind`] opens the sockets, [`Edge::serve`] starts answering,
+//! [`Edge::reload`] takes new settings and certificates, [`Edge::stop`] drains. Connections are accepted and secured
+//! by Pingora and spoken to by hyper (measured in `tests/baseline/edge-gate.md`); the homeserver is an axum router
+//! called in-process, whose requests carry a [`hearth_base::peer::Peer`].
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use hearth_base::tasks::Supervisor;
+use parking_lot::Mutex;
+use pingora_core::{
+    listeners::tls::Acceptor,
+    server::{Fds, ListenFds},
+    services::Service as _,
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+mod acme;
+mod answer;
+mod apps;
+mod client_ip;
+mod dispatch;
+mod error;
+mod limits;
+mod listener;
+mod proxy;
+pub mod settings;
+mod static_files;
+mod tls;
+mod well_known;
+
+pub use error::Error;
+pub use settings::Settings;
+
+use acme::challenges::Challenges;
+use dispatch::{Live, counted::Counted};
+use limits::Gate;
+use listener::bind::{self, Bound};
+use tls::{Certificates, Source, files::Files, local_ca, made};
+
+/// The routers that the edge calls in-process.
+#[derive(Clone, Debug, Default)]
+pub struct Routers {
+    /// The homeserver: `/_matrix`, `/_synapse`, `/_hearth`, `/health`, and `/` when no web client stands there.
+    pub app: Router,
+    /// What listeners of `type: metrics` answer, and `/_synapse/metrics` where the resource is listed.
+    pub metrics: Router,
+}
+
+/// The front door.
+pub struct Edge {
+    shared: Arc<Shared>,
+    settings: Mutex<Settings>,
+    files: Arc<Files>,
+    supervisor: Supervisor,
+    bound: Mutex<Vec<Bound>>,
+    stop_accepting: watch::Sender<bool>,
+    addresses: Mutex<Vec<Address>>,
+}
+
+/// An open listener.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Its name.
+    pub listener: Arc<str>,
+    /// Where it listens in fact; none for a Unix socket.
+    pub socket: Option<SocketAddr>,
+    /// The same as text, or the Unix socket's path.
+    pub label: String,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+}
+
+/// What connections share.
+pub(crate) struct Shared {
+    pub live: ArcSwap<Live>,
+    pub app: Router,
+    pub metrics: Router,
+    pub gate: Gate,
+    pub counted: Counted,
+    pub certificates: Arc<Certificates>,
+    pub acceptor: Acceptor,
+    pub challenges: Challenges,
+    /// Open connections.
+    pub open: TaskTracker,
+    pub supervisor: Supervisor,
+    /// Cancelled when the stop begins: finish what runs, begin nothing.
+    pub stopping: CancellationToken,
+    /// Cancelled when the stop's deadline has passed.
+    pub abort: CancellationToken,
+}
+
+/// How often files of certificates are looked at, and self-made certificates for their age.
+const WATCH_PERIOD: Duration = Duration::from_secs(10);
+
+impl Edge {
+    /// Builds everything that can be built without a socket: routes, certificates from files, the local authority,
+    /// self-signed certificates for names that have none yet.
+    ///
+    /// # Errors
+    /// A sentence on the setting or file that is wrong.
+    pub fn new(settings: Settings, routers: Routers, supervisor: Supervisor) -> Result<Self, Error> {
+        let live = Live::new(&settings)?;
+        let certificates = Certificates::new(principal(&settings));
+        let files = Files::load(certificate_files(&settings)?, &certificates)?;
+        acme::load_kept(&settings, &certificates)?;
+        own_certificates(&settings, &certificates)?;
+        let shared = Shared {
+            live: ArcSwap::new(live),
+            app: routers.app,
+            metrics: routers.metrics,
+            gate: Gate::default(),
+            counted: Counted::default(),
+            acceptor: certificates.acceptor()?,
+            certificates,
+            challenges: Challenges::default(),
+            open: TaskTracker::new(),
+            supervisor: supervisor.clone(),
+            stopping: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            settings: Mutex::new(settings),
+            files: Arc::new(files),
+            supervisor,
+            bound: Mutex::default(),
+            stop_accepting: watch::Sender::new(false),
+            addresses: Mutex::default(),
+        })
+    }
+
+    /// Opens the sockets; connections wait in the kernel until [`Self::serve`].
+    ///
+    /// # Errors
+    /// A sentence naming the address and the way out, for the first that cannot be opened.
+    pub fn bind(&self) -> Result<Vec<Address>, Error> {
+        let mut bound = Vec::new();
+        for planned in listener::plan(&self.settings.lock()) {
+            bound.extend(bind::open(&planned)?);
+        }
+        let addresses: Vec<Address> = bound
+            .iter()
+            .map(|b| Address {
+                listener: b.door.name.clone(),
+                socket: b.address,
+                label: b.label.clone(),
+                tls: b.door.tls,
+            })
+            .collect();
+        *self.bound.lock() = bound;
+        self.addresses.lock().clone_from(&addresses);
+        Ok(addresses)
+    }
+
+    /// Starts to answer and to look after certificates; returns at once. Ends with [`Self::stop`].
+    pub fn serve(&self) {
+        let bound = std::mem::take(&mut *self.bound.lock());
+        let mut sockets = Fds::new();
+        let services: Vec<_> = bound.into_iter().map(|b| bind::service(b, &self.shared, &mut sockets)).collect();
+        let sockets: ListenFds = Arc::new(Mutex::new(sockets));
+        for mut service in services {
+            let (sockets, stop) = (sockets.clone(), self.stop_accepting.subscribe());
+            self.supervisor.detach(async move { service.start_service(Some(sockets), stop, 1).await });
+        }
+        self.watch_certificates();
+        acme::start(&self.settings.lock(), &self.shared, &self.supervisor);
+    }
+
+    fn watch_certificates(&self) {
+        let (files, shared) = (self.files.clone(), self.shared.clone());
+        let (settings, stopping) = (self.settings.lock().clone(), self.supervisor.stopping());
+        self.supervisor.task("certificates", move || {
+            let (files, shared, settings) = (files.clone(), shared.clone(), settings.clone());
+            let stopping = stopping.clone();
+            async move {
+                while stopping.run_until_cancelled(tokio::time::sleep(WATCH_PERIOD)).await.is_some() {
+                    files.refresh(&shared.certificates);
+                    let renewed = own_certificates(&settings, &shared.certificates);
+                    renewed.map_err(|e| hearth_base::Error::fault("renewing our own certificates", e))?;
+                    tls::report(&shared.certificates);
+                }
+                Ok(())
+            }
+        });
+    }
+
+    /// Takes other settings: certificates, routes, limits. Listeners stay as they are until the next start.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong; then everything stays as it was.
+    pub fn reload(&self, settings: Settings) -> Result<(), Error> {
+        let live = Live::new(&settings)?;
+        self.files.replace(certificate_files(&settings)?, &self.shared.certificates)?;
+        own_certificates(&settings, &self.shared.certificates)?;
+        self.shared.live.store(live);
+        *self.settings.lock() = settings;
+        info!("certificates and static configuration read again");
+        Ok(())
+    }
+
+    /// Where we listen, in the order of the configuration; empty before [`Self::bind`].
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        self.addresses.lock().clone()
+    }
+
+    /// The certificate of our local authority, for people to import; none if there is no such authority.
+    #[must_use]
+    pub fn local_ca(&self) -> Option<PathBuf> {
+        let path = local_ca::certificate_path(&folder(&self.settings.lock()));
+        path.exists().then_some(path)
+    }
+
+    /// Stops: accepts nothing more, lets running requests end, and closes what is left when the deadline has passed.
+    /// Returns whether all ended by themselves.
+    pub async fn stop(&self, deadline: Duration) -> bool {
+        self.stop_accepting.send_replace(true);
+        self.shared.stopping.cancel();
+        self.shared.open.close();
+        let drained = tokio::time::timeout(deadline, self.shared.open.wait()).await.is_ok();
+        self.shared.abort.cancel();
+        if !drained {
+            // Connections end as soon as they are polled again.
+            let _ = tokio::time::timeout(Duration::from_secs(2), self.shared.open.wait()).await;
+        }
+        for address in self.addresses.lock().iter().filter(|a| a.socket.is_none()) {
+            let _ = std::fs::remove_file(&address.label);
+        }
+        drained
+    }
+}
+
+/// Where certificates and ACME accounts are kept.
+pub(crate) fn folder(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("edge")
+}
+
+/// The name whose certificate answers clients that name none.
+fn principal(settings: &Settings) -> String {
+    names(settings).into_iter().next().unwrap_or_default()
+}
+
+/// The names we answer for: the host of `public_baseurl`, the server name, and every host that an app names.
+pub(crate) fn names(settings: &Settings) -> Vec<String> {
+    let public = settings.public_baseurl.as_ref().and_then(|u| url::Url::parse(u).ok());
+    let mut all: Vec<String> = public.and_then(|u| u.host_str().map(str::to_owned)).into_iter().collect();
+    all.push(well_known::host_of(&settings.server_name).to_owned());
+    if let Some(edge) = &settings.edge {
+        let apps = edge.apps.iter().chain(&edge.admin_ui).map(|app| &app.at);
+        let places = apps.chain(edge.element.iter().map(|e| &e.at)).chain(edge.upstreams.iter().map(|u| &u.at));
+        all.extend(places.filter_map(|at| at.host.clone()));
+    }
+    let mut seen = Vec::new();
+    for name in all {
+        let name = name.trim_matches(['[', ']']).to_ascii_lowercase();
+        if !name.is_empty() && !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
+}
+
+/// `edge.certificates`, and the pair of homeserver.yaml when a listener of its speaks TLS.
+fn certificate_files(settings: &Settings) -> Result<Vec<hearth_config::edge::CertificateFiles>, Error> {
+    let mut all = settings.edge.as_ref().map(|e| e.certificates.clone()).unwrap_or_default();
+    match (&settings.tls_certificate_path, &settings.tls_private_key_path) {
+        (Some(cert), Some(key)) => {
+            all.push(hearth_config::edge::CertificateFiles { cert: cert.clone(), key: key.clone() });
+        }
+        _ if settings.edge.is_none() && settings.listeners.iter().any(|l| l.tls) => {
+            let what = "needs `tls_certificate_path` and `tls_private_key_path`, or an `edge:` section".to_owned();
+            return Err(Error::Setting("listeners: tls".to_owned(), what));
+        }
+        _ => {}
+    }
+    Ok(all)
+}
+
+/// Certificates of our own making for names that have none, or whose own one grows old.
+fn own_certificates(settings: &Settings, certificates: &Certificates) -> Result<(), Error> {
+    const DAY: i64 = 86_400;
+    let Some(edge) = &settings.edge else { return Ok(()) };
+    let fresh = |label: &str, left: i64| {
+        certificates.get(label).is_some_and(|c| c.not_after - time::OffsetDateTime::now_utc().unix_timestamp() > left)
+    };
+    let names = names(settings);
+    if edge.local_ca {
+        let known = certificates.get("local CA").map(|c| c.names).unwrap_or_default();
+        if !fresh("local CA", 30 * DAY) || !names.iter().all(|n| known.contains(n)) {
+            certificates.put("local CA", local_ca::certificate(&folder(settings), &names)?);
+        }
+        return Ok(());
+    }
+    let bare: Vec<String> = names.into_iter().filter(|n| !certificates.covers(n, Source::LocalCa)).collect();
+    let known = certificates.get("self-signed").map(|c| c.names).unwrap_or_default();
+    if !bare.is_empty() && (!fresh("self-signed", 30 * DAY) || !bare.iter().all(|n| known.contains(n))) {
+        certificates.put("self-signed", made::self_signed(&bare)?);
+    }
+    Ok(())
+}

@@ -16,9 +16,7 @@ use hearth_store::{
     state::SnapRow,
 };
 use moka::sync::Cache;
-use ruma::{
-    EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEventType,
-};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -176,7 +174,13 @@ impl Events {
     ///
     /// # Errors
     /// As the room's rules and the database have it.
-    pub async fn append(self: &Arc<Self>, room: RoomNid, sender: UserNid, draft: Draft, with: With) -> Result<OwnedEventId> {
+    pub async fn append(
+        self: &Arc<Self>,
+        room: RoomNid,
+        sender: UserNid,
+        draft: Draft,
+        with: With,
+    ) -> Result<OwnedEventId> {
         let this = self.clone();
         self.supervisor.job(async move { this.append_now(room, sender, &draft, with).await }).await
     }
@@ -195,8 +199,11 @@ impl Events {
             if let Step::Same(event_id) = staged.push(&self.builder(), sender, draft, with.clone()).await? {
                 return Ok(event_id);
             }
-            let event_id =
-                staged.events.last().map(|e| e.pdu.event_id().to_owned()).ok_or_else(|| Error::broken("nothing staged"))?;
+            let event_id = staged
+                .events
+                .last()
+                .map(|e| e.pdu.event_id().to_owned())
+                .ok_or_else(|| Error::broken("nothing staged"))?;
             let (head, append) = staged.into_append();
             let committed = self.store.enqueue(append).await?;
             newest.head = Some(head);

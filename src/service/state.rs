@@ -7,11 +7,7 @@ use hearth_base::{
     Error, OrNotFound, Result,
     ids::{EventNid, RoomNid, UserNid},
 };
-use hearth_rules::{
-    auth::PowerLevels,
-    versions::RoomVersion,
-    visibility::HistoryVisibility,
-};
+use hearth_rules::{auth::PowerLevels, versions::RoomVersion, visibility::HistoryVisibility};
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{RoomId, UserId, events::room::member::MembershipState};
 

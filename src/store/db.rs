@@ -80,7 +80,8 @@ impl From<&'static str> for Sql {
 }
 
 /// Builds a [`Sql`] from literals and the named differences: `[in 1]` is membership in the list bound as `$1`
-/// ([`Ints`] or [`Texts`]).
+/// ([`Ints`] or [`Texts`]); `[rows 1]` is a table `e` with one column `value`, of the elements of the JSON array bound
+/// as `$1`, whose fields are read by `e.value ->> 0`.
 #[macro_export]
 macro_rules! sql {
     ($($part:tt)+) => {
@@ -100,6 +101,12 @@ macro_rules! sql_part {
     };
     (postgres [in $n:literal]) => {
         concat!("= ANY($", $n, ")")
+    };
+    (sqlite [rows $n:literal]) => {
+        concat!("json_each($", $n, ") AS e")
+    };
+    (postgres [rows $n:literal]) => {
+        concat!("json_array_elements($", $n, "::json) AS e(value)")
     };
     ($engine:ident $text:literal) => {
         $text

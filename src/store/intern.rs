@@ -64,7 +64,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Default for Interner<K> {
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
-    fn known(&self, name: &K) -> Option<i64> {
+    /// The number of a name, if it is remembered or pending.
+    pub(crate) fn known(&self, name: &K) -> Option<i64> {
         self.by_name.get(name).or_else(|| self.pending.get(name).map(|n| *n))
     }
 

@@ -22,17 +22,26 @@ use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
+pub mod accounts;
+pub mod blobs;
 pub mod account_data;
 pub mod db;
+pub mod devices;
+pub mod directory;
 pub mod events;
 pub mod intern;
+pub mod keys;
 pub mod log;
+pub mod login;
+pub mod media;
 pub mod membership;
 pub mod migrate;
+pub mod profile;
 pub mod push;
 pub mod receipts;
 pub mod rooms;
 pub mod state;
+pub mod to_device;
 
 use db::{Db, Engine, Session};
 use events::StoredEvent;
@@ -85,10 +94,14 @@ pub(crate) struct Inner {
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
+    pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
     pub(crate) receipts: receipts::Memory,
     /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
     pub(crate) redactions: AtomicU64,
+    pub(crate) media: media::MediaCache,
+    pub(crate) e2ee: keys::Memory,
+    pub(crate) inboxes: to_device::Inboxes,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -128,9 +141,13 @@ impl Store {
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)
                     .build(),
+                sessions: login::Sessions::default(),
                 account_data: account_data::Memory::default(),
                 receipts: receipts::Memory::default(),
                 redactions: AtomicU64::new(0),
+                media: media::MediaCache::default(),
+                e2ee: keys::Memory::new(pos),
+                inboxes: to_device::Inboxes::default(),
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
@@ -178,6 +195,8 @@ impl Store {
                 self.inner.events.insert(event.nid, event.clone());
             }
         }
+        self.inner.e2ee.published(&self.inner, changes);
+        self.inner.inboxes.published(changes);
         self.inner.account_data.published(changes);
         self.inner.receipts.published(changes);
         if let Some(subscriber) = self.inner.subscriber.get() {

@@ -81,6 +81,15 @@ pub struct Logged {
     pub change: Change,
 }
 
+/// What a cache has to do once a transaction is committed.
+struct After(Box<dyn FnOnce(&Store) + Send>);
+
+impl std::fmt::Debug for After {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("After")
+    }
+}
+
 /// The writer's open transaction.
 #[derive(Debug)]
 pub struct Tx {
@@ -90,6 +99,7 @@ pub struct Tx {
     pos: i64,
     changes: Vec<Logged>,
     stale: Vec<EventNid>,
+    after: Vec<After>,
     /// Rooms as they are after this transaction.
     pub(crate) rooms: Vec<Room>,
     /// Revisions of rooms as this transaction has them; right as long as nobody else wrote since.
@@ -125,6 +135,12 @@ impl Tx {
     /// Notes that the stored form of an event changes, so that no cache keeps the old one.
     pub(crate) fn stale(&mut self, event: EventNid) {
         self.stale.push(event);
+    }
+
+    /// Has caches forget what this transaction changes: run once it is committed, before anybody is answered, and
+    /// whether or not the caller is still there. Not run if the job or the commit fails.
+    pub(crate) fn after_commit(&mut self, work: impl FnOnce(&Store) + Send + 'static) {
+        self.after.push(After(Box::new(work)));
     }
 
     /// The position the next change will get.
@@ -332,6 +348,7 @@ impl Writer {
                 continue;
             }
             let (pos, noted, rooms, stale) = (tx.pos, tx.changes.len(), tx.rooms.len(), tx.stale.len());
+            let after = tx.after.len();
             let mut ok = alone || tx.session.batch("SAVEPOINT job".to_owned()).await.is_ok();
             ok = ok && closure.run(&mut tx).await;
             if ok {
@@ -339,6 +356,7 @@ impl Writer {
             } else {
                 tx.pos = pos;
                 tx.changes.truncate(noted);
+                tx.after.truncate(after);
                 tx.rooms.truncate(rooms);
                 tx.stale.truncate(stale);
                 tx.revs.clear();
@@ -392,6 +410,7 @@ impl Writer {
             pos: self.pos,
             changes: Vec::new(),
             stale: Vec::new(),
+            after: Vec::new(),
             rooms: Vec::new(),
             revs,
         };
@@ -411,11 +430,14 @@ impl Writer {
             self.rollback(tx).await;
             return false;
         }
-        let Tx { session, pos, changes, stale, rooms, revs, .. } = tx;
+        let Tx { session, pos, changes, stale, after, rooms, revs, .. } = tx;
         self.session = Some(session);
         self.revs = revs;
         self.pos = pos;
         self.store.settle(settled);
+        for work in after {
+            (work.0)(&self.store);
+        }
         self.store.publish(StreamPos(pos), &changes, &stale, rooms);
         true
     }

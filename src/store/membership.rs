@@ -64,6 +64,8 @@ const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_ni
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
 const SHARE: &str = "SELECT 1 FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
+const HEROES: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('join', 'invite') ORDER BY pos, user_nid LIMIT $3";
+const HEROES_LEFT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('leave', 'ban') ORDER BY pos, user_nid LIMIT $3";
 const FORGET: &str =
     "UPDATE memberships SET forgotten = TRUE WHERE room_nid = $1 AND user_nid = $2 AND membership IN ('leave', 'ban')";
 
@@ -121,6 +123,21 @@ impl Store {
         let rows: Vec<(String, i64)> = fetch_all!(&mut self.read().await?, (String, i64), COUNTS, room.0)?;
         let of = |m: &str| rows.iter().find(|(k, _)| k == m).map_or(0, |(_, n)| n.unsigned_abs());
         Ok((of("join"), of("invite")))
+    }
+
+    /// By whom a nameless room is named for a user: members, or if there are none those who were (spec: "Calculating the
+    /// display name for a room").
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn heroes(&self, room: RoomNid, without: UserNid, limit: usize) -> Result<Vec<UserNid>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let session = &mut self.read().await?;
+        let mut rows: Vec<(i64,)> = fetch_all!(session, (i64,), HEROES, room.0, without.0, limit)?;
+        if rows.is_empty() {
+            rows = fetch_all!(session, (i64,), HEROES_LEFT, room.0, without.0, limit)?;
+        }
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
     }
 
     /// Everyone joined to a room that this user is joined to, themselves included if in any.

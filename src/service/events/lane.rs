@@ -4,10 +4,7 @@
 //! that were built upon it fail too (their revision does not fit); whoever sees the failure first has the lane read
 //! its head again, and each builds anew.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Error, OrNotFound, Result,
@@ -142,13 +139,7 @@ impl Staged {
     ///
     /// # Errors
     /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
-    pub(super) async fn push(
-        &mut self,
-        cx: &Builder<'_>,
-        sender: UserNid,
-        draft: &Draft,
-        with: With,
-    ) -> Result<Step> {
+    pub(super) async fn push(&mut self, cx: &Builder<'_>, sender: UserNid, draft: &Draft, with: With) -> Result<Step> {
         let Builder { store, signer, server_name } = *cx;
         let head = &mut self.head;
         let version = head.version;
@@ -168,8 +159,7 @@ impl Staged {
         let prev: Vec<OwnedEventId> = newest_extremities(&head.room.head.extremities);
         let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
         let depth = deepest.saturating_add(1);
-        let pdu =
-            draft.build(version, &prev, depth.unsigned_abs(), &allowed_by.named(version), signer)?;
+        let pdu = draft.build(version, &prev, depth.unsigned_abs(), &allowed_by.named(version), signer)?;
         auth::check(version, &pdu, |id| allowed_by.by_id(id), |t, k| allowed_by.by_key(t, k))?;
         let pdu = Arc::new(pdu);
 

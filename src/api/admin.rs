@@ -1,0 +1,9 @@
+//! The administration API under `/_synapse/admin`: joins the `routes()` of its capabilities.
+
+use crate::routes::Routes;
+
+/// All routes of administrators.
+#[must_use]
+pub fn routes() -> Routes {
+    Routes::new()
+}

@@ -1,0 +1,332 @@
+//! Requests, decoded by ruma and proved: [`Public`], [`Client`], [`OptionalClient`], [`Admin`].
+//!
+//! Whoever is authenticated is in the type, and each type holds just what its check has proved. Bodies are read up
+//! to a limit; what does not decode is told as the errcode the specification has for it.
+
+use std::{future::Future, marker::PhantomData, net::IpAddr, sync::Arc};
+
+use axum::{body::Body, extract::Request};
+use bytes::Bytes;
+use hearth_base::{Error, Result, peer::Peer, requester::Requester};
+use http::{HeaderMap, HeaderValue, Method, Uri, request::Parts};
+use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt,
+    error::{DeserializationError, FromHttpRequestError},
+};
+
+use crate::{Cx, auth, routes::Route};
+
+/// What a handler may take as its second argument.
+pub trait Extract: Sized {
+    /// The ruma type that says path and method.
+    type Request: IncomingRequest;
+
+    /// Reads, proves and decodes a request.
+    fn extract(cx: &Cx, route: &Route, request: Request) -> impl Future<Output = Result<Self>> + Send;
+}
+
+/// Whence a request came.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The caller's address, as the edge established it.
+    pub ip: IpAddr,
+    /// Whether the caller came by TLS.
+    pub tls: bool,
+    /// The caller's `User-Agent`.
+    pub user_agent: Option<HeaderValue>,
+}
+
+impl Origin {
+    fn of(parts: &Parts) -> Self {
+        let peer = parts.extensions.get::<Peer>();
+        Self {
+            // Without an edge (tests) everything is local.
+            ip: peer.map_or(IpAddr::from([127, 0, 0, 1]), |p| p.ip),
+            tls: peer.is_some_and(|p| p.tls),
+            user_agent: parts.headers.get(http::header::USER_AGENT).cloned(),
+        }
+    }
+
+    /// The `User-Agent` as text, cut to a size fit for keeping.
+    #[must_use]
+    pub fn user_agent(&self) -> Option<&str> {
+        let text = self.user_agent.as_ref()?.to_str().ok()?;
+        text.get(..text.len().min(256))
+    }
+}
+
+/// A request of anybody.
+#[derive(Debug)]
+pub struct Public<R> {
+    /// What is asked.
+    pub body: R,
+    /// The JSON it was decoded from.
+    pub json: Bytes,
+    /// Whence it came.
+    pub origin: Origin,
+    /// Path and query as sent.
+    pub uri: Uri,
+    /// Headers as sent.
+    pub headers: HeaderMap,
+}
+
+impl<R: IncomingRequest + Send> Extract for Public<R> {
+    type Request = R;
+
+    async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let decoded = Decoded::read(cx, route, parts, body).await?;
+        let Decoded { body, json, parts } = decoded;
+        Ok(Self { body, json, origin: Origin::of(&parts), uri: parts.uri, headers: parts.headers })
+    }
+}
+
+/// Which accounts an endpoint is open to.
+pub trait Admit: Send + Sync + 'static {
+    /// Guests may call it (client-server API, "Guest access").
+    const GUESTS: bool;
+    /// Locked accounts may call it ("Account locking").
+    const LOCKED: bool;
+}
+
+/// Ordinary accounts only.
+#[derive(Debug)]
+pub struct Members;
+impl Admit for Members {
+    const GUESTS: bool = false;
+    const LOCKED: bool = false;
+}
+
+/// Guests too.
+#[derive(Debug)]
+pub struct Guests;
+impl Admit for Guests {
+    const GUESTS: bool = true;
+    const LOCKED: bool = false;
+}
+
+/// Guests and locked accounts too: logging out.
+#[derive(Debug)]
+pub struct Everyone;
+impl Admit for Everyone {
+    const GUESTS: bool = true;
+    const LOCKED: bool = true;
+}
+
+/// A request of a user who proved who they are by an access token.
+#[derive(Debug)]
+pub struct Client<R, A = Members> {
+    /// Who asks.
+    pub requester: Arc<Requester>,
+    /// What is asked.
+    pub body: R,
+    /// The JSON it was decoded from; empty for a request without body.
+    pub json: Bytes,
+    /// Whence it came.
+    pub origin: Origin,
+    /// Path and query as sent.
+    pub uri: Uri,
+    /// Headers as sent.
+    pub headers: HeaderMap,
+    admitted: PhantomData<A>,
+}
+
+impl<R: IncomingRequest + Send, A: Admit> Extract for Client<R, A> {
+    type Request = R;
+
+    async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let origin = Origin::of(&parts);
+        // Before the body is read: a stranger's bytes are not worth waiting for.
+        let token = auth::token(&parts)?.ok_or_else(Error::missing_token)?;
+        let requester = auth::requester::<A>(cx, &token, &parts, &origin).await?;
+        let Decoded { body, json, parts } = Decoded::read(cx, route, parts, body).await?;
+        Ok(Self { requester, body, json, origin, uri: parts.uri, headers: parts.headers, admitted: PhantomData })
+    }
+}
+
+/// A request that may or may not carry an access token; one that does must be valid.
+#[derive(Debug)]
+pub struct OptionalClient<R, A = Guests> {
+    /// Who asks, if they say so.
+    pub requester: Option<Arc<Requester>>,
+    /// What is asked.
+    pub body: R,
+    /// The JSON it was decoded from.
+    pub json: Bytes,
+    /// Whence it came.
+    pub origin: Origin,
+    /// Path and query as sent.
+    pub uri: Uri,
+    /// Headers as sent.
+    pub headers: HeaderMap,
+    admitted: PhantomData<A>,
+}
+
+impl<R: IncomingRequest + Send, A: Admit> Extract for OptionalClient<R, A> {
+    type Request = R;
+
+    async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let origin = Origin::of(&parts);
+        let requester = match auth::token(&parts)? {
+            Some(token) => Some(auth::requester::<A>(cx, &token, &parts, &origin).await?),
+            None => None,
+        };
+        let Decoded { body, json, parts } = Decoded::read(cx, route, parts, body).await?;
+        Ok(Self { requester, body, json, origin, uri: parts.uri, headers: parts.headers, admitted: PhantomData })
+    }
+}
+
+/// A request of a server administrator.
+#[derive(Debug)]
+pub struct Admin<R> {
+    /// Who asks.
+    pub requester: Arc<Requester>,
+    /// What is asked.
+    pub body: R,
+    /// The JSON it was decoded from.
+    pub json: Bytes,
+    /// Whence it came.
+    pub origin: Origin,
+    /// Path and query as sent.
+    pub uri: Uri,
+}
+
+impl<R: IncomingRequest + Send> Extract for Admin<R> {
+    type Request = R;
+
+    async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let origin = Origin::of(&parts);
+        let token = auth::token(&parts)?.ok_or_else(Error::missing_token)?;
+        let requester = auth::requester::<Members>(cx, &token, &parts, &origin).await?;
+        if !requester.is_admin {
+            return Err(Error::forbidden("You are not a server admin"));
+        }
+        let Decoded { body, json, parts } = Decoded::read(cx, route, parts, body).await?;
+        Ok(Self { requester, body, json, origin, uri: parts.uri })
+    }
+}
+
+/// A user's request whose body is bytes to be streamed (uploads). `body` is decoded as if they were none.
+#[derive(Debug)]
+pub struct Upload<R> {
+    /// Who asks.
+    pub requester: Arc<Requester>,
+    /// What is asked, without the bytes.
+    pub body: R,
+    /// The bytes. Nobody has limited them yet.
+    pub stream: Body,
+    /// `Content-Length`, if told.
+    pub length: Option<u64>,
+    /// Whence it came.
+    pub origin: Origin,
+    /// Headers as sent.
+    pub headers: HeaderMap,
+}
+
+impl<R: IncomingRequest + Send> Extract for Upload<R> {
+    type Request = R;
+
+    async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, stream) = request.into_parts();
+        let origin = Origin::of(&parts);
+        let token = auth::token(&parts)?.ok_or_else(Error::missing_token)?;
+        let requester = auth::requester::<Members>(cx, &token, &parts, &origin).await?;
+        let length = stream.size_hint().exact();
+        let headers = parts.headers.clone();
+        let (body, _) = decode(route, parts, &Bytes::new())?;
+        Ok(Self { requester, body, stream, length, origin, headers })
+    }
+}
+
+struct Decoded<R> {
+    body: R,
+    json: Bytes,
+    parts: Parts,
+}
+
+impl<R: IncomingRequest> Decoded<R> {
+    async fn read(cx: &Cx, route: &Route, parts: Parts, body: Body) -> Result<Self> {
+        let limit = route.max_body.unwrap_or(cx.settings().max_body_bytes);
+        let json = read(body, limit).await?;
+        // GET and HEAD have no meaning for a body (RFC 9110, 9.3.1).
+        let json = if matches!(parts.method, Method::GET | Method::HEAD) { Bytes::new() } else { json };
+        check_object(&json)?;
+        let (body, parts) = decode(route, parts, &json)?;
+        Ok(Self { body, json, parts })
+    }
+}
+
+async fn read(body: Body, limit: usize) -> Result<Bytes> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large(limit));
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.is::<LengthLimitError>() => Err(too_large(limit)),
+        Err(_) => Err(Error::unknown("The body of the request was cut off")),
+    }
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::too_large(format!("The body of this request may have {limit} bytes at most"))
+}
+
+/// Bodies are objects. Serde would take a list for a struct as well, and some endpoints never look.
+fn check_object(json: &[u8]) -> Result<()> {
+    match json.iter().find(|b| !b.is_ascii_whitespace()) {
+        None if json.is_empty() => Ok(()),
+        Some(b'{') => Ok(()),
+        _ if is_json(json) => Err(Error::bad_json("The body must be a JSON object")),
+        _ => Err(not_json()),
+    }
+}
+
+fn is_json(json: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok()
+}
+
+fn not_json() -> Error {
+    Error::not_json("The body is not JSON")
+}
+
+fn decode<R: IncomingRequest>(route: &Route, parts: Parts, json: &Bytes) -> Result<(R, Parts)> {
+    // Ruma decodes a request of borrowed bytes; what it needs is lent to it and taken back.
+    let args = parts.uri.clone();
+    let args = route.arguments(args.path())?;
+    let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+    let mut request = http::Request::new(&json[..]);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.headers_mut() = parts.headers.clone();
+    let body = R::try_from_http_request(request, &args).map_err(|e| refused(e, json))?;
+    Ok((body, parts))
+}
+
+/// What a request that does not decode is told (client-server API, "Common error codes").
+fn refused(e: FromHttpRequestError, json: &[u8]) -> Error {
+    let FromHttpRequestError::Deserialization(e) = e else {
+        return Error::unrecognized("Unrecognized request");
+    };
+    match e {
+        // A wrong type may be met before the place where it stops being JSON.
+        DeserializationError::Json(e) if json.is_empty() => Error::bad_json(format!("A body is needed: {e}")),
+        DeserializationError::Json(e) if e.is_data() && is_json(json) => Error::bad_json(e.to_string()),
+        DeserializationError::Json(_) => not_json(),
+        // Path arguments come under this name too.
+        DeserializationError::Query(e) => {
+            let text = e.to_string();
+            if text.starts_with("missing field") { Error::missing_param(text) } else { Error::invalid_param(text) }
+        }
+        DeserializationError::Ident(e) => Error::invalid_param(e.to_string()),
+        DeserializationError::Utf8(_) => not_json(),
+        e => Error::invalid_param(e.to_string()),
+    }
+}

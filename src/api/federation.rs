@@ -1,0 +1,9 @@
+//! The server-server API: joins the `routes()` of its capabilities.
+
+use crate::routes::Routes;
+
+/// All routes of other servers.
+#[must_use]
+pub fn routes() -> Routes {
+    Routes::new()
+}

@@ -1,0 +1,82 @@
+//! Tests of the `edge:` section.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn read(yaml: &str) -> Result<EdgeConfig, String> {
+    serde_yaml::from_str(yaml).map_err(|e| e.to_string())
+}
+
+#[test]
+fn an_empty_section_opens_the_usual_ports() {
+    let edge = read("{}").unwrap();
+    assert_eq!(edge.listen.https, Ports::one(443));
+    assert_eq!(edge.listen.federation.sockets(&edge.listen.addresses).len(), 2);
+    assert!(edge.check().is_empty());
+}
+
+#[test]
+fn a_whole_section_is_read() {
+    let edge = read(
+        r#"
+listen: {http: false, https: ["127.0.0.1:8443", 9443], federation: "[::1]:8448", addresses: ["::"]}
+acme: {email: ops@example.com, domains: [example.com, [a.example.com, b.example.com]], challenges: [tls-alpn-01]}
+element: {folder: /srv/element, at: chat.example.com, config: {brand: Ours}}
+apps: [{folder: /srv/docs, at: /docs, headers: {X-Robots-Tag: noindex}}]
+upstreams: [{at: "example.com/hooks", to: "http://127.0.0.1:9000", strip: true}, {at: /sfu, to: "unix:/run/sfu"}]
+admin_api: {allow: [10.0.0.0/8], listeners: [http]}
+limits: {requests_per_address: 50}
+"#,
+    )
+    .unwrap();
+    assert!(edge.check().is_empty(), "{:?}", edge.check());
+    assert!(edge.listen.http.0.is_empty());
+    assert_eq!(edge.listen.https.sockets(&edge.listen.addresses).len(), 2);
+    assert_eq!(edge.upstreams[0].at.host.as_deref(), Some("example.com"));
+    assert_eq!(edge.acme.unwrap().domains.unwrap()[1].list().len(), 2);
+}
+
+#[test]
+fn mistakes_are_named() {
+    assert!(read("lisen: {}").unwrap_err().contains("lisen"));
+    assert!(read("listen: {https: 70000}").unwrap_err().contains("70000"));
+    assert!(read("apps: [{folder: /x, at: 'https://a.b/'}]").unwrap_err().contains("scheme"));
+    let edge = read(
+        r#"
+acme: {directory: "http://ca.test/dir", domains: ["*.example.com", localhost], eab: {kid: x}}
+upstreams: [{at: /a, to: "ftp://x"}, {at: /b, to: "http://x/y"}, {at: /c, to: "unix:x"}]
+limits: {header_size: 10, connections: 0}
+well_known: {support: {}}
+"#,
+    )
+    .unwrap();
+    let keys: Vec<_> = edge.check().into_iter().map(|(key, _)| key).collect();
+    for key in [
+        "edge.acme.directory",
+        "edge.acme.domains[0]",
+        "edge.acme.domains[1]",
+        "edge.acme.eab",
+        "edge.upstreams[0].to",
+        "edge.upstreams[1].to",
+        "edge.upstreams[2].to",
+        "edge.limits.header_size",
+        "edge.limits.connections",
+        "edge.well_known.support",
+    ] {
+        assert!(keys.iter().any(|k| k == key), "{key} in {keys:?}");
+    }
+}
+
+#[test]
+fn a_place_splits_at_segments() {
+    let at: At = "Example.com/a/".parse().unwrap();
+    assert_eq!((at.host.as_deref(), at.path.as_str()), (Some("example.com"), "/a"));
+    assert_eq!(at.below("/a"), Some(""));
+    assert_eq!(at.below("/a/b"), Some("/b"));
+    assert_eq!(at.below("/ab"), None);
+    let root: At = "/".parse().unwrap();
+    assert_eq!(root.below("/x"), Some("/x"));
+    for bad in ["", "a:1/x", "/a//b", "/a/../b", "https://x"] {
+        assert!(bad.parse::<At>().is_err(), "{bad}");
+    }
+}

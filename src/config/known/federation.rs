@@ -1,0 +1,57 @@
+//! Known options: other servers, keys and appservices.
+
+use super::reasons::{NO_WARNING, OWN_METRICS};
+use super::{
+    Class::{Accept, Later, Now},
+    Kind::{Any, Bool, Duration, Int, List, Maybe, Number, Object, Str, Text},
+    Known, k,
+};
+
+/// One row an option; see [`super::Known`].
+pub(super) const ROWS: &[Known] = &[
+    k("allow_public_rooms_without_auth", Bool, "false", Now),
+    k("allow_public_rooms_over_federation", Bool, "false", Now),
+    k("limit_remote_rooms", Object, "", Later),
+    k("limit_remote_rooms.enabled", Bool, "false", Later),
+    k("limit_remote_rooms.complexity", Number, "1.0", Later),
+    k(
+        "limit_remote_rooms.complexity_error",
+        Str,
+        r#""Your homeserver is unable to join rooms this large or complex. Please speak to your server administrator, or upgrade your instance to join this room.""#,
+        Later,
+    ),
+    k("limit_remote_rooms.admins_can_join", Bool, "false", Later),
+    k("federation_verify_certificates", Bool, "true", Later),
+    k("federation_client_minimum_tls_version", Text, r#""1""#, Later),
+    k("federation_certificate_verification_whitelist", List(&Str), "[]", Later),
+    k("federation_custom_ca_list", List(&Str), "[]", Later),
+    k("federation_domain_whitelist", List(&Str), "", Later),
+    k("federation_whitelist_endpoint_enabled", Bool, "false", Later),
+    k("federation_metrics_domains", List(&Str), "[]", Accept(OWN_METRICS)),
+    k("allow_profile_lookup_over_federation", Bool, "true", Later),
+    k("allow_device_name_lookup_over_federation", Bool, "false", Later),
+    k("federation", Object, "", Later),
+    k("federation.client_timeout", Duration, r#""60s""#, Later),
+    k("federation.max_short_retry_delay", Duration, r#""2s""#, Later),
+    k("federation.max_long_retry_delay", Duration, r#""60s""#, Later),
+    k("federation.max_short_retries", Int, "3", Later),
+    k("federation.max_long_retries", Int, "10", Later),
+    k("federation.destination_min_retry_interval", Duration, r#""10m""#, Later),
+    k("federation.destination_retry_multiplier", Int, "2", Later),
+    k("federation.destination_max_retry_interval", Duration, r#""1w""#, Later),
+    k("federation_rr_transactions_per_room_per_second", Int, "50", Later),
+    k("app_service_config_files", List(&Str), "[]", Later),
+    k("track_appservice_user_ips", Bool, "false", Later),
+    k("use_appservice_legacy_authorization", Bool, "false", Later),
+    k("signing_key_path", Maybe(&Str), "null", Now),
+    k("old_signing_keys", Object, "{}", Now),
+    k("old_signing_keys.<name>", Object, "", Now),
+    k("old_signing_keys.<name>.key", Str, "", Now),
+    k("old_signing_keys.<name>.expired_ts", Int, "", Now),
+    k("key_refresh_interval", Duration, r#""1d""#, Now),
+    k("trusted_key_servers", List(&Any), "[{server_name: matrix.org}]", Now),
+    k("suppress_key_server_warning", Bool, "false", Accept(NO_WARNING)),
+    k("key_server_signing_keys_path", Maybe(&Str), "null", Later),
+    k("federation_ip_range_blacklist", List(&Any), "", Later),
+    k("signing_key", Str, "", Now),
+];

@@ -1,0 +1,57 @@
+//! Known options: media, thumbnails and URL previews.
+
+use super::reasons::{LONG_GONE, STORAGE_CODE, reject};
+use super::{
+    Class::{Accept, Later, Now},
+    Kind::{Any, Bool, Duration, Enum, Int, List, Maybe, Object, Size, Str},
+    Known, k,
+};
+
+/// One row an option; see [`super::Known`].
+pub(super) const ROWS: &[Known] = &[
+    k("max_avatar_size", Maybe(&Size), "null", Now),
+    k("allowed_avatar_mimetypes", List(&Str), "null", Now),
+    k("enable_authenticated_media", Bool, "true", Now),
+    k("enable_media_repo", Bool, "true", Now),
+    k("enable_local_media_storage", Bool, "true", Now),
+    k("media_store_path", Str, r#""media_store""#, Now),
+    k("max_pending_media_uploads", Int, "5", Now),
+    k("unused_expiration_time", Duration, r#""24h""#, Now),
+    k("media_storage_providers", List(&Object), "[]", Later),
+    k("media_storage_providers[].module", Str, "", reject(STORAGE_CODE)),
+    k("media_storage_providers[].store_local", Bool, "false", Later),
+    k("media_storage_providers[].store_remote", Bool, "false", Later),
+    k("media_storage_providers[].store_synchronous", Bool, "false", Later),
+    k("media_storage_providers[].config", Object, "", Later),
+    k("media_storage_providers[].config.directory", Str, "", Later),
+    k("max_upload_size", Size, r#""50M""#, Now),
+    k("media_upload_limits", List(&Any), "[]", Later),
+    k("max_image_pixels", Size, r#""32M""#, Now),
+    k("remote_media_download_burst_count", Size, "500M", Later),
+    k("remote_media_download_per_second", Size, "87K", Later),
+    k("prevent_media_downloads_from", List(&Str), "[]", Later),
+    k("dynamic_thumbnails", Bool, "false", Now),
+    k(
+        "thumbnail_sizes",
+        List(&Object),
+        r#"[{"width": 32, "height": 32, "method": "crop"}, {"width": 96, "height": 96, "method": "crop"}, {"width": 320, "height": 240, "method": "scale"}, {"width": 640, "height": 480, "method": "scale"}, {"width": 800, "height": 600, "method": "scale"}]"#,
+        Now,
+    ),
+    k("thumbnail_sizes[].width", Int, "", Now),
+    k("thumbnail_sizes[].height", Int, "", Now),
+    k("thumbnail_sizes[].method", Enum(&["crop", "scale"]), "", Now),
+    k("media_retention", Object, "", Later),
+    k("media_retention.local_media_lifetime", Maybe(&Duration), "null", Later),
+    k("media_retention.remote_media_lifetime", Maybe(&Duration), "null", Later),
+    k("url_preview_enabled", Bool, "false", Later),
+    k("url_preview_ip_range_blacklist", List(&Str), "null", Later),
+    k("url_preview_ip_range_whitelist", List(&Str), "[]", Later),
+    k("url_preview_url_blacklist", List(&Object), "[]", Later),
+    k("max_spider_size", Size, r#""10M""#, Later),
+    k("url_preview_accept_language", List(&Str), r#"["en"]"#, Later),
+    k("oembed", Object, "", Later),
+    k("oembed.disable_default_providers", Bool, "false", Later),
+    k("oembed.additional_providers", List(&Str), "[]", Later),
+    k("backup_media_store_path", Str, "", Later),
+    k("url_preview_url_cache", Any, "", Accept(LONG_GONE)),
+];

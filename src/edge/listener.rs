@@ -1,0 +1,67 @@
+//! Listeners: which there are, their sockets, and what happens on a connection until a request is whole.
+//!
+//! Sockets are bound by `bind` (so that a busy port is told in a sentence and rights can be dropped after), accepted
+//! by Pingora, and served by `connection`. Who is answered with what is `dispatch`'s business.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use hearth_config::edge::{Listen, Ports};
+
+use crate::settings::{Listener, Place, Resources, Serves, Settings};
+
+pub(crate) mod bind;
+pub(crate) mod connection;
+mod io;
+
+/// What a connection knows of the listener it came in by.
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// For logs, metrics, `admin_api.listeners` and [`hearth_base::peer::Peer`].
+    pub name: Arc<str>,
+    /// Whether TLS is spoken here.
+    pub tls: bool,
+    /// Whether forwarded headers may be believed here.
+    pub x_forwarded: bool,
+    /// What is answered here.
+    pub serves: Serves,
+    /// Whether plain HTTP is sent on to HTTPS here.
+    pub redirect: bool,
+}
+
+/// A listener as it is to be opened.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub door: Arc<Door>,
+    pub place: Place,
+}
+
+/// All listeners that the settings ask for: those of homeserver.yaml, then the edge's own.
+pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
+    let mut all: Vec<Planned> = settings.listeners.iter().map(from_homeserver).collect();
+    let Some(edge) = &settings.edge else { return all };
+    let Listen { http, https, federation, addresses } = &edge.listen;
+    let redirect = edge.redirect.unwrap_or(true) && !https.0.is_empty();
+    let mut own = |name: &str, ports: &Ports, tls: bool, redirect: bool| {
+        let sockets: Vec<SocketAddr> = ports.sockets(addresses);
+        if !sockets.is_empty() {
+            let serves = Serves::Http(Resources::EDGE);
+            let door = Arc::new(Door { name: Arc::from(name), tls, x_forwarded: false, serves, redirect });
+            all.push(Planned { door, place: Place::Tcp(sockets) });
+        }
+    };
+    own("http", http, false, redirect);
+    own("https", https, true, false);
+    own("federation", federation, true, false);
+    all
+}
+
+fn from_homeserver(listener: &Listener) -> Planned {
+    let door = Door {
+        name: Arc::from(listener.name.as_str()),
+        tls: listener.tls,
+        x_forwarded: listener.x_forwarded,
+        serves: listener.serves,
+        redirect: false,
+    };
+    Planned { door: Arc::new(door), place: listener.place.clone() }
+}

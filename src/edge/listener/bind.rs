@@ -1,0 +1,126 @@
+//! Opens the sockets of a listener, before anything else is started.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
+    os::{
+        fd::{IntoRawFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use pingora_core::{
+    listeners::ListenerConfig, protocols::l4::stream::L4BufferSettings, server::Fds, services::listening::Service,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
+
+use super::{Door, Planned, connection::DoorApp};
+use crate::{Error, Shared, settings::Place};
+
+/// An open socket with the listener it belongs to.
+pub(crate) struct Bound {
+    pub door: Arc<Door>,
+    /// Where it listens in fact; a Unix socket has none.
+    pub address: Option<SocketAddr>,
+    /// How it is called in logs, and in Pingora's table of sockets.
+    pub label: String,
+    socket: OwnedFd,
+    unix_mode: Option<u32>,
+}
+
+/// How many connections the kernel may hold that we have not accepted yet.
+const BACKLOG: i32 = 4096;
+
+/// A TLS record is at most 16 KiB: read one whole with one system call.
+const TLS_READ_BUFFER: usize = 16 * 1024;
+
+/// Opens all sockets of a listener.
+///
+/// # Errors
+/// A sentence naming the address and the way out, when one cannot be opened.
+pub(crate) fn open(planned: &Planned) -> Result<Vec<Bound>, Error> {
+    let name = &planned.door.name;
+    let door = || planned.door.clone();
+    match &planned.place {
+        Place::Unix(path, mode) => {
+            let socket = open_unix(path, *mode).map_err(|e| Error::listen(path.display().to_string(), name, e))?;
+            let label = path.display().to_string();
+            Ok(vec![Bound { door: door(), address: None, label, socket, unix_mode: Some(*mode) }])
+        }
+        Place::Tcp(sockets) => {
+            let mut out = Vec::new();
+            for address in sockets {
+                // `::` beside `0.0.0.0` must leave IPv4 to the other one.
+                let v6_only = sockets.iter().any(SocketAddr::is_ipv4);
+                let socket = match open_tcp(*address, v6_only) {
+                    Err(e) if no_ipv6(&e, *address) && sockets.len() > 1 => {
+                        warn!(listener = %name, %address, "this machine has no IPv6, listening without");
+                        continue;
+                    }
+                    other => other.map_err(|e| Error::listen(address.to_string(), name, e))?,
+                };
+                let bound = socket.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(*address);
+                let socket = OwnedFd::from(socket);
+                out.push(Bound {
+                    door: door(),
+                    address: Some(bound),
+                    label: bound.to_string(),
+                    socket,
+                    unix_mode: None,
+                });
+            }
+            Ok(out)
+        }
+    }
+}
+
+fn no_ipv6(e: &io::Error, address: SocketAddr) -> bool {
+    address.is_ipv6() && (e.kind() == ErrorKind::AddrNotAvailable || e.raw_os_error() == Some(libc::EAFNOSUPPORT))
+}
+
+fn open_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if matches!(address.ip(), IpAddr::V6(_)) {
+        socket.set_only_v6(v6_only)?;
+    }
+    // Only frees ports that linger after a stop; a listening program still keeps its port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn open_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    // A socket that nobody answers on was left behind; one that is answered belongs to somebody.
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(ErrorKind::AddrInUse.into()),
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let socket = UnixListener::bind(path)?;
+    socket.set_nonblocking(true)?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    Ok(socket.into())
+}
+
+/// Makes Pingora's service for a socket, and hands the socket over.
+pub(crate) fn service(bound: Bound, shared: &Arc<Shared>, sockets: &mut Fds) -> Service<DoorApp> {
+    let Bound { door, label, socket, unix_mode, .. } = bound;
+    // Hyper has buffers of its own; under TLS the raw records are read in larger pieces.
+    let buffers = L4BufferSettings::new(if door.tls { TLS_READ_BUFFER } else { 0 }, 0);
+    let config = match unix_mode {
+        None => ListenerConfig::tcp(label.clone()),
+        Some(mode) => {
+            ListenerConfig::uds(label.clone()).permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+        }
+    };
+    let mut service = Service::new(format!("edge {label}"), DoorApp { shared: shared.clone(), door });
+    service.add_listener(config.l4_buffer(buffers));
+    sockets.add(label, socket.into_raw_fd());
+    service
+}

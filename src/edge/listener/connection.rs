@@ -1,0 +1,248 @@
+//! One connection: admitted, shaken hands with, and served by hyper until it ends, idles or the server stops.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pingora_core::{
+    apps::ServerApp,
+    protocols::{ALPN, GetSocketDigest, Ssl, Stream, l4::stream::Stream as L4Stream},
+    server::ShutdownWatch,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    time::{sleep, timeout},
+};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{debug, trace};
+
+use super::{Door, io::Guarded};
+use crate::{Shared, dispatch, limits::Pass};
+
+/// What Pingora calls for each connection of a listener.
+pub(crate) struct DoorApp {
+    pub shared: Arc<Shared>,
+    pub door: Arc<Door>,
+}
+
+/// What a request knows of its connection.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub shared: Arc<Shared>,
+    pub door: Arc<Door>,
+    /// The other end of the connection: a client, or a proxy.
+    pub ip: IpAddr,
+    /// Whether there is an address at all (a Unix socket has none).
+    pub unix: bool,
+    pub activity: Arc<Activity>,
+}
+
+/// How busy a connection is; holds its place among the counted ones.
+pub(crate) struct Activity {
+    running: AtomicU32,
+    begun: AtomicU32,
+    _pass: Pass,
+    _open: TaskTrackerToken,
+}
+
+/// The first bytes of HTTP/2 with prior knowledge; no HTTP/1 request begins so.
+const H2_START: &[u8; 3] = b"PRI";
+
+#[async_trait]
+impl ServerApp for DoorApp {
+    async fn process_new(self: &Arc<Self>, stream: Stream, _stop: &ShutdownWatch) -> Option<Stream> {
+        // Our services have no TLS of Pingora's, so its stream is always the bare one.
+        let stream = stream.into_any().downcast::<L4Stream>().ok()?;
+        tokio::select! {
+            () = self.shared.abort.cancelled() => {}
+            () = self.connection(*stream) => {}
+        }
+        None
+    }
+}
+
+impl DoorApp {
+    async fn connection(&self, stream: L4Stream) {
+        let live = self.shared.live.load_full();
+        let address = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()));
+        let ip = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip().to_canonical());
+        let uncounted = self.door.x_forwarded && live.trust.believes(ip);
+        let Some(pass) = self.shared.gate.admit(&live.limits, ip, uncounted) else {
+            trace!(listener = %self.door.name, %ip, "connection refused, too many");
+            return;
+        };
+        let activity = Arc::new(Activity {
+            running: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+            _pass: pass,
+            _open: self.shared.open.token(),
+        });
+        let caller =
+            Caller { shared: self.shared.clone(), door: self.door.clone(), ip, unix: address.is_none(), activity };
+        if self.door.tls { self.secure(caller, stream).await } else { self.plain(caller, stream).await }
+    }
+
+    async fn secure(&self, caller: Caller, stream: L4Stream) {
+        let patience = self.shared.live.load().limits.handshake_timeout;
+        let stream = match timeout(patience, self.shared.acceptor.tls_handshake(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(e)) => {
+                metrics::counter!("hearth_edge_handshakes_failed_total").increment(1);
+                return debug!(ip = %caller.ip, error = %e, "TLS handshake failed");
+            }
+            Err(_) => {
+                metrics::counter!("hearth_edge_handshakes_failed_total").increment(1);
+                return debug!(ip = %caller.ip, "TLS handshake took too long");
+            }
+        };
+        match stream.selected_alpn_proto() {
+            Some(ALPN::H2) => self.http2(caller, stream).await,
+            // An ACME authority has seen its certificate and wants nothing more.
+            Some(ALPN::Custom(_)) => {}
+            _ => self.http1(caller, stream).await,
+        }
+    }
+
+    async fn plain(&self, caller: Caller, mut stream: L4Stream) {
+        let patience = self.shared.live.load().limits.header_timeout;
+        let mut start = [0; H2_START.len()];
+        let stopping = self.shared.stopping.cancelled();
+        tokio::select! {
+            read = timeout(patience, stream.read_exact(&mut start)) => {
+                let Ok(Ok(_)) = read else { return };
+            }
+            () = stopping => return,
+        }
+        stream.rewind(&start);
+        if &start == H2_START { self.http2(caller, stream).await } else { self.http1(caller, stream).await }
+    }
+
+    async fn http1<S>(&self, caller: Caller, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = self.shared.live.load().limits.clone();
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_headers(limits.headers)
+            .max_header_size(limits.header_size)
+            .max_buf_size(BUFFER.max(limits.header_size));
+        let io = TokioIo::new(Guarded::new(stream, limits.body_timeout));
+        let mut connection = pin!(http.serve_connection(io, caller).with_upgrades());
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shared.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(e) = ended {
+            debug!(listener = %self.door.name, error = %e, "connection ended badly");
+        }
+    }
+
+    async fn http2<S>(&self, caller: Caller, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = self.shared.live.load().limits.clone();
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(limits.h2_streams)
+            .max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(H2_RESETS)
+            .max_local_error_reset_streams(H2_LOCAL_RESETS)
+            .max_send_buf_size(BUFFER)
+            .keep_alive_interval(limits.header_timeout)
+            .keep_alive_timeout(H2_PING_TIMEOUT);
+        let activity = caller.activity.clone();
+        let io = TokioIo::new(Guarded::new(stream, limits.body_timeout));
+        let mut connection = pin!(http.serve_connection(io, caller));
+        let mut idle = pin!(activity.idle(limits.header_timeout));
+        let mut stop = pin!(self.shared.stopping.cancelled());
+        let mut leaving = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                () = idle.as_mut(), if !leaving => leaving = true,
+                () = stop.as_mut(), if !leaving => leaving = true,
+            }
+            connection.as_mut().graceful_shutdown();
+        };
+        if let Err(e) = ended {
+            debug!(listener = %self.door.name, error = %e, "connection ended badly");
+        }
+    }
+}
+
+/// What hyper may hold of a message on its way in or out.
+const BUFFER: usize = 128 * 1024;
+/// Streams that a client may open and reset before we have looked at them (CVE-2023-44487).
+const H2_RESETS: usize = 20;
+/// Streams that we may have to reset because of a client's errors before it is thrown out.
+const H2_LOCAL_RESETS: usize = 128;
+/// How long a client may take to answer a ping.
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Activity {
+    /// Ends when for a whole period nothing ran and nothing began.
+    async fn idle(&self, period: Duration) {
+        let mut seen = self.begun.load(Ordering::Relaxed);
+        loop {
+            sleep(period).await;
+            let begun = self.begun.load(Ordering::Relaxed);
+            if begun == seen && self.running.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            seen = begun;
+        }
+    }
+}
+
+/// Counts a request as running until it is answered, or dropped because its client left.
+struct Running<'a>(&'a Activity);
+
+impl<'a> Running<'a> {
+    fn new(activity: &'a Activity) -> Self {
+        activity.begun.fetch_add(1, Ordering::Relaxed);
+        activity.running.fetch_add(1, Ordering::Relaxed);
+        Self(activity)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Caller {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let caller = self.clone();
+        Box::pin(async move {
+            let _running = Running::new(&caller.activity);
+            Ok(dispatch::answer(&caller, request).await)
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! Certificates by name, from files, swapped under open connections.
+
+use std::{fs, path::Path, time::Duration};
+
+use hearth_config::edge::CertificateFiles;
+
+use crate::front::{Front, Seen, client_builder, settings};
+
+/// Writes a self-signed pair for a name, and gives its certificate.
+fn write_pair(folder: &Path, name: &str) -> (CertificateFiles, reqwest::Certificate) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let files = CertificateFiles { cert: folder.join(format!("{name}.crt")), key: folder.join(format!("{name}.key")) };
+    fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    fs::write(&files.cert, made.cert.pem()).unwrap();
+    (files, reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_name_gets_its_own_certificate_and_a_swap_leaves_connections_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, chat) = (write_pair(folder.path(), "example.com"), write_pair(folder.path(), "chat.example.com"));
+    let mut settings = settings("{}");
+    settings.edge.as_mut().unwrap().certificates = vec![root.0, chat.0];
+    let mut front = Front::open(settings);
+    let at = front.at("https");
+    let trusting =
+        |ca: &reqwest::Certificate, http2| client_builder(&[at], http2).tls_certs_only([ca.clone()]).build().unwrap();
+    let url = |host: &str, path: &str| format!("https://{host}:{}{path}", at.port());
+    let (one, two) = (trusting(&root.1, true), trusting(&chat.1, false));
+    assert_eq!(one.get(url("example.com", "/health")).send().await.unwrap().status(), 200);
+    assert_eq!(two.get(url("chat.example.com", "/health")).send().await.unwrap().status(), 200);
+    assert!(trusting(&root.1, true).get(url("chat.example.com", "/health")).send().await.is_err());
+
+    let poll = tokio::spawn(one.get(url("example.com", "/_matrix/client/sync")).send());
+    assert_eq!(front.seen.recv().await, Some(Seen::Polling));
+    let (_, renewed) = write_pair(folder.path(), "example.com");
+    front.edge.reload(front.settings.clone()).unwrap();
+    assert_eq!(trusting(&renewed, true).get(url("example.com", "/health")).send().await.unwrap().status(), 200);
+    assert!(trusting(&root.1, true).get(url("example.com", "/health")).send().await.is_err());
+    front.news.notify_waiters();
+    assert_eq!(poll.await.unwrap().unwrap().status(), 200, "the long-poll lived through the swap");
+    assert_eq!(one.get(url("example.com", "/health")).send().await.unwrap().status(), 200, "and so did its connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_reload_changes_nothing_and_a_bad_start_is_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, ca) = write_pair(folder.path(), "example.com");
+    let mut settings = settings("{}");
+    settings.edge.as_mut().unwrap().certificates = vec![good.clone()];
+    let front = Front::open(settings.clone());
+    fs::write(&good.key, "half writt").unwrap();
+    let said = front.edge.reload(front.settings.clone()).unwrap_err().to_string();
+    assert!(said.contains("example.com.crt") && said.contains("private key"), "{said}");
+    let client = client_builder(&[front.at("https")], true).tls_certs_only([ca]).build().unwrap();
+    let url = format!("https://example.com:{}/health", front.at("https").port());
+    assert_eq!(client.get(url).send().await.unwrap().status(), 200);
+
+    settings.edge.as_mut().unwrap().certificates[0].cert = "/nowhere/x.crt".into();
+    let edge = hearth_edge::Edge::new(settings, hearth_edge::Routers::default(), front.supervisor.clone());
+    let said = edge.err().unwrap().to_string();
+    assert!(said.contains("cannot read /nowhere/x.crt"), "{said}");
+    assert!(front.edge.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_any_certificate_there_is_a_self_signed_one() {
+    let front = Front::open(settings("{}"));
+    let client = client_builder(&[front.at("https")], true).tls_danger_accept_invalid_certs(true).build().unwrap();
+    let url = format!("https://chat.example.com:{}/health", front.at("https").port());
+    assert_eq!(client.get(url).send().await.unwrap().status(), 200);
+}

@@ -1,0 +1,170 @@
+//! Listening, TLS, HTTP/1.1 and HTTP/2, the homeserver in-process, discovery documents, stopping.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::front::{Front, Seen, listener, plain, settings};
+
+const LOCAL: &str = "{local_ca: true}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_homeserver_answers_over_tls_by_either_protocol() {
+    let front = Front::open(settings(LOCAL));
+    for (http2, version) in [(false, http::Version::HTTP_11), (true, http::Version::HTTP_2)] {
+        let client = front.client("https", http2);
+        let url = format!("https://chat.example.com:{}/_matrix/client/whoami", front.at("https").port());
+        let response = client.get(url).send().await.unwrap();
+        assert_eq!(response.version(), version);
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(body, serde_json::json!({"ip": "127.0.0.1", "tls": true, "listener": "https"}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_edge_section_only_the_listeners_are_open() {
+    let mut settings = settings("{}");
+    settings.edge = None;
+    settings.listeners = vec![listener("8008", false, &["client"]), listener("fed", false, &["federation"])];
+    let front = Front::open(settings);
+    assert_eq!(front.edge.addresses().len(), 2);
+    let get = async |name: &str, path: &str| {
+        plain().get(format!("http://{}{path}", front.at(name))).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(get("8008", "/_matrix/client/versions").await, 200);
+    assert_eq!(get("8008", "/_matrix/federation/v1/version").await, 404);
+    assert_eq!(get("fed", "/_matrix/federation/v1/version").await, 200);
+    assert_eq!(get("fed", "/_matrix/client/versions").await, 404);
+    assert_eq!(get("fed", "/health").await, 200);
+    assert_eq!(get("8008", "/").await, 200);
+    assert_eq!(get("8008", "/elsewhere").await, 404);
+    assert_eq!(get("8008", "/.well-known/matrix/server").await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discovery_documents_are_open_to_all_on_both_hosts() {
+    let front = Front::open(settings("{local_ca: true, well_known: {support: {support_page: 'https://x.test'}}}"));
+    let client = front.client("https", true);
+    let port = front.at("https").port();
+    for host in ["example.com", "chat.example.com"] {
+        let base = format!("https://{host}:{port}/.well-known/matrix");
+        let response = client.get(format!("{base}/client")).send().await.unwrap();
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(body["m.homeserver"]["base_url"], "https://chat.example.com/");
+        let body: Value = client.get(format!("{base}/server")).send().await.unwrap().json().await.unwrap();
+        assert_eq!(body["m.server"], "chat.example.com:443");
+        let body: Value = client.get(format!("{base}/support")).send().await.unwrap().json().await.unwrap();
+        assert_eq!(body["support_page"], "https://x.test");
+    }
+    let base = format!("https://example.com:{port}/.well-known/matrix/client");
+    let options = client.request(http::Method::OPTIONS, &base).send().await.unwrap();
+    assert_eq!(
+        (options.status().as_u16(), &options.headers()["access-control-allow-origin"]),
+        (200, &"*".parse().unwrap())
+    );
+    assert_eq!(client.delete(&base).send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_is_sent_on_to_https() {
+    let front = Front::open(settings(LOCAL));
+    let at = front.at("http");
+    let client = plain();
+    let response = client.get(format!("http://{at}/a/b?c=d")).header("host", "chat.example.com").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::MOVED_PERMANENTLY);
+    let to = response.headers()["location"].to_str().unwrap().to_owned();
+    assert!(to.starts_with("https://chat.example.com") && to.ends_with("/a/b?c=d"), "{to}");
+    let response = client.post(format!("http://{at}/x")).header("host", "example.com").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT);
+    let challenge = format!("http://{at}/.well-known/acme-challenge/nothing");
+    assert_eq!(client.get(challenge).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_stream_both_ways() {
+    let mut settings = settings("{}");
+    settings.edge = None;
+    settings.listeners = vec![listener("8008", false, &["client"])];
+    let front = Front::open(settings);
+    let url = format!("http://{}/_matrix/client/echo", front.at("8008"));
+    // The second half is sent only once the first has come back: nothing on the way waits for the whole body.
+    let (send, receive) = tokio::sync::mpsc::unbounded_channel::<Result<&'static str, std::io::Error>>();
+    let body = reqwest::Body::wrap_stream(futures_util::stream::unfold(receive, |mut r| async {
+        r.recv().await.map(|item| (item, r))
+    }));
+    send.send(Ok("first ")).unwrap();
+    let mut response = plain().post(url).body(body).send().await.unwrap();
+    assert_eq!(response.chunk().await.unwrap().unwrap(), "first ");
+    send.send(Ok("second")).unwrap();
+    drop(send);
+    assert_eq!(response.chunk().await.unwrap().unwrap(), "second");
+    assert!(response.chunk().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_client_left_is_dropped() {
+    let mut front = Front::open(settings(LOCAL));
+    for http2 in [false, true] {
+        let client = front.client("https", http2);
+        let url = format!("https://example.com:{}/_matrix/client/sync", front.at("https").port());
+        let poll = tokio::spawn(client.get(url).send());
+        assert_eq!(front.seen.recv().await, Some(Seen::Polling));
+        poll.abort();
+        drop(client);
+        assert_eq!(front.seen.recv().await, Some(Seen::Dropped), "http2: {http2}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_lets_running_requests_end_and_begins_none() {
+    let mut front = Front::open(settings(LOCAL));
+    let url = format!("https://example.com:{}/_matrix/client/sync", front.at("https").port());
+    let (h1, h2) = (front.client("https", false), front.client("https", true));
+    let polls = [tokio::spawn(h1.get(&url).send()), tokio::spawn(h2.get(&url).send())];
+    for _ in &polls {
+        assert_eq!(front.seen.recv().await, Some(Seen::Polling));
+    }
+    let edge = front.edge.clone();
+    let stop = tokio::spawn(async move { edge.stop(Duration::from_secs(10)).await });
+    // Refused once the listener is closed; before that, a connection may still come into the kernel's queue.
+    let refused = async {
+        while tokio::net::TcpStream::connect(front.at("https")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refused).await.unwrap();
+    front.news.notify_waiters();
+    for poll in polls {
+        assert_eq!(poll.await.unwrap().unwrap().status(), 200);
+    }
+    drop((h1, h2));
+    assert!(stop.await.unwrap(), "all ended by themselves");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deadline_ends_what_does_not_end() {
+    let mut front = Front::open(settings(LOCAL));
+    let client = front.client("https", true);
+    let url = format!("https://example.com:{}/_matrix/client/sync", front.at("https").port());
+    let poll = tokio::spawn(client.get(url).send());
+    assert_eq!(front.seen.recv().await, Some(Seen::Polling));
+    assert!(!front.edge.stop(Duration::from_millis(50)).await);
+    assert!(poll.await.unwrap().is_err());
+    assert_eq!(front.seen.recv().await, Some(Seen::Dropped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_port_is_one_sentence() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let mut settings = settings("{}");
+    settings.edge = None;
+    settings.listeners = vec![listener("clients", false, &["client"])];
+    settings.listeners[0].place = hearth_edge::settings::Place::Tcp(vec![at]);
+    let edge = hearth_edge::Edge::new(settings, hearth_edge::Routers::default(), hearth_base::tasks::Supervisor::new());
+    let said = edge.unwrap().bind().unwrap_err().to_string();
+    assert!(said.contains(&at.to_string()) && said.contains("in use") && said.contains("clients"), "{said}");
+}

@@ -1,0 +1,195 @@
+//! What runs elsewhere: HTTP and WebSocket through us, and who the caller is said to be.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::Request, routing::any};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixListener},
+};
+
+use crate::front::{Front, Seen, listener, plain, settings};
+
+/// An upstream that tells what it was asked.
+fn mirror() -> Router {
+    Router::new().fallback(any(|request: Request| async move {
+        let headers: serde_json::Map<String, Value> =
+            request.headers().iter().map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap()))).collect();
+        let (method, uri) = (request.method().to_string(), request.uri().to_string());
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+        json!({"method": method, "uri": uri, "headers": headers, "body": body.len()}).to_string()
+    }))
+}
+
+fn open(yaml: &str) -> (Front, String) {
+    let mut settings = settings(yaml);
+    settings.listeners = vec![listener("8008", true, &["client"]), listener("bare", false, &["client"])];
+    let front = Front::open(settings);
+    let base = format!("http://{}", front.at("8008"));
+    (front, base)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_passed_on_with_their_caller() {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = tcp.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(tcp, mirror()).await });
+    let (front, base) = open(&format!(
+        "{{local_ca: true, upstreams: [{{at: /hooks, to: 'http://{to}', strip: true}}, {{at: /_matrix/client/v3/login, to: 'http://{to}', preserve_host: false}}]}}"
+    ));
+    let ask = |url: String| {
+        plain().post(url).header("x-forwarded-for", "203.0.113.5").header("connection", "x-drop").header("x-drop", "1")
+    };
+    let told: Value = serde_json::from_str(
+        &ask(format!("{base}/hooks/a?b=c")).body("four").send().await.unwrap().text().await.unwrap(),
+    )
+    .unwrap();
+    assert_eq!((&told["method"], &told["uri"], &told["body"]), (&"POST".into(), &"/a?b=c".into(), &4.into()));
+    let headers = &told["headers"];
+    assert_eq!(headers["x-forwarded-for"], "203.0.113.5, 127.0.0.1");
+    assert_eq!(headers["x-forwarded-proto"], "http");
+    assert_eq!(headers["host"], base.trim_start_matches("http://"));
+    assert!(headers.get("x-drop").is_none());
+
+    let bare = format!("http://{}/hooks", front.at("bare"));
+    let told: Value = serde_json::from_str(&ask(bare).send().await.unwrap().text().await.unwrap()).unwrap();
+    assert_eq!(told["headers"]["x-forwarded-for"], "127.0.0.1", "a stranger's word is not passed on");
+    assert_eq!(told["uri"], "/");
+
+    let login = format!("{base}/_matrix/client/v3/login");
+    let told: Value = serde_json::from_str(&ask(login).send().await.unwrap().text().await.unwrap()).unwrap();
+    assert_eq!((&told["uri"], &told["headers"]["host"]), (&"/_matrix/client/v3/login".into(), &to.to_string().into()));
+    let own = plain().get(format!("{base}/_matrix/client/versions")).send().await.unwrap();
+    assert!(own.text().await.unwrap().contains("versions"), "the rest of /_matrix stays ours");
+
+    let client = front.client("https", true);
+    let url = format!("https://chat.example.com:{}/hooks/x", front.at("https").port());
+    let told: Value = serde_json::from_str(&client.get(url).send().await.unwrap().text().await.unwrap()).unwrap();
+    assert_eq!(told["headers"]["x-forwarded-proto"], "https");
+    assert!(told["headers"]["host"].as_str().unwrap().starts_with("chat.example.com"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dots_are_not_passed_on_and_a_missing_upstream_is_502() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (front, base) = open(&format!("{{local_ca: true, upstreams: [{{at: /gone, to: 'http://{closed}'}}]}}"));
+    assert_eq!(plain().get(format!("{base}/gone/x")).send().await.unwrap().status(), 502);
+    for path in ["/gone/../admin", "/gone/%2e%2e/admin", "/gone/.%2E/x"] {
+        let answer = front.raw("8008", &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_is_reached() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("up.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move { axum::serve(socket, mirror()).await });
+    let (_front, base) = open(&format!("{{local_ca: true, upstreams: [{{at: /u, to: 'unix:{}'}}]}}", path.display()));
+    assert_eq!(plain().get(format!("{base}/u")).send().await.unwrap().status(), 200);
+}
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).ends_with(end) {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).await.unwrap(), 1, "ended after {:?}", String::from_utf8_lossy(&text));
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_goes_both_ways_and_ends_with_the_server() {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = tcp.local_addr().unwrap();
+    let upstream = tokio::spawn(async move {
+        let (mut stream, _) = tcp.accept().await.unwrap();
+        let head = read_until(&mut stream, "\r\n\r\n").await.to_ascii_lowercase();
+        assert!(head.contains("upgrade: websocket") && head.contains("sec-websocket-key: "), "{head}");
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(switch.as_bytes()).await.unwrap();
+        assert_eq!(read_until(&mut stream, "ping").await, "ping");
+        stream.write_all(b"pong").await.unwrap();
+        // Ends when our side goes.
+        assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+    });
+    let (front, _) = open(&format!("{{local_ca: true, upstreams: [{{at: /ws, to: 'http://{to}'}}]}}"));
+    let mut client = TcpStream::connect(front.at("bare")).await.unwrap();
+    client.write_all(UPGRADE.as_bytes()).await.unwrap();
+    let head = read_until(&mut client, "\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    client.write_all(b"ping").await.unwrap();
+    assert_eq!(read_until(&mut client, "pong").await, "pong");
+    assert!(front.edge.stop(std::time::Duration::from_secs(5)).await, "an open WebSocket does not hold up the stop");
+    upstream.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_are_known_through_a_trusted_proxy_and_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("front.sock");
+    let mut settings = settings("{}");
+    settings.edge = None;
+    settings.listeners = vec![listener("8008", true, &["client"]), listener("unix", true, &["client"])];
+    settings.listeners[1].place = hearth_edge::settings::Place::Unix(path.clone(), 0o660);
+    let front = Front::open(settings);
+    let url = format!("http://{}/_matrix/client/whoami", front.at("8008"));
+    let ask = plain().get(&url).header("x-forwarded-for", "1.1.1.1, 203.0.113.5").header("x-forwarded-proto", "https");
+    let body: Value = ask.send().await.unwrap().json().await.unwrap();
+    assert_eq!(body, json!({"ip": "203.0.113.5", "tls": true, "listener": "8008"}));
+
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o660);
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let request =
+        "GET /_matrix/client/whoami HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.6\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(r#""ip":"203.0.113.6""#), "{answer}");
+
+    let second =
+        hearth_edge::Edge::new(front.settings.clone(), hearth_edge::Routers::default(), front.supervisor.clone());
+    let mut only_unix = front.settings.clone();
+    only_unix.listeners.remove(0);
+    drop(second);
+    let second = hearth_edge::Edge::new(only_unix, hearth_edge::Routers::default(), front.supervisor.clone()).unwrap();
+    assert!(second.bind().unwrap_err().to_string().contains("in use"), "a living socket is not taken away");
+    drop(stream);
+    assert!(front.edge.stop(std::time::Duration::from_secs(5)).await);
+    assert!(!path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_client_left_ends_at_the_upstream() {
+    let (tell, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let tell = Arc::new(tell);
+    struct Told(Arc<tokio::sync::mpsc::UnboundedSender<Seen>>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(Seen::Dropped);
+        }
+    }
+    let slow = Router::new().fallback(any(move || {
+        let tell = tell.clone();
+        async move {
+            let _told = Told(tell.clone());
+            let _ = tell.send(Seen::Polling);
+            std::future::pending::<()>().await;
+        }
+    }));
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = tcp.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(tcp, slow).await });
+    let (_front, base) = open(&format!("{{local_ca: true, upstreams: [{{at: /slow, to: 'http://{to}'}}]}}"));
+    let poll = tokio::spawn(plain().get(format!("{base}/slow")).send());
+    assert_eq!(seen.recv().await, Some(Seen::Polling));
+    poll.abort();
+    assert_eq!(seen.recv().await, Some(Seen::Dropped));
+}

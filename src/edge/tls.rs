@@ -1,0 +1,199 @@
+//! Certificates by server name, swapped while running.
+//!
+//! A handshake reads a table that is replaced whole, so that new connections take the new certificate and open ones
+//! are not touched. Where certificates come from is told in `tls/files`, `tls/local_ca` and `acme`; a name that has
+//! none yet is answered with a self-signed one.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use pingora_core::listeners::tls::Acceptor;
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+use crate::Error;
+
+pub(crate) mod disk;
+pub(crate) mod files;
+pub(crate) mod local_ca;
+pub(crate) mod made;
+
+/// The protocol name of a TLS-ALPN-01 challenge (RFC 8737).
+pub(crate) const ACME_ALPN: &[u8] = b"acme-tls/1";
+
+/// Where a certificate comes from; the later, the more it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    SelfSigned,
+    LocalCa,
+    Acme,
+    File,
+}
+
+/// A certificate with its key, ready for handshakes.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate {
+    /// DNS names and addresses it is for; a leading `*.` stands for one label.
+    pub names: Vec<String>,
+    pub key: Arc<CertifiedKey>,
+    /// Seconds since the epoch.
+    pub not_before: i64,
+    /// Seconds since the epoch.
+    pub not_after: i64,
+    pub source: Source,
+}
+
+/// All certificates, and those of challenges under way.
+pub(crate) struct Certificates {
+    /// By label: a file's path or the first name of a group.
+    all: Mutex<HashMap<String, Certificate>>,
+    table: ArcSwap<Table>,
+    challenges: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
+    /// The name whose certificate answers clients that name none.
+    principal: String,
+}
+
+#[derive(Default)]
+struct Table {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*.`.
+    wild: HashMap<String, Arc<CertifiedKey>>,
+    default: Option<Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    pub fn new(principal: String) -> Arc<Self> {
+        Arc::new(Self { all: Mutex::default(), table: ArcSwap::default(), challenges: ArcSwap::default(), principal })
+    }
+
+    /// Adds a certificate, or puts it in the place of the one with the same label.
+    pub fn put(&self, label: &str, certificate: Certificate) {
+        let mut all = self.all.lock();
+        all.insert(label.to_owned(), certificate);
+        self.table.store(Arc::new(Table::build(&all, &self.principal)));
+    }
+
+    /// Takes away those certificates of a source whose label is not kept.
+    pub fn retain(&self, source: Source, keep: impl Fn(&str) -> bool) {
+        let mut all = self.all.lock();
+        all.retain(|label, c| c.source != source || keep(label));
+        self.table.store(Arc::new(Table::build(&all, &self.principal)));
+    }
+
+    /// The certificate of a label.
+    pub fn get(&self, label: &str) -> Option<Certificate> {
+        self.all.lock().get(label).cloned()
+    }
+
+    /// Whether a name has a certificate of this source or a better one.
+    pub fn covers(&self, name: &str, least: Source) -> bool {
+        self.all.lock().values().any(|c| c.source >= least && c.names.iter().any(|n| n == name))
+    }
+
+    /// Label and end of each certificate, for metrics and logs.
+    pub fn expiries(&self) -> Vec<(String, i64, Source)> {
+        let mut all: Vec<_> = self.all.lock().iter().map(|(label, c)| (label.clone(), c.not_after, c.source)).collect();
+        all.sort();
+        all
+    }
+
+    /// Shows a challenge's certificate to whoever asks for the name with [`ACME_ALPN`].
+    pub fn set_challenge(&self, name: &str, key: Arc<CertifiedKey>) {
+        self.challenges.rcu(|old| {
+            let mut new = HashMap::clone(old);
+            new.insert(name.to_owned(), key.clone());
+            new
+        });
+    }
+
+    /// Ends a challenge.
+    pub fn clear_challenge(&self, name: &str) {
+        self.challenges.rcu(|old| {
+            let mut new = HashMap::clone(old);
+            new.remove(name);
+            new
+        });
+    }
+
+    /// A TLS acceptor over this table: HTTP/2, HTTP/1.1 and TLS-ALPN-01; TLS 1.2 and 1.3.
+    ///
+    /// # Errors
+    /// If the provider cannot do what every provider can.
+    pub fn acceptor(self: &Arc<Self>) -> Result<Acceptor, Error> {
+        let making = |e: rustls::Error| Error::Making(e.to_string());
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(making)?
+            .with_no_client_auth()
+            .with_cert_resolver(self.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_ALPN.to_vec()];
+        config.ticketer = ring::Ticketer::new().map_err(making)?;
+        config.send_tls13_tickets = 1;
+        Ok(Acceptor::from_server_config(Arc::new(config)))
+    }
+}
+
+impl Table {
+    fn build(all: &HashMap<String, Certificate>, principal: &str) -> Self {
+        let mut ordered: Vec<(&String, &Certificate)> = all.iter().collect();
+        ordered.sort_by_key(|(label, c)| (c.source, c.not_after, *label));
+        let mut table = Self::default();
+        for (_, certificate) in &ordered {
+            for name in &certificate.names {
+                match name.strip_prefix("*.") {
+                    Some(parent) => table.wild.insert(parent.to_owned(), certificate.key.clone()),
+                    None => table.exact.insert(name.clone(), certificate.key.clone()),
+                };
+            }
+        }
+        table.default = table.find(principal).or_else(|| ordered.last().map(|(_, c)| c.key.clone()));
+        table
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        if let Some(key) = self.exact.get(name) {
+            return Some(key.clone());
+        }
+        let (_, parent) = name.split_once('.')?;
+        self.wild.get(parent).cloned()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls has checked the name and made it lower case.
+        let name = hello.server_name();
+        if hello.alpn().is_some_and(|mut offered| offered.any(|p| p == ACME_ALPN)) {
+            return self.challenges.load().get(name?).cloned();
+        }
+        let table = self.table.load();
+        name.and_then(|name| table.find(name)).or_else(|| table.default.clone())
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("labels", &self.expiries()).finish_non_exhaustive()
+    }
+}
+
+/// Shows on the metrics how long each certificate still lasts.
+pub(crate) fn report(certificates: &Certificates) {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    for (label, not_after, source) in certificates.expiries() {
+        let source = format!("{source:?}").to_ascii_lowercase();
+        let left = (not_after - now) as f64;
+        metrics::gauge!("hearth_certificate_expiry_seconds", "certificate" => label.clone(), "source" => source.clone())
+            .set(left);
+        metrics::gauge!("hearth_certificate_expiry_days", "certificate" => label, "source" => source)
+            .set(left / 86_400.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Certificates from PEM files: loaded, checked against their key, and loaded again when a file changes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use hearth_config::edge::CertificateFiles;
+use parking_lot::Mutex;
+use rustls::{crypto::ring::sign::any_supported_type, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tracing::{error, info};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+use super::{Certificate, Certificates, Source};
+use crate::Error;
+
+/// The configured pairs of files and how they looked when they were read.
+pub(crate) struct Files {
+    pairs: Mutex<Vec<Watched>>,
+}
+
+struct Watched {
+    files: CertificateFiles,
+    seen: Option<Stamp>,
+}
+
+/// What changes when a file does.
+type Stamp = [(Option<SystemTime>, u64); 2];
+
+impl Files {
+    /// Reads all pairs; at the start a bad one is an error.
+    ///
+    /// # Errors
+    /// The file that is missing, unreadable or holds the wrong thing.
+    pub fn load(pairs: Vec<CertificateFiles>, into: &Certificates) -> Result<Self, Error> {
+        let mut watched = Vec::new();
+        for files in pairs {
+            let seen = stamp(&files);
+            into.put(&label(&files), read_pair(&files)?);
+            watched.push(Watched { files, seen });
+        }
+        Ok(Self { pairs: Mutex::new(watched) })
+    }
+
+    /// Takes another list of pairs.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; then all stays as it was.
+    pub fn replace(&self, pairs: Vec<CertificateFiles>, into: &Certificates) -> Result<(), Error> {
+        let mut loaded = Vec::new();
+        for files in pairs {
+            loaded.push((stamp(&files), read_pair(&files)?, files));
+        }
+        into.retain(Source::File, |old| loaded.iter().any(|(_, _, files)| label(files) == old));
+        let watched = loaded.into_iter().map(|(seen, certificate, files)| {
+            into.put(&label(&files), certificate);
+            Watched { files, seen }
+        });
+        *self.pairs.lock() = watched.collect();
+        Ok(())
+    }
+
+    /// Reads again what has changed. A pair that cannot be read keeps its old certificate: it may be half written,
+    /// and is tried again with the next change.
+    pub fn refresh(&self, into: &Certificates) {
+        for watched in self.pairs.lock().iter_mut() {
+            let now = stamp(&watched.files);
+            if now == watched.seen {
+                continue;
+            }
+            watched.seen = now;
+            let file = watched.files.cert.display();
+            match read_pair(&watched.files) {
+                Ok(certificate) => {
+                    info!(%file, names = ?certificate.names, "certificate changed on disk, now in use");
+                    into.put(&label(&watched.files), certificate);
+                }
+                Err(e) => error!(%file, error = %e, "changed certificate cannot be used, the old one stays"),
+            }
+        }
+    }
+}
+
+fn label(files: &CertificateFiles) -> String {
+    files.cert.display().to_string()
+}
+
+fn stamp(files: &CertificateFiles) -> Option<Stamp> {
+    let one = |path: &Path| fs::metadata(path).ok().map(|m| (m.modified().ok(), m.len()));
+    Some([one(&files.cert)?, one(&files.key)?])
+}
+
+fn read_pair(files: &CertificateFiles) -> Result<Certificate, Error> {
+    let read = |path: &PathBuf| fs::read(path).map_err(|e| Error::File("read", path.clone(), e));
+    parse(&read(&files.cert)?, &read(&files.key)?, Source::File)
+        .map_err(|what| Error::Content(files.cert.clone(), what))
+}
+
+/// A certificate from PEM: its chain from one text, its key from another (which may be the same).
+///
+/// # Errors
+/// What is wrong, in a sentence: nothing there, no names, a key of another certificate.
+pub(crate) fn parse(chain: &[u8], key: &[u8], source: Source) -> Result<Certificate, String> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("not a PEM certificate: {e}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("no private key: {e}"))?;
+    assemble(chain, &key, source)
+}
+
+/// A certificate from its parts, checked to belong together.
+///
+/// # Errors
+/// What is wrong, in a sentence.
+pub(crate) fn assemble(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'static>,
+    source: Source,
+) -> Result<Certificate, String> {
+    let leaf = chain.first().ok_or("holds no certificate")?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| format!("not a certificate: {e}"))?;
+    let names = names(&parsed);
+    if names.is_empty() {
+        return Err("the certificate names no host".to_owned());
+    }
+    let validity = parsed.validity();
+    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    let signing = any_supported_type(key).map_err(|e| format!("the private key cannot be used: {e}"))?;
+    let key = CertifiedKey::new(chain, signing);
+    key.keys_match().map_err(|_| "the private key is not that of the certificate".to_owned())?;
+    Ok(Certificate { names, key: Arc::new(key), not_before, not_after, source })
+}
+
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(alternative)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let name = |general: &GeneralName<'_>| match general {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|b| std::net::IpAddr::from(b).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|b| std::net::IpAddr::from(b).to_string()),
+            _ => None,
+        },
+        _ => None,
+    };
+    alternative.value.general_names.iter().filter_map(name).collect()
+}

@@ -1,0 +1,84 @@
+//! Tests of the certificate table, of files and of the local authority.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn made(names: &[&str], source: Source) -> Certificate {
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    Certificate { source, ..made::self_signed(&names).unwrap() }
+}
+
+#[test]
+fn the_better_source_and_the_nearer_name_win() {
+    let all = Certificates::new("example.com".to_owned());
+    let (poor, good) = (made(&["example.com"], Source::SelfSigned), made(&["example.com"], Source::Acme));
+    let wild = made(&["*.example.com"], Source::File);
+    all.put("good", good.clone());
+    all.put("poor", poor);
+    all.put("wild", wild.clone());
+    let same = |name: &str, c: &Certificate| Arc::ptr_eq(&all.table.load().find(name).unwrap(), &c.key);
+    assert!(same("example.com", &good));
+    assert!(same("chat.example.com", &wild));
+    assert!(all.table.load().find("a.b.example.com").is_none());
+    assert!(Arc::ptr_eq(all.table.load().default.as_ref().unwrap(), &good.key));
+    let renewed = made(&["example.com"], Source::Acme);
+    all.put("good", renewed.clone());
+    assert!(same("example.com", &renewed));
+    assert!(all.covers("example.com", Source::Acme) && !all.covers("example.com", Source::File));
+}
+
+#[test]
+fn a_key_of_another_certificate_is_refused() {
+    let (one, two) = (rcgen_pair("a.test"), rcgen_pair("b.test"));
+    assert_eq!(files::parse(one.0.as_bytes(), one.1.as_bytes(), Source::File).unwrap().names, ["a.test"]);
+    let why = files::parse(one.0.as_bytes(), two.1.as_bytes(), Source::File).unwrap_err();
+    assert!(why.contains("not that of the certificate"), "{why}");
+    assert!(files::parse(b"", one.1.as_bytes(), Source::File).unwrap_err().contains("no certificate"));
+    assert!(files::parse(one.0.as_bytes(), b"rubbish", Source::File).unwrap_err().contains("no private key"));
+}
+
+fn rcgen_pair(name: &str) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+#[test]
+fn the_local_authority_is_kept_and_bound_to_its_names() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let first = local_ca::certificate(folder.path(), &["box.test".to_owned()]).unwrap();
+    let again = local_ca::certificate(folder.path(), &["box.test".to_owned()]).unwrap();
+    assert_eq!(first.key.cert, again.key.cert, "kept over a restart");
+    let mode = std::fs::metadata(folder.path().join("local-ca.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let ca = std::fs::read(local_ca::certificate_path(folder.path())).unwrap();
+    // Another local name needs no other authority; a public one does, and its constraint names it.
+    local_ca::certificate(folder.path(), &["other.internal".to_owned()]).unwrap();
+    assert_eq!(ca, std::fs::read(local_ca::certificate_path(folder.path())).unwrap());
+    local_ca::certificate(folder.path(), &["chat.example.com".to_owned()]).unwrap();
+    assert_ne!(ca, std::fs::read(local_ca::certificate_path(folder.path())).unwrap());
+
+    let verify = |leaf: &Certificate, ca: &[u8], name: &str| {
+        use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::new(ring::default_provider()),
+        )
+        .build()
+        .unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        rustls::client::danger::ServerCertVerifier::verify_server_cert(
+            &*verifier,
+            &leaf.key.cert[0],
+            &leaf.key.cert[1..],
+            &name,
+            &[],
+            UnixTime::now(),
+        )
+        .is_ok()
+    };
+    assert!(verify(&first, &ca, "box.test") && verify(&first, &ca, "localhost") && verify(&first, &ca, "127.0.0.1"));
+    assert!(!verify(&first, &ca, "example.com"));
+}

@@ -1,0 +1,366 @@
+//! Reading rooms: single events, pages of history, context, state, members; always as one user may see them.
+
+use std::sync::Arc;
+
+use hearth_base::{
+    Error, OrNotFound, Requester, Result,
+    clock::Clock,
+    ids::StreamPos,
+    stream::{HistoryToken, SyncToken},
+};
+use hearth_rules::{
+    client_format::{Unsigned, write_client_event},
+    visibility::HistoryVisibility,
+};
+use hearth_store::{
+    Store,
+    events::{Direction, StoredEvent},
+    rooms::Room,
+    state::StateMap,
+};
+use ruma::{
+    EventId, RoomId, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+
+use crate::state::State;
+
+pub mod viewer;
+
+pub use viewer::Viewer;
+
+/// Events in a page at most, whatever a client asks for.
+const MAX_PAGE: usize = 1000;
+/// Pages of hidden events looked through for one answer.
+const MAX_ROUNDS: usize = 10;
+
+/// Reads rooms for users.
+#[derive(Debug)]
+pub struct History {
+    store: Store,
+    state: Arc<State>,
+    clock: Clock,
+}
+
+/// Which events of a page are wanted.
+pub type Wanted<'a> = &'a (dyn Fn(&StoredEvent) -> bool + Send + Sync);
+
+/// A page of history.
+#[derive(Debug)]
+pub struct Page {
+    /// The events, in the direction asked for.
+    pub events: Vec<Arc<StoredEvent>>,
+    /// Where it begins.
+    pub start: HistoryToken,
+    /// Where the next begins; `None` at the end of history.
+    pub end: Option<HistoryToken>,
+}
+
+/// An event with what stands around it.
+#[derive(Debug)]
+pub struct Context {
+    /// The event.
+    pub event: Arc<StoredEvent>,
+    /// Before it, newest first.
+    pub before: Vec<Arc<StoredEvent>>,
+    /// After it, oldest first.
+    pub after: Vec<Arc<StoredEvent>>,
+    /// Where history goes on backwards.
+    pub start: HistoryToken,
+    /// Where history goes on forwards.
+    pub end: HistoryToken,
+    /// State at the last event shown.
+    pub state: StateMap,
+}
+
+impl History {
+    /// Made once.
+    #[must_use]
+    pub fn new(store: Store, state: Arc<State>, clock: Clock) -> Self {
+        Self { store, state, clock }
+    }
+
+    /// A room through the eyes of a user.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn viewer(&self, who: &Requester, room: &Arc<Room>) -> Result<Viewer> {
+        Viewer::new(&self.store, &self.state, who, room.clone()).await
+    }
+
+    /// A room through the eyes of a user who is or was in it, or who may look in from outside.
+    ///
+    /// # Errors
+    /// 403 if the user may see nothing of it, or there is no such room.
+    pub async fn enter(&self, who: &Requester, room_id: &RoomId) -> Result<Viewer> {
+        let not_there = || Error::forbidden("You are not in this room, and it cannot be read from outside");
+        let nid = self.store.room_nid(room_id).await?.ok_or_else(not_there)?;
+        let room = self.state.room_by_nid(nid).await?;
+        let viewer = self.viewer(who, &room).await?;
+        if viewer.was_ever_in() && !viewer.forgotten() || viewer.is_world_readable() {
+            Ok(viewer)
+        } else {
+            Err(not_there())
+        }
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// 404 if there is none that the user may see.
+    pub async fn event(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Viewer, Arc<StoredEvent>)> {
+        let viewer = self.enter(who, room_id).await.map_err(|_| Error::not_found("Event not found"))?;
+        let event = self.visible(&viewer, event_id).await?;
+        Ok((viewer, event))
+    }
+
+    async fn visible(&self, viewer: &Viewer, event_id: &EventId) -> Result<Arc<StoredEvent>> {
+        self.store
+            .event_by_id(event_id)
+            .await?
+            .filter(|e| e.room == viewer.room.nid && e.pos.is_some() && viewer.may_see(e))
+            .or_not_found("Event")
+    }
+
+    /// A page of a room's history (spec: `GET /rooms/{roomId}/messages`).
+    ///
+    /// # Errors
+    /// 400 for a token that is not ours.
+    pub async fn messages(
+        &self,
+        viewer: &Viewer,
+        direction: Direction,
+        from: Option<&str>,
+        to: Option<&str>,
+        limit: usize,
+        wanted: Wanted<'_>,
+    ) -> Result<Page> {
+        let room = &viewer.room;
+        let start = match from {
+            Some(token) => self.place(room, token).await?,
+            None if direction == Direction::Backward => HistoryToken::END,
+            None => HistoryToken::START,
+        };
+        let until = match to {
+            Some(token) => self.place(room, token).await?,
+            None if direction == Direction::Backward => HistoryToken::START,
+            None => HistoryToken::END,
+        };
+        self.page(viewer, direction, start, until, limit.clamp(1, MAX_PAGE), wanted).await
+    }
+
+    async fn page(
+        &self,
+        viewer: &Viewer,
+        direction: Direction,
+        start: HistoryToken,
+        until: HistoryToken,
+        limit: usize,
+        wanted: Wanted<'_>,
+    ) -> Result<Page> {
+        let (mut events, mut at) = (Vec::new(), start);
+        for _ in 0..MAX_ROUNDS {
+            let ask = limit - events.len();
+            let found = self.store.history(viewer.room.nid, direction, at, until, ask).await?;
+            let exhausted = found.len() < ask;
+            let Some(last) = found.last().and_then(|e| e.place()) else {
+                return Ok(Page { events, start, end: None });
+            };
+            at = match direction {
+                Direction::Backward => just_before(last),
+                Direction::Forward => last,
+            };
+            events.extend(found.into_iter().filter(|e| viewer.may_see(e) && wanted(e)));
+            if exhausted {
+                return Ok(Page { events, start, end: None });
+            }
+            if events.len() >= limit {
+                break;
+            }
+        }
+        Ok(Page { events, start, end: Some(at) })
+    }
+
+    /// The place in a room's history that a token stands for; tokens of /sync are taken too.
+    ///
+    /// # Errors
+    /// 400 for a token that is not ours.
+    pub async fn place(&self, room: &Room, token: &str) -> Result<HistoryToken> {
+        if let Ok(place) = token.parse::<HistoryToken>() {
+            return Ok(place);
+        }
+        let sync: SyncToken = token.parse()?;
+        let newest = self.store.news(room.nid, StreamPos::ZERO, sync.pos, 1).await?;
+        Ok(newest.first().and_then(|e| e.place()).unwrap_or(HistoryToken::START))
+    }
+
+    /// An event and its neighbours (spec: `GET /rooms/{roomId}/context/{eventId}`): `limit` in all, the event not counted.
+    ///
+    /// # Errors
+    /// 404 if there is no such event that the user may see.
+    pub async fn context(
+        &self,
+        viewer: &Viewer,
+        event_id: &EventId,
+        limit: usize,
+        wanted: Wanted<'_>,
+    ) -> Result<Context> {
+        let event = self.visible(viewer, event_id).await?;
+        let place = event.place().or_not_found("Event")?;
+        let half = (limit.min(MAX_PAGE)).div_ceil(2);
+        let (before, after) = if limit == 0 {
+            (None, None)
+        } else {
+            let start = HistoryToken::START;
+            let before = self.page(viewer, Direction::Backward, just_before(place), start, half, wanted).await?;
+            let after = self
+                .page(viewer, Direction::Forward, place, HistoryToken::END, half.min(limit / 2).max(1), wanted)
+                .await?;
+            (Some(before), Some(after))
+        };
+        let before = before.map(|p| p.events).unwrap_or_default();
+        let after = after.map(|p| p.events).unwrap_or_default();
+        let start = before.last().and_then(|e| e.place()).map_or(just_before(place), just_before);
+        let end = after.last().and_then(|e| e.place()).unwrap_or(place);
+        let state = self.state.after(after.last().unwrap_or(&event)).await?;
+        Ok(Context { event, before, after, start, end, state })
+    }
+
+    /// The state of a room as the user may see it: the current one, or for those who left the one when they did.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn state(&self, viewer: &Viewer) -> Result<StateMap> {
+        match viewer.left_with() {
+            None => self.state.current(&viewer.room).await,
+            Some(event) => self.state.after(event).await,
+        }
+    }
+
+    /// The events of a whole state, in no order.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn state_events(&self, state: &StateMap) -> Result<Vec<Arc<StoredEvent>>> {
+        self.store.events(&state.values().copied().collect::<Vec<_>>()).await
+    }
+
+    /// Member events of a state, with `membership` or without `not_membership`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn members(
+        &self,
+        state: &StateMap,
+        membership: Option<&MembershipState>,
+        not_membership: Option<&MembershipState>,
+    ) -> Result<Vec<Arc<StoredEvent>>> {
+        let events = self.state_events(state).await?;
+        Ok(events
+            .into_iter()
+            .filter(|e| *e.pdu.event_type() == TimelineEventType::RoomMember)
+            .filter(|e| {
+                let is = MembershipState::from(e.pdu.membership().into_owned());
+                membership.is_none_or(|m| is == *m) && not_membership.is_none_or(|m| is != *m)
+            })
+            .collect())
+    }
+
+    /// Appends an event in the form clients get it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn write(
+        &self,
+        out: &mut String,
+        event: &StoredEvent,
+        viewer: &Viewer,
+        with_room_id: bool,
+    ) -> Result<()> {
+        let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
+            - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
+        let replaced = match event.replaces {
+            Some(nid) => self.store.event(nid).await?,
+            None => None,
+        };
+        let mut because = String::new();
+        if let Some(nid) = event.redacted_by
+            && let Some(redaction) = self.store.event(nid).await?
+        {
+            let unsigned = Unsigned { age_ms: Some(age), ..Unsigned::default() };
+            write_client_event(&mut because, &redaction.pdu, true, &unsigned);
+        }
+        let own = viewer.user == event.sender
+            && event.device.as_deref().is_some_and(|d| viewer.device.as_ref().is_some_and(|own| own.as_str() == d));
+        let unsigned = Unsigned {
+            age_ms: Some(age),
+            transaction_id: event.txn_id.as_deref().filter(|_| own),
+            membership: Some(viewer.membership_at(event)),
+            prev_content: replaced.as_ref().map(|e| e.pdu.content_json()),
+            prev_sender: replaced.as_ref().map(|e| e.pdu.sender()),
+            replaces_state: replaced.as_ref().map(|e| e.pdu.event_id()),
+            redacted_because: (!because.is_empty()).then_some(because.as_str()),
+            relations: None,
+            more: &[],
+        };
+        write_client_event(out, &event.pdu, with_room_id, &unsigned);
+        Ok(())
+    }
+
+    /// Appends a JSON array of events.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn write_all(
+        &self,
+        out: &mut String,
+        events: &[Arc<StoredEvent>],
+        viewer: &Viewer,
+        with_room_id: bool,
+    ) -> Result<()> {
+        out.push('[');
+        for (n, event) in events.iter().enumerate() {
+            if n > 0 {
+                out.push(',');
+            }
+            self.write(out, event, viewer, with_room_id).await?;
+        }
+        out.push(']');
+        Ok(())
+    }
+
+    /// Member events of the senders of these events, for lazy loading (spec: "Lazy-loading room members").
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn members_of(
+        &self,
+        state: &StateMap,
+        senders: impl IntoIterator<Item = &UserId>,
+    ) -> Result<Vec<Arc<StoredEvent>>> {
+        let mut nids = Vec::new();
+        for user in senders {
+            if let Some(nid) = self.state.entry_nid(state, "m.room.member", user.as_str()).await?
+                && !nids.contains(&nid)
+            {
+                nids.push(nid);
+            }
+        }
+        self.store.events(&nids).await
+    }
+}
+
+/// The place just before an event.
+fn just_before(place: HistoryToken) -> HistoryToken {
+    HistoryToken { depth: place.depth, pos: StreamPos(place.pos.0.saturating_sub(1)) }
+}
+
+/// Whether a room may be read by people who were never in it.
+pub(crate) fn world_readable(visibility: HistoryVisibility) -> bool {
+    visibility == HistoryVisibility::WorldReadable
+}

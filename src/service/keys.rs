@@ -1,0 +1,393 @@
+//! End-to-end encryption, the server's part: publishes devices' and users' public keys, gives out one-time keys,
+//! keeps signatures that verify ([`cross_signing`]) and backups of room keys ([`backups`]).
+//!
+//! Checks form and signatures; the texts and what is remembered of them are the store's. Users of other servers are
+//! asked for in one place ([`Keys::of_other_servers`]).
+
+use std::collections::BTreeMap;
+
+use hearth_base::{
+    Error, Result, clock::Clock, ids::StreamPos, requester::Requester, stream::SyncToken, tasks::Supervisor,
+};
+use hearth_store::{
+    Store,
+    keys::{
+        Usage, UserKeys, add_signatures,
+        one_time::{NewKey, Upload, Uploaded, Wanted},
+    },
+};
+use ruma::{CanonicalJsonObject, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+pub mod backups;
+pub mod cross_signing;
+
+/// What users may store.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// One-time keys of a device, all algorithms together. Clients keep about 50.
+    pub max_one_time_keys: u64,
+    /// Bytes of one key of any sort.
+    pub max_key_bytes: usize,
+    /// Keys and signatures in one request.
+    pub max_keys_per_request: usize,
+    /// Backups of a user.
+    pub max_backups: usize,
+    /// Room keys in a backup.
+    pub max_backup_keys: u64,
+    /// Bytes of a backup's `auth_data`, and of one room key in it.
+    pub max_backup_key_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_one_time_keys: 500,
+            max_key_bytes: 16 << 10,
+            max_keys_per_request: 10_000,
+            max_backups: 100,
+            max_backup_keys: 1_000_000,
+            max_backup_key_bytes: 64 << 10,
+        }
+    }
+}
+
+/// Keys of users and devices. Clones are the same service.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    store: Store,
+    server_name: OwnedServerName,
+    settings: Settings,
+    clock: Clock,
+    supervisor: Supervisor,
+}
+
+/// What a device publishes at once (`POST /keys/upload`).
+#[derive(Debug, Default)]
+pub struct NewKeys {
+    /// Its identity keys.
+    pub device_keys: Option<Box<RawValue>>,
+    /// By `algorithm:id`.
+    pub one_time_keys: BTreeMap<String, Box<RawValue>>,
+    /// By `algorithm:id`.
+    pub fallback_keys: BTreeMap<String, Box<RawValue>>,
+}
+
+/// By name of a server: why it could not be asked.
+pub type Failures = BTreeMap<String, Value>;
+
+/// The public keys of users, as far as the requester may see them (`POST /keys/query`).
+#[derive(Debug, Default)]
+pub struct QueriedKeys {
+    /// Servers that could not be asked.
+    pub failures: Failures,
+    /// Every user of this server that was asked for, and their devices.
+    pub device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<RawValue>>>,
+    /// Master keys.
+    pub master_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    /// Self-signing keys.
+    pub self_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    /// The requester's user-signing key.
+    pub user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+}
+
+/// Keys by user, device and `algorithm:id`.
+pub type KeysByDevice = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, BTreeMap<String, Box<RawValue>>>>;
+
+/// One-time keys given out (`POST /keys/claim`).
+#[derive(Debug, Default)]
+pub struct ClaimedKeys {
+    /// Servers that could not be asked.
+    pub failures: Failures,
+    /// What there was; devices without a key are left out.
+    pub one_time_keys: KeysByDevice,
+}
+
+/// Whose keys a client has to ask for again, and whose no longer (`GET /keys/changes`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyChanges {
+    /// Changed, or met.
+    pub changed: Vec<OwnedUserId>,
+    /// Parted from.
+    pub left: Vec<OwnedUserId>,
+}
+
+/// The parts of device keys that are ours to check.
+#[derive(Deserialize)]
+struct DeviceKeysForm {
+    user_id: String,
+    device_id: String,
+    #[serde(default)]
+    algorithms: Vec<String>,
+    #[serde(default)]
+    keys: BTreeMap<String, String>,
+    #[serde(default)]
+    signatures: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Keys {
+    /// The service for users of `server_name`.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        server_name: OwnedServerName,
+        settings: Settings,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> Self {
+        Self { store, server_name, settings, clock, supervisor }
+    }
+
+    /// Publishes keys of the requester's device; gives the unclaimed one-time keys it has then, by algorithm.
+    ///
+    /// # Errors
+    /// 400 for keys of others or of a wrong form, and for another key under the name of one that we have (clients
+    /// recognise that sentence); 413 for more than a device may have.
+    pub async fn upload(&self, requester: &Requester, keys: NewKeys) -> Result<BTreeMap<String, u64>> {
+        let device = requester
+            .device_id
+            .as_ref()
+            .ok_or_else(|| Error::invalid_param("Keys belong to a device, and this access token has none"))?;
+        if keys.one_time_keys.len() + keys.fallback_keys.len() > self.settings.max_keys_per_request {
+            return Err(Error::too_large("Too many keys at once"));
+        }
+        let device_keys = match &keys.device_keys {
+            Some(raw) => Some(self.device_keys(requester, device.as_str(), raw)?),
+            None => None,
+        };
+        let upload = Upload {
+            user: requester.user_nid,
+            device: device.to_string(),
+            device_keys,
+            one_time: self.new_keys(&keys.one_time_keys)?,
+            fallback: self.new_keys(&keys.fallback_keys)?,
+            now_ms: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX),
+            max_one_time: self.settings.max_one_time_keys,
+        };
+        if upload.device_keys.is_none() && upload.one_time.is_empty() && upload.fallback.is_empty() {
+            // How clients ask for the counts.
+            return Ok(self.store.key_counts(requester.user_nid, device.as_str()).await?.one_time.clone());
+        }
+        match self.store.upload_keys(upload).await? {
+            Uploaded::Done(counts) => Ok(counts),
+            Uploaded::NoDevice => Err(Error::unknown_token("This device is logged out", false)),
+            Uploaded::Exists { key_id, old, new } => Err(Error::invalid_param(format!(
+                "One time key {key_id} already exists. Old key: {old}; new key: {new}"
+            ))),
+            Uploaded::TooMany => {
+                let max = self.settings.max_one_time_keys;
+                Err(Error::too_large(format!("A device may have {max} one-time keys at most")))
+            }
+        }
+    }
+
+    /// Checks device keys; gives them as they are to be stored, without what servers add.
+    fn device_keys(&self, requester: &Requester, device: &str, raw: &RawValue) -> Result<String> {
+        self.check_size(raw)?;
+        let wrong = |e: serde_json::Error| Error::bad_json(format!("device_keys: {e}"));
+        let form: DeviceKeysForm = serde_json::from_str(raw.get()).map_err(wrong)?;
+        if form.user_id != requester.user_id.as_str() || form.device_id != device {
+            return Err(Error::invalid_param("device_keys must name the user and the device of the access token"));
+        }
+        if form.algorithms.len() > 100 || form.keys.len() > 100 {
+            return Err(Error::too_large("device_keys has too many keys"));
+        }
+        // What cannot be canonical cannot be signed.
+        let _: CanonicalJsonObject = serde_json::from_str(raw.get()).map_err(wrong)?;
+        let mut object: Map<String, Value> = serde_json::from_str(raw.get()).map_err(wrong)?;
+        object.shift_remove("unsigned");
+        keep_signatures_of(&mut object, &requester.user_id, form.signatures.keys());
+        serde_json::to_string(&object).map_err(wrong)
+    }
+
+    fn new_keys(&self, keys: &BTreeMap<String, Box<RawValue>>) -> Result<Vec<NewKey>> {
+        keys.iter().map(|(name, raw)| self.new_key(name, raw)).collect()
+    }
+
+    /// Checks a one-time or fallback key: an object with a `key`, or a string.
+    fn new_key(&self, name: &str, raw: &RawValue) -> Result<NewKey> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(#[expect(dead_code, reason = "only the form matters")] String),
+            Object {
+                #[expect(dead_code, reason = "only the form matters")]
+                key: String,
+                #[serde(default)]
+                #[expect(dead_code, reason = "only the form matters")]
+                signatures: BTreeMap<String, BTreeMap<String, String>>,
+            },
+        }
+        self.check_size(raw)?;
+        let (algorithm, key_id) = name
+            .split_once(':')
+            .filter(|(algorithm, id)| is_name(algorithm) && is_name(id))
+            .ok_or_else(|| Error::invalid_param("The name of a key is its algorithm, a colon and an id"))?;
+        let form: Form = serde_json::from_str(raw.get())
+            .map_err(|_| Error::bad_json(format!("{name} is neither a key nor a signed key")))?;
+        if matches!(form, Form::Text(_)) && algorithm.starts_with("signed_") {
+            return Err(Error::bad_json(format!("{name} is not signed")));
+        }
+        Ok(NewKey { algorithm: algorithm.to_owned(), key_id: key_id.to_owned(), json: raw.get().to_owned() })
+    }
+
+    fn check_size(&self, raw: &RawValue) -> Result<()> {
+        if raw.get().len() > self.settings.max_key_bytes {
+            return Err(Error::too_large("A key is too large"));
+        }
+        Ok(())
+    }
+
+    /// The public keys of users: all their devices, or those named.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn query(
+        &self,
+        requester: &Requester,
+        wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+    ) -> Result<QueriedKeys> {
+        let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            wanted.into_iter().partition(|(user, _)| user.server_name() == self.server_name);
+        let mut answer = QueriedKeys { failures: self.of_other_servers(remote.keys()), ..QueriedKeys::default() };
+        let users: Vec<OwnedUserId> = local.keys().cloned().collect();
+        let nids: BTreeMap<OwnedUserId, _> = self.store.user_nids(&users).await?.into_iter().collect();
+        let mut to_load: Vec<_> = nids.values().copied().collect();
+        if !to_load.contains(&requester.user_nid) {
+            to_load.push(requester.user_nid);
+        }
+        let all = self.store.user_keys(&to_load).await?;
+        let own = all.get(&requester.user_nid).cloned().unwrap_or_default();
+        for (user, devices) in local {
+            let keys = nids.get(&user).and_then(|nid| all.get(nid));
+            let found = answer.device_keys.entry(user.clone()).or_default();
+            let Some(keys) = keys else { continue };
+            found.extend(chosen_devices(keys, &devices));
+            if let Some(master) = keys.cross_signing(Usage::Master) {
+                let given = nids.get(&user).and_then(|nid| own.given.get(&(*nid, master.public.clone())));
+                let json = match given {
+                    Some(given) => with_signatures(&master.json, &requester.user_id, given)?,
+                    None => master.json.clone(),
+                };
+                answer.master_keys.insert(user.clone(), json);
+            }
+            if let Some(key) = keys.cross_signing(Usage::SelfSigning) {
+                answer.self_signing_keys.insert(user.clone(), key.json.clone());
+            }
+            if let Some(key) = keys.cross_signing(Usage::UserSigning).filter(|_| requester.is(&user)) {
+                answer.user_signing_keys.insert(user, key.json.clone());
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Gives out one key for each device: the oldest one-time key of that algorithm, else the fallback key.
+    ///
+    /// # Errors
+    /// 413 for too many devices at once.
+    pub async fn claim(
+        &self,
+        _requester: &Requester,
+        wanted: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
+    ) -> Result<ClaimedKeys> {
+        if wanted.values().map(BTreeMap::len).sum::<usize>() > self.settings.max_keys_per_request {
+            return Err(Error::too_large("Too many keys at once"));
+        }
+        let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            wanted.into_iter().partition(|(user, _)| user.server_name() == self.server_name);
+        let failures = self.of_other_servers(remote.keys());
+        let users: Vec<OwnedUserId> = local.keys().cloned().collect();
+        let nids = self.store.user_nids(&users).await?;
+        let mut claims = Vec::new();
+        for (user, nid) in &nids {
+            let devices = local.get(user).into_iter().flatten();
+            let devices = devices.filter(|(device, algorithm)| is_name(device.as_str()) && is_name(algorithm));
+            claims.extend(devices.map(|(device, algorithm)| Wanted {
+                user: *nid,
+                device: device.to_string(),
+                algorithm: algorithm.clone(),
+            }));
+        }
+        let names: BTreeMap<i64, OwnedUserId> = nids.into_iter().map(|(user, nid)| (nid.0, user)).collect();
+        let mut one_time_keys = KeysByDevice::new();
+        for claimed in self.store.claim_keys(claims).await? {
+            let Some(user) = names.get(&claimed.user) else { continue };
+            let json = RawValue::from_string(claimed.json).map_err(|e| Error::fault("a stored key is no JSON", e))?;
+            let of_user = one_time_keys.entry(user.clone()).or_default();
+            let of_device = of_user.entry(claimed.device.into()).or_default();
+            of_device.insert(format!("{}:{}", claimed.algorithm, claimed.key_id), json);
+        }
+        Ok(ClaimedKeys { failures, one_time_keys })
+    }
+
+    /// Whose keys changed for the requester between two sync tokens. `to` is a hint, as the specification says: what
+    /// happened since is told as well.
+    ///
+    /// # Errors
+    /// 400 for what is no sync token.
+    pub async fn changes(&self, requester: &Requester, from: &str, to: &str) -> Result<KeyChanges> {
+        let (from, _): (SyncToken, SyncToken) = (from.parse()?, to.parse()?);
+        self.changes_between(requester, from.pos, self.store.head()).await
+    }
+
+    /// What /sync says under `device_lists` for `(after, upto]`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn changes_between(
+        &self,
+        requester: &Requester,
+        after: StreamPos,
+        upto: StreamPos,
+    ) -> Result<KeyChanges> {
+        let lists = self.store.device_lists_changed(requester.user_nid, after, upto).await?;
+        Ok(KeyChanges {
+            changed: self.store.user_ids(&lists.changed).await?,
+            left: self.store.user_ids(&lists.left).await?,
+        })
+    }
+
+    /// Where users of other servers are asked for. We do not speak to other servers yet, so none can be reached.
+    fn of_other_servers<'u>(&self, users: impl Iterator<Item = &'u OwnedUserId>) -> Failures {
+        users
+            .map(|user| {
+                let why = json!({"status": 503, "message": "This server does not federate"});
+                (user.server_name().to_string(), why)
+            })
+            .collect()
+    }
+}
+
+/// Those of the devices that were asked for; all if none is named.
+fn chosen_devices(keys: &UserKeys, named: &[OwnedDeviceId]) -> BTreeMap<OwnedDeviceId, Box<RawValue>> {
+    if named.is_empty() {
+        return keys.devices.iter().map(|(id, json)| (id.as_str().into(), json.clone())).collect();
+    }
+    named.iter().filter_map(|id| keys.devices.get(id.as_str()).map(|json| (id.clone(), json.clone()))).collect()
+}
+
+/// A key with signatures that only this requester sees.
+fn with_signatures(json: &RawValue, signer: &UserId, signatures: &[(String, String)]) -> Result<Box<RawValue>> {
+    let fault = |e: serde_json::Error| Error::fault("a stored key is no JSON object", e);
+    let mut object: Map<String, Value> = serde_json::from_str(json.get()).map_err(fault)?;
+    add_signatures(&mut object, signer.as_str(), signatures);
+    serde_json::value::to_raw_value(&object).map_err(fault)
+}
+
+/// Takes the signatures of all others off a key: those are vouched for by nobody here.
+fn keep_signatures_of<'s>(object: &mut Map<String, Value>, user: &UserId, signers: impl Iterator<Item = &'s String>) {
+    if let Some(signatures) = object.get_mut("signatures").and_then(Value::as_object_mut) {
+        for signer in signers.filter(|signer| *signer != user.as_str()) {
+            signatures.shift_remove(signer);
+        }
+    }
+}
+
+/// Whether a text can name a device, key or session: of sane length, without control characters.
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 255 && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! /sync: what changed for a user since they last asked, or everything (spec: client-server API, "Syncing").
+//!
+//! The answer is written as text: events are spliced from what is cached, nothing is parsed and written again. A waiting
+//! sync arms its bell before it looks; a wake-up that turns out not to concern it costs one look at its rooms' positions.
+//! A caller who goes away drops the future; nothing of it needs to finish.
+
+use std::{sync::Arc, time::Duration};
+
+use hearth_base::{Error, Requester, Result, ids::StreamPos, stream::SyncToken};
+use hearth_store::Store;
+use ruma::events::room::member::MembershipState;
+
+use crate::{
+    history::History,
+    notifier::{Notifier, UserRooms, UserSlot},
+    state::State,
+};
+
+pub mod filter;
+mod rooms;
+mod section;
+
+pub use filter::Filter;
+
+/// How /sync is configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Timeline events a room at most, whatever a filter asks for (`filter_timeline_limit`).
+    pub timeline_limit: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { timeline_limit: 100 }
+    }
+}
+
+/// The longest a sync waits, whatever the client asks for.
+const LONGEST: Duration = Duration::from_secs(300);
+/// How long a token from the future is given to become the present.
+const AHEAD: Duration = Duration::from_secs(5);
+
+/// Answers syncs.
+pub struct Sync {
+    pub(crate) store: Store,
+    pub(crate) state: Arc<State>,
+    pub(crate) history: Arc<History>,
+    pub(crate) notifier: Arc<Notifier>,
+    pub(crate) settings: Settings,
+}
+
+impl std::fmt::Debug for Sync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sync")
+    }
+}
+
+/// What a client asks.
+#[derive(Debug, Default)]
+pub struct Ask {
+    /// Which events.
+    pub filter: Arc<Filter>,
+    /// Since when; `None` for everything.
+    pub since: Option<String>,
+    /// All state even where nothing changed.
+    pub full_state: bool,
+    /// How long to wait for news.
+    pub timeout: Duration,
+    /// State at the end of the timeline instead of at its beginning (spec v1.16, `use_state_after`).
+    pub state_after: bool,
+    /// The same under its unstable name.
+    pub state_after_unstable: bool,
+}
+
+/// One answer in the making.
+pub(crate) struct Turn<'a> {
+    pub(crate) who: &'a Requester,
+    pub(crate) ask: &'a Ask,
+    pub(crate) slot: &'a UserSlot,
+    /// `None` in an initial sync.
+    pub(crate) since: Option<SyncToken>,
+    pub(crate) now: SyncToken,
+}
+
+impl Turn<'_> {
+    /// Position after which things are news.
+    pub(crate) fn after(&self) -> StreamPos {
+        self.since.map_or(StreamPos::ZERO, |s| s.pos)
+    }
+
+    /// Ephemeral counter after which things are news; another run's count says nothing.
+    pub(crate) fn after_ephemeral(&self) -> u64 {
+        self.since.filter(|s| s.boot == self.now.boot).map_or(0, |s| s.ephemeral)
+    }
+}
+
+impl Sync {
+    /// Made once.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        history: Arc<History>,
+        notifier: Arc<Notifier>,
+        settings: Settings,
+    ) -> Self {
+        Self { store, state, history, notifier, settings }
+    }
+
+    /// Answers one sync: a JSON text.
+    ///
+    /// # Errors
+    /// 400 for a token that is not ours; else if the database fails.
+    pub async fn sync(&self, who: &Requester, ask: &Ask) -> Result<String> {
+        let deadline = tokio::time::Instant::now() + ask.timeout.min(LONGEST);
+        let since = match &ask.since {
+            Some(token) => self.since(token).await?,
+            None => None,
+        };
+        let slot = self.notifier.user(who.user_nid);
+        loop {
+            let bell = slot.bell().notified();
+            tokio::pin!(bell);
+            bell.as_mut().enable();
+            let now = SyncToken {
+                pos: self.store.head(),
+                to_device: since.map_or(0, |s| s.to_device),
+                boot: self.notifier.boot(),
+                ephemeral: self.notifier.ephemeral(),
+            };
+            let turn = Turn { who, ask, slot: &slot, since, now };
+            let must_answer = since.is_none() || ask.full_state || tokio::time::Instant::now() >= deadline;
+            if let Some(answer) = self.look(&turn, must_answer).await? {
+                return Ok(answer);
+            }
+            tokio::select! {
+                () = bell => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    /// Reads a token. One from the future waits for us to catch up; one that no database of ours ever gave (an older
+    /// backup was restored) starts anew.
+    async fn since(&self, token: &str) -> Result<Option<SyncToken>> {
+        let token: SyncToken =
+            token.parse().map_err(|_| Error::invalid_param("`since` is not a token of this server"))?;
+        let give_up = tokio::time::Instant::now() + AHEAD;
+        while token.pos > self.store.head() {
+            if tokio::time::Instant::now() >= give_up {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Some(token))
+    }
+
+    /// Puts an answer together; `None` if there is nothing to say and it need not be said.
+    async fn look(&self, turn: &Turn<'_>, must_answer: bool) -> Result<Option<String>> {
+        let rooms = self.notifier.rooms_of(turn.slot).await?;
+        let mut out = String::with_capacity(if turn.since.is_some() { 2048 } else { 64 * 1024 });
+        let mut news = false;
+        out.push('{');
+        let room_news = self.write_rooms(&mut out, turn, &rooms).await?;
+        news |= room_news;
+        if news || must_answer {
+            if !out.ends_with('{') {
+                out.push(',');
+            }
+            out.push_str("\"next_batch\":\"");
+            out.push_str(&turn.now.to_string());
+            out.push_str("\"}");
+            return Ok(Some(out));
+        }
+        Ok(None)
+    }
+
+    /// Writes the `rooms` of an answer, if there is anything in them.
+    async fn write_rooms(&self, out: &mut String, turn: &Turn<'_>, rooms: &UserRooms) -> Result<bool> {
+        let mut sections = section::Sections::default();
+        for (membership, hub) in &rooms.joined {
+            self.joined_room(&mut sections, turn, membership, hub).await?;
+        }
+        for membership in &rooms.others {
+            let is_news = membership.pos > turn.after();
+            match membership.membership {
+                MembershipState::Invite if is_news || turn.ask.full_state => {
+                    self.invited_room(&mut sections, turn, membership, "invite_state").await?;
+                }
+                MembershipState::Knock if is_news || turn.ask.full_state => {
+                    self.invited_room(&mut sections, turn, membership, "knock_state").await?;
+                }
+                MembershipState::Leave | MembershipState::Ban
+                    if !membership.forgotten
+                        && (turn.since.is_some() && is_news
+                            || turn.since.is_none() && turn.ask.filter.include_leave) =>
+                {
+                    self.left_room(&mut sections, turn, membership).await?;
+                }
+                _ => {}
+            }
+        }
+        sections.write(out)
+    }
+}

@@ -1,0 +1,361 @@
+//! One room of an answer: timeline, state, summary; for rooms joined, invited to, knocked at and left.
+
+use std::{collections::HashMap, sync::Arc};
+
+use hearth_base::{
+    Result,
+    ids::{EventNid, KeyNid, StreamPos},
+    stream::HistoryToken,
+};
+use hearth_rules::client_format::write_stripped;
+use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
+use ruma::{
+    UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+
+use super::{
+    Sync, Turn,
+    section::{Sections, key, open},
+};
+use crate::{history::Viewer, notifier::RoomHub};
+
+/// Rounds of looking for events that a filter lets pass.
+const ROUNDS: usize = 5;
+
+/// The newest events of a room that are to be shown.
+struct Timeline {
+    /// Oldest first.
+    events: Vec<Arc<StoredEvent>>,
+    /// Whether some between the last answer and these are left out.
+    limited: bool,
+    /// Place before the first.
+    start: Option<HistoryToken>,
+}
+
+impl Sync {
+    /// Writes a room the user is in, if it has news.
+    pub(super) async fn joined_room(
+        &self,
+        sections: &mut Sections,
+        turn: &Turn<'_>,
+        membership: &Membership,
+        hub: &Arc<RoomHub>,
+    ) -> Result<()> {
+        let after = turn.after();
+        let news = hub.last() > after;
+        if !news && turn.since.is_some() && !turn.ask.full_state {
+            return Ok(());
+        }
+        let room = self.state.room_by_nid(hub.nid).await?;
+        let filter = &turn.ask.filter;
+        if !filter.rooms.has(&room.room_id) {
+            return Ok(());
+        }
+        let viewer = self.history.viewer(turn.who, &room).await?;
+        // Since the user's own member event changes also with their name, only a gap in the membership makes a room new.
+        let newly =
+            turn.since.is_none() || membership.pos > after && viewer.joined_since().is_none_or(|since| since > after);
+        let from = if newly { StreamPos::ZERO } else { after };
+        let timeline = self.timeline(turn, &viewer, hub, from, turn.now.pos).await?;
+        let full = newly || turn.ask.full_state;
+        let state = self.state_events(turn, &room, &timeline, from, full).await?;
+        if timeline.events.is_empty() && state.is_empty() && !full {
+            return Ok(());
+        }
+        let mut body = String::new();
+        self.write_state(&mut body, turn, &viewer, &state).await?;
+        self.write_timeline(&mut body, &viewer, &timeline).await?;
+        let membership_news = timeline.events.iter().chain(&state).any(|e| is_member(e));
+        if full || membership_news {
+            self.write_summary(&mut body, turn, &room).await?;
+        }
+        open(&mut sections.join, &room.room_id);
+        sections.join.push_str(&body);
+        sections.join.push('}');
+        Ok(())
+    }
+
+    /// Writes a room the user is invited to or knocks at (spec: "Stripped state").
+    pub(super) async fn invited_room(
+        &self,
+        sections: &mut Sections,
+        turn: &Turn<'_>,
+        membership: &Membership,
+        name: &str,
+    ) -> Result<()> {
+        let room = self.state.room_by_nid(membership.room).await?;
+        if !turn.ask.filter.rooms.has(&room.room_id) {
+            return Ok(());
+        }
+        let section = if name == "invite_state" { &mut sections.invite } else { &mut sections.knock };
+        open(section, &room.room_id);
+        key(section, name);
+        section.push_str("{\"events\":[");
+        match &membership.stripped {
+            Some(stripped) => {
+                section.push_str(stripped.trim().trim_start_matches('[').trim_end_matches(']'));
+            }
+            None => self.write_stripped_state(section, &room, membership).await?,
+        }
+        section.push_str("]}}");
+        Ok(())
+    }
+
+    /// What one may know of a room before joining: the events the specification names, and the invite itself.
+    async fn write_stripped_state(&self, out: &mut String, room: &Room, membership: &Membership) -> Result<()> {
+        let Some(own) = self.store.event(membership.event).await? else { return Ok(()) };
+        let state = self.state.after(&own).await?;
+        let sender = own.pdu.sender().to_string();
+        let wanted = [
+            ("m.room.create", ""),
+            ("m.room.name", ""),
+            ("m.room.avatar", ""),
+            ("m.room.topic", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.canonical_alias", ""),
+            ("m.room.encryption", ""),
+            ("m.room.member", sender.as_str()),
+        ];
+        for (event_type, state_key) in wanted {
+            if let Some(event) = self.state.entry(&state, event_type, state_key).await?
+                && event.nid != own.nid
+            {
+                write_stripped(out, &event.pdu, false);
+                out.push(',');
+            }
+        }
+        tracing::trace!(room.id = %room.room_id, "stripped state written");
+        write_stripped(out, &own.pdu, false);
+        Ok(())
+    }
+
+    /// Writes a room the user has left since the last answer: what happened up to their leaving.
+    pub(super) async fn left_room(
+        &self,
+        sections: &mut Sections,
+        turn: &Turn<'_>,
+        membership: &Membership,
+    ) -> Result<()> {
+        let room = self.state.room_by_nid(membership.room).await?;
+        if !turn.ask.filter.rooms.has(&room.room_id) {
+            return Ok(());
+        }
+        let hub = self.notifier.hub(membership.room).await?;
+        let viewer = self.history.viewer(turn.who, &room).await?;
+        let upto = membership.pos.min(turn.now.pos);
+        let timeline = if viewer.was_ever_in() {
+            self.timeline(turn, &viewer, &hub, turn.after(), upto).await?
+        } else {
+            // A rejected invite or knock: the leaving itself is all there is to see.
+            let own = self.store.event(membership.event).await?;
+            Timeline { start: own.as_ref().and_then(|e| e.place()), events: own.into_iter().collect(), limited: false }
+        };
+        let state = if viewer.was_ever_in() {
+            self.state_events(turn, &room, &timeline, turn.after(), turn.since.is_none()).await?
+        } else {
+            Vec::new()
+        };
+        let mut body = String::new();
+        self.write_state(&mut body, turn, &viewer, &state).await?;
+        self.write_timeline(&mut body, &viewer, &timeline).await?;
+        open(&mut sections.leave, &room.room_id);
+        sections.leave.push_str(&body);
+        sections.leave.push('}');
+        Ok(())
+    }
+
+    /// The newest events in `(after, upto]` that the user may see and the filter lets pass.
+    async fn timeline(
+        &self,
+        turn: &Turn<'_>,
+        viewer: &Viewer,
+        hub: &RoomHub,
+        after: StreamPos,
+        upto: StreamPos,
+    ) -> Result<Timeline> {
+        let filter = &turn.ask.filter.timeline;
+        let limit = filter.timeline_limit(self.settings.timeline_limit);
+        if !filter.has_room(&viewer.room.room_id) {
+            return Ok(Timeline { events: Vec::new(), limited: false, start: None });
+        }
+        let (mut events, mut limited, mut upto) = (Vec::new(), false, upto);
+        for _ in 0..ROUNDS {
+            let (found, more) = match hub.news(after, upto, limit) {
+                Some((nids, more)) => (self.store.events(&nids).await?, more),
+                None => {
+                    let mut found = self.store.news(viewer.room.nid, after, upto, limit + 1).await?;
+                    let more = found.len() > limit;
+                    found.truncate(limit);
+                    (found, more)
+                }
+            };
+            let Some(oldest) = found.last().and_then(|e| e.pos) else { break };
+            upto = StreamPos(oldest.0 - 1);
+            let mut shown = found.into_iter().filter(|e| viewer.may_see(e) && filter.has(&e.pdu));
+            while events.len() < limit
+                && let Some(event) = shown.next()
+            {
+                events.push(event);
+            }
+            limited = more || shown.next().is_some();
+            if !more || events.len() >= limit {
+                break;
+            }
+        }
+        events.reverse();
+        let start = events.first().and_then(|e| e.place()).map(|p| HistoryToken { pos: StreamPos(p.pos.0 - 1), ..p });
+        Ok(Timeline { events, limited, start })
+    }
+
+    /// The state that goes with a timeline: all of it, or what changed between the last answer and the timeline (or, with
+    /// `state_after`, up to now).
+    async fn state_events(
+        &self,
+        turn: &Turn<'_>,
+        room: &Room,
+        timeline: &Timeline,
+        from: StreamPos,
+        full: bool,
+    ) -> Result<Vec<Arc<StoredEvent>>> {
+        let filter = &turn.ask.filter.state;
+        if !filter.has_room(&room.room_id) {
+            return Ok(Vec::new());
+        }
+        let after_timeline = turn.ask.state_after || turn.ask.state_after_unstable;
+        let first = timeline.events.first();
+        let wanted: Vec<EventNid> = if full {
+            let state = match first.and_then(|e| e.snap) {
+                Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
+                _ => self.state.current(room).await?,
+            };
+            self.lazily(turn, &state, timeline, state.iter().map(|(k, e)| (*k, *e))).await?
+        } else if timeline.limited || after_timeline {
+            let upto = match first.and_then(|e| e.pos) {
+                Some(pos) if !after_timeline => StreamPos(pos.0 - 1),
+                _ => turn.now.pos,
+            };
+            let changes: HashMap<KeyNid, Option<EventNid>> = self.store.state_changes(room.nid, from, upto).await?;
+            let state = self.state.current(room).await?;
+            let changed = changes.into_iter().filter_map(|(k, e)| Some((k, e?)));
+            self.lazily(turn, &state, timeline, changed).await?
+        } else if filter.lazy_members {
+            // Nothing changed unseen; but who speaks may not be known to the client yet.
+            let state = self.state.current(room).await?;
+            self.lazily(turn, &state, timeline, std::iter::empty()).await?
+        } else {
+            return Ok(Vec::new());
+        };
+        let shown: Vec<EventNid> =
+            if after_timeline { Vec::new() } else { timeline.events.iter().map(|e| e.nid).collect() };
+        let events = self.store.events(&wanted).await?;
+        Ok(events.into_iter().filter(|e| !shown.contains(&e.nid) && filter.has(&e.pdu)).collect())
+    }
+
+    /// Of these state entries all but members; of members, when loading lazily, only those who speak in the timeline and
+    /// the user (spec: "Lazy-loading room members").
+    async fn lazily(
+        &self,
+        turn: &Turn<'_>,
+        state: &StateMap,
+        timeline: &Timeline,
+        entries: impl Iterator<Item = (KeyNid, EventNid)>,
+    ) -> Result<Vec<EventNid>> {
+        if !turn.ask.filter.state.lazy_members {
+            return Ok(entries.map(|(_, e)| e).collect());
+        }
+        let entries: Vec<(KeyNid, EventNid)> = entries.collect();
+        let mut wanted = Vec::new();
+        if !entries.is_empty() {
+            let keys = self.store.keys(&entries.iter().map(|(k, _)| *k).collect::<Vec<_>>()).await?;
+            let others = entries
+                .iter()
+                .zip(&keys)
+                .filter(|(_, key)| key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str());
+            wanted.extend(others.map(|((_, e), _)| *e));
+        }
+        let mut seen: Vec<&UserId> = Vec::new();
+        for sender in timeline.events.iter().map(|e| e.pdu.sender()) {
+            if seen.contains(&sender) {
+                continue;
+            }
+            seen.push(sender);
+            if let Some(nid) = self.state.entry_nid(state, "m.room.member", sender.as_str()).await?
+                && !wanted.contains(&nid)
+            {
+                wanted.push(nid);
+            }
+        }
+        Ok(wanted)
+    }
+
+    async fn write_state(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        viewer: &Viewer,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<()> {
+        let name = match (turn.ask.state_after, turn.ask.state_after_unstable) {
+            (true, _) => "state_after",
+            (false, true) => "org.matrix.msc4222.state_after",
+            (false, false) => "state",
+        };
+        if events.is_empty() && name == "state" {
+            return Ok(());
+        }
+        key(out, name);
+        out.push_str("{\"events\":");
+        self.history.write_all(out, events, viewer, false).await?;
+        out.push('}');
+        Ok(())
+    }
+
+    async fn write_timeline(&self, out: &mut String, viewer: &Viewer, timeline: &Timeline) -> Result<()> {
+        if timeline.events.is_empty() && !timeline.limited {
+            return Ok(());
+        }
+        key(out, "timeline");
+        out.push_str("{\"events\":");
+        self.history.write_all(out, &timeline.events, viewer, false).await?;
+        key(out, "limited");
+        out.push_str(if timeline.limited { "true" } else { "false" });
+        if let Some(start) = timeline.start {
+            key(out, "prev_batch");
+            out.push('"');
+            out.push_str(&start.to_string());
+            out.push('"');
+        }
+        out.push('}');
+        Ok(())
+    }
+
+    /// Writes who is in the room, as far as a client needs it to name the room (spec: `RoomSummary`).
+    async fn write_summary(&self, out: &mut String, turn: &Turn<'_>, room: &Room) -> Result<()> {
+        const HEROES: usize = 5;
+        let (joined, invited) = self.store.member_counts(room.nid).await?;
+        key(out, "summary");
+        out.push('{');
+        let state = self.state.current(room).await?;
+        let named = self.state.entry_nid(&state, "m.room.name", "").await?.is_some()
+            || self.state.entry_nid(&state, "m.room.canonical_alias", "").await?.is_some();
+        if !named {
+            let heroes = self.store.heroes(room.nid, turn.who.user_nid, HEROES).await?;
+            let heroes = self.store.user_ids(&heroes).await?;
+            key(out, "m.heroes");
+            // User ids always serialise.
+            out.push_str(&serde_json::to_string(&heroes).unwrap_or_default());
+        }
+        key(out, "m.invited_member_count");
+        out.push_str(itoa::Buffer::new().format(invited));
+        key(out, "m.joined_member_count");
+        out.push_str(itoa::Buffer::new().format(joined));
+        out.push('}');
+        Ok(())
+    }
+}
+
+fn is_member(event: &StoredEvent) -> bool {
+    *event.pdu.event_type() == TimelineEventType::RoomMember
+        && MembershipState::from(event.pdu.membership().into_owned()) != MembershipState::from("")
+}

@@ -1,0 +1,147 @@
+//! Messages from device to device (spec: "Send-to-Device messaging"): sends them, hands them to /sync, deletes what
+//! arrived.
+//!
+//! Which devices exist and that a transaction id counts once is settled in the store, in the transaction.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hearth_base::{Error, Result, clock::Clock, ids::StreamPos, requester::Requester};
+use hearth_store::{
+    Store,
+    to_device::{NewMessage, Sending},
+};
+use ruma::{OwnedServerName, OwnedUserId, to_device::DeviceIdOrAllDevices};
+use serde_json::value::RawValue;
+
+use crate::keys::is_name;
+
+/// What may be sent.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes of one message's content.
+    pub max_message_bytes: usize,
+    /// Messages in one request.
+    pub max_messages: usize,
+    /// How long a transaction id is remembered, ms.
+    pub remember_txn_ms: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { max_message_bytes: 64 << 10, max_messages: 10_000, remember_txn_ms: 24 * 3600 * 1000 }
+    }
+}
+
+/// Messages that one /sync answer carries at most, as the specification recommends.
+pub const PER_SYNC: usize = 100;
+
+/// Messages by user and device.
+pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Box<RawValue>>>;
+
+/// To-device messages. Clones are the same service.
+#[derive(Clone, Debug)]
+pub struct ToDevice {
+    store: Store,
+    server_name: OwnedServerName,
+    settings: Settings,
+    clock: Clock,
+}
+
+impl ToDevice {
+    /// The service for users of `server_name`.
+    #[must_use]
+    pub fn new(store: Store, server_name: OwnedServerName, settings: Settings, clock: Clock) -> Self {
+        Self { store, server_name, settings, clock }
+    }
+
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
+    }
+
+    /// Sends messages of one type to devices; those that do not exist are passed over. A repeated transaction id
+    /// sends nothing.
+    ///
+    /// # Errors
+    /// 400 for a wrong form, 413 for messages too large or too many.
+    pub async fn send(&self, requester: &Requester, event_type: &str, txn_id: &str, messages: Messages) -> Result<()> {
+        if !is_name(event_type) || !is_name(txn_id) {
+            return Err(Error::invalid_param("Not an event type or transaction id"));
+        }
+        if messages.values().map(BTreeMap::len).sum::<usize>() > self.settings.max_messages {
+            return Err(Error::too_large("Too many messages at once"));
+        }
+        let text = |text: &str| serde_json::to_string(text).map_err(|e| Error::fault("writing a message", e));
+        let (kind, sender) = (text(event_type)?, text(requester.user_id.as_str())?);
+        // Users of other servers are reached once we federate.
+        let users: Vec<OwnedUserId> =
+            messages.keys().filter(|user| user.server_name() == self.server_name).cloned().collect();
+        let mut new = Vec::new();
+        for (user, nid) in self.store.user_nids(&users).await? {
+            for (device, content) in messages.get(&user).into_iter().flatten() {
+                self.check(content)?;
+                let content = content.get();
+                new.push(NewMessage {
+                    user: nid,
+                    device: match device {
+                        DeviceIdOrAllDevices::DeviceId(id) => Some(id.to_string()),
+                        DeviceIdOrAllDevices::AllDevices => None,
+                    },
+                    json: Arc::from(format!(r#"{{"type":{kind},"sender":{sender},"content":{content}}}"#)),
+                });
+            }
+        }
+        let sending = Sending {
+            user: requester.user_nid,
+            device: requester.device_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            txn_id: txn_id.to_owned(),
+            now_ms: self.now_ms(),
+        };
+        self.store.send_to_device(sending, new).await.map(drop)
+    }
+
+    fn check(&self, content: &RawValue) -> Result<()> {
+        if !content.get().starts_with('{') {
+            return Err(Error::bad_json("The content of a message is an object"));
+        }
+        if content.get().len() > self.settings.max_message_bytes {
+            return Err(Error::too_large("A message is too large"));
+        }
+        Ok(())
+    }
+
+    /// The messages for the requester's device after those already received, as many as one answer may carry.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn inbox(&self, requester: &Requester, after: i64, upto: StreamPos) -> Result<Vec<(i64, String)>> {
+        match &requester.device_id {
+            Some(device) => {
+                self.store.to_device_inbox(requester.user_nid, device.as_str(), after, upto, PER_SYNC).await
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Deletes what the requester's device has received. Safe to repeat.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn received(&self, requester: &Requester, upto: i64) -> Result<()> {
+        match &requester.device_id {
+            Some(device) => self.store.delete_to_device(requester.user_nid, device.as_str(), upto).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets transaction ids that no client will repeat any more. To be called now and then.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn sweep(&self) -> Result<()> {
+        let before = self.now_ms().saturating_sub(self.settings.remember_txn_ms);
+        self.store.prune_to_device_txns(before).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests;

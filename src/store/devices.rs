@@ -1,0 +1,212 @@
+//! The devices of local users: names, when and whence they were last seen. Deleting one takes its sessions, keys and
+//! waiting to-device messages with it.
+
+use hearth_base::{Result, ids::UserNid};
+
+use crate::{
+    Store, execute, fetch_all, fetch_optional,
+    log::{Change, Tx},
+    login::{self, NewToken},
+};
+
+/// A device as stored.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Device {
+    /// Its id.
+    pub device_id: String,
+    /// What its owner calls it.
+    pub display_name: Option<String>,
+    /// When it was made, ms.
+    pub created_ms: i64,
+    /// When it was last seen, ms.
+    pub last_seen_ms: Option<i64>,
+    /// From which address.
+    pub last_seen_ip: Option<String>,
+    /// With which program.
+    pub user_agent: Option<String>,
+}
+
+/// A device that logs in.
+#[derive(Clone, Debug)]
+pub struct NewDevice {
+    /// Whose.
+    pub user: UserNid,
+    /// Its id.
+    pub device_id: String,
+    /// Its first name; one that is there already keeps its own.
+    pub display_name: Option<String>,
+    /// Now, ms.
+    pub created_ms: i64,
+    /// Whence.
+    pub ip: Option<String>,
+    /// With which program.
+    pub user_agent: Option<String>,
+}
+
+/// A device that made a request.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Whose.
+    pub user: UserNid,
+    /// Which.
+    pub device_id: String,
+    /// When, ms.
+    pub at_ms: i64,
+    /// Whence.
+    pub ip: String,
+    /// With which program.
+    pub user_agent: Option<String>,
+}
+
+const LIST: &str = "SELECT device_id, display_name, created_ms, last_seen_ms, last_seen_ip, user_agent FROM devices WHERE user_nid = $1 ORDER BY created_ms, device_id";
+const ONE: &str = "SELECT device_id, display_name, created_ms, last_seen_ms, last_seen_ip, user_agent FROM devices WHERE user_nid = $1 AND device_id = $2";
+const UPSERT: &str = "INSERT INTO devices (user_nid, device_id, display_name, created_ms, last_seen_ms, last_seen_ip, user_agent) VALUES ($1, $2, $3, $4, $4, $5, $6) ON CONFLICT (user_nid, device_id) DO UPDATE SET last_seen_ms = excluded.last_seen_ms, last_seen_ip = excluded.last_seen_ip, user_agent = excluded.user_agent";
+const RENAME: &str = "UPDATE devices SET display_name = $3 WHERE user_nid = $1 AND device_id = $2";
+const SEEN: &str = "UPDATE devices SET last_seen_ms = $3, last_seen_ip = $4, user_agent = $5 WHERE user_nid = $1 AND device_id = $2 AND (last_seen_ms IS NULL OR last_seen_ms < $3)";
+const DROP: &str = "DELETE FROM devices WHERE user_nid = $1 AND device_id = $2";
+const DROP_KEYS: &str = "DELETE FROM device_keys WHERE user_nid = $1 AND device_id = $2";
+const DROP_ONE_TIME: &str = "DELETE FROM one_time_keys WHERE user_nid = $1 AND device_id = $2";
+const DROP_FALLBACK: &str = "DELETE FROM fallback_keys WHERE user_nid = $1 AND device_id = $2";
+const DROP_TO_DEVICE: &str = "DELETE FROM to_device WHERE user_nid = $1 AND device_id = $2";
+const DROP_TXNS: &str = "DELETE FROM to_device_txns WHERE user_nid = $1 AND device_id = $2";
+
+/// Notes a device that logs in, new or known.
+pub(crate) async fn upsert(tx: &mut Tx, d: &NewDevice) -> Result<()> {
+    execute!(
+        tx,
+        UPSERT,
+        d.user.0,
+        &d.device_id,
+        d.display_name.as_deref(),
+        d.created_ms,
+        d.ip.as_deref(),
+        d.user_agent.as_deref()
+    )
+    .map(drop)
+}
+
+async fn drop_rows(tx: &mut Tx, user: UserNid, device: &str) -> Result<u64> {
+    for sql in [DROP_KEYS, DROP_ONE_TIME, DROP_FALLBACK, DROP_TO_DEVICE, DROP_TXNS] {
+        execute!(tx, sql, user.0, device)?;
+    }
+    execute!(tx, DROP, user.0, device)
+}
+
+/// Deletes all devices of a user whose sessions have ended.
+pub(crate) async fn drop_all(tx: &mut Tx, user: UserNid) -> Result<()> {
+    let devices: Vec<Device> = fetch_all!(tx, Device, LIST, user.0)?;
+    for device in &devices {
+        drop_rows(tx, user, &device.device_id).await?;
+    }
+    if !devices.is_empty() {
+        tx.log(Change::DeviceList { user });
+    }
+    Ok(())
+}
+
+impl Store {
+    /// All devices of a user, oldest first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn devices(&self, user: UserNid) -> Result<Vec<Device>> {
+        fetch_all!(&mut self.read().await?, Device, LIST, user.0)
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn device(&self, user: UserNid, device: &str) -> Result<Option<Device>> {
+        fetch_optional!(&mut self.read().await?, Device, ONE, user.0, device)
+    }
+
+    /// Logs a device in: makes it or takes it over (its earlier tokens end), and stores its token.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn log_in(&self, device: NewDevice, token: NewToken) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let known: Option<Device> = fetch_optional!(tx, Device, ONE, device.user.0, &device.device_id)?;
+                login::drop_device_tokens(tx, device.user, &device.device_id).await?;
+                upsert(tx, &device).await?;
+                login::insert_token(tx, &token).await?;
+                if known.is_none() {
+                    tx.log(Change::DeviceList { user: device.user });
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Renames a device. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn rename_device(&self, user: UserNid, device: String, name: Option<String>) -> Result<bool> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let done = execute!(tx, RENAME, user.0, device, name)? > 0;
+                if done {
+                    tx.log(Change::DeviceList { user });
+                }
+                Ok(done)
+            })
+        })
+        .await
+    }
+
+    /// Deletes devices with all that hangs on them; those that are not there are passed over.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_devices(&self, user: UserNid, devices: Vec<String>) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let mut gone = 0;
+                for device in &devices {
+                    login::drop_device_tokens(tx, user, device).await?;
+                    gone += drop_rows(tx, user, device).await?;
+                }
+                if gone > 0 {
+                    tx.log(Change::DeviceList { user });
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Deletes all devices and ends all sessions of a user, but for one device.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_other_devices(&self, user: UserNid, but: Option<String>) -> Result<()> {
+        let others: Vec<String> = self
+            .devices(user)
+            .await?
+            .into_iter()
+            .map(|d| d.device_id)
+            .filter(|id| but.as_deref() != Some(id.as_str()))
+            .collect();
+        self.delete_devices(user, others).await
+    }
+
+    /// Notes when and whence devices were seen; never back in time.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn devices_seen(&self, seen: Vec<Seen>) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                for s in seen {
+                    execute!(tx, SEEN, s.user.0, s.device_id, s.at_ms, s.ip, s.user_agent)?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+}

