@@ -20,9 +20,12 @@ pub mod keys;
 pub mod membership;
 pub mod notifier;
 pub mod rooms;
+pub mod profile;
 pub mod push;
+pub mod receipts;
 pub mod state;
 pub mod sync;
+pub mod typing;
 
 use accounts::Accounts;
 use events::Events;

@@ -83,8 +83,7 @@ impl House {
         let content = json!({"creator": id(users[0]), "room_version": "10"});
         let create = Arc::new(pdu(0, &id(users[0]), "m.room.create", Some(""), &content));
         let data = AccountData::new(store.clone(), DataSettings::default());
-        let mut house =
-            Self { store, push, data, room, create, events: Vec::new(), next: 1, _dir: dir };
+        let mut house = Self { store, push, data, room, create, events: Vec::new(), next: 1, _dir: dir };
         for user in users {
             house.member(user, user, "join").await;
         }
@@ -126,7 +125,8 @@ impl House {
         }
         let from = self.nid(sender).await;
         let thread = thread_of(&content);
-        let outcome = self.push.evaluate(self.room.nid, &pdu, from, &thread, || async { Ok(self.levels()) }).await.unwrap();
+        let outcome =
+            self.push.evaluate(self.room.nid, &pdu, from, &thread, || async { Ok(self.levels()) }).await.unwrap();
         self.room.head.counter += i64::from(outcome.counted);
         self.room.head.rev += 1;
         let membership = match state_key.filter(|_| event_type == "m.room.member") {
@@ -317,7 +317,10 @@ async fn rules_are_read_with_defaults_and_edited() {
     house.push.set_rule_enabled(&who, "content", "cake".into(), false).await.unwrap();
     house.push.set_rule_actions(&who, "override", ".m.rule.reaction".into(), vec![]).await.unwrap();
     let cake = house.push.rule(&who, "content", "cake").await.unwrap();
-    assert_eq!(cake, json!({"actions": ["notify"], "default": false, "enabled": false, "rule_id": "cake", "pattern": "cake"}));
+    assert_eq!(
+        cake,
+        json!({"actions": ["notify"], "default": false, "enabled": false, "rule_id": "cake", "pattern": "cake"})
+    );
     let stored = house.data.get(&who, &who.user_id, None, PUSH_RULES).await.unwrap();
     let stored: Value = serde_json::from_str(stored.get()).unwrap();
     assert_eq!(stored["global"]["content"][0]["rule_id"], "cake");
