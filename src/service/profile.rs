@@ -249,6 +249,3 @@ fn object<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
 fn raw(json: String) -> Result<Box<RawValue>> {
     RawValue::from_string(json).doing("reading a profile")
 }
-
-#[cfg(test)]
-mod tests;

@@ -36,6 +36,7 @@ pub(crate) struct House {
     pub(crate) push: Arc<Push>,
     pub(crate) data: AccountData,
     pub(crate) room: Room,
+    state: Option<RoomState>,
     create: Arc<Pdu>,
     pub(crate) events: Vec<Arc<StoredEvent>>,
     next: u32,
@@ -83,7 +84,7 @@ impl House {
         let content = json!({"creator": id(users[0]), "room_version": "10"});
         let create = Arc::new(pdu(0, &id(users[0]), "m.room.create", Some(""), &content));
         let data = AccountData::new(store.clone(), DataSettings::default());
-        let mut house = Self { store, push, data, room, create, events: Vec::new(), next: 1, _dir: dir };
+        let mut house = Self { store, push, data, room, state: None, create, events: Vec::new(), next: 1, _dir: dir };
         for user in users {
             house.member(user, user, "join").await;
         }
@@ -121,7 +122,21 @@ impl House {
         if first {
             let (state, row) = RoomState::empty(self.store.new_snap_nid().await.unwrap());
             self.room.head.snap = state.snap;
+            self.state = Some(state);
             snaps.push(row);
+        }
+        let nid = self.store.new_event_nid().await.unwrap();
+        let before = self.room.head.snap;
+        let (mut key, mut replaces) = (None, None);
+        if let Some(state_key) = state_key {
+            let entry = self.store.intern_key(event_type, state_key).await.unwrap();
+            let old = self.state.take().unwrap();
+            replaces = old.map.get(&entry).copied();
+            let (state, row) = old.set(self.store.new_snap_nid().await.unwrap(), entry, nid);
+            self.room.head.snap = state.snap;
+            self.state = Some(state);
+            snaps.push(row);
+            key = Some(entry);
         }
         let from = self.nid(sender).await;
         let thread = thread_of(&content);
@@ -139,15 +154,15 @@ impl House {
             None => None,
         };
         let event = NewEvent {
-            nid: self.store.new_event_nid().await.unwrap(),
+            nid,
             pdu,
             standing: Standing::Live,
             sender: from,
-            key: None,
-            snap: Some(self.room.head.snap),
+            key,
+            snap: Some(before),
             counter: self.room.head.counter,
-            replaces: None,
-            sets_state: false,
+            replaces,
+            sets_state: key.is_some(),
             txn: None,
             membership,
             reads: true,
