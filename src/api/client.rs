@@ -2,10 +2,23 @@
 
 use crate::routes::Routes;
 
+pub mod account_data;
 pub mod accounts;
+pub mod presence;
+pub mod profile;
+pub mod push;
+pub mod receipts;
+pub mod typing;
 
 /// All routes of clients.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().merge(accounts::routes())
+    Routes::new()
+        .merge(accounts::routes())
+        .merge(account_data::routes())
+        .merge(presence::routes())
+        .merge(profile::routes())
+        .merge(push::routes())
+        .merge(receipts::routes())
+        .merge(typing::routes())
 }

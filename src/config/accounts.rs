@@ -1,6 +1,6 @@
 //! Accounts: who may have one, how passwords are checked, how long tokens live, what profiles tell.
 //!
-//! Mail is in [`email`], sign-in elsewhere in [`sso`].
+//! Mail is in `email`, sign-in elsewhere in `sso`.
 
 mod email;
 mod registration;
@@ -188,16 +188,25 @@ impl Accounts {
                 .opt_items()
                 .map(|hosts| hosts.iter().map(At::str).collect()),
             inhibit_threepid_errors: root.get("request_token_inhibit_3pid_errors").bool(),
-            user_types: (
-                root.get("user_types.default_user_type").opt_str(),
-                root.get("user_types.extra_user_types").strings(),
-            ),
+            user_types: user_types(root),
         };
         if delegated {
             sso::check_delegation(root, &this);
         }
         this
     }
+}
+
+/// The type of new users, which must be one of the built-in two or of the further ones.
+fn user_types(root: &At<'_>) -> (Option<String>, Vec<String>) {
+    let default_at = root.get("user_types.default_user_type");
+    let default = default_at.opt_str();
+    let extra = root.get("user_types.extra_user_types").strings();
+    let known = |kind: &String| matches!(kind.as_str(), "support" | "bot") || extra.contains(kind);
+    if default.as_ref().is_some_and(|kind| !known(kind)) {
+        default_at.wrong("is neither support nor bot nor a type of your own", "add it to user_types.extra_user_types");
+    }
+    (default, extra)
 }
 
 impl Passwords {
@@ -244,18 +253,28 @@ impl PasswordPolicy {
 impl Sessions {
     fn read(root: &At<'_>) -> Self {
         let lifetime = root.get("session_lifetime").opt_duration();
-        let access = root.get("refreshable_access_token_lifetime");
-        // With a session lifetime, refreshing is on only where it was asked for.
-        let refreshable_access_token = match lifetime {
-            Some(_) if !access.is_present() => None,
-            _ => access.opt_duration(),
-        };
+        let tokens =
+            ["refreshable_access_token_lifetime", "refresh_token_lifetime", "nonrefreshable_access_token_lifetime"]
+                .map(|key| {
+                    let at = root.get(key);
+                    let token = at.opt_duration();
+                    // Only what was written down is held against it: the default of five minutes may well exceed a session.
+                    if let (true, Some(token), Some(lifetime)) = (at.is_set(), token, lifetime)
+                        && token > lifetime
+                    {
+                        at.wrong(
+                            "is longer than session_lifetime, at whose end the token goes anyway",
+                            "make it shorter",
+                        );
+                    }
+                    token
+                });
         let existing = root.get("login_via_existing_session");
         Self {
             lifetime,
-            refreshable_access_token,
-            refresh_token: root.get("refresh_token_lifetime").opt_duration(),
-            nonrefreshable_access_token: root.get("nonrefreshable_access_token_lifetime").opt_duration(),
+            refreshable_access_token: tokens[0],
+            refresh_token: tokens[1],
+            nonrefreshable_access_token: tokens[2],
             ui_auth: root.get("ui_auth.session_timeout").duration(),
             delete_stale_devices_after: root.get("delete_stale_devices_after").opt_duration(),
             login_via_existing: existing.get("enabled").bool().then(|| LoginViaExisting {

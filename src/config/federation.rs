@@ -1,6 +1,6 @@
 //! Other servers: who may talk to us, how patiently we call, whose word we take about keys, and our own keys.
 //!
-//! Signing key files are read in [`signing`], registrations of application services in [`appservices`].
+//! Signing key files are read in `signing`, registrations of application services in `appservices`.
 
 mod appservices;
 mod signing;
@@ -140,7 +140,10 @@ impl Federation {
             tell_only: root.get("federation_whitelist_endpoint_enabled").bool(),
             verify_certificates: root.get("federation_verify_certificates").bool(),
             unverified_domains: root.get("federation_certificate_verification_whitelist").strings(),
-            custom_ca: root.get("federation_custom_ca_list").each(|at| Some(at.path_buf())),
+            custom_ca: root.get("federation_custom_ca_list").each(|at| {
+                let path = at.path_buf();
+                at.read_file(&path).map(|_| path)
+            }),
             only_tls13: tls_version == 13,
             profile_lookup: root.get("allow_profile_lookup_over_federation").bool(),
             device_name_lookup: root.get("allow_device_name_lookup_over_federation").bool(),

@@ -23,6 +23,14 @@ pub(crate) fn named(paths: &[PathBuf], env: &Env) -> Vec<PathBuf> {
     path.or_else(in_dir).into_iter().collect()
 }
 
+/// Refuses what the container image would have started instead of a whole server.
+pub(crate) fn check_environment(cx: &Cx) {
+    if let Some(module) = cx.env.get("SYNAPSE_WORKER").filter(|module| *module != "synapse.app.homeserver") {
+        let fault = format!("asks for {module}, a worker, which Hearth does not have and does not need");
+        cx.mistake(Mistake::new("SYNAPSE_WORKER", fault).way_out("start Hearth once, and no workers"));
+    }
+}
+
 /// The directory of the last named file: where a signing key is looked for when no path is given.
 pub(crate) fn directory(named: &[PathBuf]) -> PathBuf {
     let Some(last) = named.last() else { return PathBuf::from(".") };

@@ -38,6 +38,8 @@ pub struct Plan {
     pub http_port: u16,
     /// Level of the log.
     pub log_level: String,
+    /// Whether the log shows SQL, and with it secrets.
+    pub log_sql: bool,
     /// Whether metrics are on, on port 19090.
     pub metrics: bool,
     /// Whether registration is open without verification.
@@ -74,7 +76,7 @@ pub enum GenerateError {
 impl Plan {
     /// By the variables of Synapse's container image: `SYNAPSE_SERVER_NAME` and `SYNAPSE_REPORT_STATS`, which must be
     /// set, `SYNAPSE_CONFIG_DIR` and `SYNAPSE_DATA_DIR` (`/data`), `SYNAPSE_CONFIG_PATH`, `SYNAPSE_HTTP_PORT` (8008),
-    /// `SYNAPSE_LOG_LEVEL`, `SYNAPSE_ENABLE_METRICS`, `SYNAPSE_ENABLE_REGISTRATION`.
+    /// `SYNAPSE_LOG_LEVEL`, `SYNAPSE_LOG_SENSITIVE`, `SYNAPSE_ENABLE_METRICS`, `SYNAPSE_ENABLE_REGISTRATION`.
     pub fn from_env(env: &Env) -> Result<Self, GenerateError> {
         let missing = |name: &str, what: &str| GenerateError::Plan(format!("{name} must be set: {what}"));
         let name =
@@ -95,8 +97,12 @@ impl Plan {
         }
         if let Some(level) = env.get("SYNAPSE_LOG_LEVEL") {
             plan.log_level = level.to_uppercase();
+            if !matches!(plan.log_level.as_str(), "DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL") {
+                return Err(GenerateError::Plan(format!("SYNAPSE_LOG_LEVEL is {level:?}, which is no level")));
+            }
         }
         let on = |name: &str| env.get(name).is_some_and(|value| matches!(value, "1" | "yes" | "true" | "on"));
+        plan.log_sql = on("SYNAPSE_LOG_SENSITIVE");
         plan.metrics = on("SYNAPSE_ENABLE_METRICS");
         plan.open_registration = on("SYNAPSE_ENABLE_REGISTRATION");
         Ok(plan)
@@ -114,6 +120,7 @@ impl Plan {
             data_dir: data_dir.to_owned(),
             http_port: 8008,
             log_level: "INFO".to_owned(),
+            log_sql: false,
             metrics: false,
             open_registration: false,
             loopback: false,
@@ -138,7 +145,7 @@ impl Plan {
         let key = SigningKey::generate(rng);
         written.file(&self.signing_key_path(), |path| key.create(path))?;
         if !self.loopback {
-            let log = text::log_config(&self.log_level);
+            let log = text::log_config(&self.log_level, self.log_sql);
             written.file(&self.log_config_path(), |path| create(path, &log, 0o644))?;
         }
         let config = text::homeserver(self, &secrets);

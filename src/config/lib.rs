@@ -14,6 +14,7 @@ pub mod federation;
 pub mod generate;
 pub mod limits;
 pub mod media;
+pub mod pattern;
 pub mod rooms;
 pub mod secret;
 pub mod server;
@@ -89,19 +90,19 @@ impl Config {
     pub fn load(paths: &[PathBuf], env: Env) -> Result<Loaded, Mistakes> {
         let named = files::named(paths, &env);
         let cx = Cx::new(env, files::directory(&named));
+        files::check_environment(&cx);
         let mut root = files::read(&named, &cx);
         old::respell(&mut root, &cx);
         check::all(&root, &cx);
         old::modernise(&mut root);
         let config = cx.is_readable().then(|| Self::read(&At::root(&cx, &root))).flatten();
-        let (mut mistakes, notices) = cx.finish();
+        let (mut mistakes, mut notices) = cx.finish();
+        let order = |place: &Option<Place>| place.as_ref().map(|place| (place.file.clone(), place.line));
+        mistakes.sort_by_key(|mistake| order(&mistake.place));
+        notices.sort_by_key(|notice| order(&notice.place));
         match config {
             Some(config) if mistakes.is_empty() => Ok(Loaded { config, notices }),
-            _ => {
-                let order = |mistake: &Mistake| mistake.place.as_ref().map(|place| (place.file.clone(), place.line));
-                mistakes.sort_by_key(order);
-                Err(Mistakes(mistakes))
-            }
+            _ => Err(Mistakes(mistakes)),
         }
     }
 

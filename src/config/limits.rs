@@ -58,6 +58,8 @@ pub struct Limits {
     pub room_creation: Rate,
     /// Searches of the user directory, a user.
     pub user_directory: Rate,
+    /// Queries of device keys, a user.
+    pub key_requests: Rate,
     /// Reads of profiles, a user.
     pub profile: Rate,
     /// Requests of another server.
@@ -109,6 +111,7 @@ impl Limits {
             reports: rate("rc_reports"),
             room_creation: rate("rc_room_creation"),
             user_directory: rate("rc_user_directory"),
+            key_requests: rate("rc_key_requests"),
             profile: rate("rc_profile"),
             federation: FederationLimits {
                 window: millis("window_size"),

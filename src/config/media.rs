@@ -206,8 +206,9 @@ impl Previews {
     fn read(root: &At<'_>) -> Option<Self> {
         let enabled = root.get("url_preview_enabled");
         let deny = root.get("url_preview_ip_range_blacklist");
-        let allow = root.get("url_preview_ip_range_whitelist").nets();
-        let deny_nets = deny.nets();
+        let allow = root.get("url_preview_ip_range_whitelist").nets_and_carriers();
+        let mut deny_nets = deny.nets_and_carriers();
+        deny_nets.extend(crate::server::nowhere());
         if !enabled.bool() {
             return None;
         }

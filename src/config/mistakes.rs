@@ -72,7 +72,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong, in the order of the files.
+/// Everything that is wrong, by file and line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes(pub Vec<Mistake>);
 

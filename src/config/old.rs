@@ -98,6 +98,9 @@ fn accounts(map: &mut Map) {
         if provider.get("idp_id").is_none() {
             provider.set("idp_id".to_owned(), with(&node, Value::Str("oidc".to_owned())));
         }
+        if provider.get("idp_name").is_none() {
+            provider.set("idp_name".to_owned(), with(&node, Value::Str("OIDC".to_owned())));
+        }
         let provider = with(&node, Value::Map(provider));
         match get_mut(map, "oidc_providers") {
             Some(Node { value: Value::List(providers), .. }) => providers.insert(0, provider),

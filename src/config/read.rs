@@ -4,6 +4,8 @@
 //! written down once, there. A method that finds something of the wrong type notes the mistake and goes on with a
 //! nothing-value, which nobody sees, because a configuration with mistakes is never handed out.
 
+mod forms;
+
 use std::{
     cell::RefCell,
     collections::HashSet,
@@ -15,6 +17,8 @@ use std::{
 
 use ipnet::IpNet;
 use url::Url;
+
+pub(crate) use self::forms::{show, to_json, with_carriers};
 
 use crate::{
     env::Env,
@@ -101,11 +105,6 @@ impl<'a> At<'a> {
             path: join(&self.path, key),
             row: join(&self.row, row_key),
         }
-    }
-
-    /// Whether the option is written down, be it as null.
-    pub(crate) fn is_present(&self) -> bool {
-        self.node.is_some()
     }
 
     /// Whether the option is written down with a value.
@@ -315,6 +314,12 @@ impl<'a> At<'a> {
         })
     }
 
+    /// The same, for ranges that must hold however an address is written: each IPv4 range comes with the IPv6 ranges
+    /// that carry it (mapped, compatible, 6to4).
+    pub(crate) fn nets_and_carriers(&self) -> Vec<IpNet> {
+        self.nets().into_iter().flat_map(with_carriers).collect()
+    }
+
     /// What the option holds, as JSON, for what is passed on as it is.
     pub(crate) fn json(&self) -> serde_json::Value {
         self.node().map_or(serde_json::Value::Null, to_json)
@@ -352,38 +357,5 @@ impl<'a> At<'a> {
                 None
             }
         }
-    }
-}
-
-/// A value as it may be shown: shortened, and hidden when the key says that it is secret.
-pub(crate) fn show(path: &str, node: &Node) -> String {
-    const HIDDEN: &[&str] =
-        &["secret", "pass", "token", "pepper", "private_key", "secret_key", "signing_key", "dsn", "jwt"];
-    let key = path.rsplit('.').next().unwrap_or(path);
-    match &node.value {
-        Value::Null => "null".to_owned(),
-        Value::List(items) => format!("a list of {}", items.len()),
-        Value::Map(map) => format!("a mapping of {}", map.0.len()),
-        _ if !key.ends_with("_path") && HIDDEN.iter().any(|word| key.contains(word)) => "hidden".to_owned(),
-        Value::Str(text) => {
-            let short: String = text.chars().take(60).collect();
-            let dots = if short.len() < text.len() { "…" } else { "" };
-            format!("{:?}{dots}", short)
-        }
-        _ => node.raw.clone(),
-    }
-}
-
-/// A tree as JSON. Numbers that JSON lacks become null.
-pub(crate) fn to_json(node: &Node) -> serde_json::Value {
-    use serde_json::Value as Json;
-    match &node.value {
-        Value::Null => Json::Null,
-        Value::Bool(b) => Json::Bool(*b),
-        Value::Int(n) => (*n).into(),
-        Value::Float(f) => serde_json::Number::from_f64(*f).map_or(Json::Null, Json::Number),
-        Value::Str(s) => Json::String(s.clone()),
-        Value::List(items) => items.iter().map(to_json).collect(),
-        Value::Map(map) => map.0.iter().map(|(key, node)| (key.clone(), to_json(node))).collect(),
     }
 }

@@ -1,14 +1,18 @@
 //! Rooms and what is around them: what new ones are like, who may list them, how long history is kept, presence, push,
-//! search. The policies for mails and consent of single users are in [`notices`].
+//! search. The policies for mails and consent of single users are in `notices`.
 
 mod notices;
+mod retention;
 
 use std::time::Duration;
 
 use ruma::{OwnedRoomId, RoomVersionId};
 use serde_json::Value;
 
-pub use self::notices::{Consent, ServerNotices};
+pub use self::{
+    notices::{Consent, ServerNotices},
+    retention::{PurgeJob, Retention},
+};
 use crate::read::At;
 
 /// Rooms and what is around them.
@@ -106,34 +110,6 @@ pub struct ListRule {
     pub room_id: String,
     /// The answer.
     pub allow: bool,
-}
-
-/// How long things are kept; none means for ever.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Whether old messages are deleted at all.
-    pub enabled: bool,
-    /// Age at which messages go in rooms that do not say.
-    pub default_max: Option<Duration>,
-    /// Bounds to what rooms may say.
-    pub allowed: (Option<Duration>, Option<Duration>),
-    /// When it is done: for rooms that keep longer than the first and up to the second, at each interval.
-    pub jobs: Vec<PurgeJob>,
-    /// Content of redacted events.
-    pub redacted: Option<Duration>,
-    /// Rooms that all have forgotten.
-    pub forgotten_rooms: Option<Duration>,
-}
-
-/// When old messages are deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PurgeJob {
-    /// Rooms that keep longer than this.
-    pub longer_than: Option<Duration>,
-    /// And up to this.
-    pub up_to: Option<Duration>,
-    /// How often.
-    pub interval: Duration,
 }
 
 /// Who is here.
@@ -252,13 +228,21 @@ impl Rooms {
             forget_on_leave: root.get("forget_rooms_on_leave").bool(),
             dummy_events_threshold: root.get("dummy_events_threshold").int(),
             prejoin_state: PrejoinState::read(&root.get("room_prejoin_state")),
-            max_event_delay: root.get("max_event_delay_duration").opt_duration(),
+            max_event_delay: max_event_delay(&root.get("max_event_delay_duration")),
             self_destruct: root.get("enable_ephemeral_messages").bool(),
             redaction_allowed: root.get("redaction_allowed_period").opt_duration(),
             notices: ServerNotices::read(root),
             consent: Consent::read(root),
         }
     }
+}
+
+fn max_event_delay(at: &At<'_>) -> Option<Duration> {
+    let delay = at.opt_duration();
+    if delay.is_some_and(|delay| delay.is_zero()) {
+        at.wrong("must be longer than nothing", "remove it to turn delayed events off");
+    }
+    delay
 }
 
 impl RoomDefaults {
@@ -299,43 +283,6 @@ impl ListRule {
         let glob = |key: &str| at.get(key).opt_str().unwrap_or_else(|| "*".to_owned());
         let allow = at.get("action").word(&[("allow", true), ("deny", false)])?;
         Some(Self { user_id: glob("user_id"), alias: glob("alias"), room_id: glob("room_id"), allow })
-    }
-}
-
-impl Retention {
-    fn read(root: &At<'_>) -> Self {
-        let at = root.get("retention");
-        let (min_at, max_at) = (at.get("allowed_lifetime_min"), at.get("allowed_lifetime_max"));
-        let allowed = (min_at.opt_duration(), max_at.opt_duration());
-        if let (Some(min), Some(max)) = allowed
-            && min > max
-        {
-            min_at.wrong("is more than retention.allowed_lifetime_max", "");
-        }
-        let job = |at: &At<'_>| {
-            let interval = at.get("interval");
-            if !interval.is_set() {
-                interval.wrong("must be set", "write interval: 1d");
-                return None;
-            }
-            Some(PurgeJob {
-                longer_than: at.get("shortest_max_lifetime").opt_duration(),
-                up_to: at.get("longest_max_lifetime").opt_duration(),
-                interval: interval.duration(),
-            })
-        };
-        let mut jobs = at.get("purge_jobs").each(job);
-        if jobs.is_empty() {
-            jobs.push(PurgeJob { longer_than: None, up_to: None, interval: Duration::from_secs(24 * 3600) });
-        }
-        Self {
-            enabled: at.get("enabled").bool(),
-            default_max: at.get("default_policy.max_lifetime").opt_duration(),
-            allowed,
-            jobs,
-            redacted: root.get("redaction_retention_period").opt_duration(),
-            forgotten_rooms: root.get("forgotten_room_retention_period").opt_duration(),
-        }
     }
 }
 
@@ -402,7 +349,6 @@ impl PrejoinState {
                 return Some((at.str(), None));
             }
             match at.strings().as_slice() {
-                [kind] => Some((kind.clone(), None)),
                 [kind, state_key] => Some((kind.clone(), Some(state_key.clone()))),
                 _ => {
                     at.wrong("must be a type, or a pair of type and state key", "write it as [\"m.room.x\", \"key\"]");

@@ -1,10 +1,13 @@
 //! The server as a whole: its name, where clients reach it, what it tells about itself, whom it may call.
 //!
-//! The sockets are in [`listeners`]; certificates by ACME, web apps and upstreams are the edge's own section.
+//! The sockets are in `listeners`; certificates by ACME, web apps and upstreams are the edge's own section.
 
 mod listeners;
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use ruma::OwnedServerName;
@@ -148,18 +151,25 @@ impl Server {
 
 impl Outbound {
     fn read(root: &At<'_>) -> Self {
-        // The environment comes second, and its small letters before its capitals, as curl has it.
+        // The environment comes second, and its small letters before its capitals, as curl has it; the container
+        // image had names of its own, which went first.
         let env = |name: &str| {
             let env = &root.cx().env;
-            env.get(&name.to_lowercase()).or_else(|| env.get(&name.to_uppercase())).map(str::to_owned)
+            let image = env.get(&format!("SYNAPSE_{}", name.to_uppercase()));
+            image.or_else(|| env.get(name)).or_else(|| env.get(&name.to_uppercase())).map(str::to_owned)
         };
         let no_proxy = root.get("no_proxy_hosts");
         let from_env = || env("no_proxy").map(|list| list.split(',').map(|host| host.trim().to_owned()).collect());
         let federation_deny = root.get("federation_ip_range_blacklist");
+        let deny = |at: &At<'_>| {
+            let mut deny = at.nets_and_carriers();
+            deny.extend(nowhere());
+            deny
+        };
         Self {
-            deny: root.get("ip_range_blacklist").nets(),
-            allow: root.get("ip_range_whitelist").nets(),
-            federation_deny: federation_deny.is_set().then(|| federation_deny.nets()),
+            deny: deny(&root.get("ip_range_blacklist")),
+            allow: root.get("ip_range_whitelist").nets_and_carriers(),
+            federation_deny: federation_deny.is_set().then(|| deny(&federation_deny)),
             http_proxy: root.get("http_proxy").opt_str().or_else(|| env("http_proxy")),
             https_proxy: root.get("https_proxy").opt_str().or_else(|| env("https_proxy")),
             no_proxy: if no_proxy.is_set() { no_proxy.strings() } else { from_env().unwrap_or_default() },
@@ -182,6 +192,12 @@ impl MonthlyUsers {
                 .each(|at| Some((at.get("medium").str(), at.get("address").str()))),
         }
     }
+}
+
+/// The addresses that mean "this machine" to the system's `connect`; never reached, whatever the file says.
+pub(crate) fn nowhere() -> Vec<IpNet> {
+    let v4 = crate::read::with_carriers(IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)));
+    v4.into_iter().chain([IpNet::from(IpAddr::from(Ipv6Addr::UNSPECIFIED))]).collect()
 }
 
 fn with_slash(at: &At<'_>, mut url: Url) -> Url {

@@ -2,7 +2,7 @@
 //!
 //! saphyr-parser knows the syntax; the meaning is that of YAML 1.1 as PyYAML's `safe_load` reads it, because that is what
 //! the files were written for: `yes` and `off` are booleans, `0777` is octal, `<<` merges, the last of several equal keys
-//! wins. What a plain word means is decided in [`scalar`].
+//! wins. What a plain word means is decided in `scalar`.
 
 mod scalar;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEvent
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::state::State;
+use crate::{push::Push, state::State};
 
 pub mod lane;
 
@@ -34,6 +34,7 @@ const ATTEMPTS: usize = 8;
 pub struct Events {
     store: Store,
     state: Arc<State>,
+    push: Arc<Push>,
     signer: Arc<Signer>,
     server_name: OwnedServerName,
     clock: Clock,
@@ -70,10 +71,18 @@ pub struct Outgoing<'a> {
 impl Events {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, signer: Arc<Signer>, clock: Clock, supervisor: Supervisor) -> Self {
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        push: Arc<Push>,
+        signer: Arc<Signer>,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> Self {
         Self {
             store,
             state,
+            push,
             server_name: signer.server_name().to_owned(),
             signer,
             clock,
@@ -279,7 +288,7 @@ impl Events {
     }
 
     fn builder(&self) -> Builder<'_> {
-        Builder { store: &self.store, signer: &self.signer, server_name: &self.server_name }
+        Builder { store: &self.store, signer: &self.signer, server_name: &self.server_name, push: &self.push }
     }
 
     /// The event a device sent under this transaction id, if it did.

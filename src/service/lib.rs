@@ -6,36 +6,52 @@
 use std::sync::Arc;
 
 use hearth_base::{Result, clock::Clock, tasks::Supervisor};
-use hearth_rules::event::Signer;
-use hearth_store::Store;
+use hearth_store::{Store, blobs::Blobs};
 use ruma::OwnedServerName;
 
-pub mod accounts;
 pub mod account_data;
+pub mod accounts;
+pub mod calls;
+pub mod devices;
 pub mod events;
 pub mod history;
+pub mod keys;
 pub mod login;
 pub mod media;
-pub mod keys;
 pub mod membership;
 pub mod notifier;
-pub mod rooms;
+pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod rooms;
+pub mod server_keys;
 pub mod state;
 pub mod sync;
+pub mod to_device;
 pub mod typing;
 
+use account_data::AccountData;
 use accounts::Accounts;
+use calls::Calls;
+use devices::Devices;
 use events::Events;
 use history::History;
-use login::Login;
+use keys::Keys;
+use login::{Login, tokens::Mint};
+use media::Media;
 use membership::Membership;
 use notifier::Notifier;
+use presence::Presence;
+use profile::Profile;
+use push::Push;
+use receipts::Receipts;
 use rooms::Rooms;
+use server_keys::ServerKeys;
 use state::State;
 use sync::Sync;
+use to_device::ToDevice;
+use typing::Typing;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -44,33 +60,57 @@ pub struct Settings {
     pub server_name: OwnedServerName,
     /// Where clients reach us, with `/` at the end; for links that we hand out.
     pub public_baseurl: Option<String>,
-    /// What we sign with; `None` has a key made for this run, as tests want it.
-    pub signer: Option<Arc<Signer>>,
+    /// Our signing key.
+    pub server_keys: server_keys::Settings,
     /// Accounts and passwords.
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
     pub login: login::Settings,
+    /// Keys of devices and users.
+    pub keys: keys::Settings,
+    /// Messages from device to device.
+    pub to_device: to_device::Settings,
+    /// Account data and filters.
+    pub account_data: account_data::Settings,
+    /// Push rules and unread counts.
+    pub push: push::Settings,
     /// Membership of rooms.
     pub membership: membership::Settings,
     /// New rooms.
     pub rooms: rooms::Settings,
+    /// Profiles.
+    pub profile: profile::Settings,
+    /// Presence.
+    pub presence: presence::Settings,
     /// What /sync shows.
     pub sync: sync::Settings,
+    /// Calls.
+    pub calls: calls::Settings,
+    /// Media.
+    pub media: media::Settings,
 }
 
 impl Settings {
-    /// The usual settings of a server of this name.
+    /// The usual settings of a server of this name, with a signing key made just now.
     #[must_use]
     pub fn new(server_name: OwnedServerName) -> Self {
         Self {
-            server_name,
             public_baseurl: None,
-            signer: None,
+            server_keys: server_keys::Settings::generate(),
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
+            keys: keys::Settings::default(),
+            to_device: to_device::Settings::default(),
+            account_data: account_data::Settings::default(),
+            push: push::Settings::default(),
             membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
+            profile: profile::Settings::default(),
+            presence: presence::Settings::default(),
             sync: sync::Settings::default(),
+            calls: calls::Settings::default(),
+            media: media::Settings::new(server_name.clone()),
+            server_name,
         }
     }
 }
@@ -85,22 +125,46 @@ pub struct Services {
     pub clock: Clock,
     /// Who runs what must outlive a request.
     pub supervisor: Supervisor,
+    /// Who waits for what.
+    pub notifier: Arc<Notifier>,
+    /// Our signing key.
+    pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
     pub accounts: Arc<Accounts>,
     /// Sessions and tokens.
     pub login: Arc<Login>,
-    /// Who waits for what.
-    pub notifier: Arc<Notifier>,
+    /// Devices of users.
+    pub devices: Arc<Devices>,
+    /// Keys of devices and users, backups.
+    pub keys: Arc<Keys>,
+    /// Messages from device to device.
+    pub to_device: Arc<ToDevice>,
+    /// What users keep with us.
+    pub account_data: Arc<AccountData>,
     /// What a room is like.
     pub state: Arc<State>,
+    /// Push rules and unread counts.
+    pub push: Arc<Push>,
     /// Sending and redacting.
     pub events: Arc<Events>,
-    /// Who is in which room.
-    pub membership: Arc<Membership>,
     /// New rooms.
     pub rooms: Arc<Rooms>,
+    /// Who is in which room.
+    pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// What people say of themselves.
+    pub profile: Arc<Profile>,
+    /// Files.
+    pub media: Arc<Media>,
+    /// What has been read.
+    pub receipts: Arc<Receipts>,
+    /// Who is typing.
+    pub typing: Arc<Typing>,
+    /// Who is here.
+    pub presence: Arc<Presence>,
+    /// Calls.
+    pub calls: Arc<Calls>,
     /// What is new.
     pub sync: Arc<Sync>,
 }
@@ -110,50 +174,91 @@ impl Services {
     ///
     /// # Errors
     /// If one cannot read what it needs to begin.
-    pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
+    pub async fn start(
+        settings: Settings,
+        store: Store,
+        blobs: Blobs,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
-        let signer = match &settings.signer {
-            Some(signer) => signer.clone(),
-            None => Arc::new(Signer::new(name.clone(), &rand::random(), "auto")?),
-        };
-        let notifier = Notifier::new(store.clone(), name.clone(), supervisor.clone());
-        let accounts = Arc::new(Accounts::new(name.clone(), settings.accounts.clone(), store.clone(), clock.clone()));
-        let login = Arc::new(Login::new(name, settings.login.clone(), store.clone(), clock.clone(), accounts.clone()));
-        let state = Arc::new(State::new(store.clone()));
-        let events = Arc::new(Events::new(store.clone(), state.clone(), signer, clock.clone(), supervisor.clone()));
-        let membership = Arc::new(Membership::new(
-            store.clone(),
-            state.clone(),
-            events.clone(),
-            clock.clone(),
-            settings.membership.clone(),
-        ));
-        let rooms = Arc::new(Rooms::new(
-            store.clone(),
-            events.clone(),
-            membership.clone(),
-            clock.clone(),
-            settings.rooms.clone(),
-        ));
-        let history = Arc::new(History::new(store.clone(), state.clone(), clock.clone()));
-        let sync =
-            Arc::new(Sync::new(store.clone(), state.clone(), history.clone(), notifier.clone(), settings.sync.clone()));
+        let disk = || store.clone();
+        let time = || clock.clone();
+        let notifier = Notifier::new(disk(), name.clone(), supervisor.clone());
+        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), time())?);
+        let mint = Mint::new(settings.login.lifetimes.clone(), time());
+        let accounts = Accounts::new(name.clone(), settings.accounts.clone(), disk(), time(), mint.clone());
+        let accounts = Arc::new(accounts);
+        let login = Arc::new(Login::new(settings.login.clone(), disk(), time(), mint, accounts.clone()));
+        let devices = Arc::new(Devices::new(disk()));
+        let keys = Keys::new(disk(), name.clone(), settings.keys.clone(), time(), supervisor.clone());
+        let keys = Arc::new(keys);
+        let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
+        let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
+        let state = Arc::new(State::new(disk()));
+        let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
+        let signer = server_keys.signer().clone();
+        let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
+        let events = Arc::new(events);
+        let membership =
+            Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Arc::new(membership);
+        let rooms = Rooms::new(disk(), events.clone(), membership.clone(), time(), settings.rooms.clone());
+        let rooms = Arc::new(rooms);
+        let history = Arc::new(History::new(disk(), state.clone(), time()));
+        let media = Media::new(disk(), blobs, time(), supervisor.clone(), settings.media.clone());
+        let media = Arc::new(media);
+        let profile =
+            Profile::new(disk(), membership.clone(), name, supervisor.clone(), settings.profile.clone());
+        let profile = Arc::new(profile);
+        let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
+        let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
+        let presence =
+            Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
+        let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
+        let sync = Arc::new(Sync {
+            store: disk(),
+            state: state.clone(),
+            history: history.clone(),
+            notifier: notifier.clone(),
+            account_data: account_data.clone(),
+            push: push.clone(),
+            keys: keys.clone(),
+            to_device: to_device.clone(),
+            settings: settings.sync.clone(),
+        });
+        let (counting, writing) = (push.clone(), typing.clone());
+        notifier.listen(vec![
+            Box::new(move |logged| counting.on_change(logged)),
+            Box::new(move |logged| writing.on_change(logged)),
+        ]);
         login.start(&supervisor);
         Ok(Arc::new(Self {
             settings,
             store,
             clock,
             supervisor,
+            notifier,
+            server_keys,
             accounts,
             login,
-            notifier,
+            devices,
+            keys,
+            to_device,
+            account_data,
             state,
+            push,
             events,
-            membership,
             rooms,
+            membership,
             history,
+            profile,
+            media,
+            receipts,
+            typing,
+            presence,
+            calls,
             sync,
         }))
     }
 }
-pub mod to_device;

@@ -1,4 +1,5 @@
-//! Sessions: access tokens proved on every request, refreshed, ended; logins by password and token; OpenID.
+//! Sessions: access tokens proved on every request, refreshed, ended; logins by password and token ([`grant`]);
+//! OpenID.
 //!
 //! Proving a token is a cache hit ([`Store::session`]). When a device was last seen is kept in memory and written in
 //! one go, once a minute at most for each device.
@@ -10,32 +11,54 @@ use std::{
     time::Duration,
 };
 
-use hearth_base::{Error, Result, clock::Clock, ids::UserNid, tasks::Supervisor};
+use hearth_base::{Error, Requester, Result, clock::Clock, ids::UserNid, tasks::Supervisor};
 use hearth_store::{
     Store,
     devices::Seen,
     login::{Session, TokenHash},
 };
 use parking_lot::Mutex;
-use ruma::OwnedServerName;
+use ruma::OwnedUserId;
 use sha2::{Digest, Sha256};
 
 use crate::accounts::Accounts;
 
+pub mod grant;
+pub mod tokens;
 mod uia;
+
+pub use grant::{Credential, Device, From, Granted};
+use tokens::{Lifetimes, Mint, Minted};
 
 /// How sessions live.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// How long tokens live.
+    pub lifetimes: Lifetimes,
     /// How long a user-interactive authentication may take.
     pub uia_timeout: Duration,
+    /// Whether a session may log in another device (`login_via_existing_session.enabled`).
+    pub get_token: bool,
+    /// Whether that takes the password once more (`require_ui_auth`).
+    pub get_token_confirmed: bool,
+    /// How long such a login token lasts (`token_timeout`).
+    pub get_token_lifetime: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { uia_timeout: Duration::from_secs(2 * 24 * 3600) }
+        Self {
+            lifetimes: Lifetimes::default(),
+            uia_timeout: Duration::from_secs(2 * 24 * 3600),
+            get_token: false,
+            get_token_confirmed: true,
+            get_token_lifetime: Duration::from_secs(300),
+        }
     }
 }
+
+/// How long an OpenID token lasts.
+pub const OPENID_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// A device is noted as seen no more often than this, ms.
 const SEEN_EVERY_MS: i64 = 60_000;
@@ -46,10 +69,10 @@ const SWEEP_EVERY: u32 = 20;
 
 /// Sessions and tokens.
 pub struct Login {
-    server_name: OwnedServerName,
     settings: Settings,
     store: Store,
     clock: Clock,
+    mint: Mint,
     accounts: Arc<Accounts>,
     /// Devices seen since the last flush; as many as there are devices with a valid token, at most.
     seen: Mutex<HashMap<(UserNid, String), Seen>>,
@@ -71,14 +94,14 @@ pub fn random_text(length: usize) -> String {
 impl Login {
     /// The service over this store.
     #[must_use]
-    pub fn new(
-        server_name: OwnedServerName,
-        settings: Settings,
-        store: Store,
-        clock: Clock,
-        accounts: Arc<Accounts>,
-    ) -> Self {
-        Self { server_name, settings, store, clock, accounts, seen: Mutex::new(HashMap::new()) }
+    pub fn new(settings: Settings, store: Store, clock: Clock, mint: Mint, accounts: Arc<Accounts>) -> Self {
+        Self { settings, store, clock, mint, accounts, seen: Mutex::new(HashMap::new()) }
+    }
+
+    /// How sessions live.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Starts writing down which devices were seen, and throwing away what has run out.
@@ -159,5 +182,70 @@ impl Login {
     pub async fn flush_seen(&self) -> Result<()> {
         let seen: Vec<Seen> = std::mem::take(&mut *self.seen.lock()).into_values().collect();
         if seen.is_empty() { Ok(()) } else { self.store.devices_seen(seen).await }
+    }
+
+    /// The next pair of tokens for a refresh token. Until the new pair is used, the old one goes on working, so that a
+    /// lost answer loses no session ("Refreshing access tokens").
+    ///
+    /// # Errors
+    /// 401 `M_UNKNOWN_TOKEN`, with `soft_logout` if it was good until it ran out; 401 `M_USER_LOCKED`.
+    pub async fn refresh(&self, token: &str) -> Result<Minted> {
+        let unknown = || Error::unknown_token("Unknown refresh token", false);
+        let hash = token_hash(token);
+        let known = self.store.refresh_token(&hash).await?.ok_or_else(unknown)?;
+        let now = self.now();
+        if known.expires_ms.is_some_and(|end| end <= now) || known.ultimate_ms.is_some_and(|end| end <= now) {
+            return Err(Error::unknown_token("The refresh token has run out", true));
+        }
+        if known.barred {
+            return Err(grant::locked());
+        }
+        let (minted, new) = self.mint.mint(known.user, &known.device_id, true, known.ultimate_ms);
+        if self.store.rotate(hash, new).await? { Ok(minted) } else { Err(unknown()) }
+    }
+
+    /// Ends the session that asks: its device goes, with keys and messages.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn logout(&self, who: &Requester) -> Result<()> {
+        match (&who.device_id, who.token) {
+            (Some(device), _) => self.store.delete_devices(who.user_nid, vec![device.to_string()]).await,
+            (None, Some(token)) => self.store.drop_token(token).await,
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Ends all sessions of a user.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn logout_all(&self, who: &Requester) -> Result<()> {
+        self.store.end_all_sessions(who.user_nid).await
+    }
+
+    /// A token by which another service learns who the user is ("OpenID"). It opens nothing else.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn openid(&self, who: &Requester) -> Result<String> {
+        let token = format!("hot_{}", random_text(43));
+        self.store.add_openid_token(token_hash(&token), who.user_nid, self.after(OPENID_LIFETIME)).await?;
+        Ok(token)
+    }
+
+    /// Whose OpenID token this is.
+    ///
+    /// # Errors
+    /// 401 `M_UNKNOWN_TOKEN`.
+    pub async fn openid_user(&self, token: &str) -> Result<OwnedUserId> {
+        let user = self.store.openid_user(&token_hash(token), self.now()).await?;
+        user.ok_or_else(|| {
+            Error::told(http::StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "Access Token unknown or expired")
+        })
+    }
+
+    fn after(&self, d: Duration) -> i64 {
+        self.now().saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
     }
 }

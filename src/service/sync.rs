@@ -11,16 +11,22 @@ use hearth_store::Store;
 use ruma::events::room::member::MembershipState;
 
 use crate::{
+    account_data::AccountData,
     history::History,
+    keys::Keys,
     notifier::{Notifier, UserRooms, UserSlot},
+    push::Push,
     state::State,
+    to_device::ToDevice,
 };
 
 pub mod filter;
+mod own;
 mod rooms;
 mod section;
 
 pub use filter::Filter;
+use own::OwnData;
 
 /// How /sync is configured.
 #[derive(Clone, Debug)]
@@ -46,6 +52,10 @@ pub struct Sync {
     pub(crate) state: Arc<State>,
     pub(crate) history: Arc<History>,
     pub(crate) notifier: Arc<Notifier>,
+    pub(crate) account_data: Arc<AccountData>,
+    pub(crate) push: Arc<Push>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) to_device: Arc<ToDevice>,
     pub(crate) settings: Settings,
 }
 
@@ -95,18 +105,6 @@ impl Turn<'_> {
 }
 
 impl Sync {
-    /// Made once.
-    #[must_use]
-    pub fn new(
-        store: Store,
-        state: Arc<State>,
-        history: Arc<History>,
-        notifier: Arc<Notifier>,
-        settings: Settings,
-    ) -> Self {
-        Self { store, state, history, notifier, settings }
-    }
-
     /// Answers one sync: a JSON text.
     ///
     /// # Errors
@@ -118,6 +116,12 @@ impl Sync {
             None => None,
         };
         let slot = self.notifier.user(who.user_nid);
+        if let Some(since) = since
+            && since.to_device > 0
+        {
+            // The client has what its token says: that is the moment to delete it. Safe to repeat.
+            self.to_device.received(who, since.to_device).await?;
+        }
         loop {
             let bell = slot.bell().notified();
             tokio::pin!(bell);
@@ -128,9 +132,9 @@ impl Sync {
                 boot: self.notifier.boot(),
                 ephemeral: self.notifier.ephemeral(),
             };
-            let turn = Turn { who, ask, slot: &slot, since, now };
+            let mut turn = Turn { who, ask, slot: &slot, since, now };
             let must_answer = since.is_none() || ask.full_state || tokio::time::Instant::now() >= deadline;
-            if let Some(answer) = self.look(&turn, must_answer).await? {
+            if let Some(answer) = self.look(&mut turn, must_answer).await? {
                 return Ok(answer);
             }
             tokio::select! {
@@ -156,30 +160,31 @@ impl Sync {
     }
 
     /// Puts an answer together; `None` if there is nothing to say and it need not be said.
-    async fn look(&self, turn: &Turn<'_>, must_answer: bool) -> Result<Option<String>> {
+    async fn look(&self, turn: &mut Turn<'_>, must_answer: bool) -> Result<Option<String>> {
         let rooms = self.notifier.rooms_of(turn.slot).await?;
         let mut out = String::with_capacity(if turn.since.is_some() { 2048 } else { 64 * 1024 });
-        let mut news = false;
         out.push('{');
-        let room_news = self.write_rooms(&mut out, turn, &rooms).await?;
-        news |= room_news;
-        if news || must_answer {
-            if !out.ends_with('{') {
-                out.push(',');
-            }
-            out.push_str("\"next_batch\":\"");
-            out.push_str(&turn.now.to_string());
-            out.push_str("\"}");
-            return Ok(Some(out));
+        let own = self.own_data(turn).await?;
+        let mut news = self.write_own_data(&mut out, turn, &own)?;
+        news |= self.write_to_device(&mut out, turn).await?;
+        news |= self.write_device_lists(&mut out, turn).await?;
+        news |= self.write_rooms(&mut out, turn, &rooms, &own).await?;
+        if !news && !must_answer {
+            return Ok(None);
         }
-        Ok(None)
+        self.write_key_counts(&mut out, turn).await?;
+        section::key(&mut out, "next_batch");
+        out.push('"');
+        out.push_str(&turn.now.to_string());
+        out.push_str("\"}");
+        Ok(Some(out))
     }
 
     /// Writes the `rooms` of an answer, if there is anything in them.
-    async fn write_rooms(&self, out: &mut String, turn: &Turn<'_>, rooms: &UserRooms) -> Result<bool> {
+    async fn write_rooms(&self, out: &mut String, turn: &Turn<'_>, rooms: &UserRooms, own: &OwnData) -> Result<bool> {
         let mut sections = section::Sections::default();
         for (membership, hub) in &rooms.joined {
-            self.joined_room(&mut sections, turn, membership, hub).await?;
+            self.joined_room(&mut sections, turn, membership, hub, own).await?;
         }
         for membership in &rooms.others {
             let is_news = membership.pos > turn.after();

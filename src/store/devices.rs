@@ -194,6 +194,20 @@ impl Store {
         self.delete_devices(user, others).await
     }
 
+    /// Ends all sessions of a user and deletes all their devices.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn end_all_sessions(&self, user: UserNid) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                login::drop_user_tokens(tx, user).await?;
+                drop_all(tx, user).await
+            })
+        })
+        .await
+    }
+
     /// Notes when and whence devices were seen; never back in time.
     ///
     /// # Errors

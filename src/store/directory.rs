@@ -20,8 +20,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn alias(&self, alias: &RoomAliasId) -> Result<Option<(RoomNid, UserNid)>> {
-        let row: Option<(i64, i64)> =
-            fetch_optional!(&mut self.read().await?, (i64, i64), ALIAS, alias.as_str())?;
+        let row: Option<(i64, i64)> = fetch_optional!(&mut self.read().await?, (i64, i64), ALIAS, alias.as_str())?;
         Ok(row.map(|(room, creator)| (RoomNid(room), UserNid(creator))))
     }
 

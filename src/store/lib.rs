@@ -22,9 +22,9 @@ use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
+pub mod account_data;
 pub mod accounts;
 pub mod blobs;
-pub mod account_data;
 pub mod db;
 pub mod devices;
 pub mod directory;

@@ -1,12 +1,14 @@
 //! Profiles.
 
-use hearth_base::{Error, Result};
+use std::sync::Arc;
+
+use hearth_base::{Error, Requester, Result};
 use ruma::api::client::profile::get_profile;
 use serde_json::value::RawValue;
 
 use crate::{
     Cx,
-    extract::{Client, Guests, OptionalClient},
+    extract::{Client, Guests, OptionalClient, Origin},
     limits::Limit,
     respond::RawJson,
     routes::Routes,
@@ -143,17 +145,21 @@ fn raw(json: Box<RawValue>) -> RawJson {
     RawJson(Box::<str>::from(json).into_string().into())
 }
 
-async fn profile(cx: Cx, req: OptionalClient<get_profile::v3::Request>) -> Result<RawJson> {
-    if let Some(who) = &req.requester {
-        cx.limits().user(Limit::Profile, who)?;
+/// Profiles are asked for by name, so strangers could go through all names.
+fn limit(cx: &Cx, who: Option<&Arc<Requester>>, origin: &Origin) -> Result<()> {
+    match who {
+        Some(who) => cx.limits().user(Limit::Profile, who),
+        None => cx.limits().address(Limit::Profile, origin.ip),
     }
+}
+
+async fn profile(cx: Cx, req: OptionalClient<get_profile::v3::Request>) -> Result<RawJson> {
+    limit(&cx, req.requester.as_ref(), &req.origin)?;
     cx.profile.get(req.requester.as_deref(), &req.body.user_id).await.map(raw)
 }
 
 async fn field(cx: Cx, req: OptionalClient<reading::Request>) -> Result<RawJson> {
-    if let Some(who) = &req.requester {
-        cx.limits().user(Limit::Profile, who)?;
-    }
+    limit(&cx, req.requester.as_ref(), &req.origin)?;
     cx.profile.field(req.requester.as_deref(), &req.body.user_id, &req.body.field).await.map(raw)
 }
 

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use regex::Regex;
 use ruma::OwnedRoomAliasId;
 use url::Url;
 
-use crate::{read::At, secret::Secret};
+use crate::{pattern::Pattern, read::At, secret::Secret};
 
 /// Who may have an account, and how.
 #[derive(Clone, Debug)]
@@ -15,6 +14,8 @@ pub struct Registration {
     pub open: bool,
     /// Registration needs a token.
     pub requires_token: bool,
+    /// Who has a token needs no address.
+    pub token_spares_threepid: bool,
     /// Registration needs these kinds of address.
     pub required_threepids: Vec<Medium>,
     /// No stage for phone numbers.
@@ -28,7 +29,7 @@ pub struct Registration {
     /// Guests may register.
     pub guests: bool,
     /// Identity server named in `.well-known`.
-    pub default_identity_server: Option<Url>,
+    pub default_identity_server: Option<String>,
     /// Identity server that sends SMS for us.
     pub sms_delegate: Option<Url>,
     /// Do not tell that a name is taken.
@@ -57,8 +58,8 @@ const MEDIA: &[(&str, Medium)] = &[("email", Medium::Email), ("msisdn", Medium::
 pub struct ThreepidPattern {
     /// The kind.
     pub medium: Medium,
-    /// Fits from the beginning of the address, as Python's `match` does.
-    pub pattern: Regex,
+    /// Fits from the beginning of the address.
+    pub pattern: Pattern,
 }
 
 /// reCAPTCHA.
@@ -143,19 +144,20 @@ impl Registration {
         }
         let allowed = root.get("allowed_local_3pids");
         let pattern = |at: &At<'_>| {
-            Some(ThreepidPattern { medium: at.get("medium").word(MEDIA)?, pattern: anchored(&at.get("pattern"))? })
+            Some(ThreepidPattern { medium: at.get("medium").word(MEDIA)?, pattern: pattern_of(&at.get("pattern"))? })
         };
         let (shared_secret, shared_secret_to_make) = shared_secret(root);
         Self {
             open,
             requires_token,
+            token_spares_threepid: root.get("enable_registration_token_3pid_bypass").bool(),
             required_threepids,
             disable_msisdn: root.get("disable_msisdn_registration").bool(),
             allowed_threepids: allowed.is_set().then(|| allowed.each(pattern)),
             shared_secret,
             shared_secret_to_make,
             guests: root.get("allow_guest_access").bool(),
-            default_identity_server: root.get("default_identity_server").opt_url(),
+            default_identity_server: root.get("default_identity_server").opt_str(),
             sms_delegate,
             inhibit_in_use: root.get("inhibit_user_in_use_error").bool(),
             allow_underscore: root.get("allow_underscore_prefixed_registration").bool(),
@@ -198,17 +200,6 @@ impl AutoJoin {
     }
 }
 
-/// A regular expression that fits from the beginning.
-fn anchored(at: &At<'_>) -> Option<Regex> {
-    let pattern = at.str();
-    match Regex::new(&format!("^(?:{pattern})")) {
-        Ok(regex) => Some(regex),
-        Err(error) => {
-            at.wrong(
-                format!("is no regular expression: {error}"),
-                "look-around and back-references are not possible here",
-            );
-            None
-        }
-    }
+fn pattern_of(at: &At<'_>) -> Option<Pattern> {
+    Pattern::new(&at.str()).map_err(|error| at.wrong(format!("is no regular expression: {error}"), "")).ok()
 }

@@ -106,11 +106,20 @@ impl Sso {
             oidc: OidcProvider::read_all(&root.get("oidc_providers")),
             jwt: Jwt::read(&root.get("jwt_config")),
             saml: !root.get("saml2_config.sp_config").entries().is_empty(),
-            cas: root.get("cas_config").is_set() && root.get("cas_config.enabled").bool(),
+            cas: cas_is_on(&root.get("cas_config")),
             client_prefixes: root.get("sso.client_whitelist").strings(),
             update_profile: root.get("sso.update_profile_information").bool(),
         }
     }
+}
+
+fn cas_is_on(at: &At<'_>) -> bool {
+    let on = at.is_set() && at.get("enabled").bool();
+    let url = at.get("server_url");
+    if on && !url.is_set() {
+        url.wrong("must be set", "name the CAS server");
+    }
+    on
 }
 
 impl Delegation {
@@ -168,11 +177,11 @@ impl OidcProvider {
         };
         let client_id = required("client_id");
         let issuer = required("issuer").and_then(|_| at.get("issuer").opt_url());
-        let id = required("idp_id");
+        let (id, name) = (required("idp_id"), required("idp_name"));
         let jwt = at.get("client_secret_jwt_key");
         let provider = Self {
             id: id?,
-            name: or("idp_name", "OIDC"),
+            name: name?,
             icon: at.get("idp_icon").opt_str(),
             brand: at.get("idp_brand").opt_str(),
             issuer: issuer?,

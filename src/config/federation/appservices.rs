@@ -4,11 +4,11 @@
 use std::{collections::HashSet, path::Path, sync::Arc};
 
 use ipnet::IpNet;
-use regex::Regex;
 use url::Url;
 
 use crate::{
     mistakes::Mistake,
+    pattern::Pattern,
     read::{At, Cx},
     secret::Secret,
     units,
@@ -52,7 +52,7 @@ pub struct Appservice {
 #[derive(Clone, Debug)]
 pub struct AppserviceNamespace {
     /// Fits from the beginning of the id.
-    pub regex: Regex,
+    pub regex: Pattern,
     /// Whether nobody else may use such ids.
     pub exclusive: bool,
 }
@@ -204,7 +204,7 @@ impl File<'_> {
         };
         let one = |(i, node): (usize, &Node)| {
             let path = format!("{path}[{i}]");
-            let regex = node.get("regex").and_then(units::str).map(|text| Regex::new(&format!("^(?:{text})")));
+            let regex = node.get("regex").and_then(units::str).map(Pattern::new);
             let exclusive = match node.get("exclusive").map(|node| &node.value) {
                 Some(Value::Bool(exclusive)) => Some(*exclusive),
                 _ => None,

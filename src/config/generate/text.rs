@@ -226,7 +226,8 @@ fn secret(secrets: &Secrets) -> String {
 }
 
 /// The text of a log file.
-pub(super) fn log_config(level: &str) -> String {
+pub(super) fn log_config(level: &str, sql: bool) -> String {
+    let sql = if sql { level } else { "INFO" };
     format!(
         "# What is logged whither, in the form of Python's logging.config.dictConfig. Read again on SIGHUP.\n\
          version: 1\n\
@@ -252,7 +253,7 @@ pub(super) fn log_config(level: &str) -> String {
          # Single parts may be louder or quieter. At DEBUG the SQL log shows secrets.\n\
          loggers:\n  \
            synapse.storage.SQL:\n    \
-             level: INFO\n\
+             level: {sql}\n\
          \n\
          root:\n  \
            level: {level}\n  \

@@ -6,7 +6,7 @@ use super::reasons::{
 };
 use super::{
     Class::{Accept, Later, Now},
-    Kind::{Any, Bool, Duration, Enum, Int, List, Maybe, Number, Object, Or, Size, Str},
+    Kind::{Any, Bool, Duration, Enum, Int, List, Maybe, Number, Object, Or, Size, Str, Text},
     Known, RESOURCES, k,
 };
 
@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Known] = &[
     k("listeners[].bind_addresses", List(&Str), "", Now),
     k("listeners[].type", Enum(&["http", "manhole", "metrics"]), "http", Now),
     k("listeners[].tls", Bool, "false", Now),
-    k("listeners[].x_forwarded", Bool, "false", Now),
+    k("listeners[].x_forwarded", Bool, "", Now),
     k("listeners[].request_id_header", Maybe(&Str), "", Now),
     k("listeners[].resources", List(&Object), "", Now),
     k("listeners[].resources[].names", List(&Enum(RESOURCES)), "", Now),
@@ -51,7 +51,7 @@ pub(super) const ROWS: &[Known] = &[
     k("listeners[].additional_resources.<name>.module", Str, "", reject(LISTENER_CODE)),
     k("listeners[].additional_resources.<name>.config", Object, "", reject(LISTENER_CODE)),
     k("listeners[].path", Str, "", Now),
-    k("listeners[].mode", Maybe(&Int), "", Now),
+    k("listeners[].mode", Maybe(&Text), "", Now),
     k("manhole", Maybe(&Int), "null", Accept(NO_SHELL)),
     k("manhole_settings", Object, "", Accept(NO_SHELL)),
     k("manhole_settings.username", Maybe(&Str), "", Accept(NO_SHELL)),

@@ -147,17 +147,18 @@ fn listener(at: &At<'_>) -> Option<Listener> {
         Some(Resources { names, compress: at.get("compress").bool() })
     });
     Some(Listener {
-        socket: socket(at)?,
+        socket: socket(at, kind)?,
         kind,
         tls: at.get("tls").bool(),
-        x_forwarded: at.get("x_forwarded").bool(),
+        // Before a Unix socket there is nobody but a proxy.
+        x_forwarded: at.get("x_forwarded").opt_bool().unwrap_or(at.get("path").is_set()),
         request_id_header: at.get("request_id_header").opt_str(),
         tag: at.get("tag").opt_str(),
         resources,
     })
 }
 
-fn socket(at: &At<'_>) -> Option<Socket> {
+fn socket(at: &At<'_>, kind: ListenerKind) -> Option<Socket> {
     let (port, path) = (at.get("port"), at.get("path"));
     match (port.is_set(), path.is_set()) {
         (true, true) => {
@@ -174,18 +175,21 @@ fn socket(at: &At<'_>) -> Option<Socket> {
                 port.wrong("must be a port", "choose a number from 1 to 65535");
                 return None;
             }
-            Some(Socket::Tcp { port: number, addresses: addresses(at) })
+            Some(Socket::Tcp { port: number, addresses: addresses(at, kind) })
         }
         (false, true) => Some(Socket::Unix { path: path.path_buf(), mode: mode(&at.get("mode")) }),
     }
 }
 
-fn addresses(at: &At<'_>) -> Vec<IpAddr> {
+fn addresses(at: &At<'_>, kind: ListenerKind) -> Vec<IpAddr> {
     let (list, single) = (at.get("bind_addresses"), at.get("bind_address"));
-    let single = single.is_set().then_some(single);
+    let single = single.opt_str().filter(|text| !text.is_empty()).map(|_| single);
     let mut all: Vec<IpAddr> = list.items().iter().chain(&single).flat_map(address).collect();
     if all.is_empty() {
-        all = vec![Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+        all = match kind {
+            ListenerKind::Http => vec![Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()],
+            ListenerKind::Metrics => vec![Ipv4Addr::UNSPECIFIED.into()],
+        };
     }
     all
 }

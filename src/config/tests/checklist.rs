@@ -88,6 +88,7 @@ fn right_and_wrong(row: &Row) -> (&str, Option<&'static str>) {
         "bind_host" | "bind_address" | "metrics_bind_host" => Some(("'::1'", Some("[text]"))),
         "no_tls" | "gzip_responses" => Some(("yes", Some("sometimes"))),
         "room_invite_state_types" => Some(("[m.room.name]", Some("text"))),
+        "listeners[].mode" => Some(("'0o660'", Some("[660]"))),
         "user_consent.version" => Some(("'2.1'", Some("[text]"))),
         "password_config.enabled" => Some(("only_for_reauth", Some("sometimes"))),
         _ => None,

@@ -124,6 +124,19 @@ fn proxies_come_from_the_file_or_the_environment() {
 }
 
 #[test]
+fn the_image_has_variables_of_its_own() {
+    let files = Files::new();
+    let path = files.write("homeserver.yaml", LEAST);
+    let load = |vars: &[(&str, &str)]| Config::load(std::slice::from_ref(&path), env(vars));
+    let outbound =
+        load(&[("SYNAPSE_HTTPS_PROXY", "image:1"), ("https_proxy", "env:1")]).unwrap().config.server.outbound;
+    assert_eq!(outbound.https_proxy.as_deref(), Some("image:1"));
+    assert!(load(&[("SYNAPSE_WORKER", "synapse.app.homeserver")]).is_ok());
+    let mistakes = load(&[("SYNAPSE_WORKER", "synapse.app.generic_worker")]).unwrap_err();
+    assert_eq!(mistakes.0[0].key, "SYNAPSE_WORKER");
+}
+
+#[test]
 fn databases() {
     let sqlite = |config: &Config| match &config.database.main {
         Engine::Sqlite { path } => path.clone(),

@@ -69,6 +69,7 @@ fn generate_wants_its_two_variables() {
     let stats = ("SYNAPSE_REPORT_STATS", "yes");
     assert!(plan_fault(&[("SYNAPSE_SERVER_NAME", "a b"), stats]).contains("a b"));
     assert!(plan_fault(&[name, stats, ("SYNAPSE_HTTP_PORT", "x")]).contains("SYNAPSE_HTTP_PORT"));
+    assert!(plan_fault(&[name, stats, ("SYNAPSE_LOG_LEVEL", "loud")]).contains("SYNAPSE_LOG_LEVEL"));
     assert_eq!(Plan::from_env(&env(&[name, stats])).unwrap().config_path, Path::new("/data/homeserver.yaml"));
 }
 

@@ -129,7 +129,7 @@ fn refused_options_are_harmless_when_they_ask_for_nothing() {
           worker_daemonize: false\noutbound_federation_restricted_to: [main]\naccount_threepid_delegates: {email: null}\n\
           experimental_features: {msc3861: {enabled: false}, msc3866: {}}\nsaml2_config: {config_path: null}\n\
           media_storage_providers:\n  - module: file_system\n    config: {directory: /m}\n\
-          oidc_providers:\n  - {idp_id: a, issuer: 'https://a.example', client_id: c, user_mapping_provider: {module: synapse.handlers.oidc.JinjaOidcMappingProvider}}\n",
+          oidc_providers:\n  - {idp_id: a, idp_name: A, issuer: 'https://a.example', client_id: c, user_mapping_provider: {module: synapse.handlers.oidc.JinjaOidcMappingProvider}}\n",
     );
     assert_eq!(wrong("worker_app: synapse.app.generic_worker\n"), ["worker_app@2"]);
     assert_eq!(wrong("outbound_federation_restricted_to: [proxy1]\n"), ["outbound_federation_restricted_to@2"]);

@@ -59,16 +59,39 @@ fn the_tutorials_file() {
     assert_eq!(
         no_effect,
         [
-            "suppress_key_server_warning",
             "database.args.keepalives_idle",
             "database.args.keepalives_interval",
             "database.args.keepalives_count",
+            "suppress_key_server_warning",
         ]
     );
     let not_yet: Vec<_> = notices.iter().filter(|n| n.sort == NoticeSort::NotYet).map(|n| n.key.as_str()).collect();
     for key in not_yet {
         assert!(TUTORIAL.contains(&format!("\n{}", key.split('.').next().unwrap())), "{key}");
     }
+}
+
+/// Whatever is broken off or torn out of it, the answer is a configuration or mistakes with a place.
+#[test]
+fn a_torn_file_is_never_more_than_a_mistake() {
+    let files = Files::new();
+    let mut outcomes = [0, 0];
+    let mut look = |text: &str| match files.load(text) {
+        Ok(_) => outcomes[0] += 1,
+        Err(mistakes) => {
+            outcomes[1] += 1;
+            assert!(!mistakes.0.is_empty() && mistakes.0.iter().all(|mistake| !mistake.fault.is_empty()));
+        }
+    };
+    for end in (0..TUTORIAL.len()).step_by(11) {
+        look(&TUTORIAL[..end]);
+    }
+    let lines: Vec<&str> = TUTORIAL.lines().collect();
+    for torn in 0..lines.len() {
+        let rest: Vec<&str> = lines.iter().enumerate().filter(|(i, _)| *i != torn).map(|(_, line)| *line).collect();
+        look(&rest.join("\n"));
+    }
+    assert!(outcomes.iter().all(|n| *n > 10), "{outcomes:?}");
 }
 
 #[test]

@@ -36,6 +36,56 @@ impl Default for Settings {
     }
 }
 
+/// What a new password must be like (`password_config.policy`). Lengths count characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Characters at least.
+    pub minimum_length: usize,
+    /// A digit is needed.
+    pub require_digit: bool,
+    /// Something that is neither letter nor digit is needed.
+    pub require_symbol: bool,
+    /// A lower-case letter is needed.
+    pub require_lowercase: bool,
+    /// An upper-case letter is needed.
+    pub require_uppercase: bool,
+}
+
+/// Bytes of a password at most: nobody types more, and hashing costs.
+const LONGEST: usize = 512;
+
+impl Policy {
+    /// Checks a new password.
+    ///
+    /// # Errors
+    /// 400 `M_WEAK_PASSWORD` with the rule it breaks, 400 `M_INVALID_PARAM` for none at all or far too much.
+    pub fn check(&self, password: &str) -> Result<()> {
+        if password.is_empty() || password.len() > LONGEST {
+            return Err(Error::invalid_param("A password has 1 to 512 bytes"));
+        }
+        if !self.enabled {
+            return Ok(());
+        }
+        let any = |test: fn(char) -> bool| password.chars().any(test);
+        let broken = if password.chars().count() < self.minimum_length {
+            "The password is too short"
+        } else if self.require_digit && !any(|c| c.is_numeric()) {
+            "The password needs a digit"
+        } else if self.require_symbol && !any(|c| !c.is_alphanumeric()) {
+            "The password needs a character that is neither letter nor digit"
+        } else if self.require_lowercase && !any(char::is_lowercase) {
+            "The password needs a lower-case letter"
+        } else if self.require_uppercase && !any(char::is_uppercase) {
+            "The password needs an upper-case letter"
+        } else {
+            return Ok(());
+        };
+        Err(Error::told(http::StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD", broken))
+    }
+}
+
 /// Hashes and verifies.
 pub struct Passwords {
     settings: Settings,

@@ -11,7 +11,7 @@ use hearth_base::{
     ids::{EventNid, KeyNid, RoomNid, UserNid},
 };
 use hearth_rules::{
-    auth,
+    auth::{self, PowerLevels},
     event::{Draft, Pdu, Signer},
     versions::RoomVersion,
 };
@@ -27,7 +27,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use crate::state::version_of;
+use crate::{push::Push, state::version_of};
 
 /// Predecessors an event names at most (spec: server-server API, "PDUs": 20; fewer keep events small).
 const MAX_PREV: usize = 10;
@@ -140,7 +140,7 @@ impl Staged {
     /// # Errors
     /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
     pub(super) async fn push(&mut self, cx: &Builder<'_>, sender: UserNid, draft: &Draft, with: With) -> Result<Step> {
-        let Builder { store, signer, server_name } = *cx;
+        let Builder { store, signer, server_name, push } = *cx;
         let head = &mut self.head;
         let version = head.version;
         let key = match &draft.state_key {
@@ -177,12 +177,14 @@ impl Staged {
             head.fresh.insert(nid, pdu.clone());
         }
         let local = pdu.sender().server_name() == server_name;
-        let counted = counts(&pdu);
+        let (relation, thread) = relation_of(&pdu);
+        let levels = async || allowed_by.levels(version);
+        let outcome = push.evaluate(head.room.nid, &pdu, sender, &thread, levels).await?;
         let rh = &mut head.room.head;
         rh.rev += 1;
         rh.snap = head.state.snap;
         rh.depth = rh.depth.max(depth);
-        rh.counter += i64::from(counted);
+        rh.counter += i64::from(outcome.counted);
         let named = prev.len();
         let mut rest: Vec<Extremity> = Vec::new();
         if rh.extremities.len() > named {
@@ -191,7 +193,6 @@ impl Staged {
         rest.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth });
         rh.extremities = rest;
         let membership = membership_of(store, &pdu, server_name, with.stripped).await?;
-        let (relation, thread) = relation_of(&pdu);
         self.events.push(NewEvent {
             nid,
             standing: Standing::Live,
@@ -204,9 +205,9 @@ impl Staged {
             txn: with.txn,
             membership,
             reads: local,
-            counted,
+            counted: outcome.counted,
             thread,
-            push: Vec::new(),
+            push: outcome.actions,
             relation,
             redaction: with.redaction.map(|r| NewRedaction { target: r.target, json: r.json }),
             pdu,
@@ -221,6 +222,7 @@ pub(super) struct Builder<'a> {
     pub(super) store: &'a Store,
     pub(super) signer: &'a Signer,
     pub(super) server_name: &'a ServerName,
+    pub(super) push: &'a Push,
 }
 
 /// The state entries that allow an event.
@@ -253,6 +255,13 @@ impl AllowedBy {
             .collect()
     }
 
+    /// Who holds what power before the event; `None` before there is a create event.
+    fn levels(&self, version: &RoomVersion) -> Result<Option<PowerLevels>> {
+        let Some(create) = self.by_key(&StateEventType::RoomCreate, "") else { return Ok(None) };
+        let levels = self.by_key(&StateEventType::RoomPowerLevels, "");
+        PowerLevels::of(version, &create, levels.as_deref()).map(Some).map_err(|e| Error::fault("power levels", e))
+    }
+
     fn by_id(&self, id: &EventId) -> Option<Arc<Pdu>> {
         self.0.iter().find(|(.., pdu)| pdu.event_id() == id).map(|(.., pdu)| pdu.clone())
     }
@@ -269,12 +278,6 @@ fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
     let mut sorted: Vec<&Extremity> = extremities.iter().collect();
     sorted.sort_by_key(|e| std::cmp::Reverse(e.depth));
     sorted.into_iter().take(MAX_PREV).map(|e| e.event_id.clone()).collect()
-}
-
-/// Whether an event counts as unread for a member whom nothing else concerns.
-fn counts(pdu: &Pdu) -> bool {
-    pdu.state_key().is_none()
-        && matches!(pdu.event_type(), TimelineEventType::RoomMessage | TimelineEventType::RoomEncrypted)
 }
 
 async fn membership_of(

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Result,
-    ids::{EventNid, KeyNid, StreamPos},
+    ids::{EventNid, KeyNid, RoomNid, StreamPos},
     stream::HistoryToken,
 };
 use hearth_rules::client_format::write_stripped;
@@ -16,9 +16,10 @@ use ruma::{
 
 use super::{
     Sync, Turn,
-    section::{Sections, key, open},
+    own::{OwnData, write_piece},
+    section::{Sections, key, key_text, open},
 };
-use crate::{history::Viewer, notifier::RoomHub};
+use crate::{history::Viewer, notifier::RoomHub, push::Count};
 
 /// Rounds of looking for events that a filter lets pass.
 const ROUNDS: usize = 5;
@@ -41,9 +42,11 @@ impl Sync {
         turn: &Turn<'_>,
         membership: &Membership,
         hub: &Arc<RoomHub>,
+        own: &OwnData,
     ) -> Result<()> {
         let after = turn.after();
-        let news = hub.last() > after;
+        let account_data = own.of_room(hub.nid);
+        let news = hub.last() > after || hub.last_receipt() > after || !account_data.is_empty();
         if !news && turn.since.is_some() && !turn.ask.full_state {
             return Ok(());
         }
@@ -60,16 +63,24 @@ impl Sync {
         let timeline = self.timeline(turn, &viewer, hub, from, turn.now.pos).await?;
         let full = newly || turn.ask.full_state;
         let state = self.state_events(turn, &room, &timeline, from, full).await?;
-        if timeline.events.is_empty() && state.is_empty() && !full {
+        let mut body = String::new();
+        if newly && turn.since.is_some() {
+            let all = self.account_data.of_room(turn.who.user_nid, hub.nid).await?;
+            write_account_data(&mut body, turn, all.iter().map(|(k, c)| (k.as_str(), c.get())));
+        } else {
+            write_account_data(&mut body, turn, account_data.iter().map(|(k, c)| (k.as_str(), c.get())));
+        }
+        let receipts = hub.last_receipt() > after;
+        if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !receipts && !full {
             return Ok(());
         }
-        let mut body = String::new();
         self.write_state(&mut body, turn, &viewer, &state).await?;
         self.write_timeline(&mut body, &viewer, &timeline).await?;
         let membership_news = timeline.events.iter().chain(&state).any(|e| is_member(e));
         if full || membership_news {
             self.write_summary(&mut body, turn, &room).await?;
         }
+        self.write_unread(&mut body, turn, hub.nid).await?;
         open(&mut sections.join, &room.room_id);
         sections.join.push_str(&body);
         sections.join.push('}');
@@ -311,6 +322,25 @@ impl Sync {
         Ok(())
     }
 
+    /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
+    async fn write_unread(&self, out: &mut String, turn: &Turn<'_>, room: RoomNid) -> Result<()> {
+        let unread = self.push.unread(turn.who.user_nid, room).await?;
+        let by_thread = turn.ask.filter.timeline.thread_counts;
+        let count = if by_thread { unread.main } else { unread.total() };
+        key(out, "unread_notifications");
+        write_count(out, count);
+        if by_thread && !unread.threads.is_empty() {
+            key(out, "unread_thread_notifications");
+            out.push('{');
+            for (thread, count) in &unread.threads {
+                key_text(out, thread);
+                write_count(out, *count);
+            }
+            out.push('}');
+        }
+        Ok(())
+    }
+
     async fn write_timeline(&self, out: &mut String, viewer: &Viewer, timeline: &Timeline) -> Result<()> {
         if timeline.events.is_empty() && !timeline.limited {
             return Ok(());
@@ -352,6 +382,32 @@ impl Sync {
         out.push_str(itoa::Buffer::new().format(joined));
         out.push('}');
         Ok(())
+    }
+}
+
+fn write_count(out: &mut String, count: Count) {
+    out.push('{');
+    key(out, "highlight_count");
+    out.push_str(itoa::Buffer::new().format(count.highlights));
+    key(out, "notification_count");
+    out.push_str(itoa::Buffer::new().format(count.notifications));
+    out.push('}');
+}
+
+/// Writes account data of a room as the filter lets it pass.
+fn write_account_data<'a>(out: &mut String, turn: &Turn<'_>, data: impl Iterator<Item = (&'a str, &'a str)>) {
+    let filter = &turn.ask.filter.room_account_data;
+    let mut first = true;
+    for (kind, content) in data.filter(|(kind, _)| filter.has_type(kind)) {
+        if first {
+            key(out, "account_data");
+            out.push_str("{\"events\":[");
+        }
+        first = false;
+        write_piece(out, kind, content);
+    }
+    if !first {
+        out.push_str("]}");
     }
 }
 

@@ -21,7 +21,8 @@ impl Sections {
         if parts.iter().all(|(_, rooms)| rooms.is_empty()) {
             return Ok(false);
         }
-        out.push_str("\"rooms\":{");
+        key(out, "rooms");
+        out.push('{');
         let mut first = true;
         for (name, rooms) in parts.into_iter().filter(|(_, rooms)| !rooms.is_empty()) {
             if !first {
@@ -46,12 +47,21 @@ pub(super) fn open(section: &mut String, room: &RoomId) {
 
 /// Begins a member of an object.
 pub(super) fn key(out: &mut String, name: &str) {
-    if !out.ends_with(['{', '[']) {
+    if !out.is_empty() && !out.ends_with(['{', '[']) {
         out.push(',');
     }
     out.push('"');
     out.push_str(name);
     out.push_str("\":");
+}
+
+/// Begins a member of an object whose name a stranger chose.
+pub(super) fn key_text(out: &mut String, name: &str) {
+    if !out.is_empty() && !out.ends_with(['{', '[']) {
+        out.push(',');
+    }
+    out.push_str(&json_text(name));
+    out.push(':');
 }
 
 /// A string as JSON.
