@@ -4,6 +4,7 @@ use crate::routes::Routes;
 
 pub mod account_data;
 pub mod accounts;
+pub mod media;
 pub mod presence;
 pub mod profile;
 pub mod push;
@@ -21,4 +22,5 @@ pub fn routes() -> Routes {
         .merge(push::routes())
         .merge(receipts::routes())
         .merge(typing::routes())
+        .merge(media::routes())
 }

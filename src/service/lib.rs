@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hearth_base::{Result, clock::Clock, tasks::Supervisor};
-use hearth_store::{Store, blobs::Blobs};
+use hearth_store::Store;
 use ruma::OwnedServerName;
 
 pub mod account_data;
@@ -109,7 +109,7 @@ impl Settings {
             presence: presence::Settings::default(),
             sync: sync::Settings::default(),
             calls: calls::Settings::default(),
-            media: media::Settings::new(server_name.clone()),
+            media: media::Settings::default(),
             server_name,
         }
     }
@@ -177,7 +177,6 @@ impl Services {
     pub async fn start(
         settings: Settings,
         store: Store,
-        blobs: Blobs,
         clock: Clock,
         supervisor: Supervisor,
     ) -> Result<Arc<Self>> {
@@ -206,8 +205,9 @@ impl Services {
         let rooms = Rooms::new(disk(), events.clone(), membership.clone(), time(), settings.rooms.clone());
         let rooms = Arc::new(rooms);
         let history = Arc::new(History::new(disk(), state.clone(), time()));
-        let media = Media::new(disk(), blobs, time(), supervisor.clone(), settings.media.clone());
+        let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
+        media.start(&supervisor);
         let profile =
             Profile::new(disk(), membership.clone(), name, supervisor.clone(), settings.profile.clone());
         let profile = Arc::new(profile);

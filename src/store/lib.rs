@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -43,6 +44,7 @@ pub mod rooms;
 pub mod state;
 pub mod to_device;
 
+use blobs::Blobs;
 use db::{Db, Engine, Session};
 use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
@@ -55,6 +57,8 @@ use state::StateMap;
 pub struct Settings {
     /// Which database.
     pub engine: Engine,
+    /// Folder of media; without one this server keeps none.
+    pub media: Option<PathBuf>,
     /// Bytes of memory for parsed events.
     pub event_cache_bytes: u64,
     /// Entries of memory for state snapshots; about 20 bytes each.
@@ -62,10 +66,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Usual cache sizes.
+    /// Usual cache sizes; media beside a SQLite database.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self { engine, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
+        let media = match &engine {
+            Engine::Sqlite { path } => Some(path.with_file_name("media")),
+            Engine::Postgres { .. } => None,
+        };
+        Self { engine, media, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
     }
 }
 
@@ -102,6 +110,7 @@ pub(crate) struct Inner {
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
     pub(crate) inboxes: to_device::Inboxes,
+    blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -117,6 +126,10 @@ impl Store {
     /// One sentence for the operator: database unreachable, newer than us, or in use by another process.
     pub async fn open(settings: &Settings, supervisor: &Supervisor) -> Result<Self> {
         let lock = lock(&settings.engine)?;
+        let blobs = match &settings.media {
+            Some(folder) => Some(Blobs::open(folder).await?),
+            None => None,
+        };
         let db = Db::open(&settings.engine).await?;
         let mut session = db.writer().await?;
         claim(&mut session).await?;
@@ -148,6 +161,7 @@ impl Store {
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
                 inboxes: to_device::Inboxes::default(),
+                blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
@@ -166,6 +180,12 @@ impl Store {
     /// 503 if none is to be had.
     pub async fn read(&self) -> Result<Session> {
         self.inner.db.read().await
+    }
+
+    /// The bytes of media, if this server keeps any.
+    #[must_use]
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.inner.blobs.as_ref()
     }
 
     /// The newest committed position.

@@ -3,14 +3,16 @@
 //! Deletion takes the rows first and then the bytes, if no other row refers to them; a crash in between leaves bytes
 //! that nobody can ask for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use hearth_base::{OrNotFound as _, Result, requester::Requester};
+use hearth_base::{OrNotFound as _, Result, requester::Requester, tasks::Supervisor};
 use hearth_store::{blobs::BlobName, media::Media as Row};
 use ruma::{OwnedServerName, ServerName};
 
 use super::{Media, parse_id};
 
+/// The pause between two sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Media remembered as asked for between two sweeps; those beyond are noted at a later request.
 const ASKED_FOR: usize = 20_000;
 /// Rows of one transaction.
@@ -57,6 +59,26 @@ impl Media {
         self.remove(&server_name, media_id).await?.then_some(()).or_not_found("Media")
     }
 
+    /// Starts the periodic work.
+    pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
+        let (this, stopping) = (self.clone(), supervisor.stopping());
+        supervisor.task("media", move || {
+            let (this, stopping) = (this.clone(), stopping.clone());
+            async move {
+                loop {
+                    let stop = tokio::select! {
+                        () = stopping.cancelled() => true,
+                        () = tokio::time::sleep(SWEEP_EVERY) => false,
+                    };
+                    this.sweep().await?;
+                    if stop {
+                        return Ok(());
+                    }
+                }
+            }
+        });
+    }
+
     /// The periodic work: notes what was asked for, forgets announced uploads that never came, deletes what was not
     /// used for as long as the operator says. May be dropped anywhere and made again.
     ///
@@ -81,7 +103,7 @@ impl Media {
 
     async fn unused(&self, now: i64, lifetime: Duration, ours: bool) -> Result<Vec<(OwnedServerName, String)>> {
         let before = now.saturating_sub(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX));
-        self.store.unused_media(&self.settings.server_name, ours, before, SWEPT).await
+        self.store.unused_media(&self.server_name, ours, before, SWEPT).await
     }
 
     async fn remove(&self, server_name: &ServerName, media_id: &str) -> Result<bool> {
@@ -93,7 +115,7 @@ impl Media {
     /// Removes those blobs that no row refers to.
     pub(super) async fn remove_blobs(&self, blobs: Vec<BlobName>) -> Result<()> {
         for name in blobs {
-            self.blobs.remove_unless(name, || self.store.blob_is_referred(name)).await?;
+            self.blobs()?.remove_unless(name, || self.store.blob_is_referred(name)).await?;
         }
         Ok(())
     }
