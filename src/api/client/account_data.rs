@@ -185,3 +185,6 @@ async fn define_filter(cx: Cx, req: Client<create_filter::v3::Request>) -> Resul
 async fn filter(cx: Cx, req: Client<get_filter::v3::Request>) -> Result<RawJson> {
     cx.account_data.filter(&req.requester, &req.body.user_id, &req.body.filter_id).await.map(raw)
 }
+
+#[cfg(test)]
+mod tests;
