@@ -52,7 +52,7 @@ use receipts::Receipts;
 use rooms::Rooms;
 use server_keys::ServerKeys;
 use state::State;
-use sync::Sync;
+use sync::{Sources, Sync};
 use typing::Typing;
 
 /// How the services are to behave: each capability's own settings.
@@ -235,7 +235,15 @@ impl Services {
             state.clone(),
             history.clone(),
             notifier.clone(),
-            (account_data.clone(), push.clone(), keys.clone(), to_device.clone()),
+            Sources {
+                account_data: account_data.clone(),
+                push: push.clone(),
+                keys: keys.clone(),
+                to_device: to_device.clone(),
+                receipts: receipts.clone(),
+                typing: typing.clone(),
+                presence: presence.clone(),
+            },
             settings.sync.clone(),
         ));
         let (counting, writing) = (push.clone(), typing.clone());
