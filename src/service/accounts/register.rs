@@ -226,7 +226,10 @@ impl Accounts {
             None => None,
         };
         let (user, now) = (self.store.intern_user(&user_id).await?, self.now());
-        let displayname = displayname.map(|n| n.replace('\0', "")).filter(|n| !n.is_empty()).unwrap_or_else(|| user_id.localpart().to_owned());
+        let displayname = displayname
+            .map(|n| n.replace('\0', ""))
+            .filter(|n| !n.is_empty())
+            .unwrap_or_else(|| user_id.localpart().to_owned());
         let mut session = None;
         let mut rows = None;
         if let Some(device) = device {
