@@ -7,6 +7,8 @@ use ruma::DeviceId;
 
 use crate::login::grant::LONGEST_NAME;
 
+pub mod to_device;
+
 /// Devices.
 #[derive(Debug)]
 pub struct Devices {

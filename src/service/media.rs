@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt as _};
 use hearth_base::{Error, Result, clock::Clock, requester::Requester, tasks::Supervisor};
 use hearth_store::{
     Store,
-    blobs::{BlobName, Blobs, Draft, Reader},
+    blobs::{BlobName, Blobs, Draft},
     log::Tx,
     media::{Media as Row, ThumbnailKey},
 };
@@ -31,13 +31,12 @@ mod tests;
 mod thumbnail;
 mod upkeep;
 
+pub use hearth_store::blobs::Reader;
 use sizes::{Sizes, Wish};
 
 /// What the operator decides.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Our name, the authority of `mxc://` ids.
-    pub server_name: OwnedServerName,
     /// Bytes of the largest upload.
     pub max_upload_size: u64,
     /// Uploads that a user may have announced and not yet made.
@@ -62,12 +61,9 @@ pub struct Settings {
     pub remote_lifetime: Option<Duration>,
 }
 
-impl Settings {
-    /// The usual settings.
-    #[must_use]
-    pub fn new(server_name: OwnedServerName) -> Self {
+impl Default for Settings {
+    fn default() -> Self {
         Self {
-            server_name,
             max_upload_size: 50 << 20,
             max_pending_uploads: 5,
             pending_lifetime: Duration::from_secs(24 * 3600),
@@ -147,8 +143,9 @@ pub struct Content {
 
 /// Uploads, serves and scales media. Remembers who waits for an announced upload and which media were asked for lately.
 pub struct Media {
+    /// Our name, the authority of `mxc://` ids.
+    server_name: OwnedServerName,
     store: Store,
-    blobs: Blobs,
     clock: Clock,
     supervisor: Supervisor,
     settings: Arc<Settings>,
@@ -173,10 +170,16 @@ const MAX_NAME: usize = 1024;
 impl Media {
     /// The service over a store and its blobs.
     #[must_use]
-    pub fn new(store: Store, blobs: Blobs, clock: Clock, supervisor: Supervisor, settings: Settings) -> Self {
+    pub fn new(
+        server_name: OwnedServerName,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> Self {
         Self {
+            server_name,
             store,
-            blobs,
             clock,
             supervisor,
             scaling: Arc::new(Semaphore::new(settings.scaling_threads.max(1))),
@@ -215,6 +218,7 @@ impl Media {
     /// # Errors
     /// 403 for guests and suspended users; 429 if too many are pending.
     pub async fn create(&self, requester: &Requester) -> Result<Announced> {
+        self.blobs()?;
         may_upload(requester)?;
         let mut media = self.describe(requester, new_id(), UploadHead::default());
         let lifetime = i64::try_from(self.settings.pending_lifetime.as_millis()).unwrap_or(i64::MAX);
@@ -268,9 +272,7 @@ impl Media {
         }
         let draft = self.receive(body).await?;
         let media = self.describe(requester, media_id.to_owned(), head);
-        self.settle(draft, media, true).await?;
-        self.arrivals.tell(media_id);
-        Ok(())
+        self.settle(draft, media, true).await
     }
 
     /// What an id stands for, ready to be read by [`Media::read`].
@@ -306,7 +308,7 @@ impl Media {
     /// # Errors
     /// 404 if the bytes went meanwhile; if the disk fails.
     pub async fn read(&self, content: &Content, range: Option<std::ops::Range<u64>>) -> Result<Reader> {
-        self.blobs.read(content.blob, range).await?.ok_or_else(unavailable)
+        self.blobs()?.read(content.blob, range).await?.ok_or_else(unavailable)
     }
 
     /// A medium of another server that we do not hold.
@@ -320,17 +322,17 @@ impl Media {
 
     /// The row behind an id that may be served, waiting for it if it was announced.
     async fn find(&self, server_name: &str, media_id: &str, access: Access) -> Result<Arc<Row>> {
+        self.blobs()?;
         let (server_name, media_id) = parse_id(server_name, media_id)?;
         if self.settings.blocked_servers.contains(&server_name) {
             return Err(unavailable());
         }
         let deadline = tokio::time::Instant::now() + access.wait.min(MAX_WAIT);
+        let mut arrival = None;
         loop {
-            // Before looking, so that an upload in between is not missed.
-            let mut arrival = self.arrivals.listen(media_id);
             let row = match self.store.media(&server_name, media_id).await? {
                 Some(row) => row,
-                None if server_name != self.settings.server_name && access.allow_remote => {
+                None if server_name != self.server_name && access.allow_remote => {
                     self.fetch_remote(&server_name, media_id).await?
                 }
                 None => return Err(unavailable()),
@@ -345,13 +347,20 @@ impl Media {
             if row.expires_ms.is_some_and(|expires| expires <= self.now()) {
                 return Err(unavailable());
             }
-            let Some(arrival) = &mut arrival else { return Err(not_yet()) };
-            tokio::time::timeout_at(deadline, arrival.came()).await.map_err(|_| not_yet())?;
+            arrival = match arrival {
+                // Listens, and looks once more: it may have come in between.
+                None => Some(self.arrivals.listen(media_id).ok_or_else(not_yet)?),
+                Some(listening) => {
+                    tokio::time::timeout_at(deadline, listening.came()).await.map_err(|_| not_yet())?;
+                    None
+                }
+            };
         }
     }
 
     /// Says before the first byte what can be said.
     async fn admit(&self, requester: &Requester, length: Option<u64>) -> Result<()> {
+        self.blobs()?;
         may_upload(requester)?;
         let Some(length) = length else { return Ok(()) };
         if length > self.settings.max_upload_size {
@@ -366,7 +375,7 @@ impl Media {
     }
 
     async fn receive(&self, body: impl Stream<Item = Result<Bytes>> + Send) -> Result<Draft> {
-        let mut draft = self.blobs.draft();
+        let mut draft = self.blobs()?.draft();
         let mut body = std::pin::pin!(body);
         while let Some(bytes) = body.next().await {
             let bytes = bytes?;
@@ -380,19 +389,22 @@ impl Media {
 
     /// Makes blob and row durable, even if the uploader hangs up now.
     async fn settle(&self, draft: Draft, mut media: Row, announced: bool) -> Result<()> {
-        let (store, blobs, settings) = (self.store.clone(), self.blobs.clone(), self.settings.clone());
+        let (store, blobs, settings) = (self.store.clone(), self.blobs()?.clone(), self.settings.clone());
+        let arrivals = self.arrivals.clone();
         self.supervisor
             .job(async move {
                 let kept = draft.finish().await?;
                 let name = kept.name;
                 media.blob = Some(name);
                 media.size = kept.size;
+                let media_id = media.media_id.clone();
                 let written = store
                     .write(move |tx| Box::pin(async move { insert(tx, &settings, &media, announced).await }))
                     .await;
                 drop(kept);
-                if written.is_err() {
-                    blobs.remove_unless(name, || store.blob_is_referred(name)).await?;
+                match &written {
+                    Ok(()) => arrivals.tell(&media_id),
+                    Err(_) => drop(blobs.remove_unless(name, || store.blob_is_referred(name)).await?),
                 }
                 written
             })
@@ -402,7 +414,7 @@ impl Media {
     fn describe(&self, requester: &Requester, media_id: String, head: UploadHead) -> Row {
         let now = self.now();
         Row {
-            server_name: self.settings.server_name.clone(),
+            server_name: self.server_name.clone(),
             media_id,
             uploader: Some(requester.user_nid),
             blob: None,
@@ -416,6 +428,10 @@ impl Media {
             authenticated: self.settings.authenticated_media,
             expires_ms: None,
         }
+    }
+
+    fn blobs(&self) -> Result<&Blobs> {
+        self.store.blobs().ok_or_else(|| Error::unrecognized("This server keeps no media"))
     }
 
     fn too_large(&self) -> Error {
@@ -545,7 +561,7 @@ struct Arrival {
 }
 
 impl Arrival {
-    async fn came(&mut self) {
+    async fn came(mut self) {
         self.heard.as_mut().await;
     }
 }

@@ -6,18 +6,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hearth_base::{Error, Requester, Result, ids::StreamPos, stream::SyncToken};
+use hearth_base::{
+    Error, Requester, Result,
+    ids::{StreamPos, UserNid},
+    stream::SyncToken,
+};
 use hearth_store::Store;
-use ruma::events::room::member::MembershipState;
+use moka::sync::Cache;
+use ruma::{events::room::member::MembershipState, presence::PresenceState};
 
 use crate::{
     account_data::AccountData,
+    devices::to_device::ToDevice,
     history::History,
     keys::Keys,
     notifier::{Notifier, UserRooms, UserSlot},
+    presence::Presence,
     push::Push,
+    receipts::Receipts,
     state::State,
-    to_device::ToDevice,
+    typing::Typing,
 };
 
 pub mod filter;
@@ -46,18 +54,49 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// How long a token from the future is given to become the present.
 const AHEAD: Duration = Duration::from_secs(5);
 
+/// The services whose news /sync tells, beside rooms and their events.
+pub struct Sources {
+    /// Account data.
+    pub account_data: Arc<AccountData>,
+    /// Unread counts.
+    pub push: Arc<Push>,
+    /// Device lists and key counts.
+    pub keys: Arc<Keys>,
+    /// To-device messages.
+    pub to_device: Arc<ToDevice>,
+    /// Receipts.
+    pub receipts: Arc<Receipts>,
+    /// Who types.
+    pub typing: Arc<Typing>,
+    /// Who is here.
+    pub presence: Arc<Presence>,
+}
+
 /// Answers syncs.
 pub struct Sync {
     pub(crate) store: Store,
     pub(crate) state: Arc<State>,
     pub(crate) history: Arc<History>,
     pub(crate) notifier: Arc<Notifier>,
-    pub(crate) account_data: Arc<AccountData>,
-    pub(crate) push: Arc<Push>,
-    pub(crate) keys: Arc<Keys>,
-    pub(crate) to_device: Arc<ToDevice>,
+    pub(crate) sources: Sources,
     pub(crate) settings: Settings,
+    /// Filters made ready, by user and number or by their text.
+    filters: Cache<FilterKey, Arc<Filter>>,
 }
+
+/// By what a filter is remembered: the text of an inline one, or its owner and number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum FilterKey {
+    Inline(Box<str>),
+    Kept(UserNid, i64),
+}
+
+/// Filters remembered.
+const FILTERS: u64 = 2_000;
+/// Bytes of an inline filter at most; longer ones are refused.
+const MAX_FILTER: usize = 64 * 1024;
+/// Bytes of a filter that is worth remembering.
+const SMALL_FILTER: usize = 2048;
 
 impl std::fmt::Debug for Sync {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,6 +119,8 @@ pub struct Ask {
     pub state_after: bool,
     /// The same under its unstable name.
     pub state_after_unstable: bool,
+    /// How the user is to be seen meanwhile (`set_presence`).
+    pub set_presence: PresenceState,
 }
 
 /// One answer in the making.
@@ -102,9 +143,64 @@ impl Turn<'_> {
     pub(crate) fn after_ephemeral(&self) -> u64 {
         self.since.filter(|s| s.boot == self.now.boot).map_or(0, |s| s.ephemeral)
     }
+
+    /// Whether the client's ephemeral picture is of another run, and so worth nothing.
+    pub(crate) fn other_run(&self) -> bool {
+        self.since.is_some_and(|s| s.boot != self.now.boot)
+    }
 }
 
 impl Sync {
+    /// Made once.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        history: Arc<History>,
+        notifier: Arc<Notifier>,
+        sources: Sources,
+        settings: Settings,
+    ) -> Self {
+        Self { store, state, history, notifier, sources, settings, filters: Cache::new(FILTERS) }
+    }
+
+    /// The filter that a client names: JSON, or the number of one it has kept with us.
+    ///
+    /// # Errors
+    /// 400 for what is neither.
+    pub async fn filter(&self, who: &Requester, named: &str) -> Result<Arc<Filter>> {
+        let inline = named.trim_start().starts_with('{');
+        let key = if inline {
+            if named.len() > MAX_FILTER {
+                return Err(Error::invalid_param("The filter is too long"));
+            }
+            FilterKey::Inline(named.into())
+        } else {
+            let number = named.parse().map_err(|_| Error::invalid_param("There is no such filter"))?;
+            FilterKey::Kept(who.user_nid, number)
+        };
+        if let Some(filter) = self.filters.get(&key) {
+            return Ok(filter);
+        }
+        let text: Arc<str> = match &key {
+            FilterKey::Inline(text) => (**text).into(),
+            FilterKey::Kept(user, number) => {
+                let kept = self.store.filter(*user, *number).await?;
+                kept.ok_or_else(|| Error::invalid_param("There is no such filter"))?
+            }
+        };
+        let definition = serde_json::from_str(&text).map_err(|e| match inline {
+            true if e.is_data() => Error::bad_json(format!("The filter is none: {e}")),
+            true => Error::not_json("The filter is not JSON"),
+            false => Error::fault("filters table", e),
+        })?;
+        let filter = Arc::new(Filter::of(definition));
+        if text.len() <= SMALL_FILTER {
+            self.filters.insert(key, filter.clone());
+        }
+        Ok(filter)
+    }
+
     /// Answers one sync: a JSON text.
     ///
     /// # Errors
@@ -116,11 +212,13 @@ impl Sync {
             None => None,
         };
         let slot = self.notifier.user(who.user_nid);
+        // The user counts as here for as long as this is held.
+        let _here = self.sources.presence.syncing(who, ask.set_presence.clone()).await?;
         if let Some(since) = since
             && since.to_device > 0
         {
             // The client has what its token says: that is the moment to delete it. Safe to repeat.
-            self.to_device.received(who, since.to_device).await?;
+            self.sources.to_device.received(who, since.to_device).await?;
         }
         loop {
             let bell = slot.bell().notified();
@@ -168,6 +266,7 @@ impl Sync {
         let mut news = self.write_own_data(&mut out, turn, &own)?;
         news |= self.write_to_device(&mut out, turn).await?;
         news |= self.write_device_lists(&mut out, turn).await?;
+        news |= self.write_presence(&mut out, turn).await?;
         news |= self.write_rooms(&mut out, turn, &rooms, &own).await?;
         if !news && !must_answer {
             return Ok(None);

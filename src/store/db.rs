@@ -12,12 +12,14 @@ use sqlx::{
     encode::IsNull,
     error::BoxDynError,
     pool::PoolConnection,
-    postgres::{PgArgumentBuffer, PgConnectOptions, PgPool, PgPoolOptions, PgTypeInfo},
+    postgres::{PgArgumentBuffer, PgPool, PgPoolOptions, PgTypeInfo},
     sqlite::{
         SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
         SqliteSynchronous, SqliteTypeInfo,
     },
 };
+
+pub use sqlx::postgres::PgConnectOptions;
 
 /// Where the data lives.
 #[derive(Clone, Debug)]

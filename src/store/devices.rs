@@ -1,7 +1,7 @@
 //! The devices of local users: names, when and whence they were last seen. Deleting one takes its sessions, keys and
 //! waiting to-device messages with it.
 
-use hearth_base::{Result, ids::UserNid};
+use hearth_base::{Error, Result, ids::UserNid};
 
 use crate::{
     Store,
@@ -11,6 +11,8 @@ use crate::{
     login::{self, NewToken},
     sql,
 };
+
+pub mod to_device;
 
 /// A device as stored.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -131,6 +133,9 @@ impl Store {
                 upsert(tx, &device).await?;
                 login::insert_token(tx, &token).await?;
                 if known.is_none() {
+                    if tx.is_cross_signing_key(device.user, &device.device_id).await? {
+                        return Err(Error::invalid_param("A signing key of the user has this name"));
+                    }
                     tx.note_device_list(device.user).await?;
                 }
                 Ok(())

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -39,10 +40,11 @@ pub mod migrate;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod reports;
 pub mod rooms;
 pub mod state;
-pub mod to_device;
 
+use blobs::Blobs;
 use db::{Db, Engine, Session};
 use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
@@ -55,6 +57,8 @@ use state::StateMap;
 pub struct Settings {
     /// Which database.
     pub engine: Engine,
+    /// Folder of media; without one this server keeps none.
+    pub media: Option<PathBuf>,
     /// Bytes of memory for parsed events.
     pub event_cache_bytes: u64,
     /// Entries of memory for state snapshots; about 20 bytes each.
@@ -62,10 +66,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Usual cache sizes.
+    /// Usual cache sizes; media beside a SQLite database.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self { engine, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
+        let media = match &engine {
+            Engine::Sqlite { path } => Some(path.with_file_name("media")),
+            Engine::Postgres { .. } => None,
+        };
+        Self { engine, media, event_cache_bytes: 24 << 20, state_cache_entries: 500_000 }
     }
 }
 
@@ -81,8 +89,12 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// Who hears of what was committed, in order, before those who wrote it are answered.
-pub type Subscriber = Box<dyn Fn(&[Logged]) + Send + Sync>;
+/// Who hears of what was committed, in order, before those who wrote it are answered. What it gives back is called once
+/// the new head can be read: whoever is woken by it must not find the old one.
+pub type Subscriber = Box<dyn Fn(&[Logged]) -> Wake + Send + Sync>;
+
+/// Wakes those who wait.
+pub type Wake = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Inner {
     pub(crate) db: Db,
@@ -101,7 +113,8 @@ pub(crate) struct Inner {
     pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
-    pub(crate) inboxes: to_device::Inboxes,
+    pub(crate) inboxes: devices::to_device::Inboxes,
+    blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
     pub(crate) closing: Notify,
@@ -117,6 +130,10 @@ impl Store {
     /// One sentence for the operator: database unreachable, newer than us, or in use by another process.
     pub async fn open(settings: &Settings, supervisor: &Supervisor) -> Result<Self> {
         let lock = lock(&settings.engine)?;
+        let blobs = match &settings.media {
+            Some(folder) => Some(Blobs::open(folder).await?),
+            None => None,
+        };
         let db = Db::open(&settings.engine).await?;
         let mut session = db.writer().await?;
         claim(&mut session).await?;
@@ -147,7 +164,8 @@ impl Store {
                 redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
-                inboxes: to_device::Inboxes::default(),
+                inboxes: devices::to_device::Inboxes::default(),
+                blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
                 closing: Notify::new(),
@@ -168,6 +186,12 @@ impl Store {
         self.inner.db.read().await
     }
 
+    /// The bytes of media, if this server keeps any.
+    #[must_use]
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.inner.blobs.as_ref()
+    }
+
     /// The newest committed position.
     #[must_use]
     pub fn head(&self) -> StreamPos {
@@ -179,7 +203,8 @@ impl Store {
         let _ = self.inner.subscriber.set(subscriber);
     }
 
-    /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it.
+    /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it; then
+    /// those who wait are woken, and see it.
     pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid], rooms: Vec<Room>) {
         if !stale.is_empty() {
             self.inner.redactions.fetch_add(1, Ordering::AcqRel);
@@ -199,10 +224,11 @@ impl Store {
         self.inner.inboxes.published(changes);
         self.inner.account_data.published(changes);
         self.inner.receipts.published(changes);
-        if let Some(subscriber) = self.inner.subscriber.get() {
-            subscriber(changes);
-        }
+        let wake = self.inner.subscriber.get().map(|subscriber| subscriber(changes));
         self.inner.head.store(head.0, Ordering::Release);
+        if let Some(wake) = wake {
+            wake();
+        }
     }
 
     /// Writes what is queued, then closes the database. For the end of the process, after everybody else stopped.

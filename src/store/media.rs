@@ -31,7 +31,7 @@ pub struct Media {
     pub file_name: Option<String>,
     /// Bytes.
     pub size: u64,
-    /// When it was announced or uploaded here, ms.
+    /// When it was uploaded here, or announced as long as it is not, ms.
     pub created_ms: i64,
     /// When it was last asked for, ms; late by up to the pause between two sweeps.
     pub accessed_ms: i64,
@@ -117,7 +117,7 @@ const CACHED: u64 = 5_000;
 
 /// The rows asked for lately, only those that have a blob.
 pub(crate) struct MediaCache {
-    rows: Cache<(OwnedServerName, String), Arc<Media>>,
+    rows: Cache<(String, String), Arc<Media>>,
     /// Counts changes; a reader that sees it move does not leave in the cache what it read.
     changes: AtomicU64,
 }
@@ -129,9 +129,9 @@ impl Default for MediaCache {
 }
 
 impl MediaCache {
-    fn forget(&self, server_name: &ServerName, media_id: &str) {
+    fn forget(&self, key: &(String, String)) {
         self.changes.fetch_add(1, Ordering::AcqRel);
-        self.rows.invalidate(&(server_name.to_owned(), media_id.to_owned()));
+        self.rows.invalidate(key);
     }
 }
 
@@ -139,7 +139,7 @@ const MEDIA_GET: &str = "SELECT server_name, media_id, user_nid, blob, content_t
     FROM media WHERE server_name = $1 AND media_id = $2";
 const MEDIA_INSERT: &str = "INSERT INTO media (server_name, media_id, user_nid, blob, content_type, file_name, size, created_ms, accessed_ms, quarantined_by, protected, authenticated, expires_ms) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-const MEDIA_COMPLETE: &str = "UPDATE media SET blob = $3, content_type = $4, file_name = $5, size = $6, accessed_ms = $7, authenticated = $8, expires_ms = NULL \
+const MEDIA_COMPLETE: &str = "UPDATE media SET blob = $3, content_type = $4, file_name = $5, size = $6, created_ms = $7, accessed_ms = $7, authenticated = $8, expires_ms = NULL \
     WHERE server_name = $1 AND media_id = $2 AND blob IS NULL";
 const MEDIA_BYTES_SINCE: &str = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM media WHERE user_nid = $1 AND created_ms >= $2 AND blob IS NOT NULL";
 const MEDIA_ANNOUNCED: &str = "SELECT COUNT(*) FROM media WHERE user_nid = $1 AND blob IS NULL AND expires_ms > $2";
@@ -169,7 +169,7 @@ impl Store {
     /// If the database fails.
     pub async fn media(&self, server_name: &ServerName, media_id: &str) -> Result<Option<Arc<Media>>> {
         let cache = &self.inner.media;
-        let key = (server_name.to_owned(), media_id.to_owned());
+        let key = (server_name.to_string(), media_id.to_owned());
         if let Some(media) = cache.rows.get(&key) {
             return Ok(Some(media));
         }
@@ -203,11 +203,14 @@ impl Store {
     /// If the database fails.
     pub async fn quarantine_media(&self, server_name: &ServerName, media_id: &str, by: Option<String>) -> Result<bool> {
         let (server, id) = (server_name.to_string(), media_id.to_owned());
-        let done = self
-            .write(move |tx| Box::pin(async move { execute!(tx, MEDIA_QUARANTINE, server, id, by).map(|n| n > 0) }))
-            .await;
-        self.inner.media.forget(server_name, media_id);
-        done
+        self.write(move |tx| {
+            Box::pin(async move {
+                let done = execute!(tx, MEDIA_QUARANTINE, &server, &id, by)?;
+                tx.forget_media(server, id);
+                Ok(done > 0)
+            })
+        })
+        .await
     }
 
     /// Protects a medium from quarantine, or no longer. Gives whether there is one.
@@ -216,11 +219,14 @@ impl Store {
     /// If the database fails.
     pub async fn protect_media(&self, server_name: &ServerName, media_id: &str, protected: bool) -> Result<bool> {
         let (server, id) = (server_name.to_string(), media_id.to_owned());
-        let done = self
-            .write(move |tx| Box::pin(async move { execute!(tx, MEDIA_PROTECT, server, id, protected).map(|n| n > 0) }))
-            .await;
-        self.inner.media.forget(server_name, media_id);
-        done
+        self.write(move |tx| {
+            Box::pin(async move {
+                let done = execute!(tx, MEDIA_PROTECT, &server, &id, protected)?;
+                tx.forget_media(server, id);
+                Ok(done > 0)
+            })
+        })
+        .await
     }
 
     /// Deletes a medium and its thumbnails. Gives the blobs they referred to, for
@@ -230,26 +236,24 @@ impl Store {
     /// If the database fails.
     pub async fn delete_media(&self, server_name: &ServerName, media_id: &str) -> Result<Option<Vec<BlobName>>> {
         let (server, id) = (server_name.to_string(), media_id.to_owned());
-        let done = self
-            .write(move |tx| {
-                Box::pin(async move {
-                    let row: Option<(Option<String>,)> =
-                        fetch_optional!(tx, (Option<String>,), MEDIA_DELETE, &server, &id)?;
-                    let Some((blob,)) = row else { return Ok(None) };
-                    let thumbnails: Vec<(String,)> = fetch_all!(tx, (String,), THUMBNAILS_DELETE, &server, &id)?;
-                    let mut blobs = blob
-                        .into_iter()
-                        .chain(thumbnails.into_iter().map(|(blob,)| blob))
-                        .map(|name| name.parse())
-                        .collect::<Result<Vec<BlobName>>>()?;
-                    blobs.sort_unstable();
-                    blobs.dedup();
-                    Ok(Some(blobs))
-                })
+        self.write(move |tx| {
+            Box::pin(async move {
+                let row: Option<(Option<String>,)> =
+                    fetch_optional!(tx, (Option<String>,), MEDIA_DELETE, &server, &id)?;
+                let Some((blob,)) = row else { return Ok(None) };
+                let thumbnails: Vec<(String,)> = fetch_all!(tx, (String,), THUMBNAILS_DELETE, &server, &id)?;
+                let mut blobs = blob
+                    .into_iter()
+                    .chain(thumbnails.into_iter().map(|(blob,)| blob))
+                    .map(|name| name.parse())
+                    .collect::<Result<Vec<BlobName>>>()?;
+                blobs.sort_unstable();
+                blobs.dedup();
+                tx.forget_media(server, id);
+                Ok(Some(blobs))
             })
-            .await;
-        self.inner.media.forget(server_name, media_id);
-        done
+        })
+        .await
     }
 
     /// Whether any row refers to a blob.
@@ -372,6 +376,10 @@ impl Store {
 }
 
 impl Tx {
+    fn forget_media(&mut self, server_name: String, media_id: String) {
+        self.after_commit(move |store| store.inner.media.forget(&(server_name, media_id)));
+    }
+
     /// Bytes that a user has uploaded since then, those written by this transaction included.
     ///
     /// # Errors
@@ -429,7 +437,7 @@ impl Tx {
             &media.content_type,
             &media.file_name,
             bytes(media.size),
-            media.accessed_ms,
+            media.created_ms,
             media.authenticated
         )?;
         Ok(done > 0)

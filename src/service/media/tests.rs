@@ -25,8 +25,7 @@ async fn stage(change: impl FnOnce(&mut Settings)) -> Stage {
     let supervisor = Supervisor::new();
     let engine = Engine::Sqlite { path: dir.path().join("hearth.db") };
     let store = Store::open(&hearth_store::Settings::new(engine), &supervisor).await.unwrap();
-    let blobs = Blobs::open(&dir.path().join("media")).await.unwrap();
-    let mut settings = Settings::new(server_name!("example.org").to_owned());
+    let mut settings = Settings::default();
     change(&mut settings);
     let mut users = Vec::new();
     for id in ["@alice:example.org", "@bob:example.org"] {
@@ -35,7 +34,7 @@ async fn stage(change: impl FnOnce(&mut Settings)) -> Stage {
         users.push(Requester::internal(id, nid));
     }
     let clock = Clock::new();
-    let media = Media::new(store, blobs, clock.clone(), supervisor, settings);
+    let media = Media::new(server_name!("example.org").to_owned(), settings, store, clock.clone(), supervisor);
     let bob = users.pop().unwrap();
     Stage { media, clock, alice: users.pop().unwrap(), bob, dir }
 }

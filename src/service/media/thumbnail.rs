@@ -89,7 +89,7 @@ impl Media {
                 (Thumbnail { blob, content_type: content_type.to_owned(), size: row.size }, None)
             }
             Ok(Made::Scaled(bytes, content_type)) => {
-                let kept = self.blobs.keep(bytes.into()).await?;
+                let kept = self.blobs()?.keep(bytes.into()).await?;
                 (Thumbnail { blob: kept.name, content_type: content_type.to_owned(), size: kept.size }, Some(kept))
             }
             Err(Refused::Unreadable) => return Ok(Outcome::Unreadable),
@@ -110,7 +110,7 @@ impl Media {
         let queued = Queued::enter(self).ok_or_else(|| Error::limit_exceeded(Duration::from_secs(2)))?;
         let turn = self.scaling.clone().acquire_owned().await.map_err(|e| Error::fault("scaling of images", e))?;
         drop(queued);
-        let (blobs, max_pixels) = (self.blobs.clone(), self.settings.max_image_pixels);
+        let (blobs, max_pixels) = (self.blobs()?.clone(), self.settings.max_image_pixels);
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let file = blobs.open_blocking(blob).map_err(|e| Error::fault("media folder", e))?;
