@@ -31,7 +31,7 @@ const VERSIONS: [&str; 19] = [
 ];
 
 /// What of later versions and of proposals is here, by the flag clients look for.
-const FEATURES: [&str; 8] = [
+const FEATURES: [&str; 9] = [
     "org.matrix.label_based_filtering",
     "org.matrix.e2e_cross_signing",
     // Aliases of rooms, private read receipts, room types in the directory, authenticated media.
@@ -42,6 +42,8 @@ const FEATURES: [&str; 8] = [
     // Fields of profiles; redactions sent as ordinary events.
     "uk.tcpip.msc4133.stable",
     "com.beeper.msc4169",
+    // Accounts locked and suspended by administrators.
+    "uk.timedout.msc4323",
 ];
 
 /// Which versions and features are here.
@@ -60,7 +62,7 @@ fn features(settings: &Settings) -> Map<String, Value> {
 }
 
 /// What the user may do here. Written out in full, since some clients take absence for a no.
-async fn capabilities(cx: Cx, _: Client<get_capabilities::v3::Request, Guests>) -> Result<Json<Value>> {
+async fn capabilities(cx: Cx, req: Client<get_capabilities::v3::Request, Guests>) -> Result<Json<Value>> {
     let accounts = cx.accounts.settings();
     let available: Map<String, Value> = RoomVersion::supported().map(|v| (v.id.to_string(), json!("stable"))).collect();
     let mut fields = json!({"enabled": true});
@@ -79,6 +81,7 @@ async fn capabilities(cx: Cx, _: Client<get_capabilities::v3::Request, Guests>) 
         "m.3pid_changes": {"enabled": accounts.threepid_changes},
         "m.get_login_token": {"enabled": cx.login.settings().get_token},
         "m.profile_fields": fields,
+        "m.account_moderation": {"lock": req.requester.is_admin, "suspend": req.requester.is_admin},
     }})))
 }
 
