@@ -41,6 +41,7 @@ CREATE TABLE rooms (
     counter      BIGINT NOT NULL,        -- events that notify by the default rules
     pos          BIGINT NOT NULL,        -- of the newest event
     published    BOOLEAN NOT NULL,       -- in the room directory
+    open         BOOLEAN NOT NULL,       -- anybody may join or read it; who is in it may be found by everybody
     creator_nid  BIGINT NOT NULL,
     created_ms   BIGINT NOT NULL,
     partial      BOOLEAN NOT NULL        -- state not complete yet (joined through another server)

@@ -20,8 +20,6 @@ use crate::login::tokens::Mint;
 
 pub mod passwords;
 pub mod register;
-#[cfg(test)]
-mod tests;
 
 use passwords::Passwords;
 

@@ -1,10 +1,13 @@
 //! The devices of a user, seen and managed by their owner.
 
 use hearth_base::{Error, OrNotFound, Requester, Result};
-use hearth_store::{Store, devices::Device};
+use hearth_store::Store;
+pub use hearth_store::devices::Device;
 use ruma::DeviceId;
 
 use crate::login::grant::LONGEST_NAME;
+
+pub mod to_device;
 
 /// Devices.
 #[derive(Debug)]
@@ -45,6 +48,7 @@ impl Devices {
             let why = format!("A device's name has {LONGEST_NAME} characters at most");
             return Err(Error::told(http::StatusCode::BAD_REQUEST, "M_TOO_LARGE", why));
         }
+        let name = name.replace('\0', "");
         let done = self.store.rename_device(who.user_nid, device.to_string(), Some(name)).await?;
         done.then_some(()).or_not_found("Device")
     }

@@ -27,6 +27,8 @@ pub mod lane;
 use lane::{Builder, Head, Lane, Staged, Step};
 pub use lane::{Redaction, With};
 
+/// Bytes of a transaction id.
+const MAX_TXN_ID: usize = 512;
 /// How often an event is built again when the room keeps moving.
 const ATTEMPTS: usize = 8;
 
@@ -99,6 +101,7 @@ impl Events {
     /// 403 if not allowed, 400/413 if it cannot be an event.
     pub async fn send(self: &Arc<Self>, who: &Requester, room_id: &RoomId, out: Outgoing<'_>) -> Result<OwnedEventId> {
         check_may_write(who)?;
+        check_names(&out)?;
         let room = self.known_room(room_id).await?;
         if let Some(done) = self.sent_before(who, room, out.txn_id.as_deref()) {
             return Ok(done);
@@ -139,6 +142,7 @@ impl Events {
         content: Option<&RawValue>,
     ) -> Result<OwnedEventId> {
         check_may_write(who)?;
+        check_txn_id(txn_id.as_deref())?;
         let nid = self.known_room(room_id).await?;
         if let Some(done) = self.sent_before(who, nid, txn_id.as_deref()) {
             return Ok(done);
@@ -313,6 +317,25 @@ impl Events {
 
 fn txn_of(who: &Requester, txn_id: Option<String>) -> Option<(String, String)> {
     Some((who.device_id.as_ref()?.to_string(), txn_id?))
+}
+
+/// What becomes a column of its own cannot hold NUL (PostgreSQL has no such texts), nor is there sense in it.
+fn check_names(out: &Outgoing<'_>) -> Result<()> {
+    let state_key = out.state_key.as_deref().unwrap_or("");
+    if out.event_type.to_string().contains('\0') || state_key.contains('\0') {
+        return Err(Error::invalid_param("Event types and state keys cannot contain NUL"));
+    }
+    check_txn_id(out.txn_id.as_deref())
+}
+
+/// Transaction ids are stored.
+fn check_txn_id(txn_id: Option<&str>) -> Result<()> {
+    match txn_id {
+        Some(id) if id.contains('\0') || id.len() > MAX_TXN_ID => {
+            Err(Error::invalid_param("The transaction id is too long or contains NUL"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Suspended accounts read and leave; they do not write (spec: "Account suspension").

@@ -12,12 +12,7 @@ use hearth_rules::{
     client_format::{Unsigned, write_client_event},
     visibility::HistoryVisibility,
 };
-use hearth_store::{
-    Store,
-    events::{Direction, StoredEvent},
-    rooms::Room,
-    state::StateMap,
-};
+use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{
     EventId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -25,8 +20,11 @@ use ruma::{
 
 use crate::state::State;
 
+mod answers;
 pub mod viewer;
 
+pub use answers::Messages;
+pub use hearth_store::events::Direction;
 pub use viewer::Viewer;
 
 /// Events in a page at most, whatever a client asks for.
@@ -141,11 +139,17 @@ impl History {
         wanted: Wanted<'_>,
     ) -> Result<Page> {
         let room = &viewer.room;
-        let start = match from {
+        let mut start = match from {
             Some(token) => self.place(room, token).await?,
             None if direction == Direction::Backward => HistoryToken::END,
             None => HistoryToken::START,
         };
+        if let Some(left) = viewer.left_with().and_then(StoredEvent::place)
+            && direction == Direction::Backward
+        {
+            // They see nothing of what came later; it need not be looked through.
+            start = start.min(left);
+        }
         let until = match to {
             Some(token) => self.place(room, token).await?,
             None if direction == Direction::Backward => HistoryToken::START,
@@ -158,19 +162,23 @@ impl History {
         &self,
         viewer: &Viewer,
         direction: Direction,
-        start: HistoryToken,
+        mut start: HistoryToken,
         until: HistoryToken,
         limit: usize,
         wanted: Wanted<'_>,
     ) -> Result<Page> {
         let (mut events, mut at) = (Vec::new(), start);
         for _ in 0..MAX_ROUNDS {
-            let ask = limit - events.len();
+            let ask = limit.saturating_sub(events.len());
             let found = self.store.history(viewer.room.nid, direction, at, until, ask).await?;
             let exhausted = found.len() < ask;
             let Some(last) = found.last().and_then(|e| e.place()) else {
                 return Ok(Page { events, start, end: None });
             };
+            if start == HistoryToken::END {
+                // The end of a room moves on; the page began here.
+                start = found.first().and_then(|e| e.place()).unwrap_or(start);
+            }
             at = match direction {
                 Direction::Backward => just_before(last),
                 Direction::Forward => last,
@@ -212,19 +220,10 @@ impl History {
     ) -> Result<Context> {
         let event = self.visible(viewer, event_id).await?;
         let place = event.place().or_not_found("Event")?;
-        let half = (limit.min(MAX_PAGE)).div_ceil(2);
-        let (before, after) = if limit == 0 {
-            (None, None)
-        } else {
-            let start = HistoryToken::START;
-            let before = self.page(viewer, Direction::Backward, just_before(place), start, half, wanted).await?;
-            let after = self
-                .page(viewer, Direction::Forward, place, HistoryToken::END, half.min(limit / 2).max(1), wanted)
-                .await?;
-            (Some(before), Some(after))
-        };
-        let before = before.map(|p| p.events).unwrap_or_default();
-        let after = after.map(|p| p.events).unwrap_or_default();
+        let limit = limit.min(MAX_PAGE);
+        let (start, end) = (HistoryToken::START, HistoryToken::END);
+        let before = self.page(viewer, Direction::Backward, just_before(place), start, limit / 2, wanted).await?.events;
+        let after = self.page(viewer, Direction::Forward, place, end, limit - limit / 2, wanted).await?.events;
         let start = before.last().and_then(|e| e.place()).map_or(just_before(place), just_before);
         let end = after.last().and_then(|e| e.place()).unwrap_or(place);
         let state = self.state.after(after.last().unwrap_or(&event)).await?;
@@ -250,7 +249,7 @@ impl History {
         self.store.events(&state.values().copied().collect::<Vec<_>>()).await
     }
 
-    /// Member events of a state, with `membership` or without `not_membership`.
+    /// Member events of a state, with `membership` or without `not_membership`; if both are given, either will do.
     ///
     /// # Errors
     /// If the database fails.
@@ -266,9 +265,48 @@ impl History {
             .filter(|e| *e.pdu.event_type() == TimelineEventType::RoomMember)
             .filter(|e| {
                 let is = MembershipState::from(e.pdu.membership().into_owned());
-                membership.is_none_or(|m| is == *m) && not_membership.is_none_or(|m| is != *m)
+                match (membership, not_membership) {
+                    (None, None) => true,
+                    (Some(wanted), None) => is == *wanted,
+                    (None, Some(unwanted)) => is != *unwanted,
+                    (Some(wanted), Some(unwanted)) => is == *wanted || is != *unwanted,
+                }
             })
             .collect())
+    }
+
+    /// The state at a place in a room's history, as far as the user may see: no later than when they left.
+    ///
+    /// # Errors
+    /// 400 for a token that is not ours.
+    pub async fn state_at(&self, viewer: &Viewer, token: &str) -> Result<StateMap> {
+        let mut place = self.place(&viewer.room, token).await?;
+        if let Some(left) = viewer.left_with().and_then(StoredEvent::place) {
+            place = place.min(left);
+        }
+        let before = self.store.history(viewer.room.nid, Direction::Backward, place, HistoryToken::START, 1).await?;
+        match before.first() {
+            Some(event) => self.state.after(event).await,
+            None => Ok(StateMap::new()),
+        }
+    }
+
+    /// The event of a room sent nearest to a time, ms, among those the user may see.
+    ///
+    /// # Errors
+    /// 404 if there is none in that direction.
+    pub async fn event_by_time(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        direction: Direction,
+        origin_ms: u64,
+    ) -> Result<Arc<StoredEvent>> {
+        const LOOK_THROUGH: usize = 200;
+        let viewer = self.enter(who, room_id).await?;
+        let origin_ms = i64::try_from(origin_ms).unwrap_or(i64::MAX);
+        let nearest = self.store.events_by_time(viewer.room.nid, direction, origin_ms, LOOK_THROUGH).await?;
+        nearest.into_iter().find(|e| viewer.may_see(e)).or_not_found("Event")
     }
 
     /// Appends an event in the form clients get it.
@@ -338,11 +376,7 @@ impl History {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn members_of(
-        &self,
-        state: &StateMap,
-        senders: impl IntoIterator<Item = &UserId>,
-    ) -> Result<Vec<Arc<StoredEvent>>> {
+    pub async fn members_of(&self, state: &StateMap, senders: &[&UserId]) -> Result<Vec<Arc<StoredEvent>>> {
         let mut nids = Vec::new();
         for user in senders {
             if let Some(nid) = self.state.entry_nid(state, "m.room.member", user.as_str()).await?

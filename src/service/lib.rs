@@ -13,6 +13,7 @@ pub mod account_data;
 pub mod accounts;
 pub mod calls;
 pub mod devices;
+pub mod directory;
 pub mod events;
 pub mod history;
 pub mod keys;
@@ -23,18 +24,19 @@ pub mod notifier;
 pub mod presence;
 pub mod profile;
 pub mod push;
+pub mod reports;
 pub mod receipts;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
-pub mod to_device;
 pub mod typing;
 
 use account_data::AccountData;
 use accounts::Accounts;
 use calls::Calls;
-use devices::Devices;
+use devices::{Devices, to_device::ToDevice};
+use directory::Directory;
 use events::Events;
 use history::History;
 use keys::Keys;
@@ -45,12 +47,12 @@ use notifier::Notifier;
 use presence::Presence;
 use profile::Profile;
 use push::Push;
+use reports::Reports;
 use receipts::Receipts;
 use rooms::Rooms;
 use server_keys::ServerKeys;
 use state::State;
 use sync::Sync;
-use to_device::ToDevice;
 use typing::Typing;
 
 /// How the services are to behave: each capability's own settings.
@@ -69,11 +71,13 @@ pub struct Settings {
     /// Keys of devices and users.
     pub keys: keys::Settings,
     /// Messages from device to device.
-    pub to_device: to_device::Settings,
+    pub to_device: devices::to_device::Settings,
     /// Account data and filters.
     pub account_data: account_data::Settings,
     /// Push rules and unread counts.
     pub push: push::Settings,
+    /// Aliases, published rooms, the search for users.
+    pub directory: directory::Settings,
     /// Membership of rooms.
     pub membership: membership::Settings,
     /// New rooms.
@@ -100,9 +104,10 @@ impl Settings {
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
             keys: keys::Settings::default(),
-            to_device: to_device::Settings::default(),
+            to_device: devices::to_device::Settings::default(),
             account_data: account_data::Settings::default(),
             push: push::Settings::default(),
+            directory: directory::Settings::default(),
             membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
             profile: profile::Settings::default(),
@@ -147,12 +152,16 @@ pub struct Services {
     pub push: Arc<Push>,
     /// Sending and redacting.
     pub events: Arc<Events>,
+    /// Aliases, published rooms, the search for users.
+    pub directory: Arc<Directory>,
     /// New rooms.
     pub rooms: Arc<Rooms>,
     /// Who is in which room.
     pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// Reports to administrators.
+    pub reports: Arc<Reports>,
     /// What people say of themselves.
     pub profile: Arc<Profile>,
     /// Files.
@@ -174,12 +183,7 @@ impl Services {
     ///
     /// # Errors
     /// If one cannot read what it needs to begin.
-    pub async fn start(
-        settings: Settings,
-        store: Store,
-        clock: Clock,
-        supervisor: Supervisor,
-    ) -> Result<Arc<Self>> {
+    pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
         let disk = || store.clone();
         let time = || clock.clone();
@@ -199,12 +203,22 @@ impl Services {
         let signer = server_keys.signer().clone();
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
-        let membership =
-            Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let directory = Directory::new(disk(), state.clone(), events.clone(), settings.directory.clone());
+        let directory = Arc::new(directory);
+        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
         let membership = Arc::new(membership);
-        let rooms = Rooms::new(disk(), events.clone(), membership.clone(), time(), settings.rooms.clone());
+        let rooms = Rooms::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            directory.clone(),
+            membership.clone(),
+            time(),
+            settings.rooms.clone(),
+        );
         let rooms = Arc::new(rooms);
         let history = Arc::new(History::new(disk(), state.clone(), time()));
+        let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
@@ -216,17 +230,14 @@ impl Services {
         let presence =
             Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
         let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
-        let sync = Arc::new(Sync {
-            store: disk(),
-            state: state.clone(),
-            history: history.clone(),
-            notifier: notifier.clone(),
-            account_data: account_data.clone(),
-            push: push.clone(),
-            keys: keys.clone(),
-            to_device: to_device.clone(),
-            settings: settings.sync.clone(),
-        });
+        let sync = Arc::new(Sync::new(
+            disk(),
+            state.clone(),
+            history.clone(),
+            notifier.clone(),
+            (account_data.clone(), push.clone(), keys.clone(), to_device.clone()),
+            settings.sync.clone(),
+        ));
         let (counting, writing) = (push.clone(), typing.clone());
         notifier.listen(vec![
             Box::new(move |logged| counting.on_change(logged)),
@@ -250,8 +261,10 @@ impl Services {
             push,
             events,
             rooms,
+            directory,
             membership,
             history,
+            reports,
             profile,
             media,
             receipts,

@@ -272,9 +272,7 @@ impl Media {
         }
         let draft = self.receive(body).await?;
         let media = self.describe(requester, media_id.to_owned(), head);
-        self.settle(draft, media, true).await?;
-        self.arrivals.tell(media_id);
-        Ok(())
+        self.settle(draft, media, true).await
     }
 
     /// What an id stands for, ready to be read by [`Media::read`].
@@ -330,9 +328,8 @@ impl Media {
             return Err(unavailable());
         }
         let deadline = tokio::time::Instant::now() + access.wait.min(MAX_WAIT);
+        let mut arrival = None;
         loop {
-            // Before looking, so that an upload in between is not missed.
-            let mut arrival = self.arrivals.listen(media_id);
             let row = match self.store.media(&server_name, media_id).await? {
                 Some(row) => row,
                 None if server_name != self.server_name && access.allow_remote => {
@@ -350,8 +347,14 @@ impl Media {
             if row.expires_ms.is_some_and(|expires| expires <= self.now()) {
                 return Err(unavailable());
             }
-            let Some(arrival) = &mut arrival else { return Err(not_yet()) };
-            tokio::time::timeout_at(deadline, arrival.came()).await.map_err(|_| not_yet())?;
+            arrival = match arrival {
+                // Listens, and looks once more: it may have come in between.
+                None => Some(self.arrivals.listen(media_id).ok_or_else(not_yet)?),
+                Some(listening) => {
+                    tokio::time::timeout_at(deadline, listening.came()).await.map_err(|_| not_yet())?;
+                    None
+                }
+            };
         }
     }
 
@@ -387,18 +390,21 @@ impl Media {
     /// Makes blob and row durable, even if the uploader hangs up now.
     async fn settle(&self, draft: Draft, mut media: Row, announced: bool) -> Result<()> {
         let (store, blobs, settings) = (self.store.clone(), self.blobs()?.clone(), self.settings.clone());
+        let arrivals = self.arrivals.clone();
         self.supervisor
             .job(async move {
                 let kept = draft.finish().await?;
                 let name = kept.name;
                 media.blob = Some(name);
                 media.size = kept.size;
+                let media_id = media.media_id.clone();
                 let written = store
                     .write(move |tx| Box::pin(async move { insert(tx, &settings, &media, announced).await }))
                     .await;
                 drop(kept);
-                if written.is_err() {
-                    blobs.remove_unless(name, || store.blob_is_referred(name)).await?;
+                match &written {
+                    Ok(()) => arrivals.tell(&media_id),
+                    Err(_) => drop(blobs.remove_unless(name, || store.blob_is_referred(name)).await?),
                 }
                 written
             })
@@ -555,7 +561,7 @@ struct Arrival {
 }
 
 impl Arrival {
-    async fn came(&mut self) {
+    async fn came(mut self) {
         self.heard.as_mut().await;
     }
 }

@@ -223,9 +223,8 @@ impl Notifier {
         });
         let weak = Arc::downgrade(&this);
         store.subscribe(Box::new(move |changes| {
-            if let Some(notifier) = weak.upgrade() {
-                notifier.publish(changes);
-            }
+            let slots = weak.upgrade().map(|notifier| notifier.publish(changes)).unwrap_or_default();
+            Box::new(move || slots.iter().for_each(|slot| slot.ring_bell()))
         }));
         let weak = Arc::downgrade(&this);
         supervisor.task("notifier-sweep", move || {
@@ -387,8 +386,9 @@ impl Notifier {
         Ok(hubs)
     }
 
-    /// Hears of a commit. Never waits: the writer stands behind it.
-    fn publish(&self, changes: &[Logged]) {
+    /// Hears of a commit; gives those whose bells are to be rung once the commit can be read. Never waits: the writer
+    /// stands behind it.
+    fn publish(&self, changes: &[Logged]) -> Vec<Arc<UserSlot>> {
         if let Some(last) = changes.last() {
             self.publishing.store(last.pos.0, Ordering::Release);
         }
@@ -401,11 +401,7 @@ impl Notifier {
         for logged in changes {
             self.take_in(logged, &mut bells);
         }
-        for nid in bells {
-            if let Some(slot) = self.slot(nid) {
-                slot.ring_bell();
-            }
-        }
+        bells.into_iter().filter_map(|nid| self.slot(nid)).collect()
     }
 
     fn take_in(&self, logged: &Logged, bells: &mut HashSet<UserNid>) {

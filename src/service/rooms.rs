@@ -14,15 +14,19 @@ use hearth_store::{
     rooms::{Room, RoomHead},
 };
 use ruma::{
-    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomVersionId,
-    events::TimelineEventType,
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomOrAliasId, RoomVersionId,
+    events::{TimelineEventType, room::member::MembershipState},
 };
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
+    directory::{Directory, Summary},
     events::{Events, check_may_write},
     membership::{MemberContent, Membership},
+    state::State,
 };
+
+mod upgrade;
 
 /// How rooms are made.
 #[derive(Clone, Debug)]
@@ -101,7 +105,9 @@ const MAX_INVITES: usize = 100;
 #[derive(Debug)]
 pub struct Rooms {
     store: Store,
+    state: Arc<State>,
     events: Arc<Events>,
+    directory: Arc<Directory>,
     membership: Arc<Membership>,
     server_name: OwnedServerName,
     clock: Clock,
@@ -113,13 +119,15 @@ impl Rooms {
     #[must_use]
     pub fn new(
         store: Store,
+        state: Arc<State>,
         events: Arc<Events>,
+        directory: Arc<Directory>,
         membership: Arc<Membership>,
         clock: Clock,
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, events, membership, server_name, clock, settings }
+        Self { store, state, events, directory, membership, server_name, clock, settings }
     }
 
     /// Version of new rooms when the client asks for none.
@@ -135,7 +143,7 @@ impl Rooms {
     /// room's own rules refuse.
     pub async fn create(&self, who: &Requester, new: NewRoom) -> Result<OwnedRoomId> {
         check_may_write(who)?;
-        let version = self.version(&new)?;
+        let version = self.version(new.version.as_ref())?;
         if new.initial_state.len() > MAX_INITIAL_STATE || new.invite.len() > MAX_INVITES {
             return Err(Error::invalid_param("Too many initial state events or invites"));
         }
@@ -149,24 +157,7 @@ impl Rooms {
         let invites = self.invites(&new, who).await?;
         let own = self.membership.content("join", who.user_nid, None).await?;
         let now = self.clock.now_ms();
-        let room = Room {
-            nid: self.store.new_room_nid().await?,
-            // Versions before 12 name rooms at random; 12 takes the name from the create event.
-            room_id: RoomId::new_v1(&self.server_name),
-            version: version.id.clone(),
-            published: new.published,
-            creator: who.user_nid,
-            created_ms: i64::try_from(now).unwrap_or(i64::MAX),
-            head: RoomHead {
-                rev: 0,
-                snap: self.store.new_snap_nid().await?,
-                depth: 0,
-                extremities: Vec::new(),
-                counter: 0,
-                pos: StreamPos::ZERO,
-                partial: false,
-            },
-        };
+        let room = self.unmade(version, who.user_nid, new.published, now).await?;
         let nid = room.nid;
         let draft = Drafting { sender: who.user_id.clone(), nid: who.user_nid, now };
         let room_id = (!version.room_id_is_create_hash()).then(|| room.room_id.clone());
@@ -180,7 +171,7 @@ impl Rooms {
             |room_id: &RoomId| self.rest(&draft, room_id, &new, preset, version, &own, &invites, alias.as_deref(), who);
         let append = self.events.first_events(room, create, rest).await.map_err(invalid_state)?;
         let room_id = append.room.room_id.clone();
-        let (published, creator) = (new.published, who.user_nid);
+        let (published, creator, taken) = (new.published, who.user_nid, alias.clone());
         self.store
             .write(move |tx| {
                 Box::pin(async move {
@@ -197,12 +188,78 @@ impl Rooms {
                     Ok(())
                 })
             })
-            .await?;
+            .await
+            .map_err(|e| match (e.errcode(), taken) {
+                // Somebody else took it since we looked.
+                ("M_ROOM_IN_USE", Some(alias)) => in_use(&alias),
+                _ => e,
+            })?;
         Ok(room_id)
     }
 
-    fn version(&self, new: &NewRoom) -> Result<&'static RoomVersion> {
-        let id = new.version.as_ref().unwrap_or(&self.settings.default_version);
+    /// A room without any event yet.
+    async fn unmade(&self, version: &RoomVersion, creator: UserNid, published: bool, now: u64) -> Result<Room> {
+        Ok(Room {
+            nid: self.store.new_room_nid().await?,
+            // Versions before 12 name rooms at random; 12 takes the name from the create event.
+            room_id: RoomId::new_v1(&self.server_name),
+            version: version.id.clone(),
+            published,
+            creator,
+            created_ms: i64::try_from(now).unwrap_or(i64::MAX),
+            head: RoomHead {
+                rev: 0,
+                snap: self.store.new_snap_nid().await?,
+                depth: 0,
+                extremities: Vec::new(),
+                counter: 0,
+                pos: StreamPos::ZERO,
+                partial: false,
+                open: false,
+            },
+        })
+    }
+
+    /// What is told of a room to somebody, and what they are in it.
+    ///
+    /// # Errors
+    /// 404 if there is no such room, or none that they may hear of.
+    pub async fn summary(
+        &self,
+        who: Option<&Requester>,
+        room: &RoomOrAliasId,
+    ) -> Result<(Arc<Summary>, Option<MembershipState>)> {
+        let missing = || Error::not_found("Room not found");
+        let room_id = match <&RoomId>::try_from(room) {
+            Ok(room_id) => room_id.to_owned(),
+            Err(alias) => self.directory.resolve(alias).await?.0,
+        };
+        let room = self.state.room(&room_id).await.map_err(|_| missing())?;
+        let summary = self.directory.summary(&room).await?;
+        let membership = match who {
+            Some(who) => self.store.membership(room.nid, who.user_nid).await?.map(|m| m.membership),
+            None => None,
+        };
+        use MembershipState as M;
+        let mut may = summary.is_open() || matches!(membership, Some(M::Join | M::Invite | M::Knock));
+        if let Some(who) = who
+            && !may
+        {
+            // Bounded by the size of an event.
+            for other in &summary.allowed_room_ids {
+                if let Some(nid) = self.store.room_nid(other).await?
+                    && self.state.membership(nid, who.user_nid).await? == M::Join
+                {
+                    may = true;
+                    break;
+                }
+            }
+        }
+        if may { Ok((summary, membership)) } else { Err(missing()) }
+    }
+
+    fn version(&self, id: Option<&RoomVersionId>) -> Result<&'static RoomVersion> {
+        let id = id.unwrap_or(&self.settings.default_version);
         RoomVersion::get(id).ok_or_else(|| {
             Error::told(
                 http::StatusCode::BAD_REQUEST,
@@ -397,14 +454,17 @@ impl Drafting {
     }
 }
 
+/// 400 here, though 409 where only an alias is asked for (spec: `createRoom`, `PUT /directory/room`).
 fn in_use(alias: &RoomAliasId) -> Error {
-    Error::told(http::StatusCode::CONFLICT, "M_ROOM_IN_USE", format!("The alias {alias} is already taken"))
+    Error::told(http::StatusCode::BAD_REQUEST, "M_ROOM_IN_USE", format!("The alias {alias} is already taken"))
 }
 
 /// What a room's own rules refuse of its first events is the fault of the request (spec: `createRoom`, 400).
 fn invalid_state(e: Error) -> Error {
-    match e.errcode() {
-        "M_FORBIDDEN" => Error::told(http::StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", e.to_string()),
-        _ => e,
+    match e {
+        Error::Told(told) if told.errcode == "M_FORBIDDEN" => {
+            Error::told(http::StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", told.error)
+        }
+        e => e,
     }
 }

@@ -6,18 +6,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hearth_base::{Error, Requester, Result, ids::StreamPos, stream::SyncToken};
+use hearth_base::{
+    Error, Requester, Result,
+    ids::{StreamPos, UserNid},
+    stream::SyncToken,
+};
 use hearth_store::Store;
+use moka::sync::Cache;
 use ruma::events::room::member::MembershipState;
 
 use crate::{
     account_data::AccountData,
+    devices::to_device::ToDevice,
     history::History,
     keys::Keys,
     notifier::{Notifier, UserRooms, UserSlot},
     push::Push,
     state::State,
-    to_device::ToDevice,
 };
 
 pub mod filter;
@@ -57,7 +62,23 @@ pub struct Sync {
     pub(crate) keys: Arc<Keys>,
     pub(crate) to_device: Arc<ToDevice>,
     pub(crate) settings: Settings,
+    /// Filters made ready, by user and number or by their text.
+    filters: Cache<FilterKey, Arc<Filter>>,
 }
+
+/// By what a filter is remembered: the text of an inline one, or its owner and number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum FilterKey {
+    Inline(Box<str>),
+    Kept(UserNid, i64),
+}
+
+/// Filters remembered.
+const FILTERS: u64 = 2_000;
+/// Bytes of an inline filter at most; longer ones are refused.
+const MAX_FILTER: usize = 64 * 1024;
+/// Bytes of a filter that is worth remembering.
+const SMALL_FILTER: usize = 2048;
 
 impl std::fmt::Debug for Sync {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,6 +126,58 @@ impl Turn<'_> {
 }
 
 impl Sync {
+    /// Made once.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        history: Arc<History>,
+        notifier: Arc<Notifier>,
+        own: (Arc<AccountData>, Arc<Push>, Arc<Keys>, Arc<ToDevice>),
+        settings: Settings,
+    ) -> Self {
+        let (account_data, push, keys, to_device) = own;
+        let filters = Cache::new(FILTERS);
+        Self { store, state, history, notifier, account_data, push, keys, to_device, settings, filters }
+    }
+
+    /// The filter that a client names: JSON, or the number of one it has kept with us.
+    ///
+    /// # Errors
+    /// 400 for what is neither.
+    pub async fn filter(&self, who: &Requester, named: &str) -> Result<Arc<Filter>> {
+        let inline = named.trim_start().starts_with('{');
+        let key = if inline {
+            if named.len() > MAX_FILTER {
+                return Err(Error::invalid_param("The filter is too long"));
+            }
+            FilterKey::Inline(named.into())
+        } else {
+            let number = named.parse().map_err(|_| Error::invalid_param("There is no such filter"))?;
+            FilterKey::Kept(who.user_nid, number)
+        };
+        if let Some(filter) = self.filters.get(&key) {
+            return Ok(filter);
+        }
+        let text: Arc<str> = match &key {
+            FilterKey::Inline(text) => (**text).into(),
+            FilterKey::Kept(user, number) => {
+                let kept = self.store.filter(*user, *number).await?;
+                kept.ok_or_else(|| Error::invalid_param("There is no such filter"))?
+            }
+        };
+        let definition = serde_json::from_str(&text).map_err(|e| match inline {
+            true if e.is_data() => Error::bad_json(format!("The filter is none: {e}")),
+            true => Error::not_json("The filter is not JSON"),
+            false => Error::fault("filters table", e),
+        })?;
+        let filter = Arc::new(Filter::of(definition));
+        if text.len() <= SMALL_FILTER {
+            self.filters.insert(key, filter.clone());
+        }
+        Ok(filter)
+    }
+
     /// Answers one sync: a JSON text.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Room aliases of this server.
+//! Room aliases of this server, and the search for users.
 
 use hearth_base::{
     Error, Result,
@@ -8,11 +8,26 @@ use ruma::{OwnedRoomAliasId, RoomAliasId};
 
 use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
 
+/// A user found.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct FoundUser {
+    /// Their id.
+    pub user_id: String,
+    /// Their name, JSON.
+    pub displayname: Option<String>,
+    /// Their avatar, JSON.
+    pub avatar_url: Option<String>,
+}
+
 const ALIAS: &str = "SELECT room_nid, creator_nid FROM aliases WHERE alias = $1";
 const ALIASES_OF: &str = "SELECT alias FROM aliases WHERE room_nid = $1 ORDER BY alias";
 const ALIAS_INSERT: &str =
     "INSERT INTO aliases (alias, room_nid, creator_nid) VALUES ($1, $2, $3) ON CONFLICT (alias) DO NOTHING";
 const ALIAS_DELETE: &str = "DELETE FROM aliases WHERE alias = $1";
+const ALIASES_MOVE: &str = "UPDATE aliases SET room_nid = $2 WHERE room_nid = $1";
+/// Users whose id or name has a text in it: `$1` in lower case, `$2` as typed (engines fold letters beyond ASCII
+/// differently). Those in a common or open room, unless `$4`.
+const USER_SEARCH: &str = "SELECT u.user_id, n.value AS displayname, a.value AS avatar_url FROM users u LEFT JOIN profiles n ON n.user_nid = u.user_nid AND n.field = 'displayname' LEFT JOIN profiles a ON a.user_nid = u.user_nid AND a.field = 'avatar_url' WHERE (lower(u.user_id) LIKE $1 ESCAPE '!' OR lower(n.value) LIKE $1 ESCAPE '!' OR n.value LIKE $2 ESCAPE '!') AND u.user_nid <> $3 AND NOT EXISTS (SELECT 1 FROM accounts c WHERE c.user_nid = u.user_nid AND (c.deactivated OR c.locked)) AND ($4 AND EXISTS (SELECT 1 FROM accounts c WHERE c.user_nid = u.user_nid) OR EXISTS (SELECT 1 FROM memberships m JOIN rooms r ON r.room_nid = m.room_nid WHERE m.user_nid = u.user_nid AND m.membership = 'join' AND (r.open OR EXISTS (SELECT 1 FROM memberships o WHERE o.room_nid = m.room_nid AND o.user_nid = $3 AND o.membership = 'join')))) ORDER BY CASE WHEN lower(u.user_id) LIKE $5 ESCAPE '!' OR lower(n.value) LIKE $6 ESCAPE '!' THEN 0 ELSE 1 END, CASE WHEN n.value IS NULL THEN 1 ELSE 0 END, u.user_id LIMIT $7";
 
 impl Store {
     /// The room an alias points to, and who made the alias.
@@ -33,6 +48,50 @@ impl Store {
         rows.into_iter()
             .map(|(a,)| OwnedRoomAliasId::try_from(a).map_err(|e| Error::fault("aliases table", e)))
             .collect()
+    }
+
+    /// Points an alias to a room.
+    ///
+    /// # Errors
+    /// 409 `M_ROOM_IN_USE` if it points somewhere already.
+    pub async fn add_alias(&self, alias: OwnedRoomAliasId, room: RoomNid, creator: UserNid) -> Result<()> {
+        self.write(move |tx| Box::pin(async move { tx.insert_alias(&alias, room, creator).await })).await
+    }
+
+    /// Users whose id or name has `term` in it, those that begin with it first; without the one who asks. If not
+    /// `everybody`, only those in a room with them or in one that is open to all.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn search_users(
+        &self,
+        asking: UserNid,
+        term: &str,
+        everybody: bool,
+        limit: usize,
+    ) -> Result<Vec<FoundUser>> {
+        let mut typed = String::with_capacity(term.len() + 8);
+        // Neither engine may take a part of the term for a pattern, nor PostgreSQL meet a NUL.
+        for c in term.chars().filter(|c| *c != '\0') {
+            if matches!(c, '%' | '_' | '!') {
+                typed.push('!');
+            }
+            typed.push(c);
+        }
+        let lower = typed.to_lowercase();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        fetch_all!(
+            &mut self.read().await?,
+            FoundUser,
+            USER_SEARCH,
+            format!("%{lower}%"),
+            format!("%{typed}%"),
+            asking.0,
+            everybody,
+            format!("@{}%", lower.trim_start_matches('@')),
+            format!("\"{lower}%"),
+            limit
+        )
     }
 
     /// Removes an alias. Returns whether it was there.
@@ -58,5 +117,13 @@ impl Tx {
             ));
         }
         Ok(())
+    }
+
+    /// Points all aliases of a room to another.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn move_aliases(&mut self, from: RoomNid, to: RoomNid) -> Result<()> {
+        execute!(self, ALIASES_MOVE, from.0, to.0).map(drop)
     }
 }

@@ -269,6 +269,8 @@ const NEWS_BACK: &str =
     "SELECT event_nid FROM events WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos DESC LIMIT $4";
 const BY_TXN: &str =
     "SELECT event_nid FROM events WHERE sender_nid = $1 AND room_nid = $2 AND txn_id = $3 AND device_id = $4";
+const BY_TIME_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms >= $2 ORDER BY origin_ms, depth, pos LIMIT $3";
+const BY_TIME_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms <= $2 ORDER BY origin_ms DESC, depth DESC, pos DESC LIMIT $3";
 const STATE_CHANGES: &str =
     "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
 const REDACTED: &str = "SELECT json FROM redacted_events WHERE event_nid = $1";
@@ -329,6 +331,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn event_by_id(&self, id: &EventId) -> Result<Option<Arc<StoredEvent>>> {
+        // PostgreSQL has no texts with NUL, so nothing is stored under one.
+        if id.as_str().contains('\0') {
+            return Ok(None);
+        }
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), EVENT_BY_ID, id.as_str())?;
         match row {
             Some((nid,)) => self.event(EventNid(nid)).await,
@@ -342,7 +348,7 @@ impl Store {
     /// If the database fails.
     pub async fn events_by_id(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<StoredEvent>>> {
         let sql = sql!("SELECT event_nid FROM events WHERE event_id " [in 1]);
-        let ids = ids.iter().map(ToString::to_string).collect();
+        let ids = ids.iter().map(ToString::to_string).filter(|id| !id.contains('\0')).collect();
         let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, Texts(ids))?;
         self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
     }
@@ -392,6 +398,26 @@ impl Store {
     ) -> Result<Vec<Arc<StoredEvent>>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), NEWS_BACK, room.0, after.0, upto.0, limit)?;
+        self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
+    }
+
+    /// The events of a room sent at or after a time (forward) or at or before it, nearest first. Reads the whole room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn events_by_time(
+        &self,
+        room: RoomNid,
+        direction: Direction,
+        origin_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>> {
+        let statement = match direction {
+            Direction::Backward => BY_TIME_BACK,
+            Direction::Forward => BY_TIME_ON,
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), statement, room.0, origin_ms, limit)?;
         self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
     }
 

@@ -278,6 +278,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn key_nid(&self, event_type: &str, state_key: &str) -> Result<Option<KeyNid>> {
+        // PostgreSQL has no texts with NUL.
+        if event_type.contains('\0') || state_key.contains('\0') {
+            return Ok(None);
+        }
         let name = StateKey::new(event_type, state_key);
         if let Some(nid) = self.inner.keys.known(&name) {
             return Ok(Some(KeyNid(nid)));
@@ -292,8 +296,11 @@ impl Store {
     /// The number of a state key, given now if there is none.
     ///
     /// # Errors
-    /// If the database fails.
+    /// 400 for names with NUL, which PostgreSQL cannot hold; else if the database fails.
     pub async fn intern_key(&self, event_type: &str, state_key: &str) -> Result<KeyNid> {
+        if event_type.contains('\0') || state_key.contains('\0') {
+            return Err(Error::invalid_param("Event types and state keys cannot contain NUL"));
+        }
         if let Some(nid) = self.key_nid(event_type, state_key).await? {
             return Ok(nid);
         }

@@ -40,9 +40,9 @@ pub mod migrate;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod reports;
 pub mod rooms;
 pub mod state;
-pub mod to_device;
 
 use blobs::Blobs;
 use db::{Db, Engine, Session};
@@ -89,8 +89,12 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// Who hears of what was committed, in order, before those who wrote it are answered.
-pub type Subscriber = Box<dyn Fn(&[Logged]) + Send + Sync>;
+/// Who hears of what was committed, in order, before those who wrote it are answered. What it gives back is called once
+/// the new head can be read: whoever is woken by it must not find the old one.
+pub type Subscriber = Box<dyn Fn(&[Logged]) -> Wake + Send + Sync>;
+
+/// Wakes those who wait.
+pub type Wake = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Inner {
     pub(crate) db: Db,
@@ -109,7 +113,7 @@ pub(crate) struct Inner {
     pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
-    pub(crate) inboxes: to_device::Inboxes,
+    pub(crate) inboxes: devices::to_device::Inboxes,
     blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
@@ -160,7 +164,7 @@ impl Store {
                 redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
-                inboxes: to_device::Inboxes::default(),
+                inboxes: devices::to_device::Inboxes::default(),
                 blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),
@@ -199,7 +203,8 @@ impl Store {
         let _ = self.inner.subscriber.set(subscriber);
     }
 
-    /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it.
+    /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it; then
+    /// those who wait are woken, and see it.
     pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid], rooms: Vec<Room>) {
         if !stale.is_empty() {
             self.inner.redactions.fetch_add(1, Ordering::AcqRel);
@@ -219,10 +224,11 @@ impl Store {
         self.inner.inboxes.published(changes);
         self.inner.account_data.published(changes);
         self.inner.receipts.published(changes);
-        if let Some(subscriber) = self.inner.subscriber.get() {
-            subscriber(changes);
-        }
+        let wake = self.inner.subscriber.get().map(|subscriber| subscriber(changes));
         self.inner.head.store(head.0, Ordering::Release);
+        if let Some(wake) = wake {
+            wake();
+        }
     }
 
     /// Writes what is queued, then closes the database. For the end of the process, after everybody else stopped.

@@ -13,7 +13,7 @@ use hearth_base::{Error, Result, ids::UserNid, requester::Requester};
 use moka::sync::Cache;
 use ruma::OwnedUserId;
 
-use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
+use crate::{Store, db::Texts, execute, fetch_all, fetch_optional, log::Tx, sql};
 
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
@@ -133,10 +133,7 @@ const PREDECESSOR: &str = "SELECT token_hash FROM refresh_tokens WHERE next_hash
 const DROP_REFRESH: &str = "DELETE FROM refresh_tokens WHERE token_hash = $1";
 const DROP_ACCESS_OF_REFRESH: &str = "DELETE FROM access_tokens WHERE refresh_hash = $1 RETURNING token_hash";
 const DROP_ACCESS: &str = "DELETE FROM access_tokens WHERE token_hash = $1 RETURNING token_hash";
-const DROP_ACCESS_OF_DEVICE: &str =
-    "DELETE FROM access_tokens WHERE user_nid = $1 AND device_id = $2 RETURNING token_hash";
 const DROP_ACCESS_OF_USER: &str = "DELETE FROM access_tokens WHERE user_nid = $1 RETURNING token_hash";
-const DROP_REFRESH_OF_DEVICE: &str = "DELETE FROM refresh_tokens WHERE user_nid = $1 AND device_id = $2";
 const DROP_REFRESH_OF_USER: &str = "DELETE FROM refresh_tokens WHERE user_nid = $1";
 const DROP_LOGIN_OF_USER: &str = "DELETE FROM login_tokens WHERE user_nid = $1";
 const DROP_OPENID_OF_USER: &str = "DELETE FROM openid_tokens WHERE user_nid = $1";
@@ -194,10 +191,12 @@ fn forget(tx: &mut Tx, rows: &[(Vec<u8>,)]) -> Result<()> {
     Ok(())
 }
 
-/// Ends all sessions of one device.
-pub(crate) async fn drop_device_tokens(tx: &mut Tx, user: UserNid, device: &str) -> Result<()> {
-    execute!(tx, DROP_REFRESH_OF_DEVICE, user.0, device)?;
-    let ended = fetch_all!(tx, (Vec<u8>,), DROP_ACCESS_OF_DEVICE, user.0, device)?;
+/// Ends all sessions of devices.
+pub(crate) async fn drop_device_tokens(tx: &mut Tx, user: UserNid, devices: &[String]) -> Result<()> {
+    let refresh = sql!("DELETE FROM refresh_tokens WHERE user_nid = $1 AND device_id " [in 2]);
+    let access = sql!("DELETE FROM access_tokens WHERE user_nid = $1 AND device_id " [in 2] " RETURNING token_hash");
+    execute!(tx, refresh, user.0, Texts(devices.to_vec()))?;
+    let ended = fetch_all!(tx, (Vec<u8>,), access, user.0, Texts(devices.to_vec()))?;
     forget(tx, &ended)
 }
 

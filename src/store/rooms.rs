@@ -38,6 +38,8 @@ pub struct RoomHead {
     pub pos: StreamPos,
     /// Whether parts of the state are still to come from other servers.
     pub partial: bool,
+    /// Whether anybody may join or read the room, by its present state.
+    pub open: bool,
 }
 
 /// A room as it is stored.
@@ -74,6 +76,7 @@ struct Row {
     creator_nid: i64,
     created_ms: i64,
     partial: bool,
+    open: bool,
 }
 
 impl TryFrom<Row> for Room {
@@ -101,6 +104,7 @@ impl TryFrom<Row> for Room {
                 counter: row.counter,
                 pos: StreamPos(row.pos),
                 partial: row.partial,
+                open: row.open,
             },
         })
     }
@@ -115,12 +119,13 @@ pub(crate) fn extremities_json(extremities: &[Extremity]) -> String {
 
 macro_rules! room_columns {
     () => {
-        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial FROM rooms "
+        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open FROM rooms "
     };
 }
 
 const ROOM_BY_NID: &str = concat!(room_columns!(), "WHERE room_nid = $1");
 const ROOM_BY_ID: &str = "SELECT room_nid FROM rooms WHERE room_id = $1";
+const ROOM_PUBLISHED: &str = "SELECT published FROM rooms WHERE room_nid = $1";
 const ROOM_PUBLISH: &str = "UPDATE rooms SET published = $2 WHERE room_nid = $1";
 const ROOMS_PUBLISHED: &str = "SELECT room_nid FROM rooms WHERE published ORDER BY room_nid";
 
@@ -171,7 +176,7 @@ impl Store {
     /// If the database fails.
     pub async fn rooms(&self, nids: &[RoomNid]) -> Result<Vec<Room>> {
         let sql = crate::sql!(
-            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial FROM rooms WHERE room_nid "
+            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open FROM rooms WHERE room_nid "
             [in 1]
         );
         let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(nids.iter().map(|n| n.0).collect()))?;
@@ -185,6 +190,15 @@ impl Store {
     pub async fn published_rooms(&self) -> Result<Vec<RoomNid>> {
         let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), ROOMS_PUBLISHED)?;
         Ok(rows.into_iter().map(|(n,)| RoomNid(n)).collect())
+    }
+
+    /// Whether the directory lists a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_published(&self, room: RoomNid) -> Result<bool> {
+        let row: Option<(bool,)> = fetch_optional!(&mut self.read().await?, (bool,), ROOM_PUBLISHED, room.0)?;
+        Ok(row.is_some_and(|r| r.0))
     }
 
     /// Lists a room in the directory, or takes it out.

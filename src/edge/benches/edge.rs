@@ -1,7 +1,8 @@
 //! CPU a request at the edge, one way of serving against another, in one run on one machine.
 //!
 //! `cargo bench -p hearth-edge` starts each way as a child process, drives it over loopback with the same client and
-//! reads the child's CPU time from /proc. Only ratios within one run mean anything.
+//! reads the child's CPU time from /proc. Only ratios within one run mean anything. An argument picks the table:
+//! `gate` (plain axum, Pingora's HTTP bridged, hyper on Pingora's stream), `nginx` (the whole edge against nginx).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 use std::{
@@ -103,7 +104,7 @@ mod bridge {
     use pingora_http::ResponseHeader;
     use pingora_proxy::{HttpProxy, ProxyHttp, Session};
 
-    use super::*;
+    use super::{Acceptor, Arc, BodyExt, L4Stream, Request, Router, ServerApp, ServiceExt, ShutdownWatch, Stream};
 
     pub struct Bridge {
         pub router: Router,
@@ -199,7 +200,86 @@ fn serve(mode: &str) {
             let app = bridge::BridgeApp { tls: acceptor, proxy: Arc::new(proxy) };
             runtime.block_on(serve_pingora(app, L4BufferSettings::new(16 * 1024, 16 * 1024)));
         }
+        "edge" => runtime.block_on(serve_edge()),
         other => panic!("unknown way {other}"),
+    }
+}
+
+/// The whole edge: a homeserver's stand-in, and the folder named by the environment at `/files`.
+async fn serve_edge() {
+    use hearth_config::edge::{EdgeConfig, Ports, WebApp};
+    let mut edge = EdgeConfig::default();
+    edge.listen.addresses = vec!["127.0.0.1".parse().unwrap()];
+    (edge.listen.http, edge.listen.https, edge.listen.federation) = (Ports::none(), Ports::one(0), Ports::none());
+    let folder = std::env::var_os("BENCH_FILES").unwrap().into();
+    edge.apps = vec![WebApp { folder, at: "/files".parse().unwrap(), spa: false, headers: Default::default() }];
+    let settings = hearth_edge::Settings {
+        server_name: "localhost".to_owned(),
+        data_dir: "/nonexistent".into(),
+        edge: Some(edge),
+        ..Default::default()
+    };
+    let routers = hearth_edge::Routers { app: app(), metrics: Router::new() };
+    let supervisor = hearth_base::tasks::Supervisor::new();
+    let edge = hearth_edge::Edge::new(settings, routers, supervisor).unwrap();
+    println!("{}", edge.bind().unwrap()[0].socket.unwrap().port());
+    edge.serve().unwrap();
+    std::future::pending::<()>().await;
+}
+
+/// nginx as the tutorial has it: TLS, HTTP/2, a proxy to a plain axum, a folder.
+struct Nginx {
+    master: Child,
+    pids: Vec<u32>,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Nginx {
+    fn start(backend: u16, files: &std::path::Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(path("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let conf = format!(
+            "user root; worker_processes 2; daemon off; pid {pid}; error_log stderr crit;
+             events {{ worker_connections 1024; }}
+             http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000;
+               client_body_temp_path {tmp}; proxy_temp_path {tmp}; fastcgi_temp_path {tmp}; uwsgi_temp_path {tmp};
+               scgi_temp_path {tmp};
+               upstream app {{ server 127.0.0.1:{backend}; keepalive 64; keepalive_requests 100000000; }}
+               server {{ listen 127.0.0.1:{port} ssl http2; ssl_certificate {cert}; ssl_certificate_key {key};
+                 location /files/ {{ alias {files}/; }}
+                 location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\";
+                   proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
+                   proxy_set_header X-Forwarded-Proto $scheme; }} }} }}",
+            pid = path("pid"),
+            tmp = path("tmp"),
+            cert = path("cert.pem"),
+            key = path("key.pem"),
+            files = files.display(),
+        );
+        std::fs::write(path("nginx.conf"), conf).unwrap();
+        let master = Command::new("nginx").args(["-c", &path("nginx.conf")]).spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", master.id());
+        let pids = loop {
+            let text = std::fs::read_to_string(&children).unwrap();
+            let pids: Vec<u32> = text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+            if pids.len() == 2 && std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                break pids;
+            }
+            std::thread::yield_now();
+        };
+        Self { master, pids, port, _folder: folder }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.master.id().to_string()).status();
+        let _ = self.master.wait();
     }
 }
 
@@ -245,9 +325,7 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
 fn cpu_us(pids: &[u32]) -> u64 {
     pids.iter()
         .map(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat"));
             // Sum over threads: schedstat counts nanoseconds where stat counts 10 ms ticks.
-            let _ = stat;
             std::fs::read_dir(format!("/proc/{pid}/task"))
                 .unwrap()
                 .filter_map(|task| {
@@ -325,13 +403,21 @@ async fn drive(port: u16, proto: &str, clients: usize, requests: usize, path: &'
     }
 }
 
-fn spawn(mode: &str) -> (Child, u16) {
-    let mut child =
-        Command::new(std::env::current_exe().unwrap()).args(["serve", mode]).stdout(Stdio::piped()).spawn().unwrap();
+fn spawn(mode: &str, files: &std::path::Path) -> (Child, u16) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["serve", mode])
+        .env("BENCH_FILES", files)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     (child, line.trim().parse().unwrap())
 }
+
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -341,12 +427,56 @@ fn main() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if args.iter().any(|a| a == "gate") { gate(&runtime) } else { against_nginx(&runtime) }
+}
+
+/// The edge and nginx side by side, two rounds.
+fn against_nginx(runtime: &tokio::runtime::Runtime) {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("small.js"), "x".repeat(10 * 1024)).unwrap();
+    std::fs::write(files.path().join("large.bin"), vec![7; 5 << 20]).unwrap();
+    println!("{:>8} {:>10} {:>12} {:>12} {:>12} {:>7}", "proto", "what", "nginx us", "with axum", "edge us", "ratio");
+    for _round in 0..2 {
+        for (proto, what, path, clients, requests) in [
+            ("h1-tls", "tiny", "/_matrix/client/versions", 16, 3000),
+            ("h2-tls", "tiny", "/_matrix/client/versions", 16, 3000),
+            ("h1-tls", "10 KB", "/files/small.js", 16, 2000),
+            ("h2-tls", "10 KB", "/files/small.js", 16, 2000),
+            ("h1-tls", "5 MB", "/files/large.bin", 4, 60),
+            ("h2-tls", "5 MB", "/files/large.bin", 4, 60),
+        ] {
+            let count = f64::from(clients * requests);
+            let mut spent = |port: u16, pids: &[u32]| {
+                let (clients, requests) = (clients as usize, requests as usize);
+                runtime.block_on(drive(port, proto, clients, requests / 10, path));
+                let before: Vec<u64> = pids.iter().map(|pid| cpu_us(&[*pid])).collect();
+                runtime.block_on(drive(port, proto, clients, requests, path));
+                pids.iter().zip(before).map(|(pid, b)| (cpu_us(&[*pid]) - b) as f64 / count).collect::<Vec<_>>()
+            };
+            let (mut axum, backend) = spawn("axum-plain", files.path());
+            let nginx = Nginx::start(backend, files.path());
+            let theirs = spent(nginx.port, &[nginx.pids.clone(), vec![axum.id()]].concat());
+            let (alone, whole) = (theirs[..theirs.len() - 1].iter().sum::<f64>(), theirs.iter().sum::<f64>());
+            drop(nginx);
+            axum.kill().unwrap();
+            axum.wait().unwrap();
+            let (mut edge, port) = spawn("edge-tls", files.path());
+            let ours = spent(port, &[edge.id()])[0];
+            edge.kill().unwrap();
+            edge.wait().unwrap();
+            println!("{proto:>8} {what:>10} {alone:>12.1} {whole:>12.1} {ours:>12.1} {:>7.2}", ours / whole);
+        }
+    }
+}
+
+/// The ways among which the gate decided.
+fn gate(runtime: &tokio::runtime::Runtime) {
     println!("{:>8} {:>8} {:>12} {:>10}", "proto", "way", "us/request", "req/s");
     for _round in 0..2 {
         for proto in ["h1", "h1-tls", "h2-tls"] {
             for way in ["axum", "bridge", "hyper"] {
                 let tls = if proto == "h1" { "plain" } else { "tls" };
-                let (mut child, port) = spawn(&format!("{way}-{tls}"));
+                let (mut child, port) = spawn(&format!("{way}-{tls}"), std::path::Path::new("/"));
                 let path = "/_matrix/client/versions";
                 runtime.block_on(drive(port, proto, 16, 500, path));
                 let (before, start) = (cpu_us(&[child.id()]), Instant::now());

@@ -185,10 +185,12 @@ impl Accounts {
         if by.username.contains('\0') || by.password.contains('\0') {
             return Err(Error::unknown("Neither user name nor password may contain NUL"));
         }
-        let mut mac =
-            Hmac::<Sha1>::new_from_slice(secret.as_bytes()).map_err(|e| Error::fault("registration_shared_secret", e))?;
+        let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes())
+            .map_err(|e| Error::fault("registration_shared_secret", e))?;
         let admin = if by.admin { "admin" } else { "notadmin" };
-        for (n, part) in [&*by.nonce, &*by.username, &*by.password, admin].into_iter().chain(by.user_type.as_deref()).enumerate() {
+        for (n, part) in
+            [&*by.nonce, &*by.username, &*by.password, admin].into_iter().chain(by.user_type.as_deref()).enumerate()
+        {
             if n > 0 {
                 mac.update(b"\0");
             }
@@ -224,7 +226,7 @@ impl Accounts {
             None => None,
         };
         let (user, now) = (self.store.intern_user(&user_id).await?, self.now());
-        let displayname = displayname.filter(|n| !n.is_empty()).unwrap_or_else(|| user_id.localpart().to_owned());
+        let displayname = displayname.map(|n| n.replace('\0', "")).filter(|n| !n.is_empty()).unwrap_or_else(|| user_id.localpart().to_owned());
         let mut session = None;
         let mut rows = None;
         if let Some(device) = device {
@@ -233,7 +235,7 @@ impl Accounts {
             let row = NewDevice {
                 user,
                 device_id: id.to_string(),
-                display_name: device.display_name,
+                display_name: device.name(),
                 created_ms: now,
                 ip: Some(device.from.ip.to_string()),
                 user_agent: device.from.user_agent,
@@ -292,8 +294,5 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if digits.len() % 2 != 0 {
         return None;
     }
-    digits
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()))
-        .collect()
+    digits.chunks(2).map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok())).collect()
 }

@@ -75,6 +75,25 @@ impl Head {
         (Self { room, version, state, fresh: HashMap::new() }, snap)
     }
 
+    /// Whether anybody may join or read the room.
+    async fn is_open(&self, store: &Store) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct Settings<'a> {
+            join_rule: Option<&'a str>,
+            history_visibility: Option<&'a str>,
+        }
+        for event_type in ["m.room.join_rules", "m.room.history_visibility"] {
+            let Some(key) = store.key_nid(event_type, "").await? else { continue };
+            if let Some(pdu) = self.state_event(store, key).await?
+                && let Some(settings) = pdu.content_as::<Settings<'_>>()
+                && (settings.join_rule == Some("public") || settings.history_visibility == Some("world_readable"))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn state_event(&self, store: &Store, key: KeyNid) -> Result<Option<Arc<Pdu>>> {
         let Some(nid) = self.state.map.get(&key) else { return Ok(None) };
         if let Some(pdu) = self.fresh.get(nid) {
@@ -175,6 +194,9 @@ impl Staged {
                 head.fresh.clear();
             }
             head.fresh.insert(nid, pdu.clone());
+            if matches!(pdu.event_type(), TimelineEventType::RoomJoinRules | TimelineEventType::RoomHistoryVisibility) {
+                head.room.head.open = head.is_open(store).await?;
+            }
         }
         let local = pdu.sender().server_name() == server_name;
         let (relation, thread) = relation_of(&pdu);
@@ -319,6 +341,10 @@ fn relation_of(pdu: &Pdu) -> (Option<NewRelation>, String) {
         return (None, main());
     }
     let Some(Content { relates_to: r }) = pdu.content_as::<Content>() else { return (None, main()) };
+    // PostgreSQL has no texts with NUL.
+    if [r.rel_type.as_str(), r.event_id.as_str(), r.key.as_deref().unwrap_or("")].iter().any(|t| t.contains('\0')) {
+        return (None, main());
+    }
     let thread = if r.rel_type == "m.thread" { r.event_id.to_string() } else { main() };
     (Some(NewRelation { target: r.event_id, rel_type: r.rel_type, key: r.key }), thread)
 }

@@ -11,7 +11,7 @@ use hearth_base::{
 };
 use hearth_rules::visibility::{HistoryVisibility, Membership, Point, may_see};
 use hearth_store::{Store, events::StoredEvent, rooms::Room};
-use ruma::{OwnedDeviceId, OwnedUserId, events::TimelineEventType};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::TimelineEventType};
 
 use crate::state::State;
 
@@ -32,7 +32,7 @@ pub struct Viewer {
     memberships: Vec<(StreamPos, String)>,
     /// History visibility events, oldest first.
     visibilities: Vec<(StreamPos, HistoryVisibility)>,
-    /// The event by which they left, if they are not in the room now.
+    /// The event by which they left after they had been in, if they are not in the room now.
     left_with: Option<Arc<StoredEvent>>,
     forgotten: bool,
     /// Position up to which they were joined at some later time.
@@ -52,6 +52,9 @@ impl Viewer {
             }
             _ => false,
         };
+        // Whatever happened to them afterwards (a ban, another invite), what they may see ends with that leave.
+        let last_join = memberships.iter().rposition(|e| e.pdu.membership() == "join");
+        let left_with = last_join.and_then(|n| memberships.get(n + 1)).cloned();
         let memberships: Vec<(StreamPos, String)> =
             memberships.iter().map(|e| (position(e), e.pdu.membership().into_owned())).collect();
         let mut joined_until = StreamPos(i64::MIN);
@@ -60,7 +63,6 @@ impl Viewer {
                 joined_until = memberships.get(n + 1).map_or(StreamPos(i64::MAX), |next| next.0);
             }
         }
-        let left_with = own.filter(|e| matches!(&*e.pdu.membership(), "leave" | "ban"));
         Ok(Self {
             room,
             user: who.user_nid,
@@ -72,6 +74,12 @@ impl Viewer {
             forgotten,
             joined_until,
         })
+    }
+
+    /// Whose eyes.
+    #[must_use]
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
     }
 
     /// Whether the user may see an event.
@@ -141,7 +149,7 @@ impl Viewer {
     /// The event by which the user left, if they were in and are not now.
     #[must_use]
     pub fn left_with(&self) -> Option<&StoredEvent> {
-        self.left_with.as_deref().filter(|_| self.was_ever_in() && !self.is_world_readable())
+        self.left_with.as_deref().filter(|_| !self.is_world_readable())
     }
 }
 

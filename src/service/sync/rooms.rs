@@ -10,9 +10,11 @@ use hearth_base::{
 use hearth_rules::client_format::write_stripped;
 use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
+
+use serde::Deserialize;
 
 use super::{
     Sync, Turn,
@@ -32,6 +34,16 @@ struct Timeline {
     limited: bool,
     /// Place before the first.
     start: Option<HistoryToken>,
+}
+
+/// The stretch of a room's history that an answer covers.
+struct Span<'a> {
+    from: StreamPos,
+    upto: StreamPos,
+    /// All state is wanted, not only what changed.
+    full: bool,
+    /// State at its end.
+    newest: &'a StateMap,
 }
 
 impl Sync {
@@ -60,9 +72,11 @@ impl Sync {
         let newly =
             turn.since.is_none() || membership.pos > after && viewer.joined_since().is_none_or(|since| since > after);
         let from = if newly { StreamPos::ZERO } else { after };
-        let timeline = self.timeline(turn, &viewer, hub, from, turn.now.pos).await?;
+        let upto = turn.now.pos;
+        let timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
         let full = newly || turn.ask.full_state;
-        let state = self.state_events(turn, &room, &timeline, from, full).await?;
+        let newest = self.state.current(&room).await?;
+        let mut state = self.state_events(turn, &room, &timeline, Span { from, upto, full, newest: &newest }).await?;
         let mut body = String::new();
         if newly && turn.since.is_some() {
             let all = self.account_data.of_room(turn.who.user_nid, hub.nid).await?;
@@ -74,11 +88,18 @@ impl Sync {
         if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !receipts && !full {
             return Ok(());
         }
+        let mut summary = String::new();
+        if full || timeline.events.iter().chain(&state).any(|e| is_member(e)) {
+            let heroes = self.write_summary(&mut summary, turn, &room, &newest).await?;
+            if turn.ask.filter.state.lazy_members {
+                self.add_members(turn, &mut state, &timeline, &newest, &heroes).await?;
+            }
+        }
         self.write_state(&mut body, turn, &viewer, &state).await?;
         self.write_timeline(&mut body, &viewer, &timeline).await?;
-        let membership_news = timeline.events.iter().chain(&state).any(|e| is_member(e));
-        if full || membership_news {
-            self.write_summary(&mut body, turn, &room).await?;
+        if !summary.is_empty() {
+            key(&mut body, "summary");
+            body.push_str(&summary);
         }
         self.write_unread(&mut body, turn, hub.nid).await?;
         open(&mut sections.join, &room.room_id);
@@ -154,18 +175,22 @@ impl Sync {
         }
         let hub = self.notifier.hub(membership.room).await?;
         let viewer = self.history.viewer(turn.who, &room).await?;
-        let upto = membership.pos.min(turn.now.pos);
-        let timeline = if viewer.was_ever_in() {
-            self.timeline(turn, &viewer, &hub, turn.after(), upto).await?
-        } else {
-            // A rejected invite or knock: the leaving itself is all there is to see.
-            let own = self.store.event(membership.event).await?;
-            Timeline { start: own.as_ref().and_then(|e| e.place()), events: own.into_iter().collect(), limited: false }
-        };
-        let state = if viewer.was_ever_in() {
-            self.state_events(turn, &room, &timeline, turn.after(), turn.since.is_none()).await?
-        } else {
-            Vec::new()
+        let own = self.store.event(membership.event).await?;
+        let (from, full) = (turn.after(), turn.since.is_none() || turn.ask.full_state);
+        let (timeline, state) = match (&own, viewer.left_with()) {
+            (Some(own), left) if viewer.was_ever_in() && viewer.may_see(own) => {
+                let upto = membership.pos.min(turn.now.pos);
+                let timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
+                let newest = self.state.after(left.unwrap_or(own)).await?;
+                let span = Span { from, upto, full, newest: &newest };
+                let state = self.state_events(turn, &room, &timeline, span).await?;
+                (timeline, state)
+            }
+            // An invite or knock came to nothing, or a ban after leaving: that is all there is to see.
+            _ => {
+                let start = own.as_ref().and_then(|e| e.place()).map(before);
+                (Timeline { start, events: own.into_iter().collect(), limited: false }, Vec::new())
+            }
         };
         let mut body = String::new();
         self.write_state(&mut body, turn, &viewer, &state).await?;
@@ -190,7 +215,7 @@ impl Sync {
         if !filter.has_room(&viewer.room.room_id) {
             return Ok(Timeline { events: Vec::new(), limited: false, start: None });
         }
-        let (mut events, mut limited, mut upto) = (Vec::new(), false, upto);
+        let (mut events, mut limited, mut upto, mut newest) = (Vec::new(), false, upto, None);
         for _ in 0..ROUNDS {
             let (found, more) = match hub.news(after, upto, limit) {
                 Some((nids, more)) => (self.store.events(&nids).await?, more),
@@ -202,6 +227,7 @@ impl Sync {
                 }
             };
             let Some(oldest) = found.last().and_then(|e| e.pos) else { break };
+            newest = newest.or_else(|| found.first().and_then(|e| e.place()));
             upto = StreamPos(oldest.0 - 1);
             let mut shown = found.into_iter().filter(|e| viewer.may_see(e) && filter.has(&e.pdu));
             while events.len() < limit
@@ -215,89 +241,103 @@ impl Sync {
             }
         }
         events.reverse();
-        let start = events.first().and_then(|e| e.place()).map(|p| HistoryToken { pos: StreamPos(p.pos.0 - 1), ..p });
+        // If nothing is shown, all that is left out stands at or before the newest event.
+        let start = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(before).or(newest);
         Ok(Timeline { events, limited, start })
     }
 
     /// The state that goes with a timeline: all of it, or what changed between the last answer and the timeline (or, with
-    /// `state_after`, up to now).
+    /// `state_after`, up to its end).
     async fn state_events(
         &self,
         turn: &Turn<'_>,
         room: &Room,
         timeline: &Timeline,
-        from: StreamPos,
-        full: bool,
+        span: Span<'_>,
     ) -> Result<Vec<Arc<StoredEvent>>> {
         let filter = &turn.ask.filter.state;
         if !filter.has_room(&room.room_id) {
             return Ok(Vec::new());
         }
+        let lazy = filter.lazy_members;
         let after_timeline = turn.ask.state_after || turn.ask.state_after_unstable;
         let first = timeline.events.first();
-        let wanted: Vec<EventNid> = if full {
+        let mut wanted: Vec<EventNid> = if span.full {
             let state = match first.and_then(|e| e.snap) {
                 Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
-                _ => self.state.current(room).await?,
+                _ => span.newest.clone(),
             };
-            self.lazily(turn, &state, timeline, state.iter().map(|(k, e)| (*k, *e))).await?
+            if lazy { self.without_members(turn, &state).await? } else { state.values().copied().collect() }
         } else if timeline.limited || after_timeline {
+            // Whatever changed in the gap, members too: they may be members the client knows.
             let upto = match first.and_then(|e| e.pos) {
                 Some(pos) if !after_timeline => StreamPos(pos.0 - 1),
-                _ => turn.now.pos,
+                _ => span.upto,
             };
-            let changes: HashMap<KeyNid, Option<EventNid>> = self.store.state_changes(room.nid, from, upto).await?;
-            let state = self.state.current(room).await?;
-            let changed = changes.into_iter().filter_map(|(k, e)| Some((k, e?)));
-            self.lazily(turn, &state, timeline, changed).await?
-        } else if filter.lazy_members {
-            // Nothing changed unseen; but who speaks may not be known to the client yet.
-            let state = self.state.current(room).await?;
-            self.lazily(turn, &state, timeline, std::iter::empty()).await?
+            let changes: HashMap<KeyNid, Option<EventNid>> =
+                self.store.state_changes(room.nid, span.from, upto).await?;
+            changes.into_values().flatten().collect()
         } else {
-            return Ok(Vec::new());
+            Vec::new()
         };
+        if lazy {
+            let state = match first.and_then(|e| e.snap) {
+                Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
+                _ => span.newest.clone(),
+            };
+            for nid in self.speakers(&state, timeline).await? {
+                if !wanted.contains(&nid) {
+                    wanted.push(nid);
+                }
+            }
+        }
         let shown: Vec<EventNid> =
             if after_timeline { Vec::new() } else { timeline.events.iter().map(|e| e.nid).collect() };
         let events = self.store.events(&wanted).await?;
         Ok(events.into_iter().filter(|e| !shown.contains(&e.nid) && filter.has(&e.pdu)).collect())
     }
 
-    /// Of these state entries all but members; of members, when loading lazily, only those who speak in the timeline and
-    /// the user (spec: "Lazy-loading room members").
-    async fn lazily(
-        &self,
-        turn: &Turn<'_>,
-        state: &StateMap,
-        timeline: &Timeline,
-        entries: impl Iterator<Item = (KeyNid, EventNid)>,
-    ) -> Result<Vec<EventNid>> {
-        if !turn.ask.filter.state.lazy_members {
-            return Ok(entries.map(|(_, e)| e).collect());
-        }
-        let entries: Vec<(KeyNid, EventNid)> = entries.collect();
-        let mut wanted = Vec::new();
-        if !entries.is_empty() {
-            let keys = self.store.keys(&entries.iter().map(|(k, _)| *k).collect::<Vec<_>>()).await?;
-            let others = entries
-                .iter()
-                .zip(&keys)
-                .filter(|(_, key)| key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str());
-            wanted.extend(others.map(|((_, e), _)| *e));
-        }
-        let mut seen: Vec<&UserId> = Vec::new();
+    /// A whole state but for members other than the user (spec: "Lazy-loading room members").
+    async fn without_members(&self, turn: &Turn<'_>, state: &StateMap) -> Result<Vec<EventNid>> {
+        let keys = self.store.keys(&state.keys().copied().collect::<Vec<_>>()).await?;
+        let others = state
+            .values()
+            .zip(&keys)
+            .filter(|(_, key)| key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str());
+        Ok(others.map(|(event, _)| *event).collect())
+    }
+
+    /// Member events of those who speak in a timeline.
+    async fn speakers(&self, state: &StateMap, timeline: &Timeline) -> Result<Vec<EventNid>> {
+        let (mut seen, mut nids): (Vec<&UserId>, Vec<EventNid>) = (Vec::new(), Vec::new());
         for sender in timeline.events.iter().map(|e| e.pdu.sender()) {
             if seen.contains(&sender) {
                 continue;
             }
             seen.push(sender);
-            if let Some(nid) = self.state.entry_nid(state, "m.room.member", sender.as_str()).await?
-                && !wanted.contains(&nid)
+            nids.extend(self.state.entry_nid(state, "m.room.member", sender.as_str()).await?);
+        }
+        Ok(nids)
+    }
+
+    /// Adds the member events of users the room is named by (spec: `RoomSummary`, with lazy loading).
+    async fn add_members(
+        &self,
+        turn: &Turn<'_>,
+        state: &mut Vec<Arc<StoredEvent>>,
+        timeline: &Timeline,
+        newest: &StateMap,
+        users: &[OwnedUserId],
+    ) -> Result<()> {
+        let users: Vec<&UserId> = users.iter().map(|u| &**u).collect();
+        for event in self.history.members_of(newest, &users).await? {
+            if turn.ask.filter.state.has(&event.pdu)
+                && !state.iter().chain(&timeline.events).any(|e| e.nid == event.nid)
             {
-                wanted.push(nid);
+                state.push(event);
             }
         }
-        Ok(wanted)
+        Ok(())
     }
 
     async fn write_state(
@@ -322,25 +362,6 @@ impl Sync {
         Ok(())
     }
 
-    /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
-    async fn write_unread(&self, out: &mut String, turn: &Turn<'_>, room: RoomNid) -> Result<()> {
-        let unread = self.push.unread(turn.who.user_nid, room).await?;
-        let by_thread = turn.ask.filter.timeline.thread_counts;
-        let count = if by_thread { unread.main } else { unread.total() };
-        key(out, "unread_notifications");
-        write_count(out, count);
-        if by_thread && !unread.threads.is_empty() {
-            key(out, "unread_thread_notifications");
-            out.push('{');
-            for (thread, count) in &unread.threads {
-                key_text(out, thread);
-                write_count(out, *count);
-            }
-            out.push('}');
-        }
-        Ok(())
-    }
-
     async fn write_timeline(&self, out: &mut String, viewer: &Viewer, timeline: &Timeline) -> Result<()> {
         if timeline.events.is_empty() && !timeline.limited {
             return Ok(());
@@ -360,18 +381,40 @@ impl Sync {
         Ok(())
     }
 
-    /// Writes who is in the room, as far as a client needs it to name the room (spec: `RoomSummary`).
-    async fn write_summary(&self, out: &mut String, turn: &Turn<'_>, room: &Room) -> Result<()> {
+    /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
+    async fn write_unread(&self, out: &mut String, turn: &Turn<'_>, room: RoomNid) -> Result<()> {
+        let unread = self.push.unread(turn.who.user_nid, room).await?;
+        let by_thread = turn.ask.filter.timeline.thread_counts;
+        let count = if by_thread { unread.main } else { unread.total() };
+        key(out, "unread_notifications");
+        write_count(out, count);
+        if by_thread && !unread.threads.is_empty() {
+            key(out, "unread_thread_notifications");
+            out.push('{');
+            for (thread, count) in &unread.threads {
+                key_text(out, thread);
+                write_count(out, *count);
+            }
+            out.push('}');
+        }
+        Ok(())
+    }
+
+    /// Writes who is in the room, as far as a client needs it to name the room (spec: `RoomSummary`). Gives whom it names.
+    async fn write_summary(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        room: &Room,
+        state: &StateMap,
+    ) -> Result<Vec<OwnedUserId>> {
         const HEROES: usize = 5;
         let (joined, invited) = self.store.member_counts(room.nid).await?;
-        key(out, "summary");
         out.push('{');
-        let state = self.state.current(room).await?;
-        let named = self.state.entry_nid(&state, "m.room.name", "").await?.is_some()
-            || self.state.entry_nid(&state, "m.room.canonical_alias", "").await?.is_some();
-        if !named {
-            let heroes = self.store.heroes(room.nid, turn.who.user_nid, HEROES).await?;
-            let heroes = self.store.user_ids(&heroes).await?;
+        let mut heroes = Vec::new();
+        if !self.is_named(state).await? {
+            let nids = self.store.heroes(room.nid, turn.who.user_nid, HEROES).await?;
+            heroes = self.store.user_ids(&nids).await?;
             key(out, "m.heroes");
             // User ids always serialise.
             out.push_str(&serde_json::to_string(&heroes).unwrap_or_default());
@@ -381,7 +424,24 @@ impl Sync {
         key(out, "m.joined_member_count");
         out.push_str(itoa::Buffer::new().format(joined));
         out.push('}');
-        Ok(())
+        Ok(heroes)
+    }
+
+    /// Whether a room has a name or canonical alias that is not empty.
+    async fn is_named(&self, state: &StateMap) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct Content {
+            name: Option<String>,
+            alias: Option<String>,
+        }
+        for event_type in ["m.room.name", "m.room.canonical_alias"] {
+            let content: Option<Content> =
+                self.state.entry(state, event_type, "").await?.and_then(|e| e.pdu.content_as());
+            if content.is_some_and(|c| [c.name, c.alias].into_iter().flatten().any(|t| !t.is_empty())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -409,6 +469,11 @@ fn write_account_data<'a>(out: &mut String, turn: &Turn<'_>, data: impl Iterator
     if !first {
         out.push_str("]}");
     }
+}
+
+/// The place before an event's.
+fn before(place: HistoryToken) -> HistoryToken {
+    HistoryToken { pos: StreamPos(place.pos.0.saturating_sub(1)), ..place }
 }
 
 fn is_member(event: &StoredEvent) -> bool {

@@ -124,7 +124,7 @@ fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Vec<Placed<'a>> {
 }
 
 async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE)";
+    const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE, FALSE)";
     for append in appends.iter().filter(|a| a.on_rev.is_none()) {
         let room = &append.room;
         execute!(
@@ -298,8 +298,8 @@ async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -
         rooms.insert(room.nid, room);
     }
     insert_rows!(tx, rooms.values(),
-    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = $7, partial = $8 WHERE room_nid = $1",
-    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = g, partial = h FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h) WHERE room_nid = t.a",
+    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = $7, partial = $8, open = $9 WHERE room_nid = $1",
+    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = g, partial = h, open = i FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[], $9::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h, i) WHERE room_nid = t.a",
     r => {
             room: i64 = r.nid.0,
             rev: i64 = r.head.rev,
@@ -309,6 +309,7 @@ async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -
             counter: i64 = r.head.counter,
             pos: i64 = r.head.pos.0,
             partial: bool = r.head.partial,
+            open: bool = r.head.open,
         })?;
     tx.rooms.extend(rooms.into_values());
     Ok(())

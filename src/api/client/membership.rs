@@ -1,0 +1,227 @@
+//! Who is in a room: joining, knocking, leaving, inviting, kicking, banning; lists of members.
+
+use hearth_base::{Error, Requester, Result};
+use http::StatusCode;
+use ruma::{
+    OwnedRoomId, RoomId, RoomOrAliasId, UserId,
+    api::client::membership::{
+        ban_user, forget_room, get_member_events, invite_user, join_room_by_id, joined_members, joined_rooms,
+        kick_user, leave_room, unban_user,
+    },
+};
+use std::sync::Arc;
+
+use crate::{
+    Cx,
+    extract::{Client, Guests},
+    limits::Limit,
+    respond::RawJson,
+    routes::Routes,
+};
+
+/// Their routes.
+#[must_use]
+pub fn routes() -> Routes {
+    Routes::new()
+        .on(join_by_id)
+        .on(join)
+        .on(knock)
+        .on(leave)
+        .on(forget)
+        .on(invite)
+        .on(kick)
+        .on(ban)
+        .on(unban)
+        .on(list_joined_rooms)
+        .on(list_members)
+        .on(list_joined_members)
+}
+
+async fn join_by_id(
+    cx: Cx,
+    req: Client<join_room_by_id::v3::Request, Guests>,
+) -> Result<join_room_by_id::v3::Response> {
+    may_join(&cx, &req.requester, &req.body.room_id)?;
+    let room_id = cx.membership.join(&req.requester, &req.body.room_id, req.body.reason).await?;
+    Ok(join_room_by_id::v3::Response::new(room_id))
+}
+
+mod joining {
+    //! `POST /join/{roomIdOrAlias}`. Ruma's type demands a body, which the specification does not.
+    use ruma::{
+        OwnedRoomId, OwnedRoomOrAliasId,
+        api::{auth_scheme::AccessToken, request, response},
+        metadata,
+    };
+
+    metadata! {
+        method: POST,
+        rate_limited: true,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/join/{room_id_or_alias}",
+            1.1 => "/_matrix/client/v3/join/{room_id_or_alias}",
+        }
+    }
+
+    /// Which room.
+    #[request]
+    pub struct Request {
+        /// Its id or alias.
+        #[ruma_api(path)]
+        pub room_id_or_alias: OwnedRoomOrAliasId,
+        /// Why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reason: Option<String>,
+    }
+
+    /// Joined.
+    #[response]
+    pub struct Response {
+        /// The room's id.
+        pub room_id: OwnedRoomId,
+    }
+}
+
+async fn join(cx: Cx, req: Client<joining::Request, Guests>) -> Result<joining::Response> {
+    let room_id = resolved(&cx, &req.body.room_id_or_alias).await?;
+    may_join(&cx, &req.requester, &room_id)?;
+    let room_id = cx.membership.join(&req.requester, &room_id, req.body.reason).await?;
+    Ok(joining::Response { room_id })
+}
+
+mod knocking {
+    //! `POST /knock/{roomIdOrAlias}`. Ruma's type demands a body, which the specification does not.
+    use ruma::{
+        OwnedRoomId, OwnedRoomOrAliasId,
+        api::{auth_scheme::AccessToken, request, response},
+        metadata,
+    };
+
+    metadata! {
+        method: POST,
+        rate_limited: true,
+        authentication: AccessToken,
+        history: {
+            unstable => "/_matrix/client/unstable/xyz.amorgan.knock/knock/{room_id_or_alias}",
+            1.1 => "/_matrix/client/v3/knock/{room_id_or_alias}",
+        }
+    }
+
+    /// At which door.
+    #[request]
+    pub struct Request {
+        /// The room's id or alias.
+        #[ruma_api(path)]
+        pub room_id_or_alias: OwnedRoomOrAliasId,
+        /// Why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reason: Option<String>,
+    }
+
+    /// Knocked.
+    #[response]
+    pub struct Response {
+        /// The room's id.
+        pub room_id: OwnedRoomId,
+    }
+}
+
+async fn knock(cx: Cx, req: Client<knocking::Request>) -> Result<knocking::Response> {
+    cx.limits().user(Limit::Message, &req.requester)?;
+    let room_id = resolved(&cx, &req.body.room_id_or_alias).await?;
+    let room_id = cx.membership.knock(&req.requester, &room_id, req.body.reason).await?;
+    Ok(knocking::Response { room_id })
+}
+
+async fn leave(cx: Cx, req: Client<leave_room::v3::Request, Guests>) -> Result<leave_room::v3::Response> {
+    cx.membership.leave(&req.requester, &req.body.room_id, req.body.reason).await?;
+    Ok(leave_room::v3::Response::new())
+}
+
+async fn forget(cx: Cx, req: Client<forget_room::v3::Request, Guests>) -> Result<forget_room::v3::Response> {
+    cx.membership.forget(&req.requester, &req.body.room_id).await?;
+    Ok(forget_room::v3::Response::new())
+}
+
+async fn invite(cx: Cx, req: Client<invite_user::v3::Request>) -> Result<invite_user::v3::Response> {
+    use invite_user::v3::InvitationRecipient as To;
+    let (who, room_id) = (&req.requester, &req.body.room_id);
+    match req.body.recipient {
+        To::UserId(to) => {
+            may_invite(&cx, who, room_id, &to.user_id)?;
+            cx.membership.invite(who, room_id, &to.user_id, to.reason).await?;
+        }
+        _ => return Err(no_third_party_invites()),
+    }
+    Ok(invite_user::v3::Response::new())
+}
+
+async fn kick(cx: Cx, req: Client<kick_user::v3::Request>) -> Result<kick_user::v3::Response> {
+    let body = req.body;
+    cx.membership.kick(&req.requester, &body.room_id, &body.user_id, body.reason).await?;
+    Ok(kick_user::v3::Response::new())
+}
+
+async fn ban(cx: Cx, req: Client<ban_user::v3::Request>) -> Result<ban_user::v3::Response> {
+    let body = req.body;
+    cx.membership.ban(&req.requester, &body.room_id, &body.user_id, body.reason).await?;
+    Ok(ban_user::v3::Response::new())
+}
+
+async fn unban(cx: Cx, req: Client<unban_user::v3::Request>) -> Result<unban_user::v3::Response> {
+    let body = req.body;
+    cx.membership.unban(&req.requester, &body.room_id, &body.user_id, body.reason).await?;
+    Ok(unban_user::v3::Response::new())
+}
+
+async fn list_joined_rooms(
+    cx: Cx,
+    req: Client<joined_rooms::v3::Request, Guests>,
+) -> Result<joined_rooms::v3::Response> {
+    Ok(joined_rooms::v3::Response::new(cx.membership.joined_rooms(&req.requester).await?))
+}
+
+/// Member events, now or at a place in history.
+async fn list_members(cx: Cx, req: Client<get_member_events::v3::Request, Guests>) -> Result<RawJson> {
+    let b = &req.body;
+    let (is, is_not) = (b.membership.as_ref(), b.not_membership.as_ref());
+    let members = cx.history.members_json(&req.requester, &b.room_id, b.at.as_deref(), is, is_not).await?;
+    Ok(RawJson(members.into()))
+}
+
+async fn list_joined_members(cx: Cx, req: Client<joined_members::v3::Request, Guests>) -> Result<RawJson> {
+    Ok(RawJson(cx.history.joined_members_json(&req.requester, &req.body.room_id).await?.into()))
+}
+
+async fn resolved(cx: &Cx, room: &RoomOrAliasId) -> Result<OwnedRoomId> {
+    match <&RoomId>::try_from(room) {
+        Ok(room_id) => Ok(room_id.to_owned()),
+        Err(alias) => Ok(cx.directory.resolve(alias).await?.0),
+    }
+}
+
+/// How often a user may join rooms, and how many may join one.
+fn may_join(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId) -> Result<()> {
+    cx.limits().user(Limit::JoinsLocal, who)?;
+    cx.limits().check(Limit::JoinsPerRoom, room_id)
+}
+
+/// How often a user may invite, a user be invited, a room be invited to.
+fn may_invite(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId, to: &UserId) -> Result<()> {
+    cx.limits().user(Limit::InvitesPerIssuer, who)?;
+    if !who.is_admin && who.appservice.is_none() {
+        cx.limits().check(Limit::InvitesPerRoom, room_id)?;
+        cx.limits().check(Limit::InvitesPerUser, to)?;
+    }
+    Ok(())
+}
+
+/// Invites to e-mail addresses go through an identity server, and we talk to none.
+pub(crate) fn no_third_party_invites() -> Error {
+    Error::told(
+        StatusCode::FORBIDDEN,
+        "M_THREEPID_DENIED",
+        "This server does not invite to e-mail addresses or phone numbers",
+    )
+}

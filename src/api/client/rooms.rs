@@ -1,0 +1,136 @@
+//! Rooms: created, replaced by newer ones, summarised.
+
+use hearth_base::{Error, Result};
+use hearth_service::rooms::{NewRoom, Preset};
+use ruma::{
+    api::client::room::{
+        Visibility,
+        create_room::{self, v3::RoomPreset},
+        get_summary, upgrade_room,
+    },
+    events::TimelineEventType,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    Cx,
+    extract::{Client, Guests, OptionalClient},
+    limits::Limit,
+    respond::Json,
+    routes::Routes,
+};
+
+/// Their routes.
+#[must_use]
+pub fn routes() -> Routes {
+    Routes::new().on(create).on(upgrade).also(
+        summary,
+        // Where the proposal had it first (MSC3266), and still asked by clients of its time.
+        &["/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}"],
+    )
+}
+
+/// Creates a room.
+async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<create_room::v3::Response> {
+    let who = &req.requester;
+    cx.limits().user(Limit::RoomCreation, who)?;
+    for user in &req.body.invite {
+        cx.limits().user(Limit::InvitesPerIssuer, who)?;
+        cx.limits().check(Limit::InvitesPerUser, user)?;
+    }
+    let room_id = cx.rooms.create(who, asked(req.body)?).await?;
+    Ok(create_room::v3::Response::new(room_id))
+}
+
+fn asked(body: create_room::v3::Request) -> Result<NewRoom> {
+    if !body.invite_3pid.is_empty() {
+        return Err(super::membership::no_third_party_invites());
+    }
+    let preset = match body.preset {
+        None => None,
+        Some(RoomPreset::PrivateChat) => Some(Preset::Private),
+        Some(RoomPreset::TrustedPrivateChat) => Some(Preset::TrustedPrivate),
+        Some(RoomPreset::PublicChat) => Some(Preset::Public),
+        Some(other) => return Err(Error::invalid_param(format!("There is no preset {other}"))),
+    };
+    let published = match body.visibility {
+        Visibility::Public => true,
+        Visibility::Private => false,
+        other => return Err(Error::invalid_param(format!("`visibility` is `public` or `private`, not {other}"))),
+    };
+    let initial_state = body.initial_state.iter().map(|raw| initial_state(raw.json())).collect::<Result<_>>()?;
+    Ok(NewRoom {
+        version: body.room_version,
+        published,
+        preset,
+        alias: body.room_alias_name,
+        name: body.name,
+        topic: body.topic,
+        creation_content: object(body.creation_content.as_ref().map(|raw| raw.json()), "creation_content")?,
+        initial_state,
+        power_levels: object(
+            body.power_level_content_override.as_ref().map(|raw| raw.json()),
+            "power_level_content_override",
+        )?,
+        invite: body.invite,
+        is_direct: body.is_direct,
+    })
+}
+
+fn initial_state(raw: &RawValue) -> Result<(TimelineEventType, String, Box<RawValue>)> {
+    #[derive(Deserialize)]
+    struct Event {
+        r#type: String,
+        #[serde(default)]
+        state_key: String,
+        content: Box<RawValue>,
+    }
+    let event: Event = serde_json::from_str(raw.get())
+        .map_err(|e| Error::bad_json(format!("An event of `initial_state` is none: {e}")))?;
+    if event.r#type.contains('\0') || event.state_key.contains('\0') {
+        return Err(Error::invalid_param("Event types and state keys cannot contain NUL"));
+    }
+    Ok((TimelineEventType::from(event.r#type), event.state_key, event.content))
+}
+
+fn object(raw: Option<&RawValue>, name: &str) -> Result<Map<String, Value>> {
+    match raw {
+        None => Ok(Map::new()),
+        Some(raw) => serde_json::from_str::<Option<Map<String, Value>>>(raw.get())
+            .map(Option::unwrap_or_default)
+            .map_err(|_| Error::bad_json(format!("`{name}` is not an object"))),
+    }
+}
+
+/// Replaces a room by one of another version.
+async fn upgrade(cx: Cx, req: Client<upgrade_room::v3::Request>) -> Result<upgrade_room::v3::Response> {
+    cx.limits().user(Limit::RoomCreation, &req.requester)?;
+    let body = &req.body;
+    let room_id =
+        cx.rooms.upgrade(&req.requester, &body.room_id, &body.new_version, &body.additional_creators).await?;
+    Ok(upgrade_room::v3::Response::new(room_id))
+}
+
+/// What is told of a room to those who are not in it.
+async fn summary(cx: Cx, req: OptionalClient<get_summary::v1::Request, Guests>) -> Result<Json<Value>> {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        #[serde(flatten)]
+        summary: &'a hearth_service::directory::Summary,
+        #[serde(rename = "im.nheko.summary.room_version")]
+        version: &'a str,
+        #[serde(rename = "im.nheko.summary.encryption", skip_serializing_if = "Option::is_none")]
+        encryption: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        membership: Option<String>,
+    }
+    let (summary, membership) = cx.rooms.summary(req.requester.as_deref(), &req.body.room_id_or_alias).await?;
+    let answer = Answer {
+        version: &summary.room_version,
+        encryption: summary.encryption.as_deref(),
+        membership: req.requester.map(|_| membership.map_or_else(|| "leave".to_owned(), |m| m.to_string())),
+        summary: &summary,
+    };
+    serde_json::to_value(answer).map(Json).map_err(|e| Error::fault("writing a summary", e))
+}

@@ -1,0 +1,339 @@
+//! The directory: aliases, which rooms are published, what is told of rooms to those who are not in them, and the search
+//! for users. Summaries of rooms are kept by state snapshot, so they are never out of date and are made once a change.
+
+use std::sync::Arc;
+
+use hearth_base::{Error, OrNotFound, Requester, Result};
+use hearth_store::{Store, rooms::Room, state::StateMap};
+use moka::sync::Cache;
+use ruma::{
+    OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{
+    events::{Events, Outgoing, check_may_write},
+    state::State,
+};
+
+mod public_rooms;
+mod summary;
+
+pub use public_rooms::PublicRooms;
+pub use summary::Summary;
+
+/// How the directory behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Published rooms are told to people without an account (`allow_public_rooms_without_auth`).
+    pub public_rooms_without_login: bool,
+    /// Published rooms can be listed at all (`enable_room_list_search`).
+    pub room_list: bool,
+    /// Aliases are made by members of the room only (`require_membership_for_aliases`).
+    pub aliases_by_members: bool,
+    /// Users can be searched for (`user_directory.enabled`).
+    pub user_search: bool,
+    /// All local users are found, not only those in common or open rooms (`user_directory.search_all_users`).
+    pub search_all_users: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            public_rooms_without_login: false,
+            room_list: true,
+            aliases_by_members: true,
+            user_search: true,
+            search_all_users: false,
+        }
+    }
+}
+
+/// Summaries remembered.
+const SUMMARIES: u64 = 10_000;
+/// Users found at most.
+const MAX_USERS: usize = 50;
+
+/// Aliases, published rooms, users.
+#[derive(Debug)]
+pub struct Directory {
+    store: Store,
+    state: Arc<State>,
+    events: Arc<Events>,
+    server_name: OwnedServerName,
+    settings: Settings,
+    summaries: Cache<hearth_base::ids::SnapNid, Arc<Summary>>,
+}
+
+/// Users found (spec: `POST /user_directory/search`).
+#[derive(Debug, Serialize)]
+pub struct FoundUsers {
+    /// The best first.
+    pub results: Vec<FoundUser>,
+    /// Whether there were more.
+    pub limited: bool,
+}
+
+/// One of them.
+#[derive(Debug, Serialize)]
+pub struct FoundUser {
+    /// Their id.
+    pub user_id: OwnedUserId,
+    /// Their name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<Value>,
+    /// Their avatar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<Value>,
+}
+
+/// Content of `m.room.canonical_alias`, as far as it names aliases.
+#[derive(Debug, Default, Deserialize)]
+struct CanonicalAlias {
+    alias: Option<String>,
+    #[serde(default)]
+    alt_aliases: Option<Vec<String>>,
+}
+
+impl CanonicalAlias {
+    fn all(&self) -> impl Iterator<Item = &str> {
+        let alias = self.alias.iter().filter(|a| !a.is_empty());
+        alias.chain(self.alt_aliases.iter().flatten()).map(String::as_str)
+    }
+}
+
+impl Directory {
+    /// Made once.
+    #[must_use]
+    pub fn new(store: Store, state: Arc<State>, events: Arc<Events>, settings: Settings) -> Self {
+        let server_name = events.signer().server_name().to_owned();
+        Self { store, state, events, server_name, settings, summaries: Cache::new(SUMMARIES) }
+    }
+
+    /// The room an alias points to, and servers that are in it.
+    ///
+    /// # Errors
+    /// 404 if it points nowhere.
+    pub async fn resolve(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let missing = || Error::not_found(format!("Room alias {alias} not found"));
+        if alias.server_name() != self.server_name {
+            return Err(missing());
+        }
+        let (nid, _) = self.store.alias(alias).await?.ok_or_else(missing)?;
+        let room = self.state.room_by_nid(nid).await?;
+        Ok((room.room_id.clone(), vec![self.server_name.clone()]))
+    }
+
+    /// Points an alias to a room.
+    ///
+    /// # Errors
+    /// 400 for an alias of another server, 403 for those who are not in the room, 409 if it is taken.
+    pub async fn add_alias(&self, who: &Requester, alias: OwnedRoomAliasId, room_id: &RoomId) -> Result<()> {
+        check_may_write(who)?;
+        self.check_own(&alias)?;
+        let outside = || Error::forbidden("You must be in the room to make an alias for it");
+        let nid = self.store.room_nid(room_id).await?.ok_or_else(outside)?;
+        if self.settings.aliases_by_members
+            && !who.is_admin
+            && self.state.membership(nid, who.user_nid).await? != MembershipState::Join
+        {
+            return Err(outside());
+        }
+        let name = alias.clone();
+        self.store.add_alias(alias, nid, who.user_nid).await.map_err(|e| match e.errcode() {
+            "M_ROOM_IN_USE" => {
+                Error::told(http::StatusCode::CONFLICT, "M_UNKNOWN", format!("Room alias {name} already exists"))
+            }
+            _ => e,
+        })
+    }
+
+    fn check_own(&self, alias: &RoomAliasId) -> Result<()> {
+        if alias.server_name() != self.server_name {
+            return Err(Error::invalid_param(format!("The alias must end in :{}", self.server_name)));
+        }
+        if alias.alias().is_empty() || alias.as_str().chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Error::invalid_param("The alias is empty or has spaces in it"));
+        }
+        Ok(())
+    }
+
+    /// Removes an alias, also from the room's `m.room.canonical_alias` if the requester may change that.
+    ///
+    /// # Errors
+    /// 404 if there is none, 403 for those who neither made it nor have power over the room's aliases.
+    pub async fn remove_alias(&self, who: &Requester, alias: &RoomAliasId) -> Result<()> {
+        let missing = || Error::not_found(format!("Room alias {alias} not found"));
+        let (nid, creator) = self.store.alias(alias).await?.ok_or_else(missing)?;
+        let room = self.state.room_by_nid(nid).await?;
+        if creator != who.user_nid && !who.is_admin && !self.has_power(who, &room).await? {
+            return Err(Error::forbidden("You may not remove this alias"));
+        }
+        if !self.store.delete_alias(alias.to_owned()).await? {
+            return Err(missing());
+        }
+        if let Err(e) = self.drop_from_canonical(who, &room, alias).await {
+            // That they may not change the event does not undo what they may (spec: `DELETE /directory/room`).
+            tracing::debug!(room.id = %room.room_id, error = %e, "a removed alias stays in the room's state");
+        }
+        Ok(())
+    }
+
+    async fn drop_from_canonical(&self, who: &Requester, room: &Room, alias: &RoomAliasId) -> Result<()> {
+        let Some(event) = self.state.current_entry(room, "m.room.canonical_alias", "").await? else { return Ok(()) };
+        let Some(mut content) = event.pdu.content_as::<Map<String, Value>>() else { return Ok(()) };
+        let before = content.clone();
+        if content.get("alias").and_then(Value::as_str) == Some(alias.as_str()) {
+            content.remove("alias");
+        }
+        if let Some(alt) = content.get_mut("alt_aliases").and_then(Value::as_array_mut) {
+            alt.retain(|a| a.as_str() != Some(alias.as_str()));
+        }
+        if content == before {
+            return Ok(());
+        }
+        let content =
+            serde_json::value::to_raw_value(&content).map_err(|e| Error::fault("writing an alias event", e))?;
+        let out = Outgoing {
+            event_type: TimelineEventType::RoomCanonicalAlias,
+            state_key: Some(String::new()),
+            content: &content,
+            txn_id: None,
+            timestamp: None,
+        };
+        self.events.send(who, &room.room_id, out).await.map(drop)
+    }
+
+    /// Whether a user may say by which aliases a room goes: they may do with its place in the directory as they like.
+    async fn has_power(&self, who: &Requester, room: &Room) -> Result<bool> {
+        Ok(self.state.membership(room.nid, who.user_nid).await? == MembershipState::Join
+            && self.state.power_levels(room).await?.can_send(
+                &who.user_id,
+                &TimelineEventType::RoomCanonicalAlias,
+                true,
+            ))
+    }
+
+    /// Sends `m.room.canonical_alias`, after having looked whether the aliases that are new in it lead to the room.
+    ///
+    /// # Errors
+    /// 400 `M_INVALID_PARAM` for what is no alias, `M_BAD_ALIAS` for one that leads elsewhere; else as of sending state.
+    pub async fn set_canonical_alias(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        content: &RawValue,
+        timestamp: Option<u64>,
+    ) -> Result<OwnedEventId> {
+        let new: CanonicalAlias = serde_json::from_str(content.get())
+            .map_err(|_| Error::bad_json("`alias` is not a string or `alt_aliases` not a list of strings"))?;
+        if let Some(nid) = self.store.room_nid(room_id).await? {
+            let room = self.state.room_by_nid(nid).await?;
+            let event = self.state.current_entry(&room, "m.room.canonical_alias", "").await?;
+            let old: CanonicalAlias = event.and_then(|e| e.pdu.content_as()).unwrap_or_default();
+            for alias in new.all().filter(|a| !old.all().any(|o| o == *a)) {
+                let parsed = RoomAliasId::parse(alias)
+                    .map_err(|_| Error::invalid_param(format!("{alias:?} is not a room alias")))?;
+                if self.store.alias(&parsed).await?.is_none_or(|(to, _)| to != nid) {
+                    return Err(Error::told(
+                        http::StatusCode::BAD_REQUEST,
+                        "M_BAD_ALIAS",
+                        format!("The alias {alias} does not point to this room"),
+                    ));
+                }
+            }
+        }
+        let out = Outgoing {
+            event_type: TimelineEventType::RoomCanonicalAlias,
+            state_key: Some(String::new()),
+            content,
+            txn_id: None,
+            timestamp,
+        };
+        self.events.send(who, room_id, out).await
+    }
+
+    /// The aliases of this server that point to a room.
+    ///
+    /// # Errors
+    /// 403 for those who are not in it, unless everybody may read it.
+    pub async fn aliases(&self, who: &Requester, room_id: &RoomId) -> Result<Vec<OwnedRoomAliasId>> {
+        let outside = || Error::forbidden("You are not in this room");
+        let nid = self.store.room_nid(room_id).await?.ok_or_else(outside)?;
+        if !who.is_admin && self.state.membership(nid, who.user_nid).await? != MembershipState::Join {
+            let room = self.state.room_by_nid(nid).await?;
+            let visibility = self.state.history_visibility(&self.state.current(&room).await?).await?;
+            if !crate::history::world_readable(visibility) {
+                return Err(outside());
+            }
+        }
+        self.store.aliases_of(nid).await
+    }
+
+    /// Whether a room is published.
+    ///
+    /// # Errors
+    /// 404 for rooms we do not know.
+    pub async fn is_published(&self, room_id: &RoomId) -> Result<bool> {
+        let nid = self.store.room_nid(room_id).await?.or_not_found("Room")?;
+        self.store.is_published(nid).await
+    }
+
+    /// Publishes a room, or takes it out.
+    ///
+    /// # Errors
+    /// 404 for rooms we do not know, 403 for those without power over its aliases.
+    pub async fn publish(&self, who: &Requester, room_id: &RoomId, published: bool) -> Result<()> {
+        check_may_write(who)?;
+        let nid = self.store.room_nid(room_id).await?.or_not_found("Room")?;
+        let room = self.state.room_by_nid(nid).await?;
+        if !who.is_admin && !self.has_power(who, &room).await? {
+            return Err(Error::forbidden("You may not publish this room"));
+        }
+        self.store.publish_room(nid, published).await
+    }
+
+    /// What may be told of a room, as of now.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn summary(&self, room: &Room) -> Result<Arc<Summary>> {
+        if let Some(summary) = self.summaries.get(&room.head.snap) {
+            return Ok(summary);
+        }
+        let state: StateMap = self.state.current(room).await?;
+        let summary = Arc::new(Summary::of(&self.store, &self.state, room, &state).await?);
+        self.summaries.insert(room.head.snap, summary.clone());
+        Ok(summary)
+    }
+
+    /// Users by a part of their id or name.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn search_users(&self, who: &Requester, term: &str, limit: usize) -> Result<FoundUsers> {
+        let term = term.trim();
+        if !self.settings.user_search || term.is_empty() {
+            return Ok(FoundUsers { results: Vec::new(), limited: false });
+        }
+        let limit = limit.clamp(1, MAX_USERS);
+        let everybody = self.settings.search_all_users;
+        let mut found = self.store.search_users(who.user_nid, term, everybody, limit + 1).await?;
+        let limited = found.len() > limit;
+        found.truncate(limit);
+        let json = |text: Option<String>| {
+            text.and_then(|t| serde_json::from_str::<Value>(&t).ok())
+                .filter(|v| v.as_str().is_some_and(|s| !s.is_empty()))
+        };
+        let results = found.into_iter().filter_map(|f| {
+            Some(FoundUser {
+                user_id: OwnedUserId::try_from(f.user_id).ok()?,
+                display_name: json(f.displayname),
+                avatar_url: json(f.avatar_url),
+            })
+        });
+        Ok(FoundUsers { results: results.collect(), limited })
+    }
+}

@@ -1,0 +1,125 @@
+//! The list of published rooms: sorted by how many are in them, filtered, in pages.
+//!
+//! A page token names the room it stops at, so that pages neither repeat nor skip when rooms come and go meanwhile.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use hearth_base::{Error, Result};
+use ruma::ServerName;
+use serde_json::json;
+
+use super::{Directory, Summary};
+
+/// Rooms in a page when the client does not say, and at most.
+const PAGE: usize = 100;
+
+/// A page asked for (spec: `GET /publicRooms`).
+#[derive(Debug, Default)]
+pub struct PublicRooms<'a> {
+    /// Of which server.
+    pub server: Option<&'a ServerName>,
+    /// Rooms at most; 0 is as none given.
+    pub limit: Option<usize>,
+    /// Where it goes on.
+    pub since: Option<&'a str>,
+    /// A text in name, topic or alias.
+    pub term: Option<&'a str>,
+    /// Kinds of rooms; `None` in it stands for ordinary ones. Empty: all.
+    pub types: Vec<Option<String>>,
+    /// A network of an appservice; we list none.
+    pub network: Option<&'a str>,
+}
+
+/// Where a page begins or ends: how many are in the room, and its id.
+type Place = (Reverse<u64>, String);
+
+impl Directory {
+    /// A page of the published rooms, as JSON.
+    ///
+    /// # Errors
+    /// 401 for strangers if they are not to see it, 404 for other servers, 400 for a token that is not ours.
+    pub async fn public_rooms(&self, logged_in: bool, ask: &PublicRooms<'_>) -> Result<String> {
+        if !logged_in && !self.settings.public_rooms_without_login {
+            return Err(Error::missing_token());
+        }
+        if ask.server.is_some_and(|s| *s != self.server_name) {
+            return Err(Error::not_found("The rooms of other servers cannot be listed"));
+        }
+        let since = ask.since.filter(|s| !s.is_empty()).map(parse).transpose()?;
+        let mut rooms = Vec::new();
+        if self.settings.room_list && ask.network.is_none_or(str::is_empty) {
+            let term = ask.term.map(|t| t.trim().to_lowercase()).filter(|t| !t.is_empty());
+            for nid in self.store.published_rooms().await? {
+                let Some(room) = self.store.room(nid).await? else { continue };
+                let summary = self.summary(&room).await?;
+                let wanted = summary.num_joined_members > 0
+                    && (ask.types.is_empty() || ask.types.contains(&summary.room_type))
+                    && term.as_ref().is_none_or(|t| summary.mentions(t));
+                if wanted {
+                    rooms.push((place(&summary), summary));
+                }
+            }
+            rooms.sort_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        let total = rooms.len();
+        let limit = ask.limit.filter(|l| *l > 0).unwrap_or(PAGE).min(PAGE);
+        let (from, upto) = match &since {
+            None => (0, limit.min(total)),
+            Some((true, after)) => {
+                let from = rooms.partition_point(|(p, _)| p <= after);
+                (from, (from + limit).min(total))
+            }
+            Some((false, before)) => {
+                let upto = rooms.partition_point(|(p, _)| p < before);
+                (upto.saturating_sub(limit), upto)
+            }
+        };
+        let page = rooms.get(from..upto).unwrap_or_default();
+        let chunk: Vec<&Arc<Summary>> = page.iter().map(|(_, s)| s).collect();
+        let mut answer = json!({ "chunk": chunk, "total_room_count_estimate": total });
+        if let (Some((last, _)), true) = (page.last(), upto < total) {
+            answer["next_batch"] = json!(token('n', last));
+        }
+        if let (Some((first, _)), true) = (page.first(), from > 0) {
+            answer["prev_batch"] = json!(token('p', first));
+        }
+        Ok(answer.to_string())
+    }
+}
+
+fn place(summary: &Summary) -> Place {
+    (Reverse(summary.num_joined_members), summary.room_id.to_string())
+}
+
+fn token(letter: char, (Reverse(members), room_id): &Place) -> String {
+    format!("{letter}{members}_{room_id}")
+}
+
+/// Whether a token goes on forwards, and from where.
+fn parse(token: &str) -> Result<(bool, Place)> {
+    let read = || {
+        let (forward, rest) = match token.strip_prefix('n') {
+            Some(rest) => (true, rest),
+            None => (false, token.strip_prefix('p')?),
+        };
+        let (members, room_id) = rest.split_once('_')?;
+        Some((forward, (Reverse(members.parse().ok()?), room_id.to_owned())))
+    };
+    read().ok_or_else(|| Error::invalid_param("`since` is not a token of this server"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn tokens_round_trip() {
+        let place = (Reverse(12), "!a_b:c".to_owned());
+        assert_eq!(parse(&token('n', &place)).unwrap(), (true, place.clone()));
+        assert_eq!(parse(&token('p', &place)).unwrap(), (false, place));
+        for rubbish in ["x", "n", "n1", "nx_!a", "12_!a"] {
+            assert!(parse(rubbish).is_err(), "{rubbish}");
+        }
+    }
+}
