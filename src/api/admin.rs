@@ -2,8 +2,10 @@
 
 use crate::routes::Routes;
 
+pub mod accounts;
+
 /// All routes of administrators.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new()
+    Routes::new().merge(accounts::routes())
 }

@@ -12,9 +12,11 @@ use http::{HeaderMap, HeaderValue, Method, Uri, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ruma::api::{
-    IncomingRequest, IncomingRequestExt,
+    IncomingRequest, IncomingRequestExt, Metadata,
     error::{DeserializationError, FromHttpRequestError},
 };
+
+use serde::de::DeserializeOwned;
 
 use crate::{Cx, auth, routes::Route};
 
@@ -47,6 +49,12 @@ impl Origin {
             tls: peer.is_some_and(|p| p.tls),
             user_agent: parts.headers.get(http::header::USER_AGENT).cloned(),
         }
+    }
+
+    /// The same for the services.
+    #[must_use]
+    pub fn from(&self) -> hearth_service::login::From {
+        hearth_service::login::From { ip: self.ip, user_agent: self.user_agent().map(str::to_owned) }
     }
 
     /// The `User-Agent` as text, cut to a size fit for keeping.
@@ -240,6 +248,64 @@ impl<R: IncomingRequest + Send> Extract for Upload<R> {
         let headers = parts.headers.clone();
         let (body, _) = decode(route, parts, &Bytes::new())?;
         Ok(Self { requester, body, stream, length, origin, headers })
+    }
+}
+
+/// A form of anybody's, sent by a page of ours.
+#[derive(Debug)]
+pub struct Form<R> {
+    /// What is asked.
+    pub body: R,
+    /// Fields and values.
+    pub fields: Vec<(String, String)>,
+    /// Whence it came.
+    pub origin: Origin,
+}
+
+/// Bytes of a form at most.
+const FORM: usize = 64 * 1024;
+
+impl<R: IncomingRequest + Send> Extract for Form<R> {
+    type Request = R;
+
+    async fn extract(_: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(body, FORM).await?;
+        let origin = Origin::of(&parts);
+        let (body, _) = decode(route, parts, &Bytes::new())?;
+        Ok(Self { body, fields: url::form_urlencoded::parse(&bytes).into_owned().collect(), origin })
+    }
+}
+
+/// The path and method of `R` with a body of our own, `B`: where ruma's type would refuse, or worse, what clients send.
+#[derive(Debug)]
+pub struct As<R, B> {
+    /// Arguments of the path, decoded.
+    pub args: Vec<String>,
+    /// The body.
+    pub body: B,
+    form: PhantomData<fn() -> R>,
+}
+
+impl<R: IncomingRequest, B> Metadata for As<R, B> {
+    const METHOD: Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest, B: DeserializeOwned> IncomingRequest for As<R, B> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        args: &[&str],
+    ) -> std::result::Result<Self, DeserializationError> {
+        let json = if request.body().is_empty() { b"{}".as_slice() } else { request.body() };
+        let args = args.iter().map(|a| (*a).to_owned()).collect();
+        Ok(Self { args, body: serde_json::from_slice(json)?, form: PhantomData })
     }
 }
 

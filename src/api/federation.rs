@@ -2,8 +2,10 @@
 
 use crate::routes::Routes;
 
+pub mod server_keys;
+
 /// All routes of other servers.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new()
+    Routes::new().merge(server_keys::routes())
 }

@@ -70,6 +70,8 @@ limits! {
     message / Message = 0.2, 10.0;
     /// Registrations from an address.
     registration / Registration = 0.17, 3.0;
+    /// Authentications begun from an address by somebody unknown; not configurable.
+    uia_begin / UiaBegin = 1.0, 30.0;
     /// Registration tokens checked from an address.
     registration_token_validity / RegistrationTokenValidity = 0.1, 5.0;
     /// Logins from an address.
@@ -190,6 +192,14 @@ impl Limits {
     /// As [`Limits::check`].
     pub fn address(&self, limit: Limit, ip: IpAddr) -> Result<()> {
         self.check(limit, network(ip))
+    }
+
+    /// Asks whether an action from an address would be allowed, without counting it.
+    ///
+    /// # Errors
+    /// As [`Limits::check`].
+    pub fn would_address(&self, limit: Limit, ip: IpAddr) -> Result<()> {
+        self.would(limit, network(ip))
     }
 
     fn act(&self, limit: Limit, key: impl std::hash::Hash, charge: bool) -> Result<()> {

@@ -83,7 +83,7 @@ impl Proof {
 }
 
 /// Parameters that are not kept.
-const SECRETS: [&str; 5] = ["auth", "password", "new_password", "guest_access_token", "token"];
+const SECRETS: [&str; 4] = ["password", "new_password", "guest_access_token", "token"];
 /// Bytes of a first request that are kept at most.
 const KEPT: usize = 8192;
 
@@ -129,14 +129,14 @@ pub async fn run(cx: &Cx, operation: &Operation<'_>, challenge: &Challenge) -> R
     };
     let name = format!("{} {}", operation.method, operation.path);
     let Some(auth) = body.auth else {
-        let session = cx.login.begin_uia(operation.user, name, kept(operation.json)).await?;
+        let session = begin(cx, operation, name).await?;
         return Err(ask(challenge, &session, &Map::new(), None));
     };
     let mut proof = match &auth.session {
         None => Proof { request: first(&kept(operation.json)), ..Proof::default() },
         Some(id) => {
             let Some(known) = cx.login.uia(id).await? else {
-                let session = cx.login.begin_uia(operation.user, name, kept(operation.json)).await?;
+                let session = begin(cx, operation, name).await?;
                 let why = Error::unknown("This authentication session is unknown or has run out");
                 return Err(ask(challenge, &session, &Map::new(), Some(why)));
             };
@@ -169,7 +169,7 @@ pub async fn run(cx: &Cx, operation: &Operation<'_>, challenge: &Challenge) -> R
     let session = match proof.session {
         Some(session) => session,
         None => {
-            let session = cx.login.begin_uia(operation.user, name, kept(operation.json)).await?;
+            let session = begin(cx, operation, name).await?;
             for (stage, result) in &proof.results {
                 cx.login.complete_uia(session.clone(), stage.clone(), result.clone()).await?;
             }
@@ -177,6 +177,14 @@ pub async fn run(cx: &Cx, operation: &Operation<'_>, challenge: &Challenge) -> R
         }
     };
     Err(ask(challenge, &session, &proof.results, failed))
+}
+
+/// Begins a session. Those of strangers are counted, since each is a row.
+async fn begin(cx: &Cx, operation: &Operation<'_>, name: String) -> Result<String> {
+    if operation.user.is_none() {
+        cx.limits().address(Limit::UiaBegin, operation.origin.ip)?;
+    }
+    cx.login.begin_uia(operation.user, name, kept(operation.json)).await
 }
 
 /// Tries one stage; what it gives is kept with the session.
@@ -207,9 +215,42 @@ async fn stage(
             cx.limits().check(Limit::LoginFailed, user)?;
             Err(Error::told(StatusCode::UNAUTHORIZED, "M_FORBIDDEN", "Invalid username or password"))
         }
-        DUMMY | TERMS => Ok(Value::Bool(true)),
+        DUMMY => Ok(Value::Bool(true)),
+        TERMS => Ok(cx.accounts.settings().terms.as_ref().map_or(Value::Null, |t| json!(t.version))),
+        REGISTRATION_TOKEN => {
+            let token = data.get("token").and_then(Value::as_str);
+            let token = token.ok_or_else(|| Error::missing_param("token is missing"))?;
+            registration_token(cx, operation.origin, token).await
+        }
         _ => Err(Error::told(StatusCode::UNAUTHORIZED, "M_UNRECOGNIZED", "This stage is not known")),
     }
+}
+
+/// Checks a registration token; what it gives is the token, to be used up with the account.
+pub(crate) async fn registration_token(cx: &Cx, origin: &Origin, token: &str) -> Result<Value> {
+    cx.limits().address(Limit::RegistrationTokenValidity, origin.ip)?;
+    if cx.accounts.registration_token_valid(token).await? {
+        return Ok(json!(token));
+    }
+    Err(Error::told(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", "Invalid registration token"))
+}
+
+/// What a newcomer is asked for.
+#[must_use]
+pub fn for_newcomers(settings: &hearth_service::accounts::Settings) -> Challenge {
+    let (mut stages, mut params) = (Vec::new(), Map::new());
+    if settings.registration_token {
+        stages.push(REGISTRATION_TOKEN);
+    }
+    if let Some(terms) = &settings.terms {
+        stages.push(TERMS);
+        let policy = json!({"version": terms.version, "en": {"name": terms.name, "url": terms.url}});
+        params.insert(TERMS.to_owned(), json!({"policies": {"privacy_policy": policy}}));
+    }
+    if stages.is_empty() {
+        stages.push(DUMMY);
+    }
+    Challenge { flows: vec![stages], params }
 }
 
 /// The 401 that says what is left to do. Without a failure it carries no errcode: asking is not an error.
@@ -229,11 +270,14 @@ fn ask(challenge: &Challenge, session: &str, done: &Map<String, Value>, failed: 
     e
 }
 
-/// A first request without its secrets, as text.
+/// A first request without its secrets, as text; where there was one stands `true`.
 fn kept(json: &[u8]) -> String {
     let mut request: Map<String, Value> = serde_json::from_slice(json).unwrap_or_default();
+    request.remove("auth");
     for secret in SECRETS {
-        request.remove(secret);
+        if let Some(value) = request.get_mut(secret) {
+            *value = Value::Bool(true);
+        }
     }
     let text = Value::Object(request).to_string();
     if text.len() > KEPT { "{}".to_owned() } else { text }

@@ -1,7 +1,8 @@
 //! The devices of a user, seen and managed by their owner.
 
 use hearth_base::{Error, OrNotFound, Requester, Result};
-use hearth_store::{Store, devices::Device};
+use hearth_store::Store;
+pub use hearth_store::devices::Device;
 use ruma::DeviceId;
 
 use crate::login::grant::LONGEST_NAME;

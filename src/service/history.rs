@@ -376,11 +376,7 @@ impl History {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn members_of(
-        &self,
-        state: &StateMap,
-        senders: impl IntoIterator<Item = &UserId>,
-    ) -> Result<Vec<Arc<StoredEvent>>> {
+    pub async fn members_of(&self, state: &StateMap, senders: &[&UserId]) -> Result<Vec<Arc<StoredEvent>>> {
         let mut nids = Vec::new();
         for user in senders {
             if let Some(nid) = self.state.entry_nid(state, "m.room.member", user.as_str()).await?

@@ -1,1 +1,8 @@
-//! placeholder
+//! The integration tests: one binary, a module a capability, over a server in this process ([`support`]).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod accounts;
+mod devices;
+mod login;
+mod server;
+mod support;

@@ -125,10 +125,7 @@ async fn public_rooms(cx: Cx, req: OptionalClient<get_public_rooms::v3::Request,
 }
 
 /// Published rooms by words and kind.
-async fn find_public_rooms(
-    cx: Cx,
-    req: Client<get_public_rooms_filtered::v3::Request, Guests>,
-) -> Result<RawJson> {
+async fn find_public_rooms(cx: Cx, req: Client<get_public_rooms_filtered::v3::Request, Guests>) -> Result<RawJson> {
     let body = &req.body;
     let ask = PublicRooms {
         server: body.server.as_deref(),

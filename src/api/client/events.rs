@@ -5,7 +5,9 @@ use hearth_service::events::Outgoing;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, UserId,
     api::client::{
-        message::send_message_event, redact::redact_event, room::get_room_event,
+        message::send_message_event,
+        redact::redact_event,
+        room::get_room_event,
         state::{get_state_event_for_key, get_state_events, send_state_event},
     },
     events::{StateEventType, TimelineEventType},
@@ -160,8 +162,7 @@ async fn get_state_entry(cx: Cx, req: Client<get_state_event_for_key::v3::Reques
         _ => return Err(Error::invalid_param("`format` is `content` or `event`")),
     };
     let event_type = body.event_type.to_string();
-    let entry =
-        cx.history.state_entry_json(&req.requester, &body.room_id, &event_type, &body.state_key, whole).await?;
+    let entry = cx.history.state_entry_json(&req.requester, &body.room_id, &event_type, &body.state_key, whole).await?;
     Ok(RawJson(entry.into()))
 }
 

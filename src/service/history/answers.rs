@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hearth_base::{Error, OrNotFound, Requester, Result, stream::HistoryToken};
+use hearth_base::{Error, OrNotFound, Requester, Result, ids::EventNid, stream::HistoryToken};
 use hearth_store::{
     events::{Direction, StoredEvent},
     state::StateMap,
@@ -11,7 +11,7 @@ use hearth_store::{
 use ruma::{EventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 
-use super::{History, Viewer};
+use super::History;
 use crate::sync::filter;
 
 /// A page asked for (spec: `GET /rooms/{roomId}/messages`).
@@ -170,7 +170,8 @@ impl History {
             && let Some(newest) = newest
         {
             let state = self.state.after(newest).await?;
-            let speakers = self.members_of(&state, page.events.iter().map(|e| e.pdu.sender())).await?;
+            let speakers: Vec<&UserId> = page.events.iter().map(|e| e.pdu.sender()).collect();
+            let speakers = self.members_of(&state, &speakers).await?;
             out.push_str(",\"state\":");
             self.write_all(&mut out, &speakers, &viewer, true).await?;
         }
@@ -196,7 +197,9 @@ impl History {
         let context = self.context(&viewer, event_id, limit, &wanted).await?;
         let mut state = if filter.lazy_members {
             let shown = context.before.iter().chain(&context.after).chain([&context.event]);
-            self.context_state_lazily(&viewer, &context.state, shown.map(|e| e.pdu.sender())).await?
+            let mut members: Vec<&UserId> = shown.map(|e| e.pdu.sender()).collect();
+            members.push(viewer.user_id());
+            self.context_state_lazily(&context.state, &members).await?
         } else {
             self.state_events(&context.state).await?
         };
@@ -216,17 +219,13 @@ impl History {
         Ok(out)
     }
 
-    /// A state without members but for these and the reader.
-    async fn context_state_lazily<'a>(
-        &self,
-        viewer: &'a Viewer,
-        state: &StateMap,
-        speakers: impl Iterator<Item = &'a UserId>,
-    ) -> Result<Vec<Arc<StoredEvent>>> {
+    /// A state without members but for these.
+    async fn context_state_lazily(&self, state: &StateMap, members: &[&UserId]) -> Result<Vec<Arc<StoredEvent>>> {
         let keys = self.store.keys(&state.keys().copied().collect::<Vec<_>>()).await?;
         let others = state.values().zip(&keys).filter(|(_, key)| key.event_type != "m.room.member");
-        let mut events = self.store.events(&others.map(|(event, _)| *event).collect::<Vec<_>>()).await?;
-        events.extend(self.members_of(state, speakers.chain([viewer.user_id()])).await?);
+        let others: Vec<EventNid> = others.map(|(event, _)| *event).collect();
+        let mut events = self.store.events(&others).await?;
+        events.extend(self.members_of(state, members).await?);
         Ok(events)
     }
 }

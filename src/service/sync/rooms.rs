@@ -329,7 +329,8 @@ impl Sync {
         newest: &StateMap,
         users: &[OwnedUserId],
     ) -> Result<()> {
-        for event in self.history.members_of(newest, users.iter().map(|u| &**u)).await? {
+        let users: Vec<&UserId> = users.iter().map(|u| &**u).collect();
+        for event in self.history.members_of(newest, &users).await? {
             if turn.ask.filter.state.has(&event.pdu)
                 && !state.iter().chain(&timeline.events).any(|e| e.nid == event.nid)
             {

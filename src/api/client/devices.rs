@@ -1,0 +1,75 @@
+//! Devices of the user: list, name, delete.
+
+use hearth_base::Result;
+use hearth_service::devices::Device;
+use ruma::api::client::device::{delete_device, delete_devices, get_device, get_devices, update_device};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    Cx,
+    extract::{As, Client},
+    respond::Json,
+    routes::Routes,
+    uiaa,
+};
+
+/// Their routes.
+#[must_use]
+pub fn routes() -> Routes {
+    Routes::new().on(list).on(get).on(rename).on(delete_one).on(delete_many)
+}
+
+/// All of them.
+async fn list(cx: Cx, req: Client<get_devices::v3::Request>) -> Result<Json<Value>> {
+    let devices: Vec<Value> = cx.devices.list(&req.requester).await?.iter().map(render).collect();
+    Ok(Json(json!({ "devices": devices })))
+}
+
+/// One of them.
+async fn get(cx: Cx, req: Client<get_device::v3::Request>) -> Result<Json<Value>> {
+    Ok(Json(render(&cx.devices.get(&req.requester, &req.body.device_id).await?)))
+}
+
+fn render(device: &Device) -> Value {
+    let mut out = json!({"device_id": device.device_id});
+    if let (Some(out), Some(name)) = (out.as_object_mut(), &device.display_name) {
+        out.insert("display_name".to_owned(), json!(name));
+    }
+    if let (Some(out), Some(ip), Some(ms)) = (out.as_object_mut(), &device.last_seen_ip, device.last_seen_ms) {
+        out.insert("last_seen_ip".to_owned(), json!(ip));
+        out.insert("last_seen_ts".to_owned(), json!(ms));
+    }
+    out
+}
+
+/// Calls one by another name.
+async fn rename(cx: Cx, req: Client<update_device::v3::Request>) -> Result<update_device::v3::Response> {
+    cx.devices.rename(&req.requester, &req.body.device_id, req.body.display_name).await?;
+    Ok(update_device::v3::Response::new())
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct One {}
+
+/// Deletes one, once the user has proved again that it is they.
+async fn delete_one(cx: Cx, req: Client<As<delete_device::v3::Request, One>>) -> Result<delete_device::v3::Response> {
+    uiaa::confirm(&cx, &req).await?;
+    cx.devices.delete(&req.requester, req.body.args).await?;
+    Ok(delete_device::v3::Response::new())
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Many {
+    devices: Vec<String>,
+}
+
+/// Deletes several.
+async fn delete_many(
+    cx: Cx,
+    req: Client<As<delete_devices::v3::Request, Many>>,
+) -> Result<delete_devices::v3::Response> {
+    uiaa::confirm(&cx, &req).await?;
+    cx.devices.delete(&req.requester, req.body.body.devices).await?;
+    Ok(delete_devices::v3::Response::new())
+}

@@ -1,0 +1,89 @@
+//! What this server is: versions, capabilities, TURN, protocols bridged.
+
+use hearth_base::Result;
+use hearth_rules::RoomVersion;
+use hearth_service::{Settings, rooms::Preset};
+use ruma::api::client::{
+    discovery::{get_capabilities, get_supported_versions},
+    thirdparty::get_protocols,
+    voip::get_turn_server_info,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Cx,
+    extract::{Client, Guests, Public},
+    respond::Json,
+    routes::Routes,
+};
+
+/// Its routes.
+#[must_use]
+pub fn routes() -> Routes {
+    Routes::new().on(versions).on(capabilities).on(turn).on(protocols)
+}
+
+/// Versions of the specification whose endpoints are all here. A client that sees one uses its paths.
+const VERSIONS: [&str; 9] = ["r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1"];
+
+/// What of later versions and of proposals is here, by the flag clients look for.
+const FEATURES: [&str; 8] = [
+    "org.matrix.label_based_filtering",
+    "org.matrix.e2e_cross_signing",
+    // Aliases of rooms, private read receipts, room types in the directory, authenticated media.
+    "org.matrix.msc2432",
+    "org.matrix.msc2285.stable",
+    "org.matrix.msc3827.stable",
+    "org.matrix.msc3916.stable",
+    // Fields of profiles; redactions sent as ordinary events.
+    "uk.tcpip.msc4133.stable",
+    "com.beeper.msc4169",
+];
+
+/// Which versions and features are here.
+async fn versions(cx: Cx, _: Public<get_supported_versions::Request>) -> Result<Json<Value>> {
+    Ok(Json(json!({ "versions": VERSIONS, "unstable_features": features(&cx.settings) })))
+}
+
+fn features(settings: &Settings) -> Map<String, Value> {
+    let forced = |preset| json!(settings.rooms.encrypted_presets.contains(&preset));
+    let mut all: Map<String, Value> = FEATURES.iter().map(|f| ((*f).to_owned(), json!(true))).collect();
+    all.insert("org.matrix.msc3882".to_owned(), json!(settings.login.get_token));
+    all.insert("io.element.e2ee_forced.public".to_owned(), forced(Preset::Public));
+    all.insert("io.element.e2ee_forced.private".to_owned(), forced(Preset::Private));
+    all.insert("io.element.e2ee_forced.trusted_private".to_owned(), forced(Preset::TrustedPrivate));
+    all
+}
+
+/// What the user may do here. Written out in full, since some clients take absence for a no.
+async fn capabilities(cx: Cx, _: Client<get_capabilities::v3::Request, Guests>) -> Result<Json<Value>> {
+    let accounts = cx.accounts.settings();
+    let available: Map<String, Value> = RoomVersion::supported().map(|v| (v.id.to_string(), json!("stable"))).collect();
+    let mut fields = json!({"enabled": true});
+    let fixed: Vec<&str> = [("displayname", accounts.set_displayname), ("avatar_url", accounts.set_avatar_url)]
+        .into_iter()
+        .filter_map(|(field, may)| (!may).then_some(field))
+        .collect();
+    if let (false, Some(fields)) = (fixed.is_empty(), fields.as_object_mut()) {
+        fields.insert("disallowed".to_owned(), json!(fixed));
+    }
+    Ok(Json(json!({"capabilities": {
+        "m.change_password": {"enabled": accounts.passwords_enabled},
+        "m.room_versions": {"default": cx.settings.rooms.default_version, "available": available},
+        "m.set_displayname": {"enabled": accounts.set_displayname},
+        "m.set_avatar_url": {"enabled": accounts.set_avatar_url},
+        "m.3pid_changes": {"enabled": accounts.threepid_changes},
+        "m.get_login_token": {"enabled": cx.login.settings().get_token},
+        "m.profile_fields": fields,
+    }})))
+}
+
+/// Credentials for the TURN server; an empty object where there is none.
+async fn turn(cx: Cx, req: Client<get_turn_server_info::v3::Request, Guests>) -> Result<Json<Value>> {
+    Ok(Json(cx.calls.turn(&req.requester)?.map_or_else(|| json!({}), |turn| json!(turn))))
+}
+
+/// Networks that are bridged: those of application services, of which there are none.
+async fn protocols(_: Cx, _: Client<get_protocols::v3::Request>) -> Result<get_protocols::v3::Response> {
+    Ok(get_protocols::v3::Response::new(std::collections::BTreeMap::new()))
+}

@@ -1,0 +1,278 @@
+//! Registering, passwords, closing an account.
+
+use hmac::{Hmac, Mac};
+use serde_json::{Value, json};
+use sha1::Sha1;
+
+use crate::{
+    on_both,
+    support::{Plan, SECRET, TestServer, User},
+};
+
+const REGISTER: &str = "/_matrix/client/v3/register";
+const WHO: &str = "/_matrix/client/v3/account/whoami";
+const PASSWORD: &str = "/_matrix/client/v3/account/password";
+const ADMIN_REGISTER: &str = "/_synapse/admin/v1/register";
+
+async fn token(server: &TestServer, token: &str, uses_allowed: Option<i64>, expires_ms: Option<i64>) {
+    let row = hearth_store::accounts::RegistrationToken {
+        token: token.to_owned(),
+        uses_allowed,
+        pending: 0,
+        completed: 0,
+        expires_ms,
+    };
+    assert!(server.services().store.add_registration_token(row).await.unwrap());
+}
+
+on_both! {
+    async fn open_registration_asks_for_no_more_than_the_wish(server) {
+        let nobody = server.nobody();
+        let wish = json!({"username": "Ada", "password": "lovelace", "initial_device_display_name": "Engine"});
+        let (session, body) = nobody.post(REGISTER, wish.clone()).await.asked();
+        assert_eq!(body["flows"], json!([{"stages": ["m.login.dummy"]}]));
+        assert!(body.get("errcode").is_none() && body.get("error").is_none(), "asking is no error: {body}");
+
+        let mut wish = wish;
+        wish["auth"] = json!({"type": "m.login.dummy", "session": session});
+        let made = nobody.post(REGISTER, wish.clone()).await.good();
+        assert_eq!(made["user_id"], "@ada:localhost");
+        let ada = User::from_session(&server, &made);
+        assert_eq!(ada.get(WHO).await.good(), json!({"user_id": "@ada:localhost", "device_id": ada.device}));
+        let device = ada.get(&format!("/_matrix/client/v3/devices/{}", ada.device)).await.good();
+        assert_eq!(device["display_name"], "Engine");
+
+        // The session is spent, the name is taken.
+        nobody.post(REGISTER, wish).await.refused(400, "M_USER_IN_USE");
+        nobody.get("/_matrix/client/v3/register/available?username=ada").await.refused(400, "M_USER_IN_USE");
+        let free = nobody.get("/_matrix/client/v3/register/available?username=bob").await.good();
+        assert_eq!(free, json!({"available": true}));
+    }
+
+    async fn a_login_may_be_declined(server) {
+        let body = json!({"username": "ada", "password": "x", "inhibit_login": true, "auth": {"type": "m.login.dummy"}});
+        assert_eq!(server.nobody().post(REGISTER, body).await.good(), json!({"user_id": "@ada:localhost"}));
+    }
+
+    async fn names_that_cannot_be_are_refused_before_anything_is_asked(server) {
+        let long = "x".repeat(250);
+        for name in ["", "ada lovelace", "ad@a", "ädä", "_bridge", "12345", &long, "a:b"] {
+            let body = json!({"username": name, "password": "x"});
+            server.nobody().post(REGISTER, body).await.refused(400, "M_INVALID_USERNAME");
+        }
+        for body in [json!({"username": 5}), json!({"username": "a", "password": []}), json!({"auth": 7})] {
+            server.nobody().post(REGISTER, body).await.refused(400, "M_BAD_JSON");
+        }
+        server.nobody().post(REGISTER, json!({"username": "a", "password": ""})).await.refused(400, "M_INVALID_PARAM");
+        server.nobody().post(&format!("{REGISTER}?kind=king"), json!({})).await.refused(400, "M_INVALID_PARAM");
+    }
+
+    async fn a_name_is_made_up_for_who_gives_none(server) {
+        let made = server.nobody().post(REGISTER, json!({"password": "x", "auth": {"type": "m.login.dummy"}})).await.good();
+        assert!(made["user_id"].as_str().unwrap().ends_with(":localhost"));
+    }
+
+    async fn two_at_once_for_one_name_are_one_account(server) {
+        let wish = json!({"username": "ada", "password": "x", "auth": {"type": "m.login.dummy"}});
+        let (a, b) = (server.nobody(), server.nobody());
+        let (a, b) = tokio::join!(a.post(REGISTER, wish.clone()), b.post(REGISTER, wish));
+        let mut statuses = [a.status.as_u16(), b.status.as_u16()];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 400], "{a:?} {b:?}");
+    }
+
+    async fn a_password_is_changed_with_the_old_one(server) {
+        let ada = server.user("ada").await;
+        let phone = ada.another_device().await;
+        let wish = json!({"new_password": "difference engine"});
+        let (session, body) = ada.post(PASSWORD, wish.clone()).await.asked();
+        assert_eq!(body["flows"], json!([{"stages": ["m.login.password"]}]));
+        let auth = |password: &str| {
+            let id = json!({"type": "m.id.user", "user": "ada"});
+            json!({"type": "m.login.password", "session": session, "identifier": id, "password": password})
+        };
+        let with = |auth: Value| { let mut w = wish.clone(); w["auth"] = auth; w };
+        let failed = ada.post(PASSWORD, with(auth("wrong"))).await;
+        let failed = failed.refused(401, "M_FORBIDDEN");
+        assert_eq!((&failed["session"], failed["flows"].is_array()), (&json!(session), true));
+        // What was begun for another operation, or by another user, proves nothing.
+        let eve = server.user("eve").await;
+        eve.post(PASSWORD, with(auth(&eve.password()))).await.refused(403, "M_FORBIDDEN");
+        ada.post("/_matrix/client/v3/account/deactivate", json!({"auth": auth(&ada.password())})).await.refused(403, "M_FORBIDDEN");
+        // Another's password is not one's own.
+        let theirs = json!({"type": "m.login.password", "session": session, "identifier": {"type": "m.id.user", "user": "eve"}, "password": eve.password()});
+        ada.post(PASSWORD, with(theirs)).await.refused(401, "M_FORBIDDEN");
+
+        ada.post(PASSWORD, with(auth(&ada.password()))).await.good();
+        ada.get(WHO).await.good();
+        phone.get(WHO).await.refused(401, "M_UNKNOWN_TOKEN");
+        let login = |password: &str| json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "ada"}, "password": password});
+        server.nobody().post("/_matrix/client/v3/login", login(&ada.password())).await.refused(403, "M_FORBIDDEN");
+        server.nobody().post("/_matrix/client/v3/login", login("difference engine")).await.good();
+    }
+
+    async fn other_devices_may_stay_when_the_password_changes(server) {
+        let ada = server.user("ada").await;
+        let phone = ada.another_device().await;
+        ada.post(PASSWORD, ada.confirmed(json!({"new_password": "new", "logout_devices": false}))).await.good();
+        phone.get(WHO).await.good();
+    }
+
+    async fn a_closed_account_stays_closed_and_its_name_taken(server) {
+        let ada = server.user("ada").await;
+        let phone = ada.another_device().await;
+        let closed = server.services().accounts.closed();
+        ada.post("/_matrix/client/v3/account/deactivate", json!({})).await.asked();
+        let answer = ada.post("/_matrix/client/v3/account/deactivate", ada.confirmed(json!({"erase": true}))).await.good();
+        assert_eq!(answer["id_server_unbind_result"], "success");
+        tokio::time::timeout(std::time::Duration::from_secs(5), closed.notified()).await.unwrap();
+        for user in [&ada, &phone] {
+            user.get(WHO).await.refused(401, "M_UNKNOWN_TOKEN");
+        }
+        let login = json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "ada"}, "password": ada.password()});
+        server.nobody().post("/_matrix/client/v3/login", login).await.refused(403, "M_USER_DEACTIVATED");
+        server.nobody().post(REGISTER, json!({"username": "ada", "password": "x"})).await.refused(400, "M_USER_IN_USE");
+    }
+
+    async fn whoever_knows_the_shared_secret_makes_accounts(server) {
+        let nobody = server.nobody();
+        let nonce = || async { nobody.get(ADMIN_REGISTER).await.good()["nonce"].as_str().unwrap().to_owned() };
+        let mac = |parts: &[&str]| {
+            let mut mac = Hmac::<Sha1>::new_from_slice(SECRET.as_bytes()).unwrap();
+            mac.update(parts.join("\0").as_bytes());
+            mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>()
+        };
+        let n = nonce().await;
+        let body = json!({
+            "nonce": n, "username": "Root", "displayname": "The Root", "password": "toor", "admin": true,
+            "mac": mac(&[&n, "Root", "toor", "admin"]),
+        });
+        let made = nobody.post(ADMIN_REGISTER, body.clone()).await.good();
+        assert_eq!((&made["user_id"], &made["home_server"]), (&json!("@root:localhost"), &json!("localhost")));
+        User::from_session(&server, &made).get(WHO).await.good();
+        let nid = server.services().store.user_nid(<&ruma::UserId>::try_from("@root:localhost").unwrap()).await.unwrap().unwrap();
+        assert!(server.services().store.account(nid).await.unwrap().unwrap().admin);
+
+        // A nonce is good once, whatever comes of it.
+        nobody.post(ADMIN_REGISTER, body).await.refused(400, "M_UNKNOWN");
+        let n = nonce().await;
+        let forged = json!({"nonce": n, "username": "eve", "password": "e", "admin": true, "mac": mac(&[&n, "eve", "e", "notadmin"])});
+        nobody.post(ADMIN_REGISTER, forged.clone()).await.refused(403, "M_UNKNOWN");
+        nobody.post(ADMIN_REGISTER, forged).await.refused(400, "M_UNKNOWN");
+        nobody.post(ADMIN_REGISTER, json!({"username": "eve"})).await.refused(400, "M_BAD_JSON");
+
+        let n = nonce().await;
+        let bot = json!({"nonce": n, "username": "bot", "password": "b", "user_type": "bot", "mac": mac(&[&n, "bot", "b", "notadmin", "bot"])});
+        nobody.post(ADMIN_REGISTER, bot).await.good();
+        let n = nonce().await;
+        let odd = json!({"nonce": n, "username": "odd", "password": "b", "user_type": "king", "mac": mac(&[&n, "odd", "b", "notadmin", "king"])});
+        nobody.post(ADMIN_REGISTER, odd).await.refused(400, "M_UNKNOWN");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_door_stays_closed() {
+    let server = Plan::default().services(|s| {
+        s.accounts.registration = false;
+        s.accounts.shared_secret = None;
+    });
+    let server = server.start().await;
+    server.nobody().post(REGISTER, json!({"username": "ada", "password": "x"})).await.refused(403, "M_FORBIDDEN");
+    let guest = server.nobody().post(&format!("{REGISTER}?kind=guest"), json!({})).await;
+    guest.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    server.nobody().get(ADMIN_REGISTER).await.refused(400, "M_UNKNOWN");
+}
+
+#[tokio::test]
+async fn guests_get_in_and_not_far() {
+    let server = Plan::default().services(|s| s.accounts.guests = true).start().await;
+    let made = server.nobody().post(&format!("{REGISTER}?kind=guest"), json!({})).await.good();
+    let guest = User::from_session(&server, &made);
+    assert_eq!(guest.get(WHO).await.good()["is_guest"], true);
+    guest.get("/_matrix/client/v3/capabilities").await.good();
+    guest.get("/_matrix/client/v3/devices").await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    guest.post("/_matrix/client/v3/logout", json!({})).await.good();
+    guest.get(WHO).await.refused(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn a_registration_token_lets_in_as_many_as_it_says() {
+    let server = Plan::default().services(|s| s.accounts.registration_token = true).start().await;
+    token(&server, "once", Some(1), None).await;
+    token(&server, "late", None, Some(5)).await;
+    let nobody = server.nobody();
+    let valid = |t: &str| format!("/_matrix/client/v1/register/m.login.registration_token/validity?token={t}");
+    assert_eq!(nobody.get(&valid("once")).await.good(), json!({"valid": true}));
+    assert_eq!(nobody.get(&valid("late")).await.good(), json!({"valid": false}));
+    assert_eq!(nobody.get(&valid("none")).await.good(), json!({"valid": false}));
+
+    let wish = |name: &str, auth: Value| json!({"username": name, "password": "x", "auth": auth});
+    let (session, body) = nobody.post(REGISTER, json!({"username": "ada", "password": "x"})).await.asked();
+    assert_eq!(body["flows"], json!([{"stages": ["m.login.registration_token"]}]));
+    let auth = |token: &str| json!({"type": "m.login.registration_token", "session": session, "token": token});
+    nobody.post(REGISTER, wish("ada", auth("late"))).await.refused(401, "M_UNAUTHORIZED");
+    nobody
+        .post(REGISTER, wish("ada", json!({"type": "m.login.dummy", "session": session})))
+        .await
+        .refused(401, "M_UNRECOGNIZED");
+    nobody.post(REGISTER, wish("ada", auth("once"))).await.good();
+    let (second, _) = nobody.post(REGISTER, json!({"username": "bob", "password": "x"})).await.asked();
+    let again = json!({"type": "m.login.registration_token", "session": second, "token": "once"});
+    nobody.post(REGISTER, wish("bob", again)).await.refused(401, "M_UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn terms_are_agreed_to_in_the_client_or_on_the_page() {
+    let terms = hearth_service::accounts::Terms {
+        version: "1.2".to_owned(),
+        name: "Rules <of the> house".to_owned(),
+        url: "https://example.org/terms?a=1&b=2".to_owned(),
+    };
+    let server = Plan::default().services(|s| s.accounts.terms = Some(terms)).start().await;
+    let nobody = server.nobody();
+    let (session, body) = nobody.post(REGISTER, json!({"username": "ada", "password": "x"})).await.asked();
+    assert_eq!(body["params"]["m.login.terms"]["policies"]["privacy_policy"]["version"], "1.2");
+    let page = format!("/_matrix/client/v3/auth/m.login.terms/fallback/web?session={session}");
+    let shown = nobody.get(&page).await;
+    assert!(shown.text.contains("Rules &lt;of the&gt; house") && shown.text.contains("a=1&amp;b=2"), "{shown:?}");
+    assert!(shown.headers["content-type"].to_str().unwrap().starts_with("text/html"));
+    let done = nobody.send(reqwest::Method::POST, &page, Some(String::new())).await;
+    assert!(done.text.contains("onAuthDone"), "{done:?}");
+    let made =
+        nobody.post(REGISTER, json!({"username": "ada", "password": "x", "auth": {"session": session}})).await.good();
+    assert_eq!(made["user_id"], "@ada:localhost");
+    nobody.get("/_matrix/client/v3/auth/m.login.terms/fallback/web?session=none").await.refused(404, "M_NOT_FOUND");
+    nobody.get("/_matrix/client/v3/auth/m.login.terms/fallback/web").await.refused(400, "M_MISSING_PARAM");
+    nobody.get(&page.replace("terms", "recaptcha")).await.refused(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_password_keeps_to_the_policy() {
+    let server = Plan::default().services(|s| {
+        s.accounts.policy.enabled = true;
+        s.accounts.policy.minimum_length = 8;
+        s.accounts.policy.require_digit = true;
+    });
+    let server = server.start().await;
+    let policy = server.nobody().get("/_matrix/client/v3/password_policy").await.good();
+    assert_eq!(policy, json!({"m.minimum_length": 8, "m.require_digit": true}));
+    for weak in ["short1", "longenoughbutnodigit"] {
+        server
+            .nobody()
+            .post(REGISTER, json!({"username": "ada", "password": weak}))
+            .await
+            .refused(400, "M_WEAK_PASSWORD");
+    }
+    server.nobody().post(REGISTER, json!({"username": "ada", "password": "longenough1"})).await.asked();
+}
+
+#[tokio::test]
+async fn registrations_of_an_address_are_counted() {
+    let server = Plan::default().api(|a| a.limits.enabled = true).start().await;
+    for n in 0..3 {
+        server.user(&format!("user{n}")).await;
+    }
+    let refused = server.nobody().post(REGISTER, json!({"username": "more", "password": "x"})).await;
+    assert!(refused.headers.contains_key("retry-after"));
+    assert!(refused.refused(429, "M_LIMIT_EXCEEDED")["retry_after_ms"].is_u64());
+}

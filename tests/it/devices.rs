@@ -1,0 +1,69 @@
+//! The devices of a user.
+
+use serde_json::{Value, json};
+
+use crate::on_both;
+
+const DEVICES: &str = "/_matrix/client/v3/devices";
+
+fn ids(list: &Value) -> Vec<String> {
+    list["devices"].as_array().unwrap().iter().map(|d| d["device_id"].as_str().unwrap().to_owned()).collect()
+}
+
+on_both! {
+    async fn devices_are_listed_named_and_seen(server) {
+        let ada = server.user("ada").await;
+        let one = format!("{DEVICES}/{}", ada.device);
+        let device = ada.get(&one).await.good();
+        assert_eq!((&device["device_id"], &device["last_seen_ip"]), (&json!(ada.device), &json!("127.0.0.1")));
+        ada.put(&one, json!({"display_name": "Looking glass"})).await.good();
+        assert_eq!(ada.get(&one).await.good()["display_name"], "Looking glass");
+        ada.put(&one, json!({})).await.good();
+        assert_eq!(ada.get(&one).await.good()["display_name"], "Looking glass");
+        ada.put(&one, json!({"display_name": "x".repeat(101)})).await.refused(400, "M_TOO_LARGE");
+        ada.put(&one, json!({"display_name": 5})).await.refused(400, "M_BAD_JSON");
+        ada.get(&format!("{DEVICES}/NONE")).await.refused(404, "M_NOT_FOUND");
+        ada.put(&format!("{DEVICES}/NONE"), json!({"display_name": "x"})).await.refused(404, "M_NOT_FOUND");
+
+        // Another's devices are not there.
+        let eve = server.user("eve").await;
+        eve.get(&one).await.refused(404, "M_NOT_FOUND");
+        eve.put(&one, json!({"display_name": "mine"})).await.refused(404, "M_NOT_FOUND");
+        assert_eq!(ids(&eve.get(DEVICES).await.good()), [eve.device.clone()]);
+
+        // When it was last seen is written now and then.
+        let before = ada.get(&one).await.good()["last_seen_ts"].as_i64().unwrap();
+        server.clock().advance_ms(120_000);
+        ada.get(&one).await.good();
+        server.services().login.flush_seen().await.unwrap();
+        assert!(ada.get(&one).await.good()["last_seen_ts"].as_i64().unwrap() >= before + 120_000);
+    }
+
+    async fn a_deleted_device_has_no_session_left(server) {
+        let ada = server.user("ada").await;
+        let (phone, tablet, watch) = (ada.another_device().await, ada.another_device().await, ada.another_device().await);
+        let path = format!("{DEVICES}/{}", phone.device);
+        let (session, _) = ada.delete(&path, json!({})).await.asked();
+        phone.get(DEVICES).await.good();
+        let mut body = ada.confirmed(json!({}));
+        body["auth"]["session"] = json!(session);
+        ada.delete(&path, body.clone()).await.good();
+        phone.get(DEVICES).await.refused(401, "M_UNKNOWN_TOKEN");
+        // The confirmation was for that device and is spent.
+        ada.delete(&format!("{DEVICES}/{}", tablet.device), body).await.asked();
+
+        let many = json!({"devices": [tablet.device, watch.device, "NONE"]});
+        ada.post("/_matrix/client/v3/delete_devices", many.clone()).await.asked();
+        ada.post("/_matrix/client/v3/delete_devices", ada.confirmed(many)).await.good();
+        for gone in [&tablet, &watch] {
+            gone.get(DEVICES).await.refused(401, "M_UNKNOWN_TOKEN");
+        }
+        assert_eq!(ids(&ada.get(DEVICES).await.good()), [ada.device.clone()]);
+        ada.post("/_matrix/client/v3/delete_devices", json!({})).await.refused(400, "M_BAD_JSON");
+
+        // Nobody deletes another's devices.
+        let eve = server.user("eve").await;
+        eve.post("/_matrix/client/v3/delete_devices", eve.confirmed(json!({"devices": [ada.device]}))).await.good();
+        ada.get(DEVICES).await.good();
+    }
+}

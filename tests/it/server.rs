@@ -1,0 +1,83 @@
+//! What the server says of itself, and what every path has in common.
+
+use serde_json::json;
+
+use crate::support::{NAME, Plan, TestServer};
+
+#[tokio::test]
+async fn it_says_what_it_is() {
+    let server = TestServer::start().await;
+    let nobody = server.nobody();
+    let versions = nobody.get("/_matrix/client/versions").await.good();
+    assert!(versions["versions"].as_array().unwrap().contains(&json!("v1.1")));
+    assert_eq!(versions["unstable_features"]["org.matrix.msc2285.stable"], true);
+    assert_eq!(versions["unstable_features"]["org.matrix.msc3882"], false);
+    let version = nobody.get("/_matrix/federation/v1/version").await.good();
+    assert_eq!(version["server"]["name"], "Hearth");
+    for path in ["/_matrix/key/v2/server", "/_matrix/key/v2/server/ed25519:any"] {
+        let keys = nobody.get(path).await.good();
+        assert_eq!(keys["server_name"], NAME);
+        let key_id = server.services().server_keys.signer().key_id().to_owned();
+        assert!(keys["verify_keys"][&key_id]["key"].is_string(), "{keys}");
+        assert!(keys["signatures"][NAME][&key_id].is_string(), "{keys}");
+    }
+}
+
+#[tokio::test]
+async fn capabilities_say_what_one_may_do() {
+    let server = Plan::default().services(|s| s.accounts.set_displayname = false).start().await;
+    let ada = server.user("ada").await;
+    let all = &ada.get("/_matrix/client/v3/capabilities").await.good()["capabilities"];
+    assert_eq!(all["m.room_versions"]["default"], "12");
+    assert_eq!(all["m.room_versions"]["available"]["6"], "stable");
+    assert!(all["m.room_versions"]["available"]["5"].is_null());
+    assert_eq!(all["m.change_password"]["enabled"], true);
+    assert_eq!(all["m.set_displayname"]["enabled"], false);
+    assert_eq!(all["m.profile_fields"], json!({"enabled": true, "disallowed": ["displayname"]}));
+    server.nobody().get("/_matrix/client/v3/capabilities").await.refused(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn turn_credentials_last_as_long_as_they_say() {
+    let server = TestServer::start().await;
+    let path = "/_matrix/client/v3/voip/turnServer";
+    assert_eq!(server.user("ada").await.get(path).await.good(), json!({}));
+    let server = Plan::default().services(|s| {
+        s.calls.turn_uris = vec!["turn:turn.example.org".to_owned()];
+        s.calls.turn_shared_secret = Some("secret".to_owned());
+    });
+    let server = server.start().await;
+    let turn = server.user("ada").await.get(path).await.good();
+    let (end, user) = turn["username"].as_str().unwrap().split_once(':').unwrap();
+    assert_eq!(
+        (user, &turn["ttl"], &turn["uris"][0]),
+        ("@ada:localhost", &json!(3600), &json!("turn:turn.example.org"))
+    );
+    let left = end.parse::<u64>().unwrap() - server.clock().now_ms() / 1000;
+    assert!((3590..=3600).contains(&left), "{left}");
+    // HMAC-SHA1 in base64.
+    assert_eq!(turn["password"].as_str().unwrap().len(), 28);
+}
+
+/// Every route: a token is asked for where one is needed, and rubbish is never a fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_route_takes_rubbish() {
+    let server = TestServer::start().await;
+    let ada = server.user("ada").await;
+    let table = hearth_api::routes();
+    assert!(table.table().len() > 30);
+    for route in table.table() {
+        let path = route.path.replace(['{', '}'], "x");
+        for body in ["rubbish", "[]", "{\"auth\": 5}", "\u{0}", "{}"] {
+            let body = (route.method != "GET").then(|| body.to_owned());
+            for caller in [&server.nobody(), &ada.caller] {
+                let answer = caller.send(route.method.clone(), &path, body.clone()).await;
+                assert!(!answer.status.is_server_error(), "{answer:?} {body:?}");
+                assert!(answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
+            }
+            if path.contains("logout") {
+                break;
+            }
+        }
+    }
+}
