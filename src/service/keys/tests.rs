@@ -89,8 +89,7 @@ impl World {
             crate::membership::Settings::default(),
         ));
         let directory = crate::directory::Settings::default();
-        let directory =
-            crate::directory::Directory::new(store.clone(), state.clone(), events.clone(), directory);
+        let directory = crate::directory::Directory::new(store.clone(), state.clone(), events.clone(), directory);
         let rooms = Arc::new(Rooms::new(
             store.clone(),
             state.clone(),
