@@ -88,9 +88,13 @@ impl World {
             clock.clone(),
             crate::membership::Settings::default(),
         ));
+        let directory = crate::directory::Settings::default();
+        let directory = crate::directory::Directory::new(store.clone(), state.clone(), events.clone(), directory);
         let rooms = Arc::new(Rooms::new(
             store.clone(),
+            state.clone(),
             events,
+            Arc::new(directory),
             membership.clone(),
             clock.clone(),
             crate::rooms::Settings::default(),
