@@ -37,9 +37,6 @@ const BACKLOG: i32 = 4096;
 
 /// A TLS record is at most 16 KiB: read one whole with one system call.
 const TLS_READ_BUFFER: usize = 16 * 1024;
-/// HTTP/2 writes frame by frame: gather some before the system call. Hyper flushes, so nothing waits in here.
-const TLS_WRITE_BUFFER: usize = 64 * 1024;
-
 /// Opens all sockets of a listener.
 ///
 /// # Errors
@@ -113,9 +110,9 @@ fn open_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
 /// Makes Pingora's service for a socket, and hands the socket over.
 pub(crate) fn service(bound: Bound, shared: &Arc<Shared>, sockets: &mut Fds) -> Service<DoorApp> {
     let Bound { door, label, socket, unix_mode, .. } = bound;
-    // Hyper has buffers of its own, but not for what TLS makes of them.
+    // Hyper has buffers of its own and flushes after each write; under TLS, records are read in larger pieces.
     let buffers = match door.tls {
-        true => L4BufferSettings::new(TLS_READ_BUFFER, TLS_WRITE_BUFFER),
+        true => L4BufferSettings::new(TLS_READ_BUFFER, 0),
         false => L4BufferSettings::unbuffered(),
     };
     let config = match unix_mode {
