@@ -35,7 +35,7 @@ async fn world() -> World {
     let blobs = Blobs::open(&dir.path().join("media")).await.unwrap();
     let mut settings = hearth_service::Settings::new(ServerName::parse("localhost").unwrap());
     settings.accounts.registration = true;
-    let services = Services::start(settings, store, blobs, Clock::new(), supervisor).await.unwrap();
+    let services = Services::start(settings, store, Clock::new(), supervisor).await.unwrap();
     World { router: crate::router(services.clone(), crate::Settings::default()), services, _dir: dir }
 }
 
