@@ -49,7 +49,7 @@ impl Server {
         let services = Services::start(service_settings, store, Clock::new(), supervisor.clone()).await?;
         let app = hearth_api::router(services.clone(), settings::api(config));
         let (edge, addresses) = bound.open(app)?;
-        edge.serve();
+        edge.serve().map_err(|e| Error::broken(e.to_string()))?;
         Ok(Self { services, supervisor, edge, addresses })
     }
 

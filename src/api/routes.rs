@@ -171,7 +171,6 @@ impl Routes {
     }
 
     /// The router that serves them.
-    #[must_use]
     pub fn into_router(self, cx: Cx) -> Router {
         self.router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(cx)
     }

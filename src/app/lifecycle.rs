@@ -9,7 +9,12 @@ use tracing::{error, info, warn};
 use super::{STOP_DEADLINE, Server};
 
 /// Serves until SIGTERM or SIGINT. SIGHUP reads certificates and the static parts of the configuration again.
-pub(super) async fn serve(config: Config, paths: Vec<PathBuf>, data_dir: PathBuf, greet: impl FnOnce(&Server)) -> ExitCode {
+pub(super) async fn serve(
+    config: Config,
+    paths: Vec<PathBuf>,
+    data_dir: PathBuf,
+    greet: impl FnOnce(&Server),
+) -> ExitCode {
     let server = match Server::start(&config, data_dir.clone(), axum::Router::new()).await {
         Ok(server) => server,
         Err(e) => {

@@ -15,7 +15,10 @@ use hearth_config::{
 use hearth_edge::settings::{Listener, Place, Resources, Serves};
 use hearth_service::{
     accounts::passwords::Policy,
-    media::{UploadLimit, sizes::{Method, Size, Sizes}},
+    media::{
+        UploadLimit,
+        sizes::{Method, Size, Sizes},
+    },
     rooms::Preset,
     server_keys::{self, OldKey},
 };
@@ -252,10 +255,9 @@ pub fn edge(config: &Config, data_dir: PathBuf) -> hearth_edge::Settings {
 
 fn listener(from: &hearth_config::server::Listener) -> Listener {
     let (place, name) = match &from.socket {
-        Socket::Tcp { port, addresses } => (
-            Place::Tcp(addresses.iter().map(|ip| SocketAddr::new(*ip, *port)).collect()),
-            port.to_string(),
-        ),
+        Socket::Tcp { port, addresses } => {
+            (Place::Tcp(addresses.iter().map(|ip| SocketAddr::new(*ip, *port)).collect()), port.to_string())
+        }
         Socket::Unix { path, mode } => (Place::Unix(path.clone(), *mode), path.display().to_string()),
     };
     let names: Vec<&str> = from.resources.iter().flat_map(|r| &r.names).map(|r| resource(*r)).collect();
@@ -285,4 +287,3 @@ fn resource(resource: Resource) -> &'static str {
         Resource::Health => "health",
     }
 }
-

@@ -24,8 +24,8 @@ pub mod notifier;
 pub mod presence;
 pub mod profile;
 pub mod push;
-pub mod reports;
 pub mod receipts;
+pub mod reports;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
@@ -47,8 +47,8 @@ use notifier::Notifier;
 use presence::Presence;
 use profile::Profile;
 use push::Push;
-use reports::Reports;
 use receipts::Receipts;
+use reports::Reports;
 use rooms::Rooms;
 use server_keys::ServerKeys;
 use state::State;
@@ -222,13 +222,11 @@ impl Services {
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
-        let profile =
-            Profile::new(disk(), membership.clone(), name, supervisor.clone(), settings.profile.clone());
+        let profile = Profile::new(disk(), membership.clone(), name, supervisor.clone(), settings.profile.clone());
         let profile = Arc::new(profile);
         let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
-        let presence =
-            Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
+        let presence = Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
         let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
         let sync = Arc::new(Sync::new(
             disk(),

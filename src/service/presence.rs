@@ -281,8 +281,7 @@ impl Presence {
         let changed: Option<HashSet<UserNid>> = after.and_then(|after| {
             let changes = self.changes.lock();
             let newer = changes.list.iter().rev().take_while(|c| c.counter > after);
-            (changes.floor <= after)
-                .then(|| newer.filter(|c| c.recipients.contains(&who)).map(|c| c.user).collect())
+            (changes.floor <= after).then(|| newer.filter(|c| c.recipients.contains(&who)).map(|c| c.user).collect())
         });
         let of = match changed {
             Some(changed) => changed,

@@ -165,8 +165,7 @@ async fn tags(cx: Cx, req: Client<get_tags::v3::Request>) -> Result<Json<Value>>
 
 async fn set_tag(cx: Cx, req: Client<create_tag::v3::Request>) -> Result<create_tag::v3::Response> {
     // Ruma's type knows `order` only; what else clients keep with a tag is theirs.
-    let info: Map<String, Value> =
-        serde_json::from_slice(&req.json).map_err(|e| Error::bad_json(e.to_string()))?;
+    let info: Map<String, Value> = serde_json::from_slice(&req.json).map_err(|e| Error::bad_json(e.to_string()))?;
     let (user, room): (&OwnedUserId, &OwnedRoomId) = (&req.body.user_id, &req.body.room_id);
     cx.account_data.set_tag(&req.requester, user, room, &req.body.tag, info).await?;
     Ok(create_tag::v3::Response::new())

@@ -174,9 +174,7 @@ async fn set_field(cx: Cx, req: Client<writing::Request, Guests>) -> Result<writ
     }
     let value = body.body.get(&body.field);
     let value = value.ok_or_else(|| Error::missing_param(format!("The body has no `{}`", body.field)))?;
-    cx.profile
-        .set(&req.requester, &body.user_id, &body.field, value, body.propagate.unwrap_or(true))
-        .await?;
+    cx.profile.set(&req.requester, &body.user_id, &body.field, value, body.propagate.unwrap_or(true)).await?;
     Ok(writing::Response {})
 }
 

@@ -69,8 +69,7 @@ async fn send_receipt(cx: Cx, req: Client<sending::Request>) -> Result<sending::
 
 async fn set_markers(cx: Cx, req: Client<set_read_marker::v3::Request>) -> Result<set_read_marker::v3::Response> {
     let body = req.body;
-    let markers =
-        Markers { fully_read: body.fully_read, read: body.read_receipt, private: body.private_read_receipt };
+    let markers = Markers { fully_read: body.fully_read, read: body.read_receipt, private: body.private_read_receipt };
     cx.receipts.mark(&req.requester, &body.room_id, markers).await?;
     Ok(set_read_marker::v3::Response::new())
 }

@@ -107,8 +107,7 @@ fn object(raw: Option<&RawValue>, name: &str) -> Result<Map<String, Value>> {
 async fn upgrade(cx: Cx, req: Client<upgrade_room::v3::Request>) -> Result<upgrade_room::v3::Response> {
     cx.limits().user(Limit::RoomCreation, &req.requester)?;
     let body = &req.body;
-    let room_id =
-        cx.rooms.upgrade(&req.requester, &body.room_id, &body.new_version, &body.additional_creators).await?;
+    let room_id = cx.rooms.upgrade(&req.requester, &body.room_id, &body.new_version, &body.additional_creators).await?;
     Ok(upgrade_room::v3::Response::new(room_id))
 }
 

@@ -34,10 +34,10 @@ async fn data_is_kept_shown_once_and_deleted() {
     data.put(&who, &user, Some(&room), "m.direct", &text(json!({"x": 2}))).await.unwrap();
     assert_eq!(read(&data.get(&who, &user, None, "m.direct").await.unwrap()), json!({"x": 1}));
     assert_eq!(read(&data.get(&who, &user, Some(&room), "m.direct").await.unwrap()), json!({"x": 2}));
-    assert_eq!(since(start).await, [
-        (false, "m.direct".into(), json!({"x": 1})),
-        (true, "m.direct".into(), json!({"x": 2}))
-    ]);
+    assert_eq!(
+        since(start).await,
+        [(false, "m.direct".into(), json!({"x": 1})), (true, "m.direct".into(), json!({"x": 2}))]
+    );
     let middle = house.store.head();
     data.put(&who, &user, None, "m.direct", &text(json!({"x": 3}))).await.unwrap();
     assert_eq!(since(middle).await, [(false, "m.direct".into(), json!({"x": 3}))]);

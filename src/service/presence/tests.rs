@@ -76,7 +76,8 @@ async fn a_status_is_set_and_seen_by_those_who_may() {
     assert_eq!((&status["presence"], &status["status_msg"]), (&json!("online"), &json!("here")));
     assert_eq!(status["currently_active"], true);
     assert_eq!(w.presence.get(&a, &b.user_id).await.unwrap(), json!({"presence": "offline"}));
-    let refused = async |who: &Requester, user: &str| w.presence.get(who, &id(user)).await.unwrap_err().status().as_u16();
+    let refused =
+        async |who: &Requester, user: &str| w.presence.get(who, &id(user)).await.unwrap_err().status().as_u16();
     assert_eq!(refused(&c, "a").await, 403);
     assert_eq!(refused(&a, "nobody").await, 404);
     let set = async |user: &str, state: &str| {

@@ -15,7 +15,12 @@ async fn house() -> (House, Receipts) {
 }
 
 /// (event, kind, user) -> thread, as a user is shown it.
-async fn shown_to(house: &House, receipts: &Receipts, user: &str, after: StreamPos) -> Vec<(String, String, String, Value)> {
+async fn shown_to(
+    house: &House,
+    receipts: &Receipts,
+    user: &str,
+    after: StreamPos,
+) -> Vec<(String, String, String, Value)> {
     let (user, head) = (house.nid(user).await, house.store.head());
     let content = receipts.content_since(house.room.nid, Some(after), head, user).await.unwrap();
     let content: Value = serde_json::from_str(&content.unwrap_or_else(|| "{}".to_owned())).unwrap();

@@ -400,8 +400,7 @@ impl Sync {
         let after = turn.after();
         if filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
             let after = (!newly).then_some(after);
-            let content =
-                self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
+            let content = self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
             if let Some(content) = content {
                 events.push_str("{\"type\":\"m.receipt\",\"content\":");
                 events.push_str(&content);

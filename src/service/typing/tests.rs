@@ -78,7 +78,10 @@ async fn who_sends_or_leaves_has_stopped() {
     for user in ["a", "b"] {
         w.set(user, true, None).await.unwrap();
     }
-    let logged = |event: Arc<hearth_store::events::StoredEvent>| Logged { pos: event.pos.unwrap(), change: Change::Event(event) };
+    let logged = |event: Arc<hearth_store::events::StoredEvent>| Logged {
+        pos: event.pos.unwrap(),
+        change: Change::Event(event),
+    };
     let event = w.house.say("a", json!({"body": "done"})).await;
     w.typing.on_change(&logged(event));
     assert_eq!(w.typing.users(room), [id("b")]);

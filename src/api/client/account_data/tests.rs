@@ -242,7 +242,10 @@ async fn push_rules_and_what_they_count() {
     assert_eq!(told(w.put("bob", &wrong("content/x"), json!({"actions": []})).await), refused(400, "M_BAD_JSON"));
     assert_eq!(told(w.put("bob", &wrong("sender/nobody"), rule).await).0, 400);
     assert_eq!(told(w.delete("bob", &wrong("content/x")).await), refused(404, "M_NOT_FOUND"));
-    assert_eq!(told(w.put("bob", &wrong("room/x/enabled"), json!({"enabled": true})).await), refused(404, "M_NOT_FOUND"));
+    assert_eq!(
+        told(w.put("bob", &wrong("room/x/enabled"), json!({"enabled": true})).await),
+        refused(404, "M_NOT_FOUND")
+    );
 }
 
 #[tokio::test]
@@ -262,7 +265,10 @@ async fn pushers() {
     let mut partial = pusher.clone();
     partial.as_object_mut().unwrap().remove("lang");
     let (status, answer) = w.post("ada", "/v3/pushers/set", partial).await;
-    assert_eq!((status, &answer["errcode"], &answer["error"]), (400, &json!("M_MISSING_PARAM"), &json!("Missing parameters: lang")));
+    assert_eq!(
+        (status, &answer["errcode"], &answer["error"]),
+        (400, &json!("M_MISSING_PARAM"), &json!("Missing parameters: lang"))
+    );
     let gone = json!({"app_id": "org.app", "pushkey": "k", "kind": null});
     assert_eq!(w.post("ada", "/v3/pushers/set", gone).await, done());
     assert_eq!(w.get("ada", "/v3/pushers").await, (200, json!({"pushers": []})));
@@ -320,8 +326,12 @@ async fn profiles_and_their_rooms() {
     assert_eq!(w.put("bob", avatar, json!({"avatar_url": "mxc://x.org/abc"})).await, done());
     let zone = "/v3/profile/@bob:x.org/m.tz";
     assert_eq!(w.put("bob", zone, json!({"m.tz": "Europe/Paris"})).await, done());
-    assert_eq!(w.put("bob", "/unstable/uk.tcpip.msc4133/profile/@bob:x.org/org.x.n", json!({"org.x.n": null})).await, done());
-    let whole = json!({"displayname": "Bob \"B\"", "avatar_url": "mxc://x.org/abc", "m.tz": "Europe/Paris", "org.x.n": null});
+    assert_eq!(
+        w.put("bob", "/unstable/uk.tcpip.msc4133/profile/@bob:x.org/org.x.n", json!({"org.x.n": null})).await,
+        done()
+    );
+    let whole =
+        json!({"displayname": "Bob \"B\"", "avatar_url": "mxc://x.org/abc", "m.tz": "Europe/Paris", "org.x.n": null});
     assert_eq!(w.get("", "/v3/profile/@bob:x.org").await, (200, whole));
 
     let room = w.services.state.room(&w.room).await.unwrap();
@@ -376,7 +386,10 @@ async fn profiles_may_be_kept_among_those_who_share_rooms() {
     assert_eq!(w.get("ada", name).await.0, 200);
     assert_eq!(w.get("bob", name).await.0, 200);
     assert_eq!(told(w.put("bob", name, json!({"displayname": "x"})).await), refused(403, "M_FORBIDDEN"));
-    assert_eq!(told(w.put("bob", "/v3/profile/@bob:x.org/org.x", json!({"org.x": 1})).await), refused(403, "M_FORBIDDEN"));
+    assert_eq!(
+        told(w.put("bob", "/v3/profile/@bob:x.org/org.x", json!({"org.x": 1})).await),
+        refused(403, "M_FORBIDDEN")
+    );
 }
 
 #[tokio::test]
