@@ -14,7 +14,9 @@ use hearth_store::Store;
 
 mod cli;
 mod lifecycle;
+mod register;
 pub mod settings;
+mod welcome;
 
 /// How long requests and work under way may take to end after a signal.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -48,6 +50,7 @@ impl Server {
         let store = Store::open(&store_settings, &supervisor).await?;
         let services = Services::start(service_settings, store, Clock::new(), supervisor.clone()).await?;
         let app = hearth_api::router(services.clone(), settings::api(config));
+        let app = welcome::with_page(app, &config.server.name);
         let (edge, addresses) = bound.open(app)?;
         edge.serve().map_err(|e| Error::broken(e.to_string()))?;
         Ok(Self { services, supervisor, edge, addresses })

@@ -1,4 +1,5 @@
-//! The command line: `serve` (also without a word), `check-config`, `generate`, `generate-keys`, `version`.
+//! The command line: `serve` (also without a word), `check-config`, `generate`, `generate-keys`, `register-user` (also as
+//! a program of the name `register_new_matrix_user`), `version`.
 
 use std::{
     io::Write,
@@ -9,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use hearth_config::{Config, Env, Loaded, federation::SigningKey, generate::Plan};
 
-use super::lifecycle;
+use super::{lifecycle, register};
 
 /// A Matrix homeserver with its own front door.
 #[derive(Debug, Parser)]
@@ -35,6 +36,8 @@ enum Command {
         #[arg(short, long)]
         output_file: Option<PathBuf>,
     },
+    /// Makes an account on a running server by the shared secret.
+    RegisterUser(register::RegisterUser),
     /// Prints the version.
     Version,
 }
@@ -67,7 +70,12 @@ const FIRST: &str = "hearth-data";
 
 /// Does what the command line says.
 pub(super) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let name = args.first().map(PathBuf::from).and_then(|p| p.file_name().map(ToOwned::to_owned));
+    if name.is_some_and(|n| n == "register_new_matrix_user") {
+        args.insert(1, "register-user".into());
+    }
+    let cli = Cli::parse_from(args);
     match cli.command {
         None => serve(cli.serve.config_path),
         Some(Command::Serve(args)) => {
@@ -85,6 +93,7 @@ pub(super) fn run() -> ExitCode {
         },
         Some(Command::Generate(args)) => generate(args),
         Some(Command::GenerateKeys { output_file }) => generate_keys(output_file.as_deref()),
+        Some(Command::RegisterUser(args)) => register::run(args),
         Some(Command::Version) => {
             say(concat!("hearth ", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
@@ -96,7 +105,8 @@ fn serve(mut paths: Vec<PathBuf>) -> ExitCode {
     let env = Env::of_process();
     let named = env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some();
     let mut data_dir = None;
-    if paths.is_empty() && !named {
+    let first_start = paths.is_empty() && !named;
+    if first_start {
         let dir = Path::new(FIRST);
         let written = Plan::first_start(dir).and_then(|plan| plan.write(&mut rand::rng()));
         if let Err(e) = written {
@@ -120,7 +130,29 @@ fn serve(mut paths: Vec<PathBuf>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(lifecycle::serve(loaded.config, paths, data_dir, |_| {}))
+    let first = first_start.then(|| paths.clone());
+    let greet = move |server: &super::Server| {
+        if let Some(paths) = first {
+            greeting(server, &paths);
+        }
+    };
+    runtime.block_on(lifecycle::serve(loaded.config, paths, data_dir, greet))
+}
+
+/// What somebody needs to know who starts the server on their own machine.
+fn greeting(server: &super::Server, paths: &[PathBuf]) {
+    let file = paths.first().map(|p| p.display().to_string()).unwrap_or_default();
+    let at: Vec<String> = server
+        .addresses()
+        .iter()
+        .map(|a| format!("{}://{}", if a.tls { "https" } else { "http" }, a.label))
+        .collect();
+    say(&format!("\nHearth answers at {}", at.join(", ")));
+    say(&format!("Configuration and data are in {FIRST}/"));
+    if let Some(ca) = server.edge().local_ca() {
+        say(&format!("Browsers trust it once they know the authority in {}", ca.display()));
+    }
+    say(&format!("Make the first account:  hearth register-user -a -c {file}\n"));
 }
 
 /// Certificates are kept beside the signing key, which every installation keeps safe.

@@ -1,0 +1,206 @@
+//! `hearth register-user`: makes an account by the shared secret, with the flags of `register_new_matrix_user`.
+//!
+//! Speaks `/_synapse/admin/v1/register` (Synapse's admin API, "Shared-Secret Registration") to a running server, ours or a
+//! Synapse: a nonce, then an HMAC-SHA1 over nonce, name, password and role.
+
+use std::{
+    io::{BufRead, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::Args;
+use hearth_config::{
+    Config, Env,
+    server::{ListenerKind, Socket},
+};
+use hmac::{Hmac, Mac};
+use serde_json::{Value, json};
+use sha1::Sha1;
+
+use super::cli::{complain, say};
+
+#[derive(Args, Debug)]
+pub(super) struct RegisterUser {
+    /// Local part of the new user's id; asked for if absent.
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Password; asked for if absent.
+    #[arg(short, long, conflicts_with = "password_file")]
+    password: Option<String>,
+    /// File with the password.
+    #[arg(long)]
+    password_file: Option<PathBuf>,
+    /// Type of user, e.g. bot or support.
+    #[arg(short = 't', long)]
+    user_type: Option<String>,
+    /// Make the user an administrator of the server.
+    #[arg(short, long, conflicts_with = "no_admin")]
+    admin: bool,
+    /// Do not make the user an administrator, and do not ask.
+    #[arg(long)]
+    no_admin: bool,
+    /// It is fine if there is such a user already.
+    #[arg(long)]
+    exists_ok: bool,
+    /// The server's configuration, for the secret and the address; may be given several times.
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// The registration_shared_secret, instead of a configuration.
+    #[arg(short = 'k', long, conflicts_with = "config")]
+    shared_secret: Option<String>,
+    /// Where the server answers; by default the configuration's first plain listener, or http://localhost:8008.
+    server_url: Option<String>,
+}
+
+/// Registers as told; says how it went.
+pub(super) fn run(args: RegisterUser) -> ExitCode {
+    let exists_ok = args.exists_ok;
+    let told = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Other(format!("the runtime cannot be started: {e}")))
+        .and_then(|runtime| {
+            let wanted = Wanted::gather(args)?;
+            runtime.block_on(register(wanted))
+        });
+    match told {
+        Ok(user_id) => {
+            say(&format!("registered {user_id}"));
+            ExitCode::SUCCESS
+        }
+        Err(Failure::Exists) if exists_ok => {
+            say("there is such a user already");
+            ExitCode::SUCCESS
+        }
+        Err(Failure::Exists) => {
+            complain("there is such a user already; choose another name, or say --exists-ok");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Other(why)) => {
+            complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Failure {
+    Exists,
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
+/// All that is needed for the two calls.
+struct Wanted {
+    url: String,
+    secret: String,
+    user: String,
+    password: String,
+    admin: bool,
+    user_type: Option<String>,
+}
+
+impl Wanted {
+    fn gather(args: RegisterUser) -> Result<Self, Failure> {
+        let (secret, from_config) = match args.shared_secret {
+            Some(secret) => (secret, None),
+            None => {
+                if args.config.is_empty() {
+                    return Err("give the configuration by -c, or the shared secret by -k".to_owned().into());
+                }
+                let loaded = Config::load(&args.config, Env::of_process()).map_err(|e| e.to_string())?;
+                let secret = loaded.config.accounts.registration.shared_secret.as_ref().map(|s| s.expose().clone());
+                let secret = secret.ok_or_else(|| {
+                    "registration_shared_secret is not set; set it, restart the server and try again".to_owned()
+                })?;
+                (secret, listener_url(&loaded.config))
+            }
+        };
+        let user = match args.user {
+            Some(user) => user,
+            None => ask("New user's local part: ")?,
+        };
+        let password = match (args.password, args.password_file) {
+            (Some(password), _) => password,
+            (None, Some(file)) => std::fs::read_to_string(&file)
+                .map_err(|e| format!("{} cannot be read: {e}", file.display()))?
+                .trim_end_matches(['\r', '\n'])
+                .to_owned(),
+            (None, None) => ask("Password: ")?,
+        };
+        let admin = if args.admin || args.no_admin {
+            args.admin
+        } else {
+            ask("Make administrator [no]: ")?.to_lowercase().starts_with('y')
+        };
+        let url = args.server_url.or(from_config).unwrap_or_else(|| "http://localhost:8008".to_owned());
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), secret, user, password, admin, user_type: args.user_type })
+    }
+}
+
+fn ask(question: &str) -> Result<String, Failure> {
+    let failed = |e: std::io::Error| Failure::Other(format!("the terminal cannot be read: {e}"));
+    let mut out = std::io::stdout();
+    out.write_all(question.as_bytes()).and_then(|()| out.flush()).map_err(failed)?;
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).map_err(failed)?;
+    let line = line.trim_end_matches(['\r', '\n']).to_owned();
+    if line.is_empty() && !question.contains('[') {
+        return Err("nothing was said".to_owned().into());
+    }
+    Ok(line)
+}
+
+/// The configuration's first plain listener for clients.
+fn listener_url(config: &Config) -> Option<String> {
+    config.server.listeners.iter().filter(|l| l.kind == ListenerKind::Http && !l.tls).find_map(|l| match &l.socket {
+        Socket::Tcp { port, .. } => Some(format!("http://localhost:{port}")),
+        Socket::Unix { .. } => None,
+    })
+}
+
+async fn register(wanted: Wanted) -> Result<String, Failure> {
+    let url = format!("{}/_synapse/admin/v1/register", wanted.url);
+    // Installed once; a second time is no fault.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::builder().no_proxy().build().map_err(|e| format!("no HTTP client: {e}"))?;
+    let answer = http.get(&url).send().await.map_err(|e| format!("{} does not answer: {e}", wanted.url))?;
+    let status = answer.status();
+    let nonce: Value = answer.json().await.map_err(|e| format!("{url} answers {status}, and no JSON: {e}"))?;
+    let nonce = nonce
+        .get("nonce")
+        .and_then(Value::as_str)
+        .ok_or_else(|| format!("{url} gives no nonce: {status} {nonce}"))?
+        .to_owned();
+    let role = if wanted.admin { "admin" } else { "notadmin" };
+    let mut mac = Hmac::<Sha1>::new_from_slice(wanted.secret.as_bytes())
+        .map_err(|e| format!("the shared secret cannot be used: {e}"))?;
+    let mut parts = vec![nonce.as_str(), wanted.user.as_str(), wanted.password.as_str(), role];
+    parts.extend(wanted.user_type.as_deref());
+    mac.update(parts.join("\0").as_bytes());
+    let mac: String = mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    let mut body = json!({
+        "nonce": nonce,
+        "username": wanted.user,
+        "password": wanted.password,
+        "admin": wanted.admin,
+        "mac": mac,
+    });
+    if let (Some(user_type), Some(body)) = (wanted.user_type, body.as_object_mut()) {
+        body.insert("user_type".to_owned(), user_type.into());
+    }
+    let answer = http.post(&url).json(&body).send().await.map_err(|e| format!("{} does not answer: {e}", wanted.url))?;
+    let status = answer.status();
+    let told: Value = answer.json().await.map_err(|e| format!("{url} answers {status}, and no JSON: {e}"))?;
+    let text = |key: &str| told.get(key).and_then(Value::as_str).map(str::to_owned);
+    match (text("user_id"), text("errcode").as_deref()) {
+        (Some(user_id), _) => Ok(user_id),
+        (None, Some("M_USER_IN_USE")) => Err(Failure::Exists),
+        _ => Err(format!("the server refused: {status} {}", text("error").unwrap_or_default()).into()),
+    }
+}
