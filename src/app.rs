@@ -16,6 +16,7 @@ mod cli;
 mod lifecycle;
 mod register;
 pub mod settings;
+mod telemetry;
 mod welcome;
 
 /// How long requests and work under way may take to end after a signal.

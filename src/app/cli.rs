@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use hearth_config::{Config, Env, Loaded, federation::SigningKey, generate::Plan};
 
-use super::{lifecycle, register};
+use super::{lifecycle, register, telemetry};
 
 /// A Matrix homeserver with its own front door.
 #[derive(Debug, Parser)]
@@ -38,6 +38,15 @@ enum Command {
     },
     /// Makes an account on a running server by the shared secret.
     RegisterUser(register::RegisterUser),
+    /// Prints the bcrypt hash of a password, as Synapse's databases hold it.
+    HashPassword {
+        /// The password; read from standard input if absent.
+        #[arg(short, long)]
+        password: Option<String>,
+        /// The server's configuration, for pepper and cost; may be given several times.
+        #[arg(short, long = "config", value_name = "FILE")]
+        config: Vec<PathBuf>,
+    },
     /// Prints the version.
     Version,
 }
@@ -82,18 +91,23 @@ pub(super) fn run() -> ExitCode {
             serve(if args.config_path.is_empty() { cli.serve.config_path } else { args.config_path })
         }
         Some(Command::CheckConfig(args)) => match load(&args.config_path) {
-            Some(loaded) => {
-                for notice in &loaded.notices {
-                    say(&notice.to_string());
+            Some(loaded) => match loaded.config.telemetry.log() {
+                Ok((_, notices)) => {
+                    loaded.notices.iter().chain(&notices).for_each(|notice| say(&notice.to_string()));
+                    say("the configuration is fine");
+                    ExitCode::SUCCESS
                 }
-                say("the configuration is fine");
-                ExitCode::SUCCESS
-            }
+                Err(mistakes) => {
+                    complain(&mistakes.to_string());
+                    ExitCode::FAILURE
+                }
+            },
             None => ExitCode::FAILURE,
         },
         Some(Command::Generate(args)) => generate(args),
         Some(Command::GenerateKeys { output_file }) => generate_keys(output_file.as_deref()),
         Some(Command::RegisterUser(args)) => register::run(args),
+        Some(Command::HashPassword { password, config }) => hash_password(password, &config),
         Some(Command::Version) => {
             say(concat!("hearth ", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
@@ -121,7 +135,10 @@ fn serve(mut paths: Vec<PathBuf>) -> ExitCode {
         complain(&mistakes.to_string());
         return ExitCode::FAILURE;
     }
-    log(&loaded);
+    if let Err(why) = log(&loaded) {
+        complain(&why);
+        return ExitCode::FAILURE;
+    }
     let data_dir = data_dir.unwrap_or_else(|| data_dir_of(&loaded.config));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -142,11 +159,8 @@ fn serve(mut paths: Vec<PathBuf>) -> ExitCode {
 /// What somebody needs to know who starts the server on their own machine.
 fn greeting(server: &super::Server, paths: &[PathBuf]) {
     let file = paths.first().map(|p| p.display().to_string()).unwrap_or_default();
-    let at: Vec<String> = server
-        .addresses()
-        .iter()
-        .map(|a| format!("{}://{}", if a.tls { "https" } else { "http" }, a.label))
-        .collect();
+    let at: Vec<String> =
+        server.addresses().iter().map(|a| format!("{}://{}", if a.tls { "https" } else { "http" }, a.label)).collect();
     say(&format!("\nHearth answers at {}", at.join(", ")));
     say(&format!("Configuration and data are in {FIRST}/"));
     if let Some(ca) = server.edge().local_ca() {
@@ -173,13 +187,13 @@ fn load(paths: &[PathBuf]) -> Option<Loaded> {
     }
 }
 
-fn log(loaded: &Loaded) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    for notice in &loaded.notices {
+fn log(loaded: &Loaded) -> Result<(), String> {
+    let (config, notices) = loaded.config.telemetry.log().map_err(|mistakes| mistakes.to_string())?;
+    telemetry::log(&config).map_err(|e| e.to_string())?;
+    for notice in loaded.notices.iter().chain(&notices) {
         tracing::info!("{notice}");
     }
+    Ok(())
 }
 
 fn generate(args: Generate) -> ExitCode {
@@ -219,6 +233,38 @@ fn generate_keys(file: Option<&Path>) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn hash_password(password: Option<String>, config: &[PathBuf]) -> ExitCode {
+    let (mut pepper, mut rounds) = (String::new(), 12);
+    if !config.is_empty() {
+        let Some(loaded) = load(config) else { return ExitCode::FAILURE };
+        let passwords = &loaded.config.accounts.passwords;
+        pepper = passwords.pepper.as_ref().map(|p| p.expose().clone()).unwrap_or_default();
+        rounds = passwords.bcrypt_rounds;
+    }
+    let password = match password {
+        Some(password) => password,
+        None => {
+            let mut line = String::new();
+            if std::io::stdin().read_line(&mut line).is_err() || line.trim_end().is_empty() {
+                complain("no password: give it by -p or on standard input");
+                return ExitCode::FAILURE;
+            }
+            line.trim_end_matches(['\r', '\n']).to_owned()
+        }
+    };
+    // bcrypt sees 72 bytes and no more, in Synapse as here.
+    match bcrypt::hash(format!("{password}{pepper}"), rounds) {
+        Ok(hash) => {
+            say(&hash);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            complain(&format!("the password cannot be hashed: {e}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Tells the person at the terminal.

@@ -6,7 +6,7 @@ use hearth_config::{Config, Env};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{STOP_DEADLINE, Server};
+use super::{STOP_DEADLINE, Server, telemetry};
 
 /// Serves until SIGTERM or SIGINT. SIGHUP reads certificates and the static parts of the configuration again.
 pub(super) async fn serve(
@@ -15,7 +15,11 @@ pub(super) async fn serve(
     data_dir: PathBuf,
     greet: impl FnOnce(&Server),
 ) -> ExitCode {
-    let server = match Server::start(&config, data_dir.clone(), axum::Router::new()).await {
+    let started = match telemetry::metrics(config.telemetry.metrics) {
+        Ok(metrics) => Server::start(&config, data_dir.clone(), metrics).await,
+        Err(e) => Err(e),
+    };
+    let server = match started {
         Ok(server) => server,
         Err(e) => {
             error!("hearth cannot start: {e}");

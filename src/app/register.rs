@@ -194,7 +194,8 @@ async fn register(wanted: Wanted) -> Result<String, Failure> {
     if let (Some(user_type), Some(body)) = (wanted.user_type, body.as_object_mut()) {
         body.insert("user_type".to_owned(), user_type.into());
     }
-    let answer = http.post(&url).json(&body).send().await.map_err(|e| format!("{} does not answer: {e}", wanted.url))?;
+    let answer =
+        http.post(&url).json(&body).send().await.map_err(|e| format!("{} does not answer: {e}", wanted.url))?;
     let status = answer.status();
     let told: Value = answer.json().await.map_err(|e| format!("{url} answers {status}, and no JSON: {e}"))?;
     let text = |key: &str| told.get(key).and_then(Value::as_str).map(str::to_owned);
