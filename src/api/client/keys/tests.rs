@@ -10,7 +10,7 @@ use hearth_service::{
     accounts::register::Newcomer,
     login::grant::{Device, From},
 };
-use hearth_store::{Store, blobs::Blobs, db::Engine};
+use hearth_store::{Store, db::Engine};
 use http::Request;
 use http_body_util::BodyExt;
 use ruma::{
@@ -32,7 +32,6 @@ async fn world() -> World {
     let supervisor = Supervisor::new();
     let engine = Engine::Sqlite { path: dir.path().join("t.db") };
     let store = Store::open(&hearth_store::Settings::new(engine), &supervisor).await.unwrap();
-    let blobs = Blobs::open(&dir.path().join("media")).await.unwrap();
     let mut settings = hearth_service::Settings::new(ServerName::parse("localhost").unwrap());
     settings.accounts.registration = true;
     let services = Services::start(settings, store, Clock::new(), supervisor).await.unwrap();
