@@ -9,7 +9,6 @@ use hearth_service::{Services, login::token_hash};
 use hearth_store::{
     Store,
     accounts::NewAccount,
-    blobs::Blobs,
     db::Engine,
     devices::NewDevice,
     login::{NewRefresh, NewToken},
@@ -53,8 +52,7 @@ async fn world() -> World {
     let engine = Engine::Sqlite { path: dir.path().join("t.db") };
     let store = Store::open(&hearth_store::Settings::new(engine), &supervisor).await.unwrap();
     let settings = hearth_service::Settings::new(ServerName::parse("localhost").unwrap());
-    let blobs = Blobs::open(&dir.path().join("media")).await.unwrap();
-    let services = Services::start(settings, store, blobs, Clock::new(), supervisor).await.unwrap();
+    let services = Services::start(settings, store, Clock::new(), supervisor).await.unwrap();
     let cx = Cx::new(services.clone(), Settings { max_body_bytes: 1000, ..Settings::default() });
     let router = Routes::new().on(echo).on(device).on(crate::client::accounts::who_am_i).into_router(cx);
     World { router, services, _dir: dir }

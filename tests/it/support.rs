@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc, sync::Once, time::Duration};
 
 use hearth_base::{clock::Clock, tasks::Supervisor};
 use hearth_service::Services;
-use hearth_store::{Store, blobs::Blobs, db::Engine};
+use hearth_store::{Store, db::Engine};
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use ruma::{OwnedUserId, ServerName};
 use serde_json::{Value, json};
@@ -102,7 +102,9 @@ impl Plan {
         static RING: Once = Once::new();
         RING.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let (supervisor, clock) = (Supervisor::new(), Clock::new());
-        let store = Store::open(&hearth_store::Settings::new(engine), &supervisor).await.unwrap();
+        let mut storage = hearth_store::Settings::new(engine);
+        storage.media = Some(dir.path().join("media"));
+        let store = Store::open(&storage, &supervisor).await.unwrap();
         let mut settings = hearth_service::Settings::new(ServerName::parse(NAME).unwrap());
         settings.accounts.registration = true;
         settings.accounts.shared_secret = Some(SECRET.to_owned());
@@ -112,8 +114,7 @@ impl Plan {
         let mut api = hearth_api::Settings::default();
         api.limits.enabled = false;
         self.api.into_iter().for_each(|change| change(&mut api));
-        let blobs = Blobs::open(&dir.path().join("media")).await.unwrap();
-        let services = Services::start(settings, store, blobs, clock.clone(), supervisor.clone()).await.unwrap();
+        let services = Services::start(settings, store, clock.clone(), supervisor.clone()).await.unwrap();
         let router = hearth_api::router(services.clone(), api);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -60,7 +60,10 @@ impl House {
         let store = Store::open(&StoreSettings::new(engine), &supervisor).await.unwrap();
         let push = Arc::new(new_push(&store));
         let hears = push.clone();
-        store.subscribe(Box::new(move |changes| changes.iter().for_each(|c| hears.on_change(c))));
+        store.subscribe(Box::new(move |changes| {
+            changes.iter().for_each(|c| hears.on_change(c));
+            Box::new(|| {})
+        }));
         let nid = store.new_room_nid().await.unwrap();
         let creator = store.intern_user(&id(users[0])).await.unwrap();
         let head = RoomHead {
@@ -71,6 +74,7 @@ impl House {
             counter: 0,
             pos: StreamPos::ZERO,
             partial: false,
+            open: false,
         };
         let room = Room {
             nid,
