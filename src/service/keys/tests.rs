@@ -68,15 +68,6 @@ impl World {
     async fn on(engine: Engine, dir: tempfile::TempDir) -> Self {
         let (supervisor, settings) = (Supervisor::new(), hearth_store::Settings::new(engine));
         let store = Store::open(&settings, &supervisor).await.unwrap();
-        Self::over(store, supervisor, settings, dir).await
-    }
-
-    async fn over(
-        store: Store,
-        supervisor: Supervisor,
-        settings: hearth_store::Settings,
-        dir: tempfile::TempDir,
-    ) -> Self {
         let clock = Clock::new();
         let mut ours = crate::Settings::new("localhost".try_into().unwrap());
         ours.keys = Settings { max_one_time_keys: 60, max_backup_keys: 50, max_backups: 3, ..Settings::default() };
@@ -94,21 +85,25 @@ impl World {
         }
     }
 
-    /// The same world after a restart: nothing is remembered.
+    /// The same world after a restart: nothing is remembered. Services hold each other to the end of the process, and
+    /// with them the lock of the database: what it left on disk is opened elsewhere.
     async fn restarted(self) -> Self {
         self.store.close().await;
-        self.supervisor.stop(std::time::Duration::from_secs(5)).await;
-        let Self { settings, _dir, store, keys, to_device, rooms, membership, .. } = self;
-        drop((store, keys, to_device, rooms, membership));
-        // The lock of the database goes with the last handle, which the writer drops a moment after it has ended.
-        for _ in 0..200 {
-            let supervisor = Supervisor::new();
-            if let Ok(store) = Store::open(&settings, &supervisor).await {
-                return Self::over(store, supervisor, settings, _dir).await;
+        self.supervisor.begin_stop();
+        let dir = tempfile::tempdir().unwrap();
+        let engine = match self.settings.engine {
+            Engine::Sqlite { path } => {
+                let copy = dir.path().join("t.db");
+                std::fs::copy(&path, &copy).unwrap();
+                let wal = path.with_extension("db-wal");
+                if wal.exists() {
+                    std::fs::copy(wal, copy.with_extension("db-wal")).unwrap();
+                }
+                Engine::Sqlite { path: copy }
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        panic!("the store was not given free");
+            postgres => postgres,
+        };
+        Self::on(engine, dir).await
     }
 
     /// A user's device, logged in.
