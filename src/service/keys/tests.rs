@@ -7,10 +7,9 @@ use std::sync::{
 };
 
 use hearth_base::{clock::Clock, ids::StreamPos, requester::Requester, tasks::Supervisor};
-use hearth_rules::event::Signer;
 use hearth_store::{Store, db::Engine, devices::NewDevice, login::NewToken};
 use ruma::{
-    CanonicalJsonObject, OwnedRoomId, OwnedServerName, UserId,
+    CanonicalJsonObject, OwnedRoomId, UserId,
     serde::{Base64, base64::Standard},
     signatures::{Ed25519KeyPair, sign_json},
 };
@@ -18,12 +17,10 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{Keys, NewKeys, Settings};
 use crate::{
+    Services,
     devices::to_device::ToDevice,
-    events::Events,
     membership::Membership,
-    push::Push,
     rooms::{NewRoom, Preset, Rooms},
-    state::State,
 };
 
 mod backups;
@@ -33,12 +30,13 @@ mod one_time;
 
 pub(crate) struct World {
     pub(crate) store: Store,
-    pub(crate) keys: Keys,
-    pub(crate) to_device: ToDevice,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) to_device: Arc<ToDevice>,
     pub(crate) clock: Clock,
     rooms: Arc<Rooms>,
     membership: Arc<Membership>,
     settings: hearth_store::Settings,
+    supervisor: Supervisor,
     _dir: tempfile::TempDir,
 }
 
@@ -70,67 +68,42 @@ impl World {
     async fn on(engine: Engine, dir: tempfile::TempDir) -> Self {
         let (supervisor, settings) = (Supervisor::new(), hearth_store::Settings::new(engine));
         let store = Store::open(&settings, &supervisor).await.unwrap();
-        Self::over(store, supervisor, settings, dir)
-    }
-
-    fn over(store: Store, supervisor: Supervisor, settings: hearth_store::Settings, dir: tempfile::TempDir) -> Self {
         let clock = Clock::new();
-        let name: OwnedServerName = "localhost".try_into().unwrap();
-        let state = Arc::new(State::new(store.clone()));
-        let push = Arc::new(Push::new(store.clone(), name.clone(), clock.clone(), crate::push::Settings::default()));
-        let signer = Arc::new(Signer::new(name.clone(), &[7; 32], "1").unwrap());
-        let events =
-            Arc::new(Events::new(store.clone(), state.clone(), push, signer, clock.clone(), supervisor.clone()));
-        let membership = Arc::new(Membership::new(
-            store.clone(),
-            state.clone(),
-            events.clone(),
-            clock.clone(),
-            crate::membership::Settings::default(),
-        ));
-        let directory = crate::directory::Settings::default();
-        let directory = crate::directory::Directory::new(store.clone(), state.clone(), events.clone(), directory);
-        let rooms = Arc::new(Rooms::new(
-            store.clone(),
-            state.clone(),
-            events,
-            Arc::new(directory),
-            membership.clone(),
-            clock.clone(),
-            crate::rooms::Settings::default(),
-        ));
-        let small = Settings { max_one_time_keys: 60, max_backup_keys: 50, max_backups: 3, ..Settings::default() };
+        let mut ours = crate::Settings::new("localhost".try_into().unwrap());
+        ours.keys = Settings { max_one_time_keys: 60, max_backup_keys: 50, max_backups: 3, ..Settings::default() };
+        let services = Services::start(ours, store.clone(), clock.clone(), supervisor.clone()).await.unwrap();
         Self {
-            keys: Keys::new(store.clone(), name.clone(), small, clock.clone(), supervisor),
-            to_device: ToDevice::new(
-                store.clone(),
-                name,
-                crate::devices::to_device::Settings::default(),
-                clock.clone(),
-            ),
+            keys: services.keys.clone(),
+            to_device: services.to_device.clone(),
+            rooms: services.rooms.clone(),
+            membership: services.membership.clone(),
             store,
             clock,
-            rooms,
-            membership,
             settings,
+            supervisor,
             _dir: dir,
         }
     }
 
-    /// The same world after a restart: nothing is remembered.
+    /// The same world after a restart: nothing is remembered. Services hold each other to the end of the process, and
+    /// with them the lock of the database: what it left on disk is opened elsewhere.
     async fn restarted(self) -> Self {
         self.store.close().await;
-        let Self { settings, _dir, store, keys, to_device, rooms, membership, .. } = self;
-        drop((store, keys, to_device, rooms, membership));
-        // The lock of the database goes with the last handle, which the writer drops a moment after it has ended.
-        for _ in 0..200 {
-            let supervisor = Supervisor::new();
-            if let Ok(store) = Store::open(&settings, &supervisor).await {
-                return Self::over(store, supervisor, settings, _dir);
+        self.supervisor.begin_stop();
+        let dir = tempfile::tempdir().unwrap();
+        let engine = match self.settings.engine {
+            Engine::Sqlite { path } => {
+                let copy = dir.path().join("t.db");
+                std::fs::copy(&path, &copy).unwrap();
+                let wal = path.with_extension("db-wal");
+                if wal.exists() {
+                    std::fs::copy(wal, copy.with_extension("db-wal")).unwrap();
+                }
+                Engine::Sqlite { path: copy }
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        panic!("the store was not given free");
+            postgres => postgres,
+        };
+        Self::on(engine, dir).await
     }
 
     /// A user's device, logged in.
