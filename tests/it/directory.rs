@@ -142,7 +142,7 @@ on_both! {
 
     async fn users_are_found_where_one_may_meet_them(server) {
         let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
-        let dave = server.user("dave_100%").await;
+        let dave = server.user("dave_100").await;
         let find = async |term: &str| {
             let body = json!({ "search_term": term, "limit": 10 });
             let found = alice.post(&format!("{V3}/user_directory/search"), body).await.good();
@@ -161,9 +161,10 @@ on_both! {
         let closed = dave.creates(json!({})).await;
         assert_eq!(find("dave").await, Vec::<String>::new());
         dave.sets(&closed, "m.room.join_rules", "", json!({ "join_rule": "public" })).await.good();
-        assert_eq!(find("dave_100%").await, [dave.id.as_str()]);
-        assert_eq!(find("%").await, [dave.id.as_str()]);
-        assert_eq!(find("a_o").await, Vec::<String>::new());
+        assert_eq!(find("dave_1").await, [dave.id.as_str()]);
+        // Neither is a pattern.
+        assert_eq!(find("d%1").await, Vec::<String>::new());
+        assert_eq!(find("d_v").await, Vec::<String>::new());
         assert_eq!(find("a\0l").await, Vec::<String>::new());
         dave.sets(&closed, "m.room.join_rules", "", json!({ "join_rule": "invite" })).await.good();
         assert_eq!(find("dave").await, Vec::<String>::new());
