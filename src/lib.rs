@@ -1,1 +1,7 @@
-//! placeholder
+#![doc = include_str!("ARCHITECTURE.md")]
+//!
+//! # The crate
+//!
+//! The layers are crates of their own; this one assembles them.
+
+pub mod app;

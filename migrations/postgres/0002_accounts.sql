@@ -112,8 +112,8 @@ CREATE TABLE one_time_keys (
     algorithm  TEXT NOT NULL,
     key_id     TEXT NOT NULL,
     json       TEXT NOT NULL,
-    added_ms   BIGINT NOT NULL,
-    PRIMARY KEY (user_nid, device_id, algorithm, key_id)
+    added_ms   BIGINT NOT NULL,          -- later uploads have later ones, whatever the clock says
+    PRIMARY KEY (user_nid, device_id, algorithm, added_ms, key_id)
 );
 
 CREATE TABLE fallback_keys (

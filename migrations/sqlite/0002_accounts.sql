@@ -112,8 +112,8 @@ CREATE TABLE one_time_keys (
     algorithm  TEXT NOT NULL,
     key_id     TEXT NOT NULL,
     json       TEXT NOT NULL,
-    added_ms   BIGINT NOT NULL,
-    PRIMARY KEY (user_nid, device_id, algorithm, key_id)
+    added_ms   BIGINT NOT NULL,          -- later uploads have later ones, whatever the clock says
+    PRIMARY KEY (user_nid, device_id, algorithm, added_ms, key_id)
 ) WITHOUT ROWID;
 
 CREATE TABLE fallback_keys (
@@ -163,6 +163,7 @@ CREATE TABLE key_backups (
     PRIMARY KEY (user_nid, version)
 ) WITHOUT ROWID;
 
+-- With a rowid, as the next: rows of a kilobyte go to the end of the table, not one into each of its pages.
 CREATE TABLE key_backup_sessions (
     user_nid    BIGINT NOT NULL,
     version     BIGINT NOT NULL,
@@ -173,7 +174,7 @@ CREATE TABLE key_backup_sessions (
     verified    BOOLEAN NOT NULL,
     data        TEXT NOT NULL,
     PRIMARY KEY (user_nid, version, room_id, session_id)
-) WITHOUT ROWID;
+);
 
 -- Messages from device to device, until the recipient's next sync says they arrived.
 CREATE TABLE to_device (
@@ -182,7 +183,7 @@ CREATE TABLE to_device (
     id         BIGINT NOT NULL,          -- a log position: the order of arrival
     json       TEXT NOT NULL,            -- {type, sender, content}
     PRIMARY KEY (user_nid, device_id, id)
-) WITHOUT ROWID;
+);
 
 -- Transaction ids of sendToDevice.
 CREATE TABLE to_device_txns (

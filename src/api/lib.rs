@@ -84,7 +84,6 @@ pub fn routes() -> routes::Routes {
 
 /// The router of `/_matrix` and `/_synapse`. Answers everything: unknown paths 404 `M_UNRECOGNIZED`, known paths under
 /// another method 405, `OPTIONS` as a CORS preflight.
-#[must_use]
 pub fn router(services: Arc<Services>, settings: Settings) -> axum::Router {
     routes().into_router(Cx::new(services, settings))
 }

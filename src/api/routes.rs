@@ -90,7 +90,7 @@ impl Route {
     /// The decoded arguments of a path that matched.
     ///
     /// # Errors
-    /// 400 `M_INVALID_PARAM` for what is not UTF-8 once decoded.
+    /// 400 `M_INVALID_PARAM` for what is not UTF-8 once decoded, or has NUL in it, which nothing here is named by.
     pub fn arguments<'p>(&self, path: &'p str) -> Result<Vec<Cow<'p, str>>> {
         let mut segments = path.split('/').enumerate();
         let mut out = Vec::with_capacity(self.args.len());
@@ -99,6 +99,9 @@ impl Route {
             let decoded = percent_decode_str(segment)
                 .decode_utf8()
                 .map_err(|_| Error::invalid_param("A part of the path is not UTF-8"))?;
+            if decoded.contains('\0') {
+                return Err(Error::invalid_param("A part of the path contains NUL"));
+            }
             out.push(decoded);
         }
         Ok(out)
@@ -168,7 +171,6 @@ impl Routes {
     }
 
     /// The router that serves them.
-    #[must_use]
     pub fn into_router(self, cx: Cx) -> Router {
         self.router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(cx)
     }

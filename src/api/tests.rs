@@ -200,6 +200,21 @@ async fn an_expired_token_is_a_soft_logout() {
 }
 
 #[tokio::test]
+async fn a_logout_whose_caller_hung_up_is_one_all_the_same() {
+    let w = world().await;
+    w.user("ada", "good", None, None).await;
+    assert_eq!(w.send("GET", WHO, Some("good"), "").await.0.status, 200);
+    let session = w.services.login.authenticate("good").await.unwrap();
+    {
+        let mut logout = std::pin::pin!(w.services.login.logout(&session.requester));
+        assert!(futures_util::poll!(logout.as_mut()).is_pending());
+    }
+    // The next write is answered after that one.
+    w.user("eve", "other", None, None).await;
+    assert_eq!(w.errcode("GET", WHO, Some("good"), "").await, (401, "M_UNKNOWN_TOKEN".to_owned()));
+}
+
+#[tokio::test]
 async fn path_arguments_are_decoded_once() {
     let w = world().await;
     w.user("ada", "good", None, None).await;

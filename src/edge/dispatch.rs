@@ -106,7 +106,7 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<I
     if let Some((place, below)) = live.routes.find(host.as_deref(), path, own.map_or(0, str::len)) {
         match place {
             Place::Files(site) => {
-                if let Some(response) = site.answer(request.method(), below, request.headers()).await {
+                if let Some(response) = site.answer(&request, below).await {
                     return (Target::Files, response);
                 }
                 if path != "/" {

@@ -5,7 +5,15 @@
 //! by Pingora and spoken to by hyper (measured in `tests/baseline/edge-gate.md`); the homeserver is an axum router
 //! called in-process, whose requests carry a [`hearth_base::peer::Peer`].
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -41,7 +49,8 @@ use acme::challenges::Challenges;
 use dispatch::{Live, counted::Counted};
 use limits::Gate;
 use listener::bind::{self, Bound};
-use tls::{Certificates, Source, files::Files, local_ca, made};
+pub use tls::{CertificateInfo, Source};
+use tls::{Certificates, files::Files, local_ca, made};
 
 /// The routers that the edge calls in-process.
 #[derive(Clone, Debug, Default)]
@@ -55,11 +64,15 @@ pub struct Routers {
 /// The front door.
 pub struct Edge {
     shared: Arc<Shared>,
-    settings: Mutex<Settings>,
+    settings: Arc<Mutex<Settings>>,
     files: Arc<Files>,
     supervisor: Supervisor,
     bound: Mutex<Vec<Bound>>,
+    acme: Mutex<Option<acme::Running>>,
+    serving: AtomicBool,
     stop_accepting: watch::Sender<bool>,
+    /// Sockets that are being accepted on.
+    listening: TaskTracker,
     addresses: Mutex<Vec<Address>>,
 }
 
@@ -105,6 +118,8 @@ impl Edge {
     /// # Errors
     /// A sentence on the setting or file that is wrong.
     pub fn new(settings: Settings, routers: Routers, supervisor: Supervisor) -> Result<Self, Error> {
+        // For the libraries that ask the process for a provider (the ACME client); it may have one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let live = Live::new(&settings)?;
         let certificates = Certificates::new(principal(&settings));
         let files = Files::load(certificate_files(&settings)?, &certificates)?;
@@ -126,11 +141,14 @@ impl Edge {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            settings: Mutex::new(settings),
+            settings: Arc::new(Mutex::new(settings)),
             files: Arc::new(files),
             supervisor,
             bound: Mutex::default(),
+            acme: Mutex::default(),
+            serving: AtomicBool::new(false),
             stop_accepting: watch::Sender::new(false),
+            listening: TaskTracker::new(),
             addresses: Mutex::default(),
         })
     }
@@ -158,28 +176,51 @@ impl Edge {
         Ok(addresses)
     }
 
-    /// Starts to answer and to look after certificates; returns at once. Ends with [`Self::stop`].
-    pub fn serve(&self) {
+    /// Starts to answer and to look after certificates; returns at once. Ends with [`Self::stop`], or drops everything
+    /// when the supervisor stops first.
+    ///
+    /// # Errors
+    /// If there is an ACME authority that cannot be ordered from as configured.
+    pub fn serve(&self) -> Result<(), Error> {
         let bound = std::mem::take(&mut *self.bound.lock());
         let mut sockets = Fds::new();
         let services: Vec<_> = bound.into_iter().map(|b| bind::service(b, &self.shared, &mut sockets)).collect();
         let sockets: ListenFds = Arc::new(Mutex::new(sockets));
         for mut service in services {
             let (sockets, stop) = (sockets.clone(), self.stop_accepting.subscribe());
-            self.supervisor.detach(async move { service.start_service(Some(sockets), stop, 1).await });
+            let open = self.listening.token();
+            self.supervisor.detach(async move {
+                service.start_service(Some(sockets), stop, 1).await;
+                drop((service, open));
+            });
         }
+        let (accepting, stopping) = (self.stop_accepting.clone(), self.shared.stopping.clone());
+        let server_stops = self.supervisor.stopping();
+        self.supervisor.detach(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = server_stops.cancelled() => {
+                    accepting.send_replace(true);
+                    stopping.cancel();
+                }
+            }
+        });
         self.watch_certificates();
-        acme::start(&self.settings.lock(), &self.shared, &self.supervisor);
+        let running = acme::start(&self.settings.lock(), &self.shared)?;
+        *self.acme.lock() = running;
+        self.serving.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn watch_certificates(&self) {
-        let (files, shared) = (self.files.clone(), self.shared.clone());
-        let (settings, stopping) = (self.settings.lock().clone(), self.supervisor.stopping());
+        let (files, shared, settings) = (self.files.clone(), self.shared.clone(), self.settings.clone());
         self.supervisor.task("certificates", move || {
             let (files, shared, settings) = (files.clone(), shared.clone(), settings.clone());
-            let stopping = stopping.clone();
             async move {
+                tls::report(&shared.certificates);
+                let stopping = shared.stopping.clone();
                 while stopping.run_until_cancelled(tokio::time::sleep(WATCH_PERIOD)).await.is_some() {
+                    let settings = settings.lock().clone();
                     files.refresh(&shared.certificates);
                     let renewed = own_certificates(&settings, &shared.certificates);
                     renewed.map_err(|e| hearth_base::Error::fault("renewing our own certificates", e))?;
@@ -198,10 +239,28 @@ impl Edge {
         let live = Live::new(&settings)?;
         self.files.replace(certificate_files(&settings)?, &self.shared.certificates)?;
         own_certificates(&settings, &self.shared.certificates)?;
+        acme::load_kept(&settings, &self.shared.certificates)?;
         self.shared.live.store(live);
+        if self.serving.load(Ordering::Acquire) {
+            let running = acme::start(&settings, &self.shared)?;
+            *self.acme.lock() = running;
+        }
         *self.settings.lock() = settings;
         info!("certificates and static configuration read again");
         Ok(())
+    }
+
+    /// Orders all ACME certificates anew, whether due or not.
+    pub fn renew_now(&self) {
+        if let Some(acme) = &*self.acme.lock() {
+            acme.order_now();
+        }
+    }
+
+    /// The certificates in use.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<CertificateInfo> {
+        self.shared.certificates.list()
     }
 
     /// Where we listen, in the order of the configuration; empty before [`Self::bind`].
@@ -223,7 +282,13 @@ impl Edge {
         self.stop_accepting.send_replace(true);
         self.shared.stopping.cancel();
         self.shared.open.close();
-        let drained = tokio::time::timeout(deadline, self.shared.open.wait()).await.is_ok();
+        self.listening.close();
+        let all = async {
+            // Ports are free again when this returns.
+            self.listening.wait().await;
+            self.shared.open.wait().await;
+        };
+        let drained = tokio::time::timeout(deadline, all).await.is_ok();
         self.shared.abort.cancel();
         if !drained {
             // Connections end as soon as they are polled again.

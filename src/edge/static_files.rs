@@ -9,7 +9,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use hearth_config::edge::WebApp;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use moka::sync::Cache;
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
@@ -92,8 +92,8 @@ impl Site {
 
     /// Answers a request for the path below the site's place (empty or beginning with a slash); none when there is no
     /// such file.
-    pub async fn answer(&self, method: &Method, below: &str, headers: &HeaderMap) -> Option<Response<Body>> {
-        if !matches!(*method, Method::GET | Method::HEAD) {
+    pub async fn answer<B>(&self, request: &Request<B>, below: &str) -> Option<Response<Body>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refused = answer::empty(StatusCode::METHOD_NOT_ALLOWED);
             refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return Some(refused);
@@ -115,7 +115,7 @@ impl Site {
             None => None,
         };
         let (path, file) = found?;
-        let mut response = respond::respond(&path, &file, method, headers);
+        let mut response = respond::respond(&path, &file, request);
         for (name, value) in &self.headers {
             response.headers_mut().insert(name.clone(), value.clone());
         }

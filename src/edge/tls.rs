@@ -28,11 +28,28 @@ pub(crate) const ACME_ALPN: &[u8] = b"acme-tls/1";
 
 /// Where a certificate comes from; the later, the more it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Source {
+pub enum Source {
+    /// Made by ourselves until there is a better one.
     SelfSigned,
+    /// Our own authority's.
     LocalCa,
+    /// An ACME authority's.
     Acme,
+    /// Files of the operator's.
     File,
+}
+
+/// A certificate in use, as told to operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// A file's path, or the first of its names.
+    pub label: String,
+    /// The names it is for.
+    pub names: Vec<String>,
+    /// Seconds since the epoch.
+    pub not_after: i64,
+    /// Where it comes from.
+    pub source: Source,
 }
 
 /// A certificate with its key, ready for handshakes.
@@ -95,10 +112,16 @@ impl Certificates {
         self.all.lock().values().any(|c| c.source >= least && c.names.iter().any(|n| n == name))
     }
 
-    /// Label and end of each certificate, for metrics and logs.
-    pub fn expiries(&self) -> Vec<(String, i64, Source)> {
-        let mut all: Vec<_> = self.all.lock().iter().map(|(label, c)| (label.clone(), c.not_after, c.source)).collect();
-        all.sort();
+    /// All certificates, by label.
+    pub fn list(&self) -> Vec<CertificateInfo> {
+        let info = |(label, c): (&String, &Certificate)| CertificateInfo {
+            label: label.clone(),
+            names: c.names.clone(),
+            not_after: c.not_after,
+            source: c.source,
+        };
+        let mut all: Vec<_> = self.all.lock().iter().map(info).collect();
+        all.sort_by(|a, b| a.label.cmp(&b.label));
         all
     }
 
@@ -178,14 +201,14 @@ impl ResolvesServerCert for Certificates {
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificates").field("labels", &self.expiries()).finish_non_exhaustive()
+        f.debug_struct("Certificates").field("all", &self.list()).finish_non_exhaustive()
     }
 }
 
 /// Shows on the metrics how long each certificate still lasts.
 pub(crate) fn report(certificates: &Certificates) {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    for (label, not_after, source) in certificates.expiries() {
+    for CertificateInfo { label, not_after, source, .. } in certificates.list() {
         let source = format!("{source:?}").to_ascii_lowercase();
         let left = (not_after - now) as f64;
         metrics::gauge!("hearth_certificate_expiry_seconds", "certificate" => label.clone(), "source" => source.clone())

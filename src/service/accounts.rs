@@ -7,9 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use hearth_base::{Error, Requester, Result, clock::Clock, ids::UserNid};
+pub use hearth_store::accounts::Flag;
 use hearth_store::{
     Store,
-    accounts::{Account, Flag, Threepid},
+    accounts::{Account, Threepid},
 };
 use http::StatusCode;
 use moka::sync::Cache;
@@ -20,8 +21,6 @@ use crate::login::tokens::Mint;
 
 pub mod passwords;
 pub mod register;
-#[cfg(test)]
-mod tests;
 
 use passwords::Passwords;
 
@@ -230,6 +229,9 @@ impl Accounts {
             Some(nid) if self.is_local(user) => nid,
             _ => return Err(Error::not_found("User not found")),
         };
+        if nid == who.user_nid && matches!(flag, Flag::Locked | Flag::Suspended) && on {
+            return Err(Error::forbidden("Administrators cannot lock or suspend themselves"));
+        }
         if self.store.set_flag(nid, flag, on).await? { Ok(()) } else { Err(Error::not_found("User not found")) }
     }
 

@@ -7,6 +7,8 @@ use ruma::DeviceId;
 
 use crate::login::grant::LONGEST_NAME;
 
+pub mod to_device;
+
 /// Devices.
 #[derive(Debug)]
 pub struct Devices {
@@ -46,6 +48,7 @@ impl Devices {
             let why = format!("A device's name has {LONGEST_NAME} characters at most");
             return Err(Error::told(http::StatusCode::BAD_REQUEST, "M_TOO_LARGE", why));
         }
+        let name = name.replace('\0', "");
         let done = self.store.rename_device(who.user_nid, device.to_string(), Some(name)).await?;
         done.then_some(()).or_not_found("Device")
     }

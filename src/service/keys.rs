@@ -17,7 +17,7 @@ use hearth_store::{
     },
 };
 use ruma::{CanonicalJsonObject, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 
 pub mod backups;
@@ -78,7 +78,7 @@ pub struct NewKeys {
 pub type Failures = BTreeMap<String, Value>;
 
 /// The public keys of users, as far as the requester may see them (`POST /keys/query`).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct QueriedKeys {
     /// Servers that could not be asked.
     pub failures: Failures,
@@ -96,7 +96,7 @@ pub struct QueriedKeys {
 pub type KeysByDevice = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, BTreeMap<String, Box<RawValue>>>>;
 
 /// One-time keys given out (`POST /keys/claim`).
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct ClaimedKeys {
     /// Servers that could not be asked.
     pub failures: Failures,
@@ -386,8 +386,8 @@ fn keep_signatures_of<'s>(object: &mut Map<String, Value>, user: &UserId, signer
 
 /// Whether a text can name a device, key or session: of sane length, without control characters.
 pub(crate) fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 255 && !text.chars().any(char::is_control)
+    !text.is_empty() && text.len() <= 512 && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,18 +21,21 @@ pub mod login;
 pub mod media;
 pub mod membership;
 pub mod notifier;
+pub mod presence;
+pub mod profile;
 pub mod push;
+pub mod receipts;
 pub mod reports;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
-pub mod to_device;
+pub mod typing;
 
 use account_data::AccountData;
 use accounts::Accounts;
 use calls::Calls;
-use devices::Devices;
+use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
 use history::History;
@@ -41,13 +44,16 @@ use login::{Login, tokens::Mint};
 use media::Media;
 use membership::Membership;
 use notifier::Notifier;
+use presence::Presence;
+use profile::Profile;
 use push::Push;
+use receipts::Receipts;
 use reports::Reports;
 use rooms::Rooms;
 use server_keys::ServerKeys;
 use state::State;
-use sync::Sync;
-use to_device::ToDevice;
+use sync::{Sources, Sync};
+use typing::Typing;
 
 /// How the services are to behave: each capability's own settings.
 #[derive(Clone, Debug)]
@@ -65,7 +71,7 @@ pub struct Settings {
     /// Keys of devices and users.
     pub keys: keys::Settings,
     /// Messages from device to device.
-    pub to_device: to_device::Settings,
+    pub to_device: devices::to_device::Settings,
     /// Account data and filters.
     pub account_data: account_data::Settings,
     /// Push rules and unread counts.
@@ -76,6 +82,10 @@ pub struct Settings {
     pub membership: membership::Settings,
     /// New rooms.
     pub rooms: rooms::Settings,
+    /// Profiles.
+    pub profile: profile::Settings,
+    /// Presence.
+    pub presence: presence::Settings,
     /// What /sync shows.
     pub sync: sync::Settings,
     /// Calls.
@@ -94,12 +104,14 @@ impl Settings {
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
             keys: keys::Settings::default(),
-            to_device: to_device::Settings::default(),
+            to_device: devices::to_device::Settings::default(),
             account_data: account_data::Settings::default(),
             push: push::Settings::default(),
             directory: directory::Settings::default(),
             membership: membership::Settings::default(),
             rooms: rooms::Settings::default(),
+            profile: profile::Settings::default(),
+            presence: presence::Settings::default(),
             sync: sync::Settings::default(),
             calls: calls::Settings::default(),
             media: media::Settings::default(),
@@ -150,8 +162,16 @@ pub struct Services {
     pub history: Arc<History>,
     /// Reports to administrators.
     pub reports: Arc<Reports>,
+    /// What people say of themselves.
+    pub profile: Arc<Profile>,
     /// Files.
     pub media: Arc<Media>,
+    /// What has been read.
+    pub receipts: Arc<Receipts>,
+    /// Who is typing.
+    pub typing: Arc<Typing>,
+    /// Who is here.
+    pub presence: Arc<Presence>,
     /// Calls.
     pub calls: Arc<Calls>,
     /// What is new.
@@ -202,17 +222,33 @@ impl Services {
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
+        let profile = Profile::new(disk(), membership.clone(), name, supervisor.clone(), settings.profile.clone());
+        let profile = Arc::new(profile);
+        let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
+        let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
+        let presence = Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
         let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
         let sync = Arc::new(Sync::new(
             disk(),
             state.clone(),
             history.clone(),
             notifier.clone(),
-            (account_data.clone(), push.clone(), keys.clone(), to_device.clone()),
+            Sources {
+                account_data: account_data.clone(),
+                push: push.clone(),
+                keys: keys.clone(),
+                to_device: to_device.clone(),
+                receipts: receipts.clone(),
+                typing: typing.clone(),
+                presence: presence.clone(),
+            },
             settings.sync.clone(),
         ));
-        let counting = push.clone();
-        notifier.listen(vec![Box::new(move |logged| counting.on_change(logged))]);
+        let (counting, writing) = (push.clone(), typing.clone());
+        notifier.listen(vec![
+            Box::new(move |logged| counting.on_change(logged)),
+            Box::new(move |logged| writing.on_change(logged)),
+        ]);
         login.start(&supervisor);
         Ok(Arc::new(Self {
             settings,
@@ -235,7 +271,11 @@ impl Services {
             membership,
             history,
             reports,
+            profile,
             media,
+            receipts,
+            typing,
+            presence,
             calls,
             sync,
         }))

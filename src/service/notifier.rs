@@ -187,6 +187,8 @@ pub struct Notifier {
     users: DashMap<UserNid, Weak<UserSlot>>,
     kept: Cache<UserNid, Arc<UserSlot>>,
     ephemeral: AtomicU64,
+    /// One counts at a time.
+    counting: Mutex<()>,
     /// Head of the batch being published: a hub made meanwhile may lack events up to here.
     publishing: AtomicI64,
     /// Position below which slots made later know nothing.
@@ -214,6 +216,7 @@ impl Notifier {
             users: DashMap::new(),
             kept: Cache::builder().time_to_idle(KEEP).max_capacity(KEPT).build(),
             ephemeral: AtomicU64::new(1),
+            counting: Mutex::new(()),
             publishing: AtomicI64::new(head),
             last_device_list: AtomicI64::new(head),
             listeners: OnceLock::new(),
@@ -512,8 +515,13 @@ impl Notifier {
     /// If the database fails.
     pub async fn typing_changed(&self, room: RoomNid) -> Result<()> {
         let hub = self.hub(room).await?;
-        let counter = self.ephemeral.fetch_add(1, Ordering::AcqRel) + 1;
-        hub.last_typing.fetch_max(counter, Ordering::AcqRel);
+        {
+            // The room says so before the counter does: who sees the counter has seen the room.
+            let _one = self.counting.lock();
+            let counter = self.ephemeral.load(Ordering::Acquire) + 1;
+            hub.last_typing.fetch_max(counter, Ordering::AcqRel);
+            self.ephemeral.store(counter, Ordering::Release);
+        }
         let members = hub.local_members();
         for nid in members {
             if let Some(slot) = self.slot(nid) {
@@ -525,7 +533,10 @@ impl Notifier {
 
     /// Counts an ephemeral change that is not of one room (presence) and wakes these users.
     pub fn ephemeral_changed(&self, users: impl IntoIterator<Item = UserNid>) -> u64 {
-        let counter = self.ephemeral.fetch_add(1, Ordering::AcqRel) + 1;
+        let counter = {
+            let _one = self.counting.lock();
+            self.ephemeral.fetch_add(1, Ordering::AcqRel) + 1
+        };
         for nid in users {
             if let Some(slot) = self.slot(nid) {
                 slot.ring_bell();

@@ -552,4 +552,4 @@ fn row(user: UserNid, effect: Effect) -> NewPushAction {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

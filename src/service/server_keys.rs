@@ -65,17 +65,15 @@ impl Settings {
     /// # Errors
     /// One sentence for the operator if there is none.
     pub fn from_key_file(text: &str) -> Result<Self> {
-        for line in text.lines().filter(|l| !l.trim().is_empty()) {
-            let mut words = line.split_whitespace();
-            let (Some("ed25519"), Some(version), Some(seed)) = (words.next(), words.next(), words.next()) else {
-                return Err(Error::broken("a line of the signing key file is not `ed25519 <version> <key>`"));
-            };
-            let bytes = BASE64.decode(seed).doing("reading the signing key file: the key is not base64")?;
-            let seed = <[u8; 32]>::try_from(bytes.as_slice())
-                .map_err(|_| Error::broken("the key in the signing key file is not 32 bytes long"))?;
-            return Ok(Self { seed, version: version.to_owned(), ..Self::generate() });
-        }
-        Err(Error::broken("the signing key file has no key"))
+        let line = text.lines().find(|l| !l.trim().is_empty());
+        let mut words = line.ok_or_else(|| Error::broken("the signing key file has no key"))?.split_whitespace();
+        let (Some("ed25519"), Some(version), Some(seed)) = (words.next(), words.next(), words.next()) else {
+            return Err(Error::broken("a line of the signing key file is not `ed25519 <version> <key>`"));
+        };
+        let bytes = BASE64.decode(seed).doing("reading the signing key file: the key is not base64")?;
+        let seed = <[u8; 32]>::try_from(bytes.as_slice())
+            .map_err(|_| Error::broken("the key in the signing key file is not 32 bytes long"))?;
+        Ok(Self { seed, version: version.to_owned(), ..Self::generate() })
     }
 
     /// The line of a key file.

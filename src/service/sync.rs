@@ -13,16 +13,19 @@ use hearth_base::{
 };
 use hearth_store::Store;
 use moka::sync::Cache;
-use ruma::events::room::member::MembershipState;
+use ruma::{events::room::member::MembershipState, presence::PresenceState};
 
 use crate::{
     account_data::AccountData,
+    devices::to_device::ToDevice,
     history::History,
     keys::Keys,
     notifier::{Notifier, UserRooms, UserSlot},
+    presence::Presence,
     push::Push,
+    receipts::Receipts,
     state::State,
-    to_device::ToDevice,
+    typing::Typing,
 };
 
 pub mod filter;
@@ -51,16 +54,31 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// How long a token from the future is given to become the present.
 const AHEAD: Duration = Duration::from_secs(5);
 
+/// The services whose news /sync tells, beside rooms and their events.
+pub struct Sources {
+    /// Account data.
+    pub account_data: Arc<AccountData>,
+    /// Unread counts.
+    pub push: Arc<Push>,
+    /// Device lists and key counts.
+    pub keys: Arc<Keys>,
+    /// To-device messages.
+    pub to_device: Arc<ToDevice>,
+    /// Receipts.
+    pub receipts: Arc<Receipts>,
+    /// Who types.
+    pub typing: Arc<Typing>,
+    /// Who is here.
+    pub presence: Arc<Presence>,
+}
+
 /// Answers syncs.
 pub struct Sync {
     pub(crate) store: Store,
     pub(crate) state: Arc<State>,
     pub(crate) history: Arc<History>,
     pub(crate) notifier: Arc<Notifier>,
-    pub(crate) account_data: Arc<AccountData>,
-    pub(crate) push: Arc<Push>,
-    pub(crate) keys: Arc<Keys>,
-    pub(crate) to_device: Arc<ToDevice>,
+    pub(crate) sources: Sources,
     pub(crate) settings: Settings,
     /// Filters made ready, by user and number or by their text.
     filters: Cache<FilterKey, Arc<Filter>>,
@@ -101,6 +119,8 @@ pub struct Ask {
     pub state_after: bool,
     /// The same under its unstable name.
     pub state_after_unstable: bool,
+    /// How the user is to be seen meanwhile (`set_presence`).
+    pub set_presence: PresenceState,
 }
 
 /// One answer in the making.
@@ -123,6 +143,11 @@ impl Turn<'_> {
     pub(crate) fn after_ephemeral(&self) -> u64 {
         self.since.filter(|s| s.boot == self.now.boot).map_or(0, |s| s.ephemeral)
     }
+
+    /// Whether the client's ephemeral picture is of another run, and so worth nothing.
+    pub(crate) fn other_run(&self) -> bool {
+        self.since.is_some_and(|s| s.boot != self.now.boot)
+    }
 }
 
 impl Sync {
@@ -133,12 +158,10 @@ impl Sync {
         state: Arc<State>,
         history: Arc<History>,
         notifier: Arc<Notifier>,
-        own: (Arc<AccountData>, Arc<Push>, Arc<Keys>, Arc<ToDevice>),
+        sources: Sources,
         settings: Settings,
     ) -> Self {
-        let (account_data, push, keys, to_device) = own;
-        let filters = Cache::new(FILTERS);
-        Self { store, state, history, notifier, account_data, push, keys, to_device, settings, filters }
+        Self { store, state, history, notifier, sources, settings, filters: Cache::new(FILTERS) }
     }
 
     /// The filter that a client names: JSON, or the number of one it has kept with us.
@@ -189,11 +212,13 @@ impl Sync {
             None => None,
         };
         let slot = self.notifier.user(who.user_nid);
+        // The user counts as here for as long as this is held.
+        let _here = self.sources.presence.syncing(who, ask.set_presence.clone()).await?;
         if let Some(since) = since
             && since.to_device > 0
         {
             // The client has what its token says: that is the moment to delete it. Safe to repeat.
-            self.to_device.received(who, since.to_device).await?;
+            self.sources.to_device.received(who, since.to_device).await?;
         }
         loop {
             let bell = slot.bell().notified();
@@ -241,6 +266,7 @@ impl Sync {
         let mut news = self.write_own_data(&mut out, turn, &own)?;
         news |= self.write_to_device(&mut out, turn).await?;
         news |= self.write_device_lists(&mut out, turn).await?;
+        news |= self.write_presence(&mut out, turn).await?;
         news |= self.write_rooms(&mut out, turn, &rooms, &own).await?;
         if !news && !must_answer {
             return Ok(None);

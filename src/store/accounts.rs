@@ -10,7 +10,7 @@ use crate::{
     Store,
     devices::{self, NewDevice},
     execute, fetch_all, fetch_optional,
-    log::{Change, Tx},
+    log::Tx,
     login::{self, NewToken},
 };
 
@@ -141,7 +141,6 @@ pub struct Threepid {
 
 const ACCOUNT: &str = "SELECT user_nid, password_hash, admin, guest, user_type, appservice_id, created_ms, deactivated, erased, locked, suspended, shadow_banned, approved, consent_version, consent_ms FROM accounts WHERE user_nid = $1";
 const INSERT: &str = "INSERT INTO accounts (user_nid, password_hash, admin, guest, user_type, appservice_id, created_ms, deactivated, erased, locked, suspended, shadow_banned, approved, consent_version, consent_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, FALSE, FALSE, FALSE, TRUE, $8, $9) ON CONFLICT (user_nid) DO NOTHING";
-const FIRST_NAME: &str = "INSERT INTO profiles (user_nid, field, value) VALUES ($1, 'displayname', $2) ON CONFLICT (user_nid, field) DO NOTHING";
 const SET_PASSWORD: &str = "UPDATE accounts SET password_hash = $2 WHERE user_nid = $1 AND NOT deactivated";
 const SET_ADMIN: &str = "UPDATE accounts SET admin = $2 WHERE user_nid = $1";
 const SET_LOCKED: &str = "UPDATE accounts SET locked = $2 WHERE user_nid = $1";
@@ -149,7 +148,6 @@ const SET_SUSPENDED: &str = "UPDATE accounts SET suspended = $2 WHERE user_nid =
 const SET_SHADOW_BANNED: &str = "UPDATE accounts SET shadow_banned = $2 WHERE user_nid = $1";
 const SET_APPROVED: &str = "UPDATE accounts SET approved = $2 WHERE user_nid = $1";
 const CLOSE: &str = "UPDATE accounts SET deactivated = TRUE, erased = (erased OR $2), password_hash = NULL, admin = FALSE WHERE user_nid = $1";
-const DROP_PROFILE: &str = "DELETE FROM profiles WHERE user_nid = $1";
 const DROP_THREEPIDS: &str = "DELETE FROM threepids WHERE user_nid = $1";
 const DROP_THREEPID: &str = "DELETE FROM threepids WHERE user_nid = $1 AND medium = $2 AND address = $3";
 const CLOSED_IN_ROOMS: &str = "SELECT DISTINCT u.user_nid, u.user_id FROM accounts a JOIN memberships m ON m.user_nid = a.user_nid AND m.membership IN ('join', 'invite', 'knock') JOIN users u ON u.user_nid = a.user_nid WHERE a.deactivated ORDER BY u.user_nid LIMIT $1";
@@ -192,12 +190,12 @@ async fn insert(tx: &mut Tx, new: NewAccount) -> Result<Created> {
         execute!(tx, SPEND_TOKEN, token)?;
     }
     if let Some(name) = new.displayname {
-        execute!(tx, FIRST_NAME, new.user.0, serde_json::Value::String(name).to_string())?;
+        tx.first_name(new.user, name).await?;
     }
     if let Some((device, token)) = new.session {
         devices::upsert(tx, &device).await?;
         login::insert_token(tx, &token).await?;
-        tx.log(Change::DeviceList { user: new.user });
+        tx.note_device_list(new.user).await?;
     }
     Ok(Created::Yes)
 }
@@ -262,7 +260,7 @@ impl Store {
                 }
                 execute!(tx, DROP_THREEPIDS, user.0)?;
                 if erase {
-                    execute!(tx, DROP_PROFILE, user.0)?;
+                    tx.delete_profile(user).await?;
                 }
                 login::drop_user_tokens(tx, user).await?;
                 devices::drop_all(tx, user).await?;

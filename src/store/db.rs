@@ -12,12 +12,14 @@ use sqlx::{
     encode::IsNull,
     error::BoxDynError,
     pool::PoolConnection,
-    postgres::{PgArgumentBuffer, PgConnectOptions, PgPool, PgPoolOptions, PgTypeInfo},
+    postgres::{PgArgumentBuffer, PgPool, PgPoolOptions, PgTypeInfo},
     sqlite::{
         SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
         SqliteSynchronous, SqliteTypeInfo,
     },
 };
+
+pub use sqlx::postgres::PgConnectOptions;
 
 /// Where the data lives.
 #[derive(Clone, Debug)]
@@ -177,9 +179,14 @@ macro_rules! insert_rows {
     }};
 }
 
-/// What an error of the database means for us: a broken connection or a full disk passes, the rest is a fault.
+/// What an error of the database means for us: a broken connection or a full disk passes, a text that no column can
+/// hold is the caller's, the rest is a fault.
 #[track_caller]
 pub fn failed(e: sqlx::Error) -> Error {
+    // A caller's text with NUL, which PostgreSQL does not have (character_not_in_repertoire).
+    if e.as_database_error().and_then(|db| db.code()).is_some_and(|code| code == "22021") {
+        return Error::invalid_param("Texts cannot contain NUL here");
+    }
     let passing = match &e {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
         sqlx::Error::Database(db) => match db.code().as_deref() {

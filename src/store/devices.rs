@@ -1,13 +1,18 @@
 //! The devices of local users: names, when and whence they were last seen. Deleting one takes its sessions, keys and
 //! waiting to-device messages with it.
 
-use hearth_base::{Result, ids::UserNid};
+use hearth_base::{Error, Result, ids::UserNid};
 
 use crate::{
-    Store, execute, fetch_all, fetch_optional,
-    log::{Change, Tx},
+    Store,
+    db::Texts,
+    execute, fetch_all, fetch_optional,
+    log::Tx,
     login::{self, NewToken},
+    sql,
 };
+
+pub mod to_device;
 
 /// A device as stored.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -63,12 +68,6 @@ const ONE: &str = "SELECT device_id, display_name, created_ms, last_seen_ms, las
 const UPSERT: &str = "INSERT INTO devices (user_nid, device_id, display_name, created_ms, last_seen_ms, last_seen_ip, user_agent) VALUES ($1, $2, $3, $4, $4, $5, $6) ON CONFLICT (user_nid, device_id) DO UPDATE SET last_seen_ms = excluded.last_seen_ms, last_seen_ip = excluded.last_seen_ip, user_agent = excluded.user_agent";
 const RENAME: &str = "UPDATE devices SET display_name = $3 WHERE user_nid = $1 AND device_id = $2";
 const SEEN: &str = "UPDATE devices SET last_seen_ms = $3, last_seen_ip = $4, user_agent = $5 WHERE user_nid = $1 AND device_id = $2 AND (last_seen_ms IS NULL OR last_seen_ms < $3)";
-const DROP: &str = "DELETE FROM devices WHERE user_nid = $1 AND device_id = $2";
-const DROP_KEYS: &str = "DELETE FROM device_keys WHERE user_nid = $1 AND device_id = $2";
-const DROP_ONE_TIME: &str = "DELETE FROM one_time_keys WHERE user_nid = $1 AND device_id = $2";
-const DROP_FALLBACK: &str = "DELETE FROM fallback_keys WHERE user_nid = $1 AND device_id = $2";
-const DROP_TO_DEVICE: &str = "DELETE FROM to_device WHERE user_nid = $1 AND device_id = $2";
-const DROP_TXNS: &str = "DELETE FROM to_device_txns WHERE user_nid = $1 AND device_id = $2";
 
 /// Notes a device that logs in, new or known.
 pub(crate) async fn upsert(tx: &mut Tx, d: &NewDevice) -> Result<()> {
@@ -85,23 +84,24 @@ pub(crate) async fn upsert(tx: &mut Tx, d: &NewDevice) -> Result<()> {
     .map(drop)
 }
 
-async fn drop_rows(tx: &mut Tx, user: UserNid, device: &str) -> Result<u64> {
-    for sql in [DROP_KEYS, DROP_ONE_TIME, DROP_FALLBACK, DROP_TO_DEVICE, DROP_TXNS] {
-        execute!(tx, sql, user.0, device)?;
+/// Deletes devices whose sessions have ended, with what other files keep for them. Gives how many there were.
+async fn drop_some(tx: &mut Tx, user: UserNid, devices: &[String]) -> Result<u64> {
+    let sql = sql!("DELETE FROM devices WHERE user_nid = $1 AND device_id " [in 2]);
+    let gone = execute!(tx, sql, user.0, Texts(devices.to_vec()))?;
+    tx.delete_device_keys(user, devices).await?;
+    tx.delete_inboxes(user, devices).await?;
+    tx.delete_pushers(user, devices).await?;
+    if gone > 0 {
+        tx.note_device_list(user).await?;
     }
-    execute!(tx, DROP, user.0, device)
+    Ok(gone)
 }
 
 /// Deletes all devices of a user whose sessions have ended.
 pub(crate) async fn drop_all(tx: &mut Tx, user: UserNid) -> Result<()> {
     let devices: Vec<Device> = fetch_all!(tx, Device, LIST, user.0)?;
-    for device in &devices {
-        drop_rows(tx, user, &device.device_id).await?;
-    }
-    if !devices.is_empty() {
-        tx.log(Change::DeviceList { user });
-    }
-    Ok(())
+    let names: Vec<String> = devices.into_iter().map(|d| d.device_id).collect();
+    drop_some(tx, user, &names).await.map(drop)
 }
 
 impl Store {
@@ -129,11 +129,14 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 let known: Option<Device> = fetch_optional!(tx, Device, ONE, device.user.0, &device.device_id)?;
-                login::drop_device_tokens(tx, device.user, &device.device_id).await?;
+                login::drop_device_tokens(tx, device.user, std::slice::from_ref(&device.device_id)).await?;
                 upsert(tx, &device).await?;
                 login::insert_token(tx, &token).await?;
                 if known.is_none() {
-                    tx.log(Change::DeviceList { user: device.user });
+                    if tx.is_cross_signing_key(device.user, &device.device_id).await? {
+                        return Err(Error::invalid_param("A signing key of the user has this name"));
+                    }
+                    tx.note_device_list(device.user).await?;
                 }
                 Ok(())
             })
@@ -150,7 +153,7 @@ impl Store {
             Box::pin(async move {
                 let done = execute!(tx, RENAME, user.0, device, name)? > 0;
                 if done {
-                    tx.log(Change::DeviceList { user });
+                    tx.note_device_list(user).await?;
                 }
                 Ok(done)
             })
@@ -165,15 +168,8 @@ impl Store {
     pub async fn delete_devices(&self, user: UserNid, devices: Vec<String>) -> Result<()> {
         self.write(move |tx| {
             Box::pin(async move {
-                let mut gone = 0;
-                for device in &devices {
-                    login::drop_device_tokens(tx, user, device).await?;
-                    gone += drop_rows(tx, user, device).await?;
-                }
-                if gone > 0 {
-                    tx.log(Change::DeviceList { user });
-                }
-                Ok(())
+                login::drop_device_tokens(tx, user, &devices).await?;
+                drop_some(tx, user, &devices).await.map(drop)
             })
         })
         .await

@@ -43,7 +43,6 @@ pub mod receipts;
 pub mod reports;
 pub mod rooms;
 pub mod state;
-pub mod to_device;
 
 use blobs::Blobs;
 use db::{Db, Engine, Session};
@@ -114,7 +113,7 @@ pub(crate) struct Inner {
     pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
-    pub(crate) inboxes: to_device::Inboxes,
+    pub(crate) inboxes: devices::to_device::Inboxes,
     blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
@@ -165,7 +164,7 @@ impl Store {
                 redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
-                inboxes: to_device::Inboxes::default(),
+                inboxes: devices::to_device::Inboxes::default(),
                 blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),

@@ -31,7 +31,7 @@ pub struct Media {
     pub file_name: Option<String>,
     /// Bytes.
     pub size: u64,
-    /// When it was announced or uploaded here, ms.
+    /// When it was uploaded here, or announced as long as it is not, ms.
     pub created_ms: i64,
     /// When it was last asked for, ms; late by up to the pause between two sweeps.
     pub accessed_ms: i64,
@@ -139,7 +139,7 @@ const MEDIA_GET: &str = "SELECT server_name, media_id, user_nid, blob, content_t
     FROM media WHERE server_name = $1 AND media_id = $2";
 const MEDIA_INSERT: &str = "INSERT INTO media (server_name, media_id, user_nid, blob, content_type, file_name, size, created_ms, accessed_ms, quarantined_by, protected, authenticated, expires_ms) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-const MEDIA_COMPLETE: &str = "UPDATE media SET blob = $3, content_type = $4, file_name = $5, size = $6, accessed_ms = $7, authenticated = $8, expires_ms = NULL \
+const MEDIA_COMPLETE: &str = "UPDATE media SET blob = $3, content_type = $4, file_name = $5, size = $6, created_ms = $7, accessed_ms = $7, authenticated = $8, expires_ms = NULL \
     WHERE server_name = $1 AND media_id = $2 AND blob IS NULL";
 const MEDIA_BYTES_SINCE: &str = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM media WHERE user_nid = $1 AND created_ms >= $2 AND blob IS NOT NULL";
 const MEDIA_ANNOUNCED: &str = "SELECT COUNT(*) FROM media WHERE user_nid = $1 AND blob IS NULL AND expires_ms > $2";
@@ -437,7 +437,7 @@ impl Tx {
             &media.content_type,
             &media.file_name,
             bytes(media.size),
-            media.accessed_ms,
+            media.created_ms,
             media.authenticated
         )?;
         Ok(done > 0)

@@ -10,7 +10,13 @@ use hearth_base::{
     ids::{EventNid, RoomNid, StreamPos, UserNid},
 };
 
-use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, sql};
+use crate::{
+    Store,
+    db::{Ints, Texts},
+    execute, fetch_all, fetch_optional,
+    log::Tx,
+    sql,
+};
 
 /// In `push_actions`: every member by the default rules. No user has this number.
 pub const EVERYONE: UserNid = UserNid(0);
@@ -124,7 +130,6 @@ const PUSHERS_COUNT: &str = "SELECT COUNT(*) FROM pushers WHERE user_nid = $1";
 const PUSHER_PUT: &str = "INSERT INTO pushers (user_nid, app_id, pushkey, device_id, kind, app_name, device_name, profile_tag, lang, data, enabled, created_ms, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (user_nid, app_id, pushkey) DO UPDATE SET device_id = excluded.device_id, kind = excluded.kind, app_name = excluded.app_name, device_name = excluded.device_name, profile_tag = excluded.profile_tag, lang = excluded.lang, data = excluded.data, enabled = excluded.enabled";
 const PUSHER_DROP: &str = "DELETE FROM pushers WHERE user_nid = $1 AND app_id = $2 AND pushkey = $3";
 const PUSHER_DROP_OTHERS: &str = "DELETE FROM pushers WHERE app_id = $2 AND pushkey = $3 AND user_nid <> $1";
-const PUSHERS_DROP_DEVICE: &str = "DELETE FROM pushers WHERE user_nid = $1 AND device_id = $2";
 
 // The rows after $3 and up to $4, less those a threaded receipt has covered; and for rows of the user what the default
 // outcome said of the same event, in whose place they stand.
@@ -148,6 +153,17 @@ struct NotifiedRow {
     thread: String,
     highlight: bool,
     actions: String,
+}
+
+impl Tx {
+    /// Deletes the pushers that devices that go have set.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_pushers(&mut self, user: UserNid, devices: &[String]) -> Result<()> {
+        let sql = sql!("DELETE FROM pushers WHERE user_nid = $1 AND device_id " [in 2]);
+        execute!(self, sql, user.0, Texts(devices.to_vec())).map(drop)
+    }
 }
 
 impl Store {
@@ -210,17 +226,6 @@ impl Store {
             Box::pin(async move {
                 execute!(tx, PUSHER_DROP, user.0, app_id.as_str(), pushkey.as_str()).map(|rows| rows > 0)
             })
-        })
-        .await
-    }
-
-    /// Takes away the pushers that a device has set; for when it logs out.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn remove_pushers_of(&self, user: UserNid, device_id: String) -> Result<()> {
-        self.write(move |tx| {
-            Box::pin(async move { execute!(tx, PUSHERS_DROP_DEVICE, user.0, device_id.as_str()).map(drop) })
         })
         .await
     }

@@ -29,7 +29,7 @@ on_both! {
         let eve = server.user("eve").await;
         eve.get(&one).await.refused(404, "M_NOT_FOUND");
         eve.put(&one, json!({"display_name": "mine"})).await.refused(404, "M_NOT_FOUND");
-        assert_eq!(ids(&eve.get(DEVICES).await.good()), [eve.device.clone()]);
+        assert_eq!(ids(&eve.get(DEVICES).await.good()), [eve.device.as_str()]);
 
         // When it was last seen is written now and then.
         let before = ada.get(&one).await.good()["last_seen_ts"].as_i64().unwrap();
@@ -58,7 +58,7 @@ on_both! {
         for gone in [&tablet, &watch] {
             gone.get(DEVICES).await.refused(401, "M_UNKNOWN_TOKEN");
         }
-        assert_eq!(ids(&ada.get(DEVICES).await.good()), [ada.device.clone()]);
+        assert_eq!(ids(&ada.get(DEVICES).await.good()), [ada.device.as_str()]);
         ada.post("/_matrix/client/v3/delete_devices", json!({})).await.refused(400, "M_BAD_JSON");
 
         // Nobody deletes another's devices.

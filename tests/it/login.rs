@@ -1,6 +1,5 @@
 //! Logging in and out, refreshing, login tokens, OpenID.
 
-use hearth_store::accounts::Flag;
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,11 +17,6 @@ fn by_password(user: &str, password: &str) -> Value {
 
 fn text(body: &Value, key: &str) -> String {
     body[key].as_str().unwrap_or_else(|| panic!("no {key} in {body}")).to_owned()
-}
-
-async fn flag(server: &TestServer, user: &User, flag: Flag, on: bool) {
-    let nid = server.services().store.user_nid(&user.id).await.unwrap().unwrap();
-    assert!(server.services().store.set_flag(nid, flag, on).await.unwrap());
 }
 
 on_both! {
@@ -62,6 +56,29 @@ on_both! {
         let mut long = by_password("ada", &ada.password());
         long["device_id"] = json!("x".repeat(600));
         nobody.post(LOGIN, long).await.refused(400, "M_INVALID_PARAM");
+    }
+
+    async fn texts_that_no_database_holds_are_no_fault(server) {
+        let ada = server.user("ada").await;
+        let nobody = server.nobody();
+        nobody.post(LOGIN, by_password("a\0da", "x")).await.refused(403, "M_FORBIDDEN");
+        let with = |key: &str, value: Value| { let mut b = by_password("ada", &ada.password()); b[key] = value; b };
+        nobody.post(LOGIN, with("device_id", json!("a\0b"))).await.refused(400, "M_INVALID_PARAM");
+        let named = nobody.post(LOGIN, with("initial_device_display_name", json!("a\0b"))).await.good();
+        let named = User::from_session(&server, &named);
+        let device = format!("/_matrix/client/v3/devices/{}", named.device);
+        assert_eq!(named.get(&device).await.good()["display_name"], "ab");
+        named.get("/_matrix/client/v3/devices/a%00b").await.refused(400, "M_INVALID_PARAM");
+        for answer in [
+            named.put(&device, json!({"display_name": "a\0b"})).await,
+            nobody.post(REFRESH, json!({"refresh_token": "a\0b"})).await,
+            nobody.post("/_matrix/client/v3/register", json!({"auth": {"type": "m.login.dummy", "session": "a\0b"}})).await,
+            nobody.get("/_matrix/client/v1/register/m.login.registration_token/validity?token=a%00b").await,
+            ada.post("/_matrix/client/v3/account/3pid/delete", json!({"medium": "email", "address": "a\0b"})).await,
+            ada.post("/_matrix/client/v3/delete_devices", ada.confirmed(json!({"devices": ["a\0b"]}))).await,
+        ] {
+            assert!(!answer.status.is_server_error(), "{answer:?}");
+        }
     }
 
     async fn a_third_party_id_stands_for_its_user(server) {
@@ -153,17 +170,39 @@ on_both! {
     }
 
     async fn a_locked_account_may_only_log_out(server) {
-        let ada = server.user("ada").await;
+        let (root, ada) = (server.admin("root").await, server.user("ada").await);
+        let path = "/_matrix/client/v1/admin/lock/@ada:localhost";
         ada.get(WHO).await.good();
-        flag(&server, &ada, Flag::Locked, true).await;
-        let body = ada.get(WHO).await.refused(401, "M_USER_LOCKED");
-        assert_eq!(body["soft_logout"], true);
+        assert_eq!(root.get(path).await.good(), json!({"locked": false}));
+        assert_eq!(root.put(path, json!({"locked": true})).await.good(), json!({"locked": true}));
+        assert_eq!(root.get(path).await.good(), json!({"locked": true}));
+        assert_eq!(ada.get(WHO).await.refused(401, "M_USER_LOCKED")["soft_logout"], true);
         server.nobody().post(LOGIN, by_password("ada", &ada.password())).await.refused(401, "M_USER_LOCKED");
         server.nobody().post(LOGIN, by_password("ada", "wrong")).await.refused(403, "M_FORBIDDEN");
-        flag(&server, &ada, Flag::Locked, false).await;
+        root.put(path, json!({"locked": false})).await.good();
         ada.get(WHO).await.good();
-        flag(&server, &ada, Flag::Locked, true).await;
+        root.put(path, json!({"locked": true})).await.good();
         ada.post("/_matrix/client/v3/logout", json!({})).await.good();
+        server.with_token(ada.token()).get(WHO).await.refused(401, "M_UNKNOWN_TOKEN");
+    }
+
+    async fn only_administrators_moderate_and_not_themselves(server) {
+        let (root, ada) = (server.admin("root").await, server.user("ada").await);
+        for what in ["lock", "suspend"] {
+            let path = |user: &str| format!("/_matrix/client/v1/admin/{what}/{user}");
+            let on = json!({"locked": true, "suspended": true});
+            ada.put(&path("@root:localhost"), on.clone()).await.refused(403, "M_FORBIDDEN");
+            ada.get(&path("@ada:localhost")).await.refused(403, "M_FORBIDDEN");
+            root.put(&path("@root:localhost"), on.clone()).await.refused(403, "M_FORBIDDEN");
+            root.put(&path("@nobody:localhost"), on.clone()).await.refused(404, "M_NOT_FOUND");
+            root.put(&path("@ada:example.org"), on.clone()).await.refused(400, "M_INVALID_PARAM");
+            root.put(&path("@ada:localhost"), json!({})).await.refused(400, "M_BAD_JSON");
+        }
+        let suspend = "/_matrix/client/v1/admin/suspend/@ada:localhost";
+        root.put(suspend, json!({"suspended": true})).await.good();
+        assert_eq!(root.get(suspend).await.good(), json!({"suspended": true}));
+        ada.get(WHO).await.good();
+        assert!(server.services().login.authenticate(ada.token()).await.unwrap().requester.is_suspended);
     }
 
     async fn another_service_learns_who_one_is_and_nothing_else(server) {

@@ -104,7 +104,9 @@ impl Plan {
         static RING: Once = Once::new();
         RING.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let (supervisor, clock) = (Supervisor::new(), Clock::new());
-        let store = Store::open(&hearth_store::Settings::new(engine), &supervisor).await.unwrap();
+        let mut storage = hearth_store::Settings::new(engine);
+        storage.media = Some(dir.path().join("media"));
+        let store = Store::open(&storage, &supervisor).await.unwrap();
         let mut settings = hearth_service::Settings::new(ServerName::parse(NAME).unwrap());
         settings.accounts.registration = true;
         settings.accounts.shared_secret = Some(SECRET.to_owned());

@@ -26,6 +26,7 @@ use crate::{
 };
 
 pub mod fallback;
+pub mod moderation;
 
 /// Their routes.
 #[must_use]
@@ -42,6 +43,7 @@ pub fn routes() -> Routes {
         .on(openid_token)
         .on(password_policy)
         .merge(fallback::routes())
+        .merge(moderation::routes())
 }
 
 #[derive(Debug, Deserialize)]

@@ -23,11 +23,15 @@ pub fn routes() -> Routes {
     Routes::new().on(versions).on(capabilities).on(turn).on(protocols)
 }
 
-/// Versions of the specification whose endpoints are all here. A client that sees one uses its paths.
-const VERSIONS: [&str; 9] = ["r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1"];
+/// Versions of the specification. Clients ask for authenticated media, private receipts and much else by them, so they are
+/// named although some endpoints of 1.2 to 1.4 (hierarchies of spaces, relations, threads) still answer `M_UNRECOGNIZED`.
+const VERSIONS: [&str; 19] = [
+    "r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4",
+    "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
+];
 
 /// What of later versions and of proposals is here, by the flag clients look for.
-const FEATURES: [&str; 8] = [
+const FEATURES: [&str; 9] = [
     "org.matrix.label_based_filtering",
     "org.matrix.e2e_cross_signing",
     // Aliases of rooms, private read receipts, room types in the directory, authenticated media.
@@ -38,6 +42,8 @@ const FEATURES: [&str; 8] = [
     // Fields of profiles; redactions sent as ordinary events.
     "uk.tcpip.msc4133.stable",
     "com.beeper.msc4169",
+    // Accounts locked and suspended by administrators.
+    "uk.timedout.msc4323",
 ];
 
 /// Which versions and features are here.
@@ -56,7 +62,7 @@ fn features(settings: &Settings) -> Map<String, Value> {
 }
 
 /// What the user may do here. Written out in full, since some clients take absence for a no.
-async fn capabilities(cx: Cx, _: Client<get_capabilities::v3::Request, Guests>) -> Result<Json<Value>> {
+async fn capabilities(cx: Cx, req: Client<get_capabilities::v3::Request, Guests>) -> Result<Json<Value>> {
     let accounts = cx.accounts.settings();
     let available: Map<String, Value> = RoomVersion::supported().map(|v| (v.id.to_string(), json!("stable"))).collect();
     let mut fields = json!({"enabled": true});
@@ -75,6 +81,7 @@ async fn capabilities(cx: Cx, _: Client<get_capabilities::v3::Request, Guests>) 
         "m.3pid_changes": {"enabled": accounts.threepid_changes},
         "m.get_login_token": {"enabled": cx.login.settings().get_token},
         "m.profile_fields": fields,
+        "m.account_moderation": {"lock": req.requester.is_admin, "suspend": req.requester.is_admin},
     }})))
 }
 

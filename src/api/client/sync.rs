@@ -93,6 +93,7 @@ async fn sync(cx: Cx, req: Client<since::Request, Guests>) -> Result<RawJson> {
         timeout: Duration::from_millis(body.timeout),
         state_after: body.use_state_after,
         state_after_unstable: body.use_state_after_unstable,
+        set_presence: body.set_presence,
     };
     Ok(RawJson(cx.sync.sync(who, &ask).await?.into()))
 }

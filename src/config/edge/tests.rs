@@ -80,3 +80,16 @@ fn a_place_splits_at_segments() {
         assert!(bad.parse::<At>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn the_sample_is_valid_and_names_every_key() {
+    let sample: std::collections::BTreeMap<String, EdgeConfig> = serde_yaml::from_str(SAMPLE).unwrap();
+    assert!(sample["edge"].check().is_empty(), "{:?}", sample["edge"].check());
+    let all = serde_json::to_value(EdgeConfig::default()).unwrap();
+    for key in all.as_object().unwrap().keys() {
+        assert!(SAMPLE.contains(&format!("\n  {key}:")), "{key} is not in the sample");
+    }
+    for key in all["limits"].as_object().unwrap().keys() {
+        assert!(SAMPLE.contains(&format!("\n    {key}:")), "limits.{key} is not in the sample");
+    }
+}

@@ -1,7 +1,8 @@
 //! CPU a request at the edge, one way of serving against another, in one run on one machine.
 //!
 //! `cargo bench -p hearth-edge` starts each way as a child process, drives it over loopback with the same client and
-//! reads the child's CPU time from /proc. Only ratios within one run mean anything.
+//! reads the child's CPU time from /proc. Only ratios within one run mean anything. An argument picks the table:
+//! `gate` (plain axum, Pingora's HTTP bridged, hyper on Pingora's stream), `nginx` (the whole edge against nginx).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 use std::{
@@ -12,9 +13,8 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
@@ -29,10 +29,20 @@ use pingora_core::{
     server::{ListenFds, ShutdownWatch},
     services::{Service as _, listening::Service},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
+
+#[path = "edge/bridge.rs"]
+mod bridge;
+#[path = "edge/client.rs"]
+mod client;
+#[path = "edge/nginx.rs"]
+mod nginx;
+
+use client::{cpu_us, drive};
+use nginx::Nginx;
 
 fn app() -> Router {
     Router::new().route(
@@ -96,77 +106,6 @@ impl ServerApp for HyperApp {
     }
 }
 
-/// Way (a): Pingora's HTTP and proxy phases, bridged in `request_filter`.
-mod bridge {
-    use axum::body::Body;
-    use pingora_core::{apps::HttpServerApp, upstreams::peer::HttpPeer};
-    use pingora_http::ResponseHeader;
-    use pingora_proxy::{HttpProxy, ProxyHttp, Session};
-
-    use super::*;
-
-    pub struct Bridge {
-        pub router: Router,
-    }
-
-    #[async_trait::async_trait]
-    impl ProxyHttp for Bridge {
-        type CTX = ();
-
-        fn new_ctx(&self) {}
-
-        async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> pingora_core::Result<Box<HttpPeer>> {
-            Err(pingora_core::Error::new_str("no upstream"))
-        }
-
-        async fn request_filter(&self, session: &mut Session, (): &mut ()) -> pingora_core::Result<bool> {
-            session.as_downstream_mut().set_pipelining_enabled(true);
-            let head = session.req_header();
-            let mut request = Request::new(Body::empty());
-            *request.method_mut() = head.method.clone();
-            *request.uri_mut() = head.uri.clone();
-            *request.headers_mut() = head.headers.clone();
-            let mut answer = std::pin::pin!(self.router.clone().oneshot(request));
-            let response = tokio::select! {
-                biased;
-                response = &mut answer => response,
-                _ = session.as_downstream_mut().read_body_or_idle(true) => return Ok(true),
-            };
-            let (parts, mut body) = response.unwrap().into_parts();
-            session.write_response_header(Box::new(ResponseHeader::from(parts)), false).await?;
-            while let Some(frame) = body.frame().await {
-                if let Ok(data) = frame.unwrap().into_data() {
-                    session.write_response_body(Some(data), false).await?;
-                }
-            }
-            session.write_response_body(None, true).await?;
-            Ok(true)
-        }
-    }
-
-    pub struct BridgeApp {
-        pub tls: Option<Acceptor>,
-        pub proxy: Arc<HttpProxy<Bridge>>,
-    }
-
-    #[async_trait::async_trait]
-    impl ServerApp for BridgeApp {
-        async fn process_new(self: &Arc<Self>, io: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-            let io: Stream = if let Some(tls) = &self.tls {
-                let l4 = *io.into_any().downcast::<L4Stream>().unwrap();
-                Box::new(tls.tls_handshake(l4).await.unwrap())
-            } else {
-                io
-            };
-            self.proxy.process_new(io, shutdown).await
-        }
-
-        async fn cleanup(&self) {
-            self.proxy.http_cleanup().await;
-        }
-    }
-}
-
 async fn serve_pingora<A: ServerApp + Send + Sync + 'static>(app: A, buffers: L4BufferSettings) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -199,139 +138,48 @@ fn serve(mode: &str) {
             let app = bridge::BridgeApp { tls: acceptor, proxy: Arc::new(proxy) };
             runtime.block_on(serve_pingora(app, L4BufferSettings::new(16 * 1024, 16 * 1024)));
         }
+        "edge" => runtime.block_on(serve_edge()),
         other => panic!("unknown way {other}"),
     }
 }
 
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls_pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
+/// The whole edge: a homeserver's stand-in, and the folder named by the environment at `/files`.
+async fn serve_edge() {
+    use hearth_config::edge::{EdgeConfig, Ports, WebApp};
+    let mut edge = EdgeConfig::default();
+    edge.listen.addresses = vec!["127.0.0.1".parse().unwrap()];
+    (edge.listen.http, edge.listen.https, edge.listen.federation) = (Ports::none(), Ports::one(0), Ports::none());
+    let folder = std::env::var_os("BENCH_FILES").unwrap().into();
+    edge.apps = vec![WebApp { folder, at: "/files".parse().unwrap(), spa: false, headers: Default::default() }];
+    let settings = hearth_edge::Settings {
+        server_name: "localhost".to_owned(),
+        data_dir: "/nonexistent".into(),
+        edge: Some(edge),
+        ..Default::default()
+    };
+    let routers = hearth_edge::Routers { app: app(), metrics: Router::new() };
+    let supervisor = hearth_base::tasks::Supervisor::new();
+    let edge = hearth_edge::Edge::new(settings, routers, supervisor).unwrap();
+    println!("{}", edge.bind().unwrap()[0].socket.unwrap().port());
+    edge.serve().unwrap();
+    std::future::pending::<()>().await;
 }
 
-/// CPU time of a process so far, user and system, in microseconds.
-fn cpu_us(pids: &[u32]) -> u64 {
-    pids.iter()
-        .map(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat"));
-            // Sum over threads: schedstat counts nanoseconds where stat counts 10 ms ticks.
-            let _ = stat;
-            std::fs::read_dir(format!("/proc/{pid}/task"))
-                .unwrap()
-                .filter_map(|task| {
-                    let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-                    text.split_whitespace().next()?.parse::<u64>().ok()
-                })
-                .sum::<u64>()
-                / 1000
-        })
-        .sum()
-}
-
-async fn one_h1<I>(io: I, requests: usize, path: &str)
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (mut send, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    for _ in 0..requests {
-        let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
-        send.ready().await.unwrap();
-        let response = send.send_request(request).await.unwrap();
-        assert_eq!(response.status(), 200);
-        response.into_body().collect().await.unwrap();
-    }
-}
-
-/// Drives `clients` at once, `requests` each, and returns when all are done.
-async fn drive(port: u16, proto: &str, clients: usize, requests: usize, path: &'static str) {
-    let mut config = rustls::ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![if proto == "h2-tls" { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-    let connector = TlsConnector::from(Arc::new(config));
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut tasks = tokio::task::JoinSet::new();
-    if proto == "h2-tls" {
-        for _ in 0..2 {
-            let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            tcp.set_nodelay(true).unwrap();
-            let io = TokioIo::new(connector.connect(name.clone(), tcp).await.unwrap());
-            let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-            tokio::spawn(connection);
-            for _ in 0..clients / 2 {
-                let mut send = send.clone();
-                tasks.spawn(async move {
-                    let uri = format!("https://localhost{path}");
-                    for _ in 0..requests {
-                        let request = Request::get(&uri).body(Empty::<Bytes>::new()).unwrap();
-                        send.ready().await.unwrap();
-                        let response = send.send_request(request).await.unwrap();
-                        assert_eq!(response.status(), 200);
-                        response.into_body().collect().await.unwrap();
-                    }
-                });
-            }
-        }
-    } else {
-        for _ in 0..clients {
-            let (connector, name, tls) = (connector.clone(), name.clone(), proto == "h1-tls");
-            tasks.spawn(async move {
-                let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                tcp.set_nodelay(true).unwrap();
-                if tls {
-                    one_h1(TokioIo::new(connector.connect(name, tcp).await.unwrap()), requests, path).await;
-                } else {
-                    one_h1(TokioIo::new(tcp), requests, path).await;
-                }
-            });
-        }
-    }
-    while let Some(done) = tasks.join_next().await {
-        done.unwrap();
-    }
-}
-
-fn spawn(mode: &str) -> (Child, u16) {
-    let mut child =
-        Command::new(std::env::current_exe().unwrap()).args(["serve", mode]).stdout(Stdio::piped()).spawn().unwrap();
+fn spawn(mode: &str, files: &std::path::Path) -> (Child, u16) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["serve", mode])
+        .env("BENCH_FILES", files)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     (child, line.trim().parse().unwrap())
 }
+
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -341,12 +189,56 @@ fn main() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if args.iter().any(|a| a == "gate") { gate(&runtime) } else { against_nginx(&runtime) }
+}
+
+/// The edge and nginx in turns; of each the least of four measurements, since other work on the machine only adds.
+fn against_nginx(runtime: &tokio::runtime::Runtime) {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("small.js"), "x".repeat(10 * 1024)).unwrap();
+    std::fs::write(files.path().join("large.bin"), vec![7; 5 << 20]).unwrap();
+    println!("{:>8} {:>10} {:>12} {:>12} {:>12} {:>7}", "proto", "what", "nginx us", "with axum", "edge us", "ratio");
+    let (mut axum, backend) = spawn("axum-plain", files.path());
+    let nginx = Nginx::start(backend, files.path());
+    let (mut edge, port) = spawn("edge-tls", files.path());
+    for (proto, what, path, clients, requests) in [
+        ("h1-tls", "tiny", "/_matrix/client/versions", 16, 1500),
+        ("h2-tls", "tiny", "/_matrix/client/versions", 16, 1500),
+        ("h1-tls", "10 KB", "/files/small.js", 16, 1000),
+        ("h2-tls", "10 KB", "/files/small.js", 16, 1000),
+        ("h1-tls", "5 MB", "/files/large.bin", 4, 40),
+        ("h2-tls", "5 MB", "/files/large.bin", 4, 40),
+    ] {
+        let count = f64::from(clients * requests);
+        let spent = |port: u16, pids: &[u32]| {
+            let before: Vec<u64> = pids.iter().map(|pid| cpu_us(&[*pid])).collect();
+            runtime.block_on(drive(port, proto, clients as usize, requests as usize, path));
+            pids.iter().zip(before).map(|(pid, b)| (cpu_us(&[*pid]) - b) as f64 / count).collect::<Vec<_>>()
+        };
+        let (mut alone, mut whole, mut ours) = (f64::MAX, f64::MAX, f64::MAX);
+        for _ in 0..4 {
+            let theirs = spent(nginx.port, &[nginx.pids.clone(), vec![axum.id()]].concat());
+            if theirs.iter().sum::<f64>() < whole {
+                (alone, whole) = (theirs[..theirs.len() - 1].iter().sum(), theirs.iter().sum());
+            }
+            ours = ours.min(spent(port, &[edge.id()])[0]);
+        }
+        println!("{proto:>8} {what:>10} {alone:>12.1} {whole:>12.1} {ours:>12.1} {:>7.2}", ours / whole);
+    }
+    for child in [&mut axum, &mut edge] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// The ways among which the gate decided.
+fn gate(runtime: &tokio::runtime::Runtime) {
     println!("{:>8} {:>8} {:>12} {:>10}", "proto", "way", "us/request", "req/s");
     for _round in 0..2 {
         for proto in ["h1", "h1-tls", "h2-tls"] {
             for way in ["axum", "bridge", "hyper"] {
                 let tls = if proto == "h1" { "plain" } else { "tls" };
-                let (mut child, port) = spawn(&format!("{way}-{tls}"));
+                let (mut child, port) = spawn(&format!("{way}-{tls}"), std::path::Path::new("/"));
                 let path = "/_matrix/client/versions";
                 runtime.block_on(drive(port, proto, 16, 500, path));
                 let (before, start) = (cpu_us(&[child.id()]), Instant::now());

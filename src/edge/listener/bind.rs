@@ -37,7 +37,6 @@ const BACKLOG: i32 = 4096;
 
 /// A TLS record is at most 16 KiB: read one whole with one system call.
 const TLS_READ_BUFFER: usize = 16 * 1024;
-
 /// Opens all sockets of a listener.
 ///
 /// # Errors
@@ -111,8 +110,11 @@ fn open_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
 /// Makes Pingora's service for a socket, and hands the socket over.
 pub(crate) fn service(bound: Bound, shared: &Arc<Shared>, sockets: &mut Fds) -> Service<DoorApp> {
     let Bound { door, label, socket, unix_mode, .. } = bound;
-    // Hyper has buffers of its own; under TLS the raw records are read in larger pieces.
-    let buffers = L4BufferSettings::new(if door.tls { TLS_READ_BUFFER } else { 0 }, 0);
+    // Hyper has buffers of its own and flushes after each write; under TLS, records are read in larger pieces.
+    let buffers = match door.tls {
+        true => L4BufferSettings::new(TLS_READ_BUFFER, 0),
+        false => L4BufferSettings::unbuffered(),
+    };
     let config = match unix_mode {
         None => ListenerConfig::tcp(label.clone()),
         Some(mode) => {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{
         ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
         CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
@@ -19,7 +19,8 @@ use super::{
     stream::FileBody,
 };
 
-pub(super) fn respond(path: &str, file: &Opened, method: &Method, asked: &HeaderMap) -> Response<Body> {
+pub(super) fn respond<B>(path: &str, file: &Opened, request: &Request<B>) -> Response<Body> {
+    let asked = request.headers();
     let (form, encoding) = choose(file, asked);
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -64,13 +65,13 @@ pub(super) fn respond(path: &str, file: &Opened, method: &Method, asked: &Header
         }
     };
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
-    if method != Method::HEAD {
+    if request.method() != Method::HEAD {
         *response.body_mut() = match &form.content {
             Content::Held(bytes) => {
                 let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
                 Body::from(bytes.slice(at(range.start)..at(range.end)))
             }
-            Content::File(file) => Body::new(FileBody::new(file.clone(), range)),
+            Content::File(file) => Body::new(FileBody::new(file.clone(), range, request.version())),
         };
     }
     response

@@ -124,7 +124,7 @@ fn authority_params(extra: &[&String]) -> CertificateParams {
 }
 
 /// Whether the constraints of every authority we make allow this name.
-fn is_local(name: &str) -> bool {
+pub(crate) fn is_local(name: &str) -> bool {
     match name.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback(),
         Err(_) => LOCAL_SUFFIXES.iter().any(|s| name == *s || name.strip_suffix(s).is_some_and(|p| p.ends_with('.'))),

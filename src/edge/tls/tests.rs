@@ -82,3 +82,28 @@ fn the_local_authority_is_kept_and_bound_to_its_names() {
     assert!(verify(&first, &ca, "box.test") && verify(&first, &ca, "localhost") && verify(&first, &ca, "127.0.0.1"));
     assert!(!verify(&first, &ca, "example.com"));
 }
+
+#[test]
+fn files_are_read_again_when_they_change_and_kept_while_they_are_bad() {
+    use hearth_config::edge::CertificateFiles;
+    let folder = tempfile::tempdir().unwrap();
+    let pair = CertificateFiles { cert: folder.path().join("c.pem"), key: folder.path().join("k.pem") };
+    let write = |(cert, key): &(String, String)| {
+        std::fs::write(&pair.cert, cert).unwrap();
+        std::fs::write(&pair.key, key).unwrap();
+    };
+    let (one, two) = (rcgen_pair("a.test"), rcgen_pair("a.test.longer-so-that-the-size-differs.test"));
+    write(&one);
+    let all = Certificates::new("a.test".to_owned());
+    let watched = files::Files::load(vec![pair.clone()], &all).unwrap();
+    let names = || all.list()[0].names.join(" ");
+    assert_eq!(names(), "a.test");
+    std::fs::write(&pair.cert, "half").unwrap();
+    watched.refresh(&all);
+    assert_eq!(names(), "a.test", "a half-written file changes nothing");
+    write(&two);
+    watched.refresh(&all);
+    assert!(names().contains("longer"));
+    watched.replace(Vec::new(), &all).unwrap();
+    assert!(all.list().is_empty());
+}

@@ -226,7 +226,10 @@ impl Accounts {
             None => None,
         };
         let (user, now) = (self.store.intern_user(&user_id).await?, self.now());
-        let displayname = displayname.filter(|n| !n.is_empty()).unwrap_or_else(|| user_id.localpart().to_owned());
+        let displayname = displayname
+            .map(|n| n.replace('\0', ""))
+            .filter(|n| !n.is_empty())
+            .unwrap_or_else(|| user_id.localpart().to_owned());
         let mut session = None;
         let mut rows = None;
         if let Some(device) = device {
@@ -235,7 +238,7 @@ impl Accounts {
             let row = NewDevice {
                 user,
                 device_id: id.to_string(),
-                display_name: device.display_name,
+                display_name: device.name(),
                 created_ms: now,
                 ip: Some(device.from.ip.to_string()),
                 user_agent: device.from.user_agent,
@@ -291,7 +294,7 @@ fn blank() -> NewAccount {
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim().as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     digits.chunks(2).map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok())).collect()

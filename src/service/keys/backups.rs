@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use hearth_base::{Error, OrNotFound, Result, requester::Requester};
-use hearth_store::keys::backups::{Backup, BackupChange, BackupSession, Chosen};
+pub use hearth_store::keys::backups::Chosen;
+use hearth_store::keys::backups::{Backup, BackupChange, BackupSession};
 use http::StatusCode;
 use ruma::UInt;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use super::{Keys, is_name};
 pub type RoomKeys = BTreeMap<String, BTreeMap<String, Box<RawValue>>>;
 
 /// What every change of keys is answered with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupState {
     /// Changes with every change of the keys.
     pub etag: String,

@@ -13,7 +13,7 @@ use ruma::{
     serde::{Base64, base64::Standard},
     signatures::{to_canonical_json_string_for_signing, verify_canonical_json_bytes},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{Keys, keep_signatures_of};
@@ -39,7 +39,7 @@ pub enum SigningKeysUploaded {
 }
 
 /// Why a signature was not stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SignatureFailure {
     /// E.g. `M_INVALID_SIGNATURE`.
     pub errcode: &'static str,
@@ -120,7 +120,7 @@ impl Keys {
     pub async fn upload_signing_keys(
         &self,
         requester: &Requester,
-        keys: NewSigningKeys,
+        keys: &NewSigningKeys,
         authenticated: bool,
     ) -> Result<SigningKeysUploaded> {
         let given = [

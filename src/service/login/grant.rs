@@ -38,14 +38,19 @@ const LONGEST_ID: usize = 512;
 pub const LONGEST_NAME: usize = 100;
 
 impl Device {
+    /// What it calls itself, as it is kept: cut, and without NUL.
+    pub(crate) fn name(&self) -> Option<String> {
+        Some(self.display_name.as_ref()?.chars().filter(|c| *c != '\0').take(LONGEST_NAME).collect())
+    }
+
     /// The id it asked for, or a new one.
     ///
     /// # Errors
     /// 400 `M_INVALID_PARAM` for one that is empty or far too long.
     pub fn id(&self) -> Result<OwnedDeviceId> {
         match &self.id {
-            Some(id) if id.as_str().is_empty() || id.as_str().len() > LONGEST_ID => {
-                Err(Error::invalid_param("A device id has 1 to 512 bytes"))
+            Some(id) if id.as_str().is_empty() || id.as_str().len() > LONGEST_ID || id.as_str().contains('\0') => {
+                Err(Error::invalid_param("A device id has 1 to 512 bytes, and no NUL"))
             }
             Some(id) => Ok(id.clone()),
             None => Ok(random_text(10).to_uppercase().into()),
@@ -141,7 +146,7 @@ impl Login {
         let row = NewDevice {
             user,
             device_id: device_id.to_string(),
-            display_name: device.display_name.map(|n| n.chars().take(LONGEST_NAME).collect()),
+            display_name: device.name(),
             created_ms: self.now(),
             ip: Some(device.from.ip.to_string()),
             user_agent: device.from.user_agent,

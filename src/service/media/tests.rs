@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use futures_util::stream;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use hearth_base::requester::Requester;
 use hearth_store::db::Engine;
 use image::ImageFormat;
 use ruma::{UserId, server_name};

@@ -70,10 +70,10 @@ impl Media {
                         () = stopping.cancelled() => true,
                         () = tokio::time::sleep(SWEEP_EVERY) => false,
                     };
-                    this.sweep().await?;
                     if stop {
-                        return Ok(());
+                        return this.write_accesses().await;
                     }
+                    this.sweep().await?;
                 }
             }
         });
@@ -85,18 +85,23 @@ impl Media {
     /// # Errors
     /// If the database or the disk fails.
     pub async fn sweep(&self) -> Result<()> {
+        self.write_accesses().await?;
         let now = self.now();
-        let asked_for: Vec<(OwnedServerName, String)> =
-            std::mem::take(&mut *self.asked_for.lock()).into_iter().collect();
-        for batch in asked_for.chunks(BATCH) {
-            self.store.touch_media(batch.to_vec(), now).await?;
-        }
         self.store.expire_media(now).await?;
         for (lifetime, ours) in [(self.settings.local_lifetime, true), (self.settings.remote_lifetime, false)] {
             let Some(lifetime) = lifetime else { continue };
             for (server_name, media_id) in self.unused(now, lifetime, ours).await? {
                 self.remove(&server_name, &media_id).await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn write_accesses(&self) -> Result<()> {
+        let asked_for: Vec<(OwnedServerName, String)> =
+            std::mem::take(&mut *self.asked_for.lock()).into_iter().collect();
+        for batch in asked_for.chunks(BATCH) {
+            self.store.touch_media(batch.to_vec(), self.now()).await?;
         }
         Ok(())
     }

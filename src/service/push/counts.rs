@@ -168,7 +168,9 @@ enum State {
 
 #[derive(Debug)]
 struct Member {
-    /// What was unread at `base`, and deviations since.
+    /// Position as of which it was loaded: what is up to there is known.
+    at: StreamPos,
+    /// What was unread then, and deviations since.
     own: Sums,
     /// The room's totals when loaded.
     base: Sums,
@@ -187,6 +189,7 @@ impl MemberCounts {
         match &mut *self.state.lock() {
             State::Loading(waiting) if waiting.len() >= MAX_WAITING => return false,
             State::Loading(waiting) => waiting.push((pos, thread.clone(), sum)),
+            State::Loaded(member) if pos <= member.at => {}
             State::Loaded(member) => {
                 member.own.add(thread, sum);
                 return member.own.threads.len() <= MAX_THREADS;
@@ -204,7 +207,7 @@ impl MemberCounts {
                     own.add(&thread, sum);
                 }
             }
-            *state = State::Loaded(Member { own, base: at.totals.clone() });
+            *state = State::Loaded(Member { at: at.pos, own, base: at.totals.clone() });
         }
     }
 
@@ -225,5 +228,49 @@ impl MemberCounts {
             }
         }
         Some(unread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn count(notifications: u64, highlights: u64) -> Count {
+        Count { notifications, highlights }
+    }
+
+    #[test]
+    fn what_happens_around_a_load_counts_once() {
+        let (main, thread): (Thread, Thread) = (MAIN.into(), "$t".into());
+        let room = Arc::new(RoomCounts::default());
+        room.begin(StreamPos(5), 10);
+        let member = MemberCounts::new(room.clone());
+        assert_eq!(member.read(), None);
+        let at = room.snapshot().unwrap();
+        // The row of event 5 is read with the rest although its publication comes late; that of event 6 is not.
+        for pos in [5, 6] {
+            room.take_in(StreamPos(pos), pos + 5, &main, false);
+            assert!(member.take_in(StreamPos(pos), &main, Sum::new(0, 1)));
+        }
+        let mut own = Sums::default();
+        own.add(&main, Sum::new(3, 1));
+        member.settle(&at, own);
+        assert_eq!(member.read().unwrap().main, count(4, 2));
+        assert!(member.take_in(StreamPos(5), &main, Sum::new(0, 1)), "known, whoever tells it late");
+        assert_eq!(member.read().unwrap().main, count(4, 2));
+        room.take_in(StreamPos(7), 12, &thread, true);
+        assert!(member.take_in(StreamPos(7), &thread, Sum::new(-1, -1)));
+        assert_eq!(member.read().unwrap().threads, BTreeMap::new(), "counted for all but not for this one");
+        room.take_in(StreamPos(8), 13, &thread, false);
+        let unread = member.read().unwrap();
+        assert_eq!((unread.threads["$t"], unread.total()), (count(1, 0), count(5, 2)));
+    }
+
+    #[test]
+    fn a_load_that_never_ends_is_given_up() {
+        let member = MemberCounts::new(Arc::default());
+        let kept = (0..100).take_while(|n| member.take_in(StreamPos(*n), &MAIN.into(), Sum::new(1, 0))).count();
+        assert_eq!(kept, MAX_WAITING);
     }
 }

@@ -29,9 +29,9 @@ impl Sync {
     pub(super) async fn own_data(&self, turn: &Turn<'_>) -> Result<OwnData> {
         let (id, user) = (&turn.who.user_id, turn.who.user_nid);
         let all = match turn.since {
-            None => self.account_data.all(id, user, turn.now.pos).await?,
+            None => self.sources.account_data.all(id, user, turn.now.pos).await?,
             Some(since) if turn.slot.last_own() > since.pos => {
-                self.account_data.since(id, user, since.pos, turn.now.pos).await?
+                self.sources.account_data.since(id, user, since.pos, turn.now.pos).await?
             }
             Some(_) => return Ok(OwnData::default()),
         };
@@ -69,7 +69,7 @@ impl Sync {
             return Ok(false);
         }
         let after = turn.since.map_or(0, |s| s.to_device);
-        let messages = self.to_device.inbox(turn.who, after, turn.now.pos).await?;
+        let messages = self.sources.to_device.inbox(turn.who, after, turn.now.pos).await?;
         let Some((last, _)) = messages.last() else {
             // Nothing up to here: the next look need not ask the table again.
             turn.now.to_device = turn.now.pos.0;
@@ -91,7 +91,7 @@ impl Sync {
     /// Writes whose keys changed. An initial sync has none: the client asks for those it needs.
     pub(super) async fn write_device_lists(&self, out: &mut String, turn: &Turn<'_>) -> Result<bool> {
         let Some(since) = turn.since else { return Ok(false) };
-        let lists = self.keys.changes_between(turn.who, since.pos, turn.now.pos).await?;
+        let lists = self.sources.keys.changes_between(turn.who, since.pos, turn.now.pos).await?;
         if lists.changed.is_empty() && lists.left.is_empty() {
             return Ok(false);
         }
@@ -102,6 +102,27 @@ impl Sync {
         out.push_str(",\"left\":");
         out.push_str(&text(&lists.left)?);
         out.push('}');
+        Ok(true)
+    }
+
+    /// Writes how others are, as far as it changed.
+    pub(super) async fn write_presence(&self, out: &mut String, turn: &Turn<'_>) -> Result<bool> {
+        let after = turn.since.filter(|_| !turn.other_run()).map(|since| since.ephemeral);
+        if after == Some(turn.now.ephemeral) {
+            return Ok(false);
+        }
+        let filter = &turn.ask.filter.presence;
+        if !filter.has_type("m.presence") {
+            return Ok(false);
+        }
+        let events = self.sources.presence.news(turn.who.user_nid, after).await?;
+        if events.is_empty() {
+            return Ok(false);
+        }
+        key(out, "presence");
+        out.push_str("{\"events\":[");
+        out.push_str(&events.join(","));
+        out.push_str("]}");
         Ok(true)
     }
 

@@ -58,7 +58,8 @@ impl Sync {
     ) -> Result<()> {
         let after = turn.after();
         let account_data = own.of_room(hub.nid);
-        let news = hub.last() > after || hub.last_receipt() > after || !account_data.is_empty();
+        let typing = hub.last_typing() > turn.after_ephemeral() || turn.other_run();
+        let news = hub.last() > after || hub.last_receipt() > after || typing || !account_data.is_empty();
         if !news && turn.since.is_some() && !turn.ask.full_state {
             return Ok(());
         }
@@ -79,13 +80,13 @@ impl Sync {
         let mut state = self.state_events(turn, &room, &timeline, Span { from, upto, full, newest: &newest }).await?;
         let mut body = String::new();
         if newly && turn.since.is_some() {
-            let all = self.account_data.of_room(turn.who.user_nid, hub.nid).await?;
+            let all = self.sources.account_data.of_room(turn.who.user_nid, hub.nid).await?;
             write_account_data(&mut body, turn, all.iter().map(|(k, c)| (k.as_str(), c.get())));
         } else {
             write_account_data(&mut body, turn, account_data.iter().map(|(k, c)| (k.as_str(), c.get())));
         }
-        let receipts = hub.last_receipt() > after;
-        if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !receipts && !full {
+        self.write_ephemeral(&mut body, turn, &viewer.room, hub, newly, typing).await?;
+        if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !full {
             return Ok(());
         }
         let mut summary = String::new();
@@ -381,9 +382,55 @@ impl Sync {
         Ok(())
     }
 
+    /// Writes receipts and who types.
+    async fn write_ephemeral(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        room: &Room,
+        hub: &RoomHub,
+        newly: bool,
+        typing: bool,
+    ) -> Result<()> {
+        let filter = &turn.ask.filter.ephemeral;
+        if !filter.has_room(&room.room_id) {
+            return Ok(());
+        }
+        let mut events = String::new();
+        let after = turn.after();
+        if filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
+            let after = (!newly).then_some(after);
+            let content = self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
+            if let Some(content) = content {
+                events.push_str("{\"type\":\"m.receipt\",\"content\":");
+                events.push_str(&content);
+                events.push('}');
+            }
+        }
+        if filter.has_type("m.typing") && (newly || typing) {
+            let users = self.sources.typing.users(hub.nid);
+            if typing || !users.is_empty() {
+                if !events.is_empty() {
+                    events.push(',');
+                }
+                events.push_str("{\"type\":\"m.typing\",\"content\":{\"user_ids\":");
+                // User ids always serialise.
+                events.push_str(&serde_json::to_string(&users).unwrap_or_default());
+                events.push_str("}}");
+            }
+        }
+        if !events.is_empty() {
+            key(out, "ephemeral");
+            out.push_str("{\"events\":[");
+            out.push_str(&events);
+            out.push_str("]}");
+        }
+        Ok(())
+    }
+
     /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
     async fn write_unread(&self, out: &mut String, turn: &Turn<'_>, room: RoomNid) -> Result<()> {
-        let unread = self.push.unread(turn.who.user_nid, room).await?;
+        let unread = self.sources.push.unread(turn.who.user_nid, room).await?;
         let by_thread = turn.ask.filter.timeline.thread_counts;
         let count = if by_thread { unread.main } else { unread.total() };
         key(out, "unread_notifications");

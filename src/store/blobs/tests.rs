@@ -1,11 +1,12 @@
 //! Blobs come back as they went in, once each, whole or not at all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::time::Duration;
+use std::{fs::OpenOptions, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
+use sha2::{Digest as _, Sha256};
 
-use super::*;
+use super::{draft::CRUMB, *};
 
 fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 31 + i / 251) % 256).unwrap()).collect()

@@ -218,7 +218,7 @@ impl Tx {
         }
         let had = sql!(
             "SELECT s.room_id, s.session_id FROM " [rows 3]
-            " JOIN key_backup_sessions s ON s.user_nid = $1 AND s.version = $2 AND s.room_id = e.value ->> 0 AND s.session_id = e.value ->> 1"
+            " CROSS JOIN key_backup_sessions s WHERE s.user_nid = $1 AND s.version = $2 AND s.room_id = e.value ->> 0 AND s.session_id = e.value ->> 1"
         );
         let put = sql!(
             "INSERT INTO key_backup_sessions (user_nid, version, room_id, session_id, first_index, forwarded, verified, data) SELECT $1, $2, e.value ->> 0, e.value ->> 1, CAST(e.value ->> 2 AS BIGINT), CAST(e.value ->> 3 AS BIGINT), (e.value ->> 4) = 't', e.value ->> 5 FROM "

@@ -3,12 +3,15 @@
 //! Owns the tables `one_time_keys` and `fallback_keys`. The counts are remembered by device; uploads and claims, which
 //! only this file does, make them forgotten.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use hearth_base::{Result, ids::UserNid};
 use serde_json::Value;
 
-use crate::{Store, db::Texts, execute, fetch_all, fetch_optional, log::Tx, sql};
+use crate::{Store, db::Texts, execute, fetch_all, fetch_optional, insert_rows, log::Tx, sql};
 
 /// A device and whose it is.
 pub type DeviceName = (UserNid, String);
@@ -98,6 +101,14 @@ pub struct Claimed {
     pub key_id: String,
     /// The key, JSON.
     pub json: String,
+    added_ms: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Fallback {
+    #[sqlx(flatten)]
+    key: Claimed,
+    used: bool,
 }
 
 const DEVICE: &str = "SELECT device_id FROM devices WHERE user_nid = $1 AND device_id = $2";
@@ -235,31 +246,54 @@ impl Tx {
         Ok(Ok(fresh))
     }
 
+    /// Nobody else writes meanwhile, so that what is found is there to be taken.
     async fn claim_keys(&mut self, wanted: Vec<Wanted>) -> Result<Vec<Claimed>> {
-        let one_time = sql!(
-            "DELETE FROM one_time_keys WHERE (user_nid, device_id, algorithm, key_id) IN (SELECT w.user_nid, w.device_id, w.algorithm, (SELECT k.key_id FROM one_time_keys k WHERE k.user_nid = w.user_nid AND k.device_id = w.device_id AND k.algorithm = w.algorithm ORDER BY k.added_ms, k.key_id LIMIT 1) FROM (SELECT CAST(e.value ->> 0 AS BIGINT) AS user_nid, e.value ->> 1 AS device_id, e.value ->> 2 AS algorithm FROM "
-            [rows 1]
-            ") w) RETURNING user_nid, device_id, algorithm, key_id, json"
+        // `CROSS JOIN` has SQLite look up each row of the list, and not the other way round.
+        let oldest = sql!(
+            "SELECT k.user_nid, k.device_id, k.algorithm, k.key_id, k.json, k.added_ms FROM " [rows 1]
+            " CROSS JOIN one_time_keys k WHERE k.user_nid = CAST(e.value ->> 0 AS BIGINT) AND k.device_id = e.value ->> 1 AND k.algorithm = e.value ->> 2 AND (k.added_ms, k.key_id) = (SELECT o.added_ms, o.key_id FROM one_time_keys o WHERE o.user_nid = CAST(e.value ->> 0 AS BIGINT) AND o.device_id = e.value ->> 1 AND o.algorithm = e.value ->> 2 ORDER BY o.added_ms, o.key_id LIMIT 1)"
         );
-        let fallback = sql!(
-            "UPDATE fallback_keys SET used = TRUE WHERE (user_nid, device_id, algorithm) IN (SELECT CAST(e.value ->> 0 AS BIGINT), e.value ->> 1, e.value ->> 2 FROM "
-            [rows 1]
-            ") RETURNING user_nid, device_id, algorithm, key_id, json"
-        );
-        let mut claimed: Vec<Claimed> = fetch_all!(self, Claimed, one_time, wanted_rows(&wanted)?)?;
+        let mut claimed: Vec<Claimed> = fetch_all!(self, Claimed, oldest, wanted_rows(&wanted)?)?;
+        insert_rows!(self, &claimed,
+        "DELETE FROM one_time_keys WHERE user_nid = $1 AND device_id = $2 AND algorithm = $3 AND added_ms = $4 AND key_id = $5",
+        "DELETE FROM one_time_keys k USING UNNEST($1::BIGINT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::TEXT[]) AS t(a, b, c, d, e) WHERE k.user_nid = t.a AND k.device_id = t.b AND k.algorithm = t.c AND k.added_ms = t.d AND k.key_id = t.e",
+        r => {
+            user: i64 = r.user,
+            device: String = r.device.clone(),
+            algorithm: String = r.algorithm.clone(),
+            added: i64 = r.added_ms,
+            key_id: String = r.key_id.clone(),
+        })?;
         if claimed.len() < wanted.len() {
-            let got: std::collections::HashSet<(i64, &str, &str)> =
+            let got: HashSet<(i64, &str, &str)> =
                 claimed.iter().map(|c| (c.user, c.device.as_str(), c.algorithm.as_str())).collect();
             let short: Vec<Wanted> = wanted
                 .into_iter()
                 .filter(|w| !got.contains(&(w.user.0, w.device.as_str(), w.algorithm.as_str())))
                 .collect();
-            let more: Vec<Claimed> = fetch_all!(self, Claimed, fallback, wanted_rows(&short)?)?;
-            claimed.extend(more);
+            claimed.extend(self.claim_fallback_keys(&short).await?);
         }
         let touched = claimed.iter().map(|c| (UserNid(c.user), c.device.clone())).collect();
         self.forget_counts(touched);
         Ok(claimed)
+    }
+
+    async fn claim_fallback_keys(&mut self, wanted: &[Wanted]) -> Result<Vec<Claimed>> {
+        // Marked when given out for the first time; afterwards there is nothing to write.
+        let unused = sql!(
+            "SELECT k.user_nid, k.device_id, k.algorithm, k.key_id, k.json, CAST(0 AS BIGINT) AS added_ms, k.used FROM " [rows 1]
+            " CROSS JOIN fallback_keys k WHERE k.user_nid = CAST(e.value ->> 0 AS BIGINT) AND k.device_id = e.value ->> 1 AND k.algorithm = e.value ->> 2"
+        );
+        let found: Vec<Fallback> = fetch_all!(self, Fallback, unused, wanted_rows(wanted)?)?;
+        insert_rows!(self, found.iter().filter(|f| !f.used).map(|f| &f.key),
+        "UPDATE fallback_keys SET used = TRUE WHERE user_nid = $1 AND device_id = $2 AND algorithm = $3",
+        "UPDATE fallback_keys k SET used = TRUE FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::TEXT[]) AS t(a, b, c) WHERE k.user_nid = t.a AND k.device_id = t.b AND k.algorithm = t.c",
+        r => {
+            user: i64 = r.user,
+            device: String = r.device.clone(),
+            algorithm: String = r.algorithm.clone(),
+        })?;
+        Ok(found.into_iter().map(|f| f.key).collect())
     }
 
     /// Deletes the one-time and fallback keys of devices that go.

@@ -73,7 +73,11 @@ async fn ranges_of_small_and_large_files() {
     let large: Vec<u8> = (0..700_000u32).map(|n| (n % 251) as u8).collect();
     put(root.path(), "large.bin", &large);
     put(root.path(), "small.bin", &large[..1000]);
-    let (_front, base) = serve(root.path(), "");
+    let (front, base) = serve(root.path(), "");
+    let url = format!("https://example.com:{}/app/large.bin", front.at("https").port());
+    let whole = front.client("https", true).get(url).send().await.unwrap();
+    assert_eq!(whole.version(), http::Version::HTTP_2);
+    assert_eq!(whole.bytes().await.unwrap(), large, "cut into frames and whole again");
     for (name, all) in [("large.bin", &large[..]), ("small.bin", &large[..1000])] {
         let url = format!("{base}/app/{name}");
         let whole = plain().get(&url).send().await.unwrap();

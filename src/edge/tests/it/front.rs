@@ -118,7 +118,14 @@ impl Front {
         Self::open_in(settings, tempfile::tempdir().unwrap())
     }
 
-    pub fn open_in(mut settings: Settings, data: tempfile::TempDir) -> Self {
+    pub fn open_in(settings: Settings, data: tempfile::TempDir) -> Self {
+        let front = Self::bound(settings, data);
+        front.edge.serve().unwrap();
+        front
+    }
+
+    /// An edge that has its ports and does not answer yet.
+    pub fn bound(mut settings: Settings, data: tempfile::TempDir) -> Self {
         settings.data_dir = data.path().to_owned();
         let (tell, seen) = mpsc::unbounded_channel();
         let news = Arc::new(Notify::new());
@@ -127,7 +134,6 @@ impl Front {
         let supervisor = Supervisor::new();
         let edge = Edge::new(settings.clone(), routers, supervisor.clone()).unwrap();
         edge.bind().unwrap();
-        edge.serve();
         Self { edge: Arc::new(edge), supervisor, seen, news, data, settings }
     }
 

@@ -168,3 +168,65 @@ async fn a_busy_port_is_one_sentence() {
     let said = edge.unwrap().bind().unwrap_err().to_string();
     assert!(said.contains(&at.to_string()) && said.contains("in use") && said.contains("clients"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_new_documents_and_folders_without_closing_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("index.html"), "app").unwrap();
+    let front = Front::open(settings(LOCAL));
+    let client = front.client("https", true);
+    let url = |path: &str| format!("https://example.com:{}{path}", front.at("https").port());
+    assert_eq!(client.get(url("/docs/")).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let mut changed = front.settings.clone();
+    changed.public_baseurl = Some("https://other.example.com/".to_owned());
+    let app = format!("{{folder: {:?}, at: /docs}}", folder.path().display().to_string());
+    changed.edge.as_mut().unwrap().apps = vec![serde_yaml::from_str(&app).unwrap()];
+    front.edge.reload(changed.clone()).unwrap();
+    assert_eq!(client.get(url("/docs/")).send().await.unwrap().text().await.unwrap(), "app");
+    let body: Value = client.get(url("/.well-known/matrix/server")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(body["m.server"], "other.example.com:443");
+    changed.edge.as_mut().unwrap().apps[0].folder = "/nowhere".into();
+    let said = front.edge.reload(changed).unwrap_err().to_string();
+    assert!(said.contains("/nowhere"), "{said}");
+    assert_eq!(client.get(url("/docs/")).send().await.unwrap().status(), 200, "a bad reload changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_answer_on_their_listener_and_where_listed() {
+    let mut settings = settings("{}");
+    settings.edge = None;
+    settings.listeners = vec![
+        listener("m", false, &[]),
+        listener("8008", false, &["client"]),
+        listener("both", false, &["client", "metrics"]),
+    ];
+    settings.listeners[0].serves = hearth_edge::settings::Serves::Metrics;
+    let front = Front::open(settings);
+    let get = async |name: &str| {
+        plain().get(format!("http://{}/_synapse/metrics", front.at(name))).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((get("m").await, get("8008").await, get("both").await), (200, 404, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_web_client_location_is_where_the_root_leads() {
+    let mut settings = settings("{}");
+    settings.edge = None;
+    settings.web_client_location = Some("https://element.example.com/".to_owned());
+    settings.listeners = vec![listener("8008", false, &["client"])];
+    let front = Front::open(settings);
+    let response = plain().get(format!("http://{}/", front.at("8008"))).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::FOUND);
+    assert_eq!(response.headers()["location"], "https://element.example.com/");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_spoken_without_tls_to_those_who_begin_with_it() {
+    let mut settings = settings("{}");
+    settings.edge = None;
+    settings.listeners = vec![listener("8008", false, &["client"])];
+    let front = Front::open(settings);
+    let client = crate::front::client_builder(&[], true).http2_prior_knowledge().build().unwrap();
+    let response = client.get(format!("http://{}/health", front.at("8008"))).send().await.unwrap();
+    assert_eq!((response.version(), response.status()), (http::Version::HTTP_2, StatusCode::OK));
+}

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use hearth_base::{Error, Result, clock::Clock, ids::StreamPos, requester::Requester};
 use hearth_store::{
     Store,
-    to_device::{NewMessage, Sending},
+    devices::to_device::{NewMessage, Sending},
 };
 use ruma::{OwnedServerName, OwnedUserId, to_device::DeviceIdOrAllDevices};
 use serde_json::value::RawValue;

@@ -18,7 +18,7 @@ use moka::sync::Cache;
 use crate::{
     Store,
     db::{Ints, Texts},
-    execute, fetch_all, fetch_optional,
+    execute, fetch_all, fetch_optional, insert_rows,
     keys::{Fresh, one_time::DeviceName, to_json},
     log::{Change, Logged, Tx},
     sql,
@@ -193,13 +193,16 @@ impl Tx {
         if addressed.is_empty() {
             return Ok(());
         }
-        let put = sql!(
-            "INSERT INTO to_device (user_nid, device_id, id, json) SELECT CAST(e.value ->> 0 AS BIGINT), e.value ->> 1, $2, e.value ->> 2 FROM "
-            [rows 1]
-        );
-        let rows: Vec<(i64, &str, &str)> = addressed.iter().map(|((u, d), json)| (u.0, d.as_str(), &**json)).collect();
-        let id = self.next_pos();
-        execute!(self, put, to_json(&rows)?, id.0)?;
+        let next = self.next_pos();
+        insert_rows!(self, &addressed,
+        "INSERT INTO to_device (user_nid, device_id, id, json) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO to_device (user_nid, device_id, id, json) SELECT * FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::BIGINT[], $4::TEXT[])",
+        r => {
+            user: i64 = r.0.0.0,
+            device: String = r.0.1.clone(),
+            id: i64 = next.0,
+            json: String = r.1.to_string(),
+        })?;
         let recipients: Arc<[DeviceName]> = addressed.into_iter().map(|(name, _)| name).collect();
         self.log(Change::ToDevice { recipients });
         Ok(())
@@ -232,7 +235,7 @@ impl Tx {
         if !unknown.is_empty() {
             let count = sql!(
                 "SELECT t.user_nid, t.device_id, COUNT(*) FROM " [rows 1]
-                " JOIN to_device t ON t.user_nid = CAST(e.value ->> 0 AS BIGINT) AND t.device_id = e.value ->> 1 GROUP BY t.user_nid, t.device_id"
+                " CROSS JOIN to_device t WHERE t.user_nid = CAST(e.value ->> 0 AS BIGINT) AND t.device_id = e.value ->> 1 GROUP BY t.user_nid, t.device_id"
             );
             let rows: Vec<(i64, String, i64)> = fetch_all!(self, (i64, String, i64), count, to_json(&unknown)?)?;
             counted.extend(rows.into_iter().map(|(user, device, n)| ((UserNid(user), device), n)));

@@ -1,0 +1,113 @@
+//! Device lists: who is named to whom, from memory and from the tables.
+
+use super::*;
+
+#[tokio::test]
+async fn whoever_shares_a_room_hears_of_changed_keys() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let carol = world.device("carol", "PAD").await;
+        let room = world.room(&alice).await;
+        world.join(&bob, &room).await;
+        let before = world.now();
+        assert_eq!(world.lists(&bob, before).await, (vec![], vec![]));
+        world.publish(&alice).await;
+        assert_eq!(world.lists(&bob, before).await.0, ["alice"]);
+        assert_eq!(world.lists(&alice, before).await.0, ["alice"], "one's own other devices hear of it");
+        assert_eq!(world.lists(&carol, before).await.0, [""; 0]);
+        assert_eq!(world.lists(&bob, world.now()).await.0, [""; 0]);
+        let renamed = world.now();
+        world.store.rename_device(alice.user_nid, "PHONE".to_owned(), Some("x".to_owned())).await.unwrap();
+        assert_eq!(world.lists(&bob, renamed).await.0, ["alice"]);
+        let deleted = world.now();
+        world.store.delete_devices(alice.user_nid, vec!["PHONE".to_owned()]).await.unwrap();
+        assert_eq!(world.lists(&bob, deleted).await.0, ["alice"]);
+
+        let world = world.restarted().await;
+        assert_eq!(world.lists(&bob, before).await.0, ["alice"]);
+        assert_eq!(world.lists(&carol, before).await.0, [""; 0]);
+        assert_eq!(world.lists(&bob, world.now()).await.0, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn those_who_meet_and_part_hear_of_each_other() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let carol = world.device("carol", "PAD").await;
+        let (one, two) = (world.room(&alice).await, world.room(&alice).await);
+        world.join(&carol, &one).await;
+
+        let before_bob = world.now();
+        world.join(&bob, &one).await;
+        assert_eq!(world.lists(&alice, before_bob).await.0, ["bob"]);
+        assert_eq!(world.lists(&bob, before_bob).await.0, ["alice", "carol"], "everybody in a room one enters");
+
+        // A second room in common is no news, nor is leaving it.
+        let before_second = world.now();
+        world.join(&bob, &two).await;
+        assert_eq!(world.lists(&alice, before_second).await, (vec![], vec![]));
+        assert_eq!(world.lists(&bob, before_second).await, (vec![], vec![]));
+        world.leave(&bob, &two).await;
+        assert_eq!(world.lists(&alice, before_second).await, (vec![], vec![]));
+        assert_eq!(world.lists(&bob, before_second).await, (vec![], vec![]));
+
+        let before_leave = world.now();
+        world.leave(&bob, &one).await;
+        assert_eq!(world.lists(&alice, before_leave).await, (vec![], vec!["bob".to_owned()]));
+        assert_eq!(world.lists(&carol, before_leave).await, (vec![], vec!["bob".to_owned()]));
+        let parted = (vec![], vec!["alice".to_owned(), "carol".to_owned()]);
+        assert_eq!(world.lists(&bob, before_leave).await, parted);
+        // Came and went: nobody needs to look.
+        assert_eq!(world.lists(&alice, before_bob).await.0, [""; 0]);
+
+        // Who comes back is to be looked at again, as their keys may have changed meanwhile.
+        let before_return = world.now();
+        world.publish(&bob).await;
+        assert_eq!(world.lists(&alice, before_return).await.0, [""; 0]);
+        world.join(&bob, &one).await;
+        assert_eq!(world.lists(&alice, before_return).await, (vec!["bob".to_owned()], vec![]));
+
+        let world = world.restarted().await;
+        assert_eq!(world.lists(&alice, before_return).await, (vec!["bob".to_owned()], vec![]));
+        assert_eq!(world.lists(&bob, before_return).await.0, ["alice", "bob", "carol"]);
+        let before_last = world.now();
+        world.leave(&bob, &one).await;
+        let world = world.restarted().await;
+        assert_eq!(world.lists(&alice, before_last).await, (vec![], vec!["bob".to_owned()]));
+        assert_eq!(world.lists(&bob, before_last).await, (vec![], vec!["alice".to_owned(), "carol".to_owned()]));
+        assert_eq!(world.lists(&alice, before_bob).await.0, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_new_name_is_no_news_to_those_who_share_a_room() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let room = world.room(&alice).await;
+        world.join(&bob, &room).await;
+        let before = world.now();
+        // A join while joined is how names change.
+        world.membership.join(&bob, &room, Some("again".to_owned())).await.unwrap();
+        assert!(world.now() > before);
+        assert_eq!(world.lists(&alice, before).await, (vec![], vec![]));
+    }
+}
+
+#[tokio::test]
+async fn changes_between_two_tokens() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let room = world.room(&alice).await;
+        world.join(&bob, &room).await;
+        let token =
+            |pos: StreamPos| hearth_base::stream::SyncToken { pos, to_device: 0, boot: 0, ephemeral: 0 }.to_string();
+        let from = token(world.now());
+        world.publish(&alice).await;
+        let changes = world.keys.changes(&bob, &from, &token(world.now())).await.unwrap();
+        assert_eq!((changes.changed, changes.left), (vec![alice.user_id.clone()], vec![]));
+        for (from, to) in [("", "h1_0_0_0"), ("h1_0_0_0", "s1"), ("'", "'")] {
+            assert_eq!(world.keys.changes(&bob, from, to).await.unwrap_err().status(), 400);
+        }
+    }
+}

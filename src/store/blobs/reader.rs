@@ -1,0 +1,89 @@
+//! A blob that is being read: chunk by chunk, one ahead.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, ready};
+use hearth_base::{Error, Result};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::{CHUNK, disk};
+
+/// The bytes of a blob, as a stream of chunks. One chunk is read ahead while another is on its way to the caller.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) left: u64,
+    pub(super) ready: Option<Bytes>,
+    /// Bytes not yet asked of the disk.
+    pub(super) behind: u64,
+    pub(super) file: Option<File>,
+    pub(super) reading: Option<JoinHandle<io::Result<(File, Bytes)>>>,
+}
+
+impl Reader {
+    /// Bytes still to come.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    fn read_ahead(&mut self) {
+        if self.behind > 0
+            && let Some(mut file) = self.file.take()
+        {
+            let want = self.behind;
+            self.behind = want.saturating_sub(CHUNK as u64);
+            self.reading = Some(spawn_blocking(move || read_chunk(&mut file, want).map(|bytes| (file, bytes))));
+        }
+    }
+}
+
+impl Stream for Reader {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let bytes = match (self.ready.take(), &mut self.reading) {
+            (Some(bytes), _) => bytes,
+            (None, Some(reading)) => {
+                let read = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|r| r);
+                self.reading = None;
+                match read {
+                    Ok((file, bytes)) => {
+                        self.file = Some(file);
+                        bytes
+                    }
+                    Err(e) => {
+                        self.left = 0;
+                        return Poll::Ready(Some(Err(disk(e))));
+                    }
+                }
+            }
+            (None, None) => {
+                self.left = 0;
+                return Poll::Ready(Some(Err(Error::broken("a blob ended early"))));
+            }
+        };
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        self.read_ahead();
+        Poll::Ready(Some(Ok(bytes)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, usize::try_from(self.left.div_ceil(CHUNK as u64)).ok())
+    }
+}
+
+/// The next chunk of a file that has `left` bytes more.
+pub(super) fn read_chunk(file: &mut File, left: u64) -> io::Result<Bytes> {
+    let mut buf = vec![0; usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK))];
+    file.read_exact(&mut buf)?;
+    Ok(buf.into())
+}
