@@ -110,8 +110,8 @@ on_both! {
         send(format!("{V3}/rooms/nonsense/send/m.room.message/a"), "{}").await.refused(400, "M_INVALID_PARAM");
         send(format!("{V3}/rooms/!nowhere:x/send/m.room.message/a"), "{}").await.refused(403, "M_FORBIDDEN");
         alice.sets(&room, "x", "a\0b", json!({})).await.refused(400, "M_INVALID_PARAM");
-        alice.reads(&room, "x", "a\0b").await.refused(404, "M_NOT_FOUND");
-        alice.in_room(&room, "event/$a%00b").await.refused(404, "M_NOT_FOUND");
+        alice.reads(&room, "x", "a\0b").await.refused(400, "M_INVALID_PARAM");
+        alice.in_room(&room, "event/$a%00b").await.refused(400, "M_INVALID_PARAM");
         alice.in_room(&room, "event/nonsense").await.refused(400, "M_INVALID_PARAM");
         alice.sets(&room, "m.room.create", "", json!({})).await.refused(403, "M_FORBIDDEN");
         server.nobody().put(&path("m.room.message", "a"), json!({})).await.refused(401, "M_MISSING_TOKEN");
