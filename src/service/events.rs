@@ -42,8 +42,9 @@ pub struct Events {
     clock: Clock,
     supervisor: Supervisor,
     lanes: Cache<RoomNid, Arc<Lane>>,
-    /// Committed transactions, so that a repetition costs no write. The unique index of the table stands behind it.
-    txns: Cache<Txn, OwnedEventId>,
+    /// Transactions committed or on their way, so that a repetition costs no write and waits for the first. The unique
+    /// index of the table stands behind it.
+    txns: moka::future::Cache<Txn, OwnedEventId>,
 }
 
 /// Sender, room, device, transaction id.
@@ -90,7 +91,7 @@ impl Events {
             clock,
             supervisor,
             lanes: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(900)).build(),
-            txns: Cache::builder().max_capacity(20_000).time_to_live(Duration::from_secs(3600)).build(),
+            txns: moka::future::Cache::builder().max_capacity(20_000).time_to_live(Duration::from_secs(3600)).build(),
         }
     }
 
@@ -103,7 +104,7 @@ impl Events {
         check_may_write(who)?;
         check_names(&out)?;
         let room = self.known_room(room_id).await?;
-        if let Some(done) = self.sent_before(who, room, out.txn_id.as_deref()) {
+        if let Some(done) = self.sent_before(who, room, out.txn_id.as_deref()).await {
             return Ok(done);
         }
         if out.state_key.is_none() && out.event_type == TimelineEventType::RoomRedaction {
@@ -144,7 +145,7 @@ impl Events {
         check_may_write(who)?;
         check_txn_id(txn_id.as_deref())?;
         let nid = self.known_room(room_id).await?;
-        if let Some(done) = self.sent_before(who, nid, txn_id.as_deref()) {
+        if let Some(done) = self.sent_before(who, nid, txn_id.as_deref()).await {
             return Ok(done);
         }
         let room = self.state.room_by_nid(nid).await?;
@@ -194,8 +195,16 @@ impl Events {
         draft: Draft,
         with: With,
     ) -> Result<OwnedEventId> {
+        let key = with.txn.clone().map(|(device, txn_id)| (sender, room, device, txn_id));
         let this = self.clone();
-        self.supervisor.job(async move { this.append_now(room, sender, &draft, with).await }).await
+        let work = async move {
+            let supervisor = this.supervisor.clone();
+            supervisor.job(async move { this.append_now(room, sender, &draft, with).await }).await
+        };
+        match key {
+            None => work.await,
+            Some(key) => self.txns.try_get_with(key, work).await.map_err(shared),
+        }
     }
 
     async fn append_now(&self, room: RoomNid, sender: UserNid, draft: &Draft, with: With) -> Result<OwnedEventId> {
@@ -223,9 +232,6 @@ impl Events {
             drop(newest);
             match committed.await {
                 Ok(Ok(Appended::Done(_))) => {
-                    if let Some((device, txn_id)) = with.txn {
-                        self.txns.insert((sender, room, device, txn_id), event_id.clone());
-                    }
                     return Ok(event_id);
                 }
                 Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
@@ -296,9 +302,9 @@ impl Events {
     }
 
     /// The event a device sent under this transaction id, if it did.
-    fn sent_before(&self, who: &Requester, room: RoomNid, txn_id: Option<&str>) -> Option<OwnedEventId> {
+    async fn sent_before(&self, who: &Requester, room: RoomNid, txn_id: Option<&str>) -> Option<OwnedEventId> {
         let (device, txn_id) = (who.device_id.as_ref()?, txn_id?);
-        self.txns.get(&(who.user_nid, room, device.to_string(), txn_id.to_owned()))
+        self.txns.get(&(who.user_nid, room, device.to_string(), txn_id.to_owned())).await
     }
 
     /// A room to write to. Rooms we do not know answer like rooms one is not in.
@@ -313,6 +319,15 @@ impl Events {
     pub async fn stored(&self, event_id: &EventId) -> Result<Option<Arc<StoredEvent>>> {
         self.store.event_by_id(event_id).await
     }
+}
+
+/// The error of work that several waited for.
+fn shared(e: Arc<Error>) -> Error {
+    Arc::try_unwrap(e).unwrap_or_else(|e| match &*e {
+        Error::Told(told) => Error::Told(told.clone()),
+        Error::Fault(fault) if fault.retry => Error::unavailable("append", e.to_string()),
+        Error::Fault(_) => Error::fault("append", e.to_string()),
+    })
 }
 
 fn txn_of(who: &Requester, txn_id: Option<String>) -> Option<(String, String)> {

@@ -3,6 +3,12 @@
 
 mod accounts;
 mod devices;
+mod directory;
+mod events;
+mod history;
 mod login;
+mod membership;
+mod rooms;
 mod server;
 mod support;
+mod sync;

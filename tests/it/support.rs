@@ -20,6 +20,7 @@ use ruma::{OwnedUserId, ServerName};
 use serde_json::{Value, json};
 
 pub mod postgres;
+pub mod rooms;
 
 /// The name of every test server.
 pub const NAME: &str = "localhost";
@@ -32,6 +33,7 @@ macro_rules! on_both {
     ($($(#[$meta:meta])* async fn $name:ident($server:ident) $body:block)+) => {$(
         $(#[$meta])*
         mod $name {
+            #[allow(unused_imports, reason = "not every story needs what stands around it")]
             use super::*;
 
             async fn story($server: $crate::support::TestServer) {

@@ -162,6 +162,9 @@ impl Staged {
         let Builder { store, signer, server_name, push } = *cx;
         let head = &mut self.head;
         let version = head.version;
+        if draft.event_type == TimelineEventType::RoomCreate && !head.state.map.is_empty() {
+            return Err(Error::forbidden("A room has one create event, its first"));
+        }
         let key = match &draft.state_key {
             Some(state_key) => Some(store.intern_key(&draft.event_type.to_string(), state_key).await?),
             None => None,

@@ -1,0 +1,190 @@
+//! Aliases, published rooms, the search for users, reports.
+
+use serde_json::{Value, json};
+
+use crate::{
+    on_both,
+    support::rooms::{V3, encoded},
+};
+
+fn alias_at(alias: &str) -> String {
+    format!("{V3}/directory/room/{}", encoded(alias))
+}
+
+on_both! {
+    async fn the_life_of_an_alias(server) {
+        let (alice, bob, root) = (server.user("alice").await, server.user("bob").await, server.admin("root").await);
+        let room = alice.opens().await;
+        let at = alias_at("#One:localhost");
+        server.nobody().get(&at).await.refused(404, "M_NOT_FOUND");
+        bob.put(&at, json!({ "room_id": room })).await.refused(403, "M_FORBIDDEN");
+        alice.put(&at, json!({ "room_id": room })).await.good();
+        alice.put(&at, json!({ "room_id": room })).await.refused(409, "M_UNKNOWN");
+        let found = server.nobody().get(&at).await.good();
+        assert_eq!((&found["room_id"], &found["servers"]), (&json!(room), &json!(["localhost"])));
+        alice.put(&alias_at("#x:elsewhere"), json!({ "room_id": room })).await.refused(400, "M_INVALID_PARAM");
+        alice.put(&alias_at("#a b:localhost"), json!({ "room_id": room })).await.refused(400, "M_INVALID_PARAM");
+        alice.put(&format!("{V3}/directory/room/nonsense"), json!({ "room_id": room })).await.refused(400, "M_INVALID_PARAM");
+        alice.put(&alias_at("#y:localhost"), json!({})).await.refused(400, "M_BAD_JSON");
+        alice.put(&alias_at("#y:localhost"), json!({ "room_id": "!nowhere:x" })).await.refused(403, "M_FORBIDDEN");
+
+        // Members see the list of them, others do not.
+        let list = alice.in_room(&room, "aliases").await.good();
+        assert_eq!(list["aliases"], json!(["#One:localhost"]));
+        bob.in_room(&room, "aliases").await.refused(403, "M_FORBIDDEN");
+
+        // Only who made it, or rules the room or the server, takes it away, out of the room's state as well.
+        bob.joins(&room).await.good();
+        bob.put(&alias_at("#bobs:localhost"), json!({ "room_id": room })).await.good();
+        let content = json!({ "alias": "#One:localhost", "alt_aliases": ["#bobs:localhost"] });
+        alice.sets(&room, "m.room.canonical_alias", "", content).await.good();
+        bob.delete(&at, json!({})).await.refused(403, "M_FORBIDDEN");
+        bob.delete(&alias_at("#bobs:localhost"), json!({})).await.good();
+        // He may not change the state, so it stays there.
+        let state = alice.reads(&room, "m.room.canonical_alias", "").await.good();
+        assert_eq!(state["alt_aliases"], json!(["#bobs:localhost"]));
+        alice.delete(&at, json!({})).await.good();
+        assert!(alice.reads(&room, "m.room.canonical_alias", "").await.good()["alias"].is_null());
+        server.nobody().get(&at).await.refused(404, "M_NOT_FOUND");
+        alice.delete(&at, json!({})).await.refused(404, "M_NOT_FOUND");
+        alice.put(&at, json!({ "room_id": room })).await.good();
+        root.delete(&at, json!({})).await.good();
+    }
+
+    async fn a_canonical_alias_leads_to_the_room(server) {
+        let alice = server.user("alice").await;
+        let room = alice.creates(json!({ "room_alias_name": "here" })).await;
+        alice.creates(json!({ "room_alias_name": "elsewhere" })).await;
+        let set = async |content: Value| alice.sets(&room, "m.room.canonical_alias", "", content).await;
+        set(json!({ "alias": "nonsense" })).await.refused(400, "M_INVALID_PARAM");
+        set(json!({ "alias": 5 })).await.refused(400, "M_BAD_JSON");
+        set(json!({ "alias": "#nowhere:localhost" })).await.refused(400, "M_BAD_ALIAS");
+        set(json!({ "alias": "#elsewhere:localhost" })).await.refused(400, "M_BAD_ALIAS");
+        set(json!({ "alt_aliases": ["#here:localhost", "#nowhere:localhost"] })).await.refused(400, "M_BAD_ALIAS");
+        set(json!({ "alias": null, "alt_aliases": ["#here:localhost"] })).await.good();
+        // What was there already is not asked about again.
+        alice.delete(&alias_at("#here:localhost"), json!({})).await.good();
+        alice.put(&alias_at("#new:localhost"), json!({ "room_id": room })).await.good();
+        set(json!({ "alias": "#new:localhost" })).await.good();
+        set(json!({})).await.good();
+    }
+
+    async fn published_rooms_are_listed_fullest_first(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let mut rooms = Vec::new();
+        for n in 0..5 {
+            rooms.push(alice.creates(json!({
+                "preset": "public_chat", "visibility": "public", "name": format!("Room {n}"),
+                "topic": if n == 3 { "ÄPFEL and pears" } else { "nothing" },
+                "creation_content": if n == 4 { json!({ "type": "m.space" }) } else { json!({}) },
+            })).await);
+        }
+        let hidden = alice.opens().await;
+        for n in [2, 4] {
+            bob.joins(&rooms[n]).await.good();
+        }
+        server.nobody().get(&format!("{V3}/publicRooms")).await.refused(401, "M_MISSING_TOKEN");
+        let list = bob.get(&format!("{V3}/publicRooms")).await.good();
+        assert_eq!(list["total_room_count_estimate"], 5);
+        let chunk = list["chunk"].as_array().unwrap();
+        assert_eq!(chunk.len(), 5);
+        assert_eq!([&chunk[0]["num_joined_members"], &chunk[1]["num_joined_members"]], [2, 2]);
+        assert!(chunk.iter().all(|r| r["room_id"] != json!(hidden)));
+        let space = chunk.iter().find(|r| r["name"] == "Room 4").unwrap();
+        assert_eq!((&space["room_type"], &space["join_rule"]), (&json!("m.space"), &json!("public")));
+        assert_eq!((&space["world_readable"], &space["guest_can_join"]), (&json!(false), &json!(false)));
+
+        // Pages forwards and back.
+        let (mut forward, mut since) = (Vec::new(), String::new());
+        let last = loop {
+            let page = bob.get(&format!("{V3}/publicRooms?limit=2&since={}", encoded(&since))).await.good();
+            forward.extend(page["chunk"].as_array().unwrap().iter().map(|r| r["room_id"].clone()));
+            match page["next_batch"].as_str() {
+                Some(next) => since = next.to_owned(),
+                None => break page["prev_batch"].clone(),
+            }
+            assert!(forward.len() <= 5);
+        };
+        assert_eq!(forward, chunk.iter().map(|r| r["room_id"].clone()).collect::<Vec<_>>());
+        let back = bob.get(&format!("{V3}/publicRooms?limit=2&since={}", encoded(last.as_str().unwrap()))).await.good();
+        let back: Vec<Value> = back["chunk"].as_array().unwrap().iter().map(|r| r["room_id"].clone()).collect();
+        assert_eq!(back, forward[2..4]);
+        bob.get(&format!("{V3}/publicRooms?since=nonsense")).await.refused(400, "M_INVALID_PARAM");
+        bob.get(&format!("{V3}/publicRooms?server=elsewhere")).await.refused(404, "M_NOT_FOUND");
+        bob.get(&format!("{V3}/publicRooms?server=localhost")).await.good();
+
+        // By words and kind.
+        let find = async |filter: Value| {
+            let list = bob.post(&format!("{V3}/publicRooms"), json!({ "filter": filter })).await.good();
+            list["chunk"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(find(json!({ "generic_search_term": "room 1" })).await, ["Room 1"]);
+        assert_eq!(find(json!({ "generic_search_term": "äpfel" })).await, ["Room 3"]);
+        assert_eq!(find(json!({ "generic_search_term": "zzz" })).await, Vec::<String>::new());
+        assert_eq!(find(json!({ "room_types": ["m.space"] })).await, ["Room 4"]);
+        assert_eq!(find(json!({ "room_types": [null] })).await.len(), 4);
+        assert_eq!(find(json!({ "room_types": [null, "m.space"] })).await.len(), 5);
+
+        // The list follows the rooms at once.
+        let at = |room: &str| format!("{V3}/directory/list/room/{}", encoded(room));
+        bob.put(&at(&rooms[0]), json!({ "visibility": "private" })).await.refused(403, "M_FORBIDDEN");
+        alice.put(&at(&rooms[0]), json!({ "visibility": "private" })).await.good();
+        alice.put(&at(&hidden), json!({})).await.good();
+        alice.put(&at(&hidden), json!({ "visibility": "x" })).await.refused(400, "M_INVALID_PARAM");
+        alice.sets(&rooms[1], "m.room.name", "", json!({ "name": "Renamed" })).await.good();
+        assert_eq!(server.nobody().get(&at(&hidden)).await.good()["visibility"], "public");
+        server.nobody().get(&at("!nowhere:x")).await.refused(404, "M_NOT_FOUND");
+        let list = bob.get(&format!("{V3}/publicRooms")).await.good();
+        let names: Vec<&Value> = list["chunk"].as_array().unwrap().iter().map(|r| &r["name"]).collect();
+        assert!(names.contains(&&json!("Renamed")) && !names.contains(&&json!("Room 0")) && names.contains(&&Value::Null));
+    }
+
+    async fn users_are_found_where_one_may_meet_them(server) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let dave = server.user("dave_100").await;
+        let find = async |term: &str| {
+            let body = json!({ "search_term": term, "limit": 10 });
+            let found = alice.post(&format!("{V3}/user_directory/search"), body).await.good();
+            found["results"].as_array().unwrap().iter().map(|u| u["user_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(find("bob").await, Vec::<String>::new());
+        // In a common room, however closed.
+        let room = alice.creates(json!({ "invite": [bob.id] })).await;
+        assert_eq!(find("bob").await, Vec::<String>::new());
+        bob.joins(&room).await.good();
+        assert_eq!(find("BO").await, [bob.id.as_str()]);
+        assert_eq!(find("@bob:loc").await, [bob.id.as_str()]);
+        // In a room open to all.
+        carol.opens().await;
+        assert_eq!(find("carol").await, [carol.id.as_str()]);
+        let closed = dave.creates(json!({})).await;
+        assert_eq!(find("dave").await, Vec::<String>::new());
+        dave.sets(&closed, "m.room.join_rules", "", json!({ "join_rule": "public" })).await.good();
+        assert_eq!(find("dave_1").await, [dave.id.as_str()]);
+        // Neither is a pattern.
+        assert_eq!(find("d%1").await, Vec::<String>::new());
+        assert_eq!(find("d_v").await, Vec::<String>::new());
+        assert_eq!(find("da\0ve").await, [dave.id.as_str()]);
+        dave.sets(&closed, "m.room.join_rules", "", json!({ "join_rule": "invite" })).await.good();
+        assert_eq!(find("dave").await, Vec::<String>::new());
+        assert_eq!(find("alice").await, Vec::<String>::new());
+        let limited = alice.post(&format!("{V3}/user_directory/search"), json!({ "search_term": "local", "limit": 1 })).await.good();
+        assert_eq!((limited["results"].as_array().unwrap().len(), &limited["limited"]), (1, &json!(true)));
+        alice.post(&format!("{V3}/user_directory/search"), json!({})).await.refused(400, "M_BAD_JSON");
+    }
+
+    async fn reports_reach_the_server(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        let said = alice.says(&room, "bad").await;
+        let event = format!("report/{}", encoded(&said));
+        bob.post_in_room(&room, &event, json!({ "reason": "x" })).await.refused(404, "M_NOT_FOUND");
+        bob.joins(&room).await.good();
+        bob.post_in_room(&room, &event, json!({ "reason": "x\0y", "score": -50 })).await.good();
+        bob.post_in_room(&room, "report/$nothing", json!({ "reason": "x" })).await.refused(404, "M_NOT_FOUND");
+        bob.post_in_room(&room, "report", json!({ "reason": "" })).await.good();
+        bob.post_in_room("!nowhere:x", "report", json!({ "reason": "" })).await.refused(404, "M_NOT_FOUND");
+        bob.post(&format!("{V3}/users/{}/report", encoded(alice.id.as_str())), json!({ "reason": "x" })).await.good();
+        bob.post(&format!("{V3}/users/@nobody:x/report"), json!({ "reason": "x" })).await.good();
+    }
+}

@@ -1,0 +1,267 @@
+//! Reading rooms: pages, context, and who may see what.
+
+use serde_json::{Value, json};
+
+use crate::{
+    on_both,
+    support::{
+        TestServer, User,
+        rooms::{bodies, encoded, joined, state_of},
+    },
+};
+
+fn ids(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|e| e["event_id"].as_str().unwrap()).collect()
+}
+
+/// What of the story of a room each kind of visitor sees: `before` she is invited, `invited`, `in` the room, `out` of it
+/// again.
+async fn seen(server: &TestServer, visibility: &str, stay: bool) -> Vec<String> {
+    let tag = format!("{}{}", visibility.replace('_', "-"), if stay { "stay" } else { "go" });
+    let (alice, eve) = (server.user(&format!("alice-{tag}")).await, server.user(&format!("eve-{tag}")).await);
+    let setting = json!({ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } });
+    let room = alice.creates(json!({ "initial_state": [setting] })).await;
+    alice.says(&room, "before").await;
+    alice.invites(&room, &eve).await.good();
+    alice.says(&room, "invited").await;
+    eve.joins(&room).await.good();
+    alice.says(&room, "in").await;
+    if !stay {
+        eve.leaves(&room).await.good();
+        alice.says(&room, "out").await;
+    }
+    let mut paged = eve.reads_all(&room, None, 3).await;
+    paged.reverse();
+    let paged: Vec<String> = paged.iter().filter_map(|e| e["content"]["body"].as_str().map(str::to_owned)).collect();
+    let forward = eve.pages(&room, "dir=f&limit=100").await;
+    assert_eq!(bodies(&forward["chunk"]), paged, "both ways show the same");
+    let all = alice.reads_all(&room, None, 100).await;
+    for event in &all {
+        // Single events follow the same rule as pages.
+        let id = event["event_id"].as_str().unwrap();
+        if let Some(body) = event["content"]["body"].as_str() {
+            let answer = eve.in_room(&room, &format!("event/{}", encoded(id))).await;
+            let context = eve.in_room(&room, &format!("context/{}?limit=2", encoded(id))).await;
+            assert_eq!(answer.status.is_success(), paged.iter().any(|p| p == body), "{visibility} {body}");
+            assert_eq!(context.status, answer.status);
+        }
+    }
+    paged
+}
+
+on_both! {
+    async fn visibility_is_as_the_room_had_it_at_the_time(server) {
+        for (visibility, stay, expected) in [
+            ("world_readable", true, vec!["before", "invited", "in"]),
+            ("world_readable", false, vec!["before", "invited", "in", "out"]),
+            ("shared", true, vec!["before", "invited", "in"]),
+            ("shared", false, vec!["before", "invited", "in"]),
+            ("invited", true, vec!["invited", "in"]),
+            ("invited", false, vec!["invited", "in"]),
+            ("joined", true, vec!["in"]),
+            ("joined", false, vec!["in"]),
+        ] {
+            assert_eq!(seen(&server, visibility, stay).await, expected, "{visibility}, stays: {stay}");
+        }
+    }
+
+    async fn a_stranger_reads_only_what_is_for_all(server) {
+        let (alice, eve) = (server.user("alice").await, server.user("eve").await);
+        let room = alice.opens().await;
+        let said = alice.says(&room, "hidden").await;
+        for path in ["messages?dir=b", "state", "members", "state/m.room.create"] {
+            eve.in_room(&room, path).await.refused(403, "M_FORBIDDEN");
+        }
+        for path in [format!("event/{}", encoded(&said)), format!("context/{}", encoded(&said))] {
+            eve.in_room(&room, &path).await.refused(404, "M_NOT_FOUND");
+        }
+        alice.sets(&room, "m.room.history_visibility", "", json!({ "history_visibility": "world_readable" })).await.good();
+        alice.says(&room, "open").await;
+        assert_eq!(bodies(&eve.pages(&room, "dir=b").await["chunk"]), ["open"]);
+        eve.in_room(&room, "state").await.good();
+        eve.in_room(&room, &format!("event/{}", encoded(&said))).await.refused(404, "M_NOT_FOUND");
+    }
+
+    async fn pages_add_up_to_the_whole(server) {
+        let alice = server.user("alice").await;
+        let room = alice.opens().await;
+        for n in 0..37 {
+            alice.says(&room, &format!("{n}")).await;
+        }
+        let whole = alice.pages(&room, "dir=b&limit=1000").await;
+        assert!(whole["end"].is_null());
+        let whole = whole["chunk"].as_array().unwrap().clone();
+        for size in [1, 2, 7, 10, 36, 37, 100] {
+            let all = alice.reads_all(&room, None, size).await;
+            assert_eq!(ids(&all), ids(&whole), "pages of {size}");
+        }
+        // Forwards as backwards, and from the middle in both directions.
+        let mut forward = alice.pages(&room, "dir=f&limit=1000").await["chunk"].as_array().unwrap().clone();
+        forward.reverse();
+        assert_eq!(ids(&forward), ids(&whole));
+        let page = alice.pages(&room, "dir=b&limit=11").await;
+        let middle = page["end"].as_str().unwrap();
+        let older = alice.reads_all(&room, Some(middle), 5).await;
+        let newer = alice.pages(&room, &format!("dir=f&from={middle}&limit=1000")).await;
+        let mut joined: Vec<Value> = newer["chunk"].as_array().unwrap().clone();
+        joined.reverse();
+        joined.extend(older);
+        assert_eq!(ids(&joined), ids(&whole));
+        // `to` stops.
+        let first = alice.pages(&room, "dir=b&limit=4").await;
+        let end = first["end"].as_str().unwrap();
+        let upto = alice.pages(&room, &format!("dir=b&to={end}&limit=1000")).await;
+        assert_eq!(ids(upto["chunk"].as_array().unwrap()), ids(&whole[..4]));
+        for query in ["dir=b&from=nonsense", "dir=b&to=nonsense", "dir=x", "dir=b&limit=-1", "dir=b&filter=%7B"] {
+            alice.in_room(&room, &format!("messages?{query}")).await.refused(400, "M_INVALID_PARAM");
+        }
+        alice.in_room(&room, "messages").await.refused(400, "M_MISSING_PARAM");
+    }
+
+    async fn a_limited_sync_goes_on_in_messages(server) {
+        let alice = server.user("alice").await;
+        let room = alice.opens().await;
+        let since = alice.now().await;
+        for n in 0..30 {
+            alice.says(&room, &format!("{n}")).await;
+        }
+        let filter = encoded(r#"{"room":{"timeline":{"limit":8}}}"#);
+        for query in [format!("filter={filter}&since={since}"), format!("filter={filter}")] {
+            let sync = alice.syncs(&query).await;
+            let timeline = &joined(&sync, &room)["timeline"];
+            assert_eq!(timeline["limited"], true);
+            let mut shown = timeline["events"].as_array().unwrap().clone();
+            assert_eq!(shown.len(), 8);
+            shown.reverse();
+            shown.extend(alice.reads_all(&room, timeline["prev_batch"].as_str(), 6).await);
+            assert_eq!(ids(&shown), ids(&alice.reads_all(&room, None, 100).await));
+        }
+        // A token of /sync is a place in history, too.
+        let all = alice.pages(&room, &format!("dir=f&from={since}&limit=100")).await;
+        assert_eq!(bodies(&all["chunk"]).len(), 30);
+    }
+
+    async fn context_is_what_stands_around(server) {
+        let alice = server.user("alice").await;
+        let room = alice.opens().await;
+        let mut said = Vec::new();
+        for n in 0..9 {
+            said.push(alice.says(&room, &format!("{n}")).await);
+        }
+        for (limit, before, after) in [
+            (0, vec![], vec![]),
+            (1, vec![], vec!["5"]),
+            (4, vec!["3", "2"], vec!["5", "6"]),
+            (5, vec!["3", "2"], vec!["5", "6", "7"]),
+        ] {
+            let around = alice.in_room(&room, &format!("context/{}?limit={limit}", encoded(&said[4]))).await.good();
+            assert_eq!(around["event"]["content"]["body"], "4");
+            assert_eq!(bodies(&around["events_before"]), before, "limit {limit}");
+            assert_eq!(bodies(&around["events_after"]), after, "limit {limit}");
+            assert!(state_of(&around["state"], "m.room.create", "").is_some());
+        }
+        let around = alice.in_room(&room, &format!("context/{}?limit=4", encoded(&said[4]))).await.good();
+        let (start, end) = (around["start"].as_str().unwrap(), around["end"].as_str().unwrap());
+        assert_eq!(bodies(&alice.pages(&room, &format!("dir=b&from={start}&limit=2")).await["chunk"]), ["1", "0"]);
+        assert_eq!(bodies(&alice.pages(&room, &format!("dir=f&from={end}")).await["chunk"]), ["7", "8"]);
+        // A filter chooses among the neighbours, never about the event itself.
+        let filter = encoded(r#"{"types":["org.example"]}"#);
+        let around = alice.in_room(&room, &format!("context/{}?filter={filter}", encoded(&said[4]))).await.good();
+        assert_eq!((bodies(&around["events_before"]).len(), &around["event"]["content"]["body"]), (0, &json!("4")));
+        alice.in_room(&room, "context/$nothing").await.refused(404, "M_NOT_FOUND");
+    }
+
+    async fn filters_choose(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        alice.says(&room, "a").await;
+        bob.says(&room, "b").await;
+        alice.sends(&room, "org.example.x", "t1", json!({ "body": "x", "url": "mxc://x/y" })).await.good();
+        let page = async |filter: Value| {
+            let filter = encoded(&filter.to_string());
+            let page = alice.pages(&room, &format!("dir=b&limit=50&filter={filter}")).await;
+            bodies(&page["chunk"]).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(page(json!({ "types": ["m.room.message"] })).await, ["b", "a"]);
+        assert_eq!(page(json!({ "types": ["org.*"] })).await, ["x"]);
+        assert_eq!(page(json!({ "not_types": ["m.room.*"] })).await, ["x"]);
+        assert_eq!(page(json!({ "senders": [bob.id] })).await, ["b"]);
+        assert_eq!(page(json!({ "not_senders": [bob.id] })).await, ["x", "a"]);
+        assert_eq!(page(json!({ "contains_url": true })).await, ["x"]);
+        assert_eq!(page(json!({ "contains_url": false })).await, ["b", "a"]);
+        assert_eq!(page(json!({ "rooms": [] })).await, Vec::<String>::new());
+        assert_eq!(page(json!({ "not_rooms": [room] })).await, Vec::<String>::new());
+    }
+
+    async fn lazily_come_only_those_who_speak(server) {
+        let (alice, room, bob) = crowd(&server).await;
+        let filter = encoded(r#"{"lazy_load_members":true}"#);
+        let page = alice.pages(&room, &format!("dir=b&limit=2&filter={filter}")).await;
+        assert_eq!(bodies(&page["chunk"]), ["two", "one"]);
+        let members: Vec<&str> =
+            page["state"].as_array().unwrap().iter().map(|e| e["state_key"].as_str().unwrap()).collect();
+        assert_eq!(members, [bob.id.as_str()]);
+        let id = page["chunk"][0]["event_id"].as_str().unwrap();
+        let around = alice.in_room(&room, &format!("context/{}?limit=1&filter={filter}", encoded(id))).await.good();
+        let mut members: Vec<&str> = around["state"].as_array().unwrap().iter()
+            .filter(|e| e["type"] == "m.room.member").map(|e| e["state_key"].as_str().unwrap()).collect();
+        members.sort_unstable();
+        assert_eq!(members, [alice.id.as_str(), bob.id.as_str()]);
+        assert!(state_of(&around["state"], "m.room.power_levels", "").is_some());
+    }
+
+    async fn an_event_is_found_by_its_time(server) {
+        let alice = server.user("alice").await;
+        let room = alice.opens().await;
+        let mut said = Vec::new();
+        for n in 0..3 {
+            server.clock().advance_ms(60_000);
+            said.push(alice.says(&room, &format!("{n}")).await);
+        }
+        let event = alice.in_room(&room, &format!("event/{}", encoded(&said[1]))).await.good();
+        let at = event["origin_server_ts"].as_u64().unwrap();
+        let find = async |ts: u64, dir: &str| {
+            let path = format!("/_matrix/client/v1/rooms/{}/timestamp_to_event?ts={ts}&dir={dir}", encoded(&room));
+            alice.get(&path).await
+        };
+        for (ts, dir, expected) in
+            [(at, "f", 1), (at, "b", 1), (at + 1, "f", 2), (at - 1, "b", 0), (at + 1, "b", 1), (at - 1, "f", 1)]
+        {
+            assert_eq!(find(ts, dir).await.good()["event_id"], said[expected], "{ts} {dir}");
+        }
+        find(at + 10_000_000, "f").await.refused(404, "M_NOT_FOUND");
+        find(0, "b").await.refused(404, "M_NOT_FOUND");
+    }
+
+    async fn the_state_of_those_who_left_is_that_of_their_leaving(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        alice.sets(&room, "m.room.name", "", json!({ "name": "then" })).await.good();
+        bob.joins(&room).await.good();
+        bob.leaves(&room).await.good();
+        alice.sets(&room, "m.room.name", "", json!({ "name": "now" })).await.good();
+        assert_eq!(bob.reads(&room, "m.room.name", "").await.good()["name"], "then");
+        let state = bob.in_room(&room, "state").await.good();
+        assert_eq!(state_of(&state, "m.room.name", "").unwrap()["content"]["name"], "then");
+        // Also once they are invited again, or banned.
+        alice.invites(&room, &bob).await.good();
+        assert_eq!(bob.reads(&room, "m.room.name", "").await.good()["name"], "then");
+        alice.does_to(&room, "ban", &bob).await.good();
+        assert_eq!(bob.reads(&room, "m.room.name", "").await.good()["name"], "then");
+    }
+}
+
+/// A room with five members, in which Bob said `one` and `two` last.
+pub async fn crowd(server: &TestServer) -> (User, String, User) {
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.opens().await;
+    bob.joins(&room).await.good();
+    for name in ["carol", "dave", "erin"] {
+        server.user(name).await.joins(&room).await.good();
+    }
+    alice.says(&room, "zero").await;
+    bob.says(&room, "one").await;
+    bob.says(&room, "two").await;
+    (alice, room, bob)
+}

@@ -1,0 +1,197 @@
+//! Who is in a room: every way in and out.
+
+use serde_json::{Value, json};
+
+use crate::{
+    on_both,
+    support::{
+        User,
+        rooms::{V3, encoded, joined, state_of},
+    },
+};
+
+async fn membership(asked: &User, room: &str, whose: &User) -> String {
+    let content = asked.reads(room, "m.room.member", whose.id.as_str()).await.good();
+    content["membership"].as_str().unwrap().to_owned()
+}
+
+on_both! {
+    async fn an_invite_is_taken_or_turned_down(server) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let room = alice.creates(json!({ "name": "Private" })).await;
+        bob.joins(&room).await.refused(403, "M_FORBIDDEN");
+        bob.invites(&room, &carol).await.refused(403, "M_FORBIDDEN");
+        alice.invites(&room, &bob).await.good();
+        let invited = bob.syncs("").await;
+        let state = &invited["rooms"]["invite"][&room]["invite_state"]["events"];
+        assert_eq!(state_of(state, "m.room.name", "").unwrap()["content"]["name"], "Private");
+        assert_eq!(state_of(state, "m.room.member", bob.id.as_str()).unwrap()["content"]["membership"], "invite");
+        assert!(state_of(state, "m.room.create", "").is_some() && state_of(state, "m.room.join_rules", "").is_some());
+        // The invited do not see the room yet.
+        bob.in_room(&room, "state").await.refused(403, "M_FORBIDDEN");
+        bob.joins(&room).await.good();
+        assert_eq!(membership(&alice, &room, &bob).await, "join");
+        alice.invites(&room, &bob).await.refused(403, "M_FORBIDDEN");
+        alice.invites(&room, &carol).await.good();
+        let since = carol.now().await;
+        carol.leaves(&room).await.good();
+        assert_eq!(membership(&alice, &room, &carol).await, "leave");
+        let news = carol.syncs_since(&since).await;
+        assert!(news["rooms"]["leave"][&room].is_object(), "{news}");
+        assert!(news["rooms"]["invite"].is_null());
+        carol.joins(&room).await.refused(403, "M_FORBIDDEN");
+        alice.post_in_room(&room, "invite", json!({ "user_id": "@nobody:localhost" })).await.refused(404, "M_NOT_FOUND");
+        alice.post_in_room(&room, "invite", json!({ "user_id": "nonsense" })).await.refused(400, "M_BAD_JSON");
+        alice.post_in_room(&room, "invite", json!({})).await.refused(400, "M_BAD_JSON");
+        let by_email = json!({ "id_server": "x", "id_access_token": "y", "medium": "email", "address": "a@b" });
+        alice.post_in_room(&room, "invite", by_email).await.refused(403, "M_THREEPID_DENIED");
+    }
+
+    async fn joining_by_id_by_alias_and_twice(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.creates(json!({ "preset": "public_chat", "room_alias_name": "pub" })).await;
+        assert_eq!(bob.joins("#pub:localhost").await.good()["room_id"], room);
+        assert_eq!(bob.joins(&room).await.good()["room_id"], room);
+        bob.leaves(&room).await.good();
+        bob.leaves(&room).await.good();
+        // No body is a body without a reason.
+        let path = format!("{V3}/join/{}", encoded(&room));
+        bob.send(reqwest::Method::POST, &path, None).await.good();
+        bob.leaves(&room).await.good();
+        let answer = bob.post_in_room(&room, "join", json!({ "reason": "curious" })).await.good();
+        assert_eq!(answer["room_id"], room);
+        assert_eq!(alice.reads(&room, "m.room.member", bob.id.as_str()).await.good()["reason"], "curious");
+        bob.joins("!nowhere:localhost").await.refused(404, "M_NOT_FOUND");
+        bob.joins("#nowhere:localhost").await.refused(404, "M_NOT_FOUND");
+        bob.joins("nonsense").await.refused(400, "M_INVALID_PARAM");
+        bob.leaves("!nowhere:localhost").await.refused(404, "M_NOT_FOUND");
+        let rooms = bob.get(&format!("{V3}/joined_rooms")).await.good();
+        assert_eq!(rooms["joined_rooms"], json!([room]));
+    }
+
+    async fn kicks_and_bans_need_power_and_hold(server) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        carol.joins(&room).await.good();
+        for what in ["kick", "ban"] {
+            bob.does_to(&room, what, &carol).await.refused(403, "M_FORBIDDEN");
+            bob.does_to(&room, what, &alice).await.refused(403, "M_FORBIDDEN");
+        }
+        let since = carol.now().await;
+        alice.does_to(&room, "kick", &carol).await.good();
+        let left = carol.syncs_since(&since).await;
+        let last = left["rooms"]["leave"][&room]["timeline"]["events"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!((&last["content"]["membership"], &last["content"]["reason"]), (&json!("leave"), &json!("kick")));
+        alice.does_to(&room, "kick", &carol).await.refused(403, "M_FORBIDDEN");
+        carol.joins(&room).await.good();
+        alice.does_to(&room, "ban", &carol).await.good();
+        alice.does_to(&room, "ban", &carol).await.good();
+        carol.joins(&room).await.refused(403, "M_FORBIDDEN");
+        carol.leaves(&room).await.refused(403, "M_FORBIDDEN");
+        alice.invites(&room, &carol).await.refused(403, "M_FORBIDDEN");
+        bob.does_to(&room, "unban", &carol).await.refused(403, "M_FORBIDDEN");
+        alice.does_to(&room, "unban", &carol).await.good();
+        alice.does_to(&room, "unban", &carol).await.refused(403, "M_FORBIDDEN");
+        carol.joins(&room).await.good();
+        // Somebody who never was there can be banned too.
+        let dave = server.user("dave").await;
+        alice.does_to(&room, "ban", &dave).await.good();
+        dave.joins(&room).await.refused(403, "M_FORBIDDEN");
+    }
+
+    async fn a_knock_is_let_in(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice
+            .creates(json!({ "initial_state": [{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }] }))
+            .await;
+        let path = format!("{V3}/knock/{}", encoded(&room));
+        assert_eq!(bob.post(&path, json!({ "reason": "please" })).await.good()["room_id"], room);
+        bob.joins(&room).await.refused(403, "M_FORBIDDEN");
+        let knocking = bob.syncs("").await;
+        assert!(knocking["rooms"]["knock"][&room]["knock_state"]["events"].is_array(), "{knocking}");
+        assert_eq!(membership(&alice, &room, &bob).await, "knock");
+        alice.invites(&room, &bob).await.good();
+        bob.joins(&room).await.good();
+        let closed = alice.creates(json!({})).await;
+        bob.post(&format!("{V3}/knock/{}", encoded(&closed)), json!({})).await.refused(403, "M_FORBIDDEN");
+        bob.post(&format!("{V3}/knock/!nowhere:localhost"), json!({})).await.refused(404, "M_NOT_FOUND");
+    }
+
+    async fn a_restricted_room_lets_in_who_is_in_the_other(server) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let club = alice.opens().await;
+        let rule = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+        let inner = alice.creates(json!({ "initial_state": [{ "type": "m.room.join_rules", "content": rule }] })).await;
+        bob.joins(&club).await.good();
+        bob.joins(&inner).await.good();
+        carol.joins(&inner).await.refused(403, "M_FORBIDDEN");
+        let member = alice.reads(&inner, "m.room.member", bob.id.as_str()).await.good();
+        assert_eq!(member["join_authorised_via_users_server"], alice.id.as_str());
+        // Their own words about themselves are still theirs.
+        bob.says(&inner, "in").await;
+    }
+
+    async fn a_forgotten_room_is_gone_until_it_comes_back(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        alice.says(&room, "hello").await;
+        bob.joins(&room).await.good();
+        bob.post_in_room(&room, "forget", json!({})).await.refused(400, "M_UNKNOWN");
+        bob.leaves(&room).await.good();
+        bob.pages(&room, "dir=b").await;
+        let everything = encoded(r#"{"room":{"include_leave":true}}"#);
+        assert!(bob.syncs(&format!("filter={everything}")).await["rooms"]["leave"][&room].is_object());
+        bob.post_in_room(&room, "forget", json!({})).await.good();
+        bob.in_room(&room, "messages?dir=b").await.refused(403, "M_FORBIDDEN");
+        assert!(bob.syncs(&format!("filter={everything}")).await["rooms"].is_null());
+        bob.joins(&room).await.good();
+        assert!(joined(&bob.syncs("").await, &room).is_object());
+        bob.post_in_room("!nowhere:localhost", "forget", json!({})).await.refused(403, "M_FORBIDDEN");
+    }
+
+    async fn members_are_listed_now_and_then(server) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let room = alice.opens().await;
+        let before = alice.now().await;
+        bob.joins(&room).await.good();
+        alice.invites(&room, &carol).await.good();
+        let list = async |who: &User, query: &str| -> Vec<String> {
+            let chunk = who.in_room(&room, &format!("members{query}")).await.good()["chunk"].clone();
+            let mut names: Vec<String> =
+                chunk.as_array().unwrap().iter().map(|e| e["state_key"].as_str().unwrap().to_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(list(&alice, "").await, ["@alice:localhost", "@bob:localhost", "@carol:localhost"]);
+        assert_eq!(list(&alice, "?membership=join").await, ["@alice:localhost", "@bob:localhost"]);
+        assert_eq!(list(&alice, "?not_membership=join").await, ["@carol:localhost"]);
+        assert_eq!(list(&alice, "?membership=invite&not_membership=invite").await.len(), 3);
+        assert_eq!(list(&alice, &format!("?at={before}")).await, ["@alice:localhost"]);
+        alice.in_room(&room, "members?at=nonsense").await.refused(400, "M_INVALID_PARAM");
+        carol.in_room(&room, "members").await.refused(403, "M_FORBIDDEN");
+        let now = alice.in_room(&room, "joined_members").await.good();
+        assert_eq!(now["joined"].as_object().unwrap().len(), 2);
+        bob.leaves(&room).await.good();
+        carol.joins(&room).await.good();
+        // Who left sees the members of that time.
+        assert_eq!(list(&bob, "?membership=join").await, ["@alice:localhost"]);
+        bob.in_room(&room, "joined_members").await.refused(403, "M_FORBIDDEN");
+    }
+
+    async fn membership_as_a_state_event(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        let member = "m.room.member";
+        alice.sets(&room, member, bob.id.as_str(), json!({ "membership": "invite" })).await.good();
+        bob.sets(&room, member, bob.id.as_str(), json!({ "membership": "join", "displayname": "B" })).await.good();
+        assert_eq!(alice.reads(&room, member, bob.id.as_str()).await.good()["displayname"], "B");
+        bob.sets(&room, member, alice.id.as_str(), json!({ "membership": "leave" })).await.refused(403, "M_FORBIDDEN");
+        bob.sets(&room, member, bob.id.as_str(), json!({ "membership": 5 })).await.refused(400, "M_BAD_JSON");
+        bob.sets(&room, member, bob.id.as_str(), json!({})).await.refused(400, "M_BAD_JSON");
+        bob.sets(&room, member, "nonsense", json!({ "membership": "join" })).await.refused(400, "M_INVALID_PARAM");
+        bob.sets(&room, member, bob.id.as_str(), json!({ "membership": "leave" })).await.good();
+        let rooms = bob.get(&format!("{V3}/joined_rooms")).await.good();
+        assert_eq!(rooms["joined_rooms"], Value::Array(Vec::new()));
+    }
+}

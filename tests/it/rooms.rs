@@ -1,0 +1,192 @@
+//! Rooms made, replaced, summarised.
+
+use serde_json::{Value, json};
+
+use crate::{
+    on_both,
+    support::rooms::{V3, encoded, state_of},
+};
+
+on_both! {
+    async fn presets_make_the_state_that_the_specification_says(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for (preset, rule, guests) in [
+            ("private_chat", "invite", "can_join"),
+            ("trusted_private_chat", "invite", "can_join"),
+            ("public_chat", "public", "forbidden"),
+        ] {
+            let room = alice
+                .creates(json!({ "preset": preset, "name": "N", "topic": "T", "invite": [bob.id], "is_direct": true }))
+                .await;
+            let state = alice.in_room(&room, "state").await.good();
+            let content = |kind: &str| state_of(&state, kind, "").unwrap_or_else(|| panic!("no {kind}"))["content"].clone();
+            assert_eq!(content("m.room.join_rules")["join_rule"], rule);
+            assert_eq!(content("m.room.guest_access")["guest_access"], guests);
+            assert_eq!(content("m.room.history_visibility")["history_visibility"], "shared");
+            assert_eq!(content("m.room.name")["name"], "N");
+            assert_eq!(content("m.room.topic")["topic"], "T");
+            let create = content("m.room.create");
+            assert_eq!(create["room_version"], "12");
+            let trusted = preset == "trusted_private_chat";
+            assert_eq!(create["additional_creators"], if trusted { json!([bob.id]) } else { Value::Null });
+            // Creators of version 12 stand above all numbers and have none.
+            assert_eq!(content("m.room.power_levels")["users"], json!({}));
+            assert_eq!(content("m.room.power_levels")["events"]["m.room.tombstone"], 150);
+            let invite = state_of(&state, "m.room.member", bob.id.as_str()).unwrap();
+            assert_eq!(invite["content"]["membership"], "invite");
+            assert_eq!(invite["content"]["is_direct"], true);
+            bob.joins(&room).await.good();
+        }
+    }
+
+    async fn every_version_we_offer_makes_rooms_that_work(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for version in 6..=12 {
+            let room = alice.creates(json!({ "room_version": version.to_string(), "preset": "public_chat" })).await;
+            assert_eq!(room.contains(':'), version < 12, "{room}");
+            bob.joins(&room).await.good();
+            let said = bob.says(&room, "hello").await;
+            bob.redacts(&room, &said).await.good();
+            let event = alice.in_room(&room, &format!("event/{}", encoded(&said))).await.good();
+            assert_eq!(event["content"], json!({}), "version {version}");
+            assert_eq!(event["unsigned"]["redacted_because"]["content"]["redacts"], said, "version {version}");
+            let create = alice.reads(&room, "m.room.create", "").await.good();
+            assert_eq!(create["room_version"], version.to_string());
+            assert_eq!(create["creator"] == alice.id.as_str(), version < 11);
+        }
+        for version in ["1", "5", "13", "nonsense"] {
+            let body = json!({ "room_version": version });
+            alice.post(&format!("{V3}/createRoom"), body).await.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
+        }
+    }
+
+    async fn all_that_can_be_asked_for_is_in_the_room(server) {
+        let alice = server.user("alice").await;
+        let room = alice
+            .creates(json!({
+                "room_alias_name": "pub",
+                "visibility": "public",
+                "name": "The name",
+                "creation_content": { "m.federate": false, "type": "m.space" },
+                "power_level_content_override": { "events_default": 25 },
+                "initial_state": [
+                    { "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } },
+                    { "type": "m.room.encryption", "state_key": "", "content": { "algorithm": "m.megolm.v1.aes-sha2" } },
+                    { "type": "org.example", "state_key": "k", "content": { "x": 1 } },
+                    { "type": "m.room.name", "content": { "name": "overridden" } },
+                ],
+            }))
+            .await;
+        let state = alice.in_room(&room, "state").await.good();
+        let content = |kind: &str, key: &str| state_of(&state, kind, key).unwrap()["content"].clone();
+        assert_eq!(content("m.room.canonical_alias", "")["alias"], "#pub:localhost");
+        // Without a preset the visibility decides.
+        assert_eq!(content("m.room.join_rules", "")["join_rule"], "public");
+        assert_eq!(content("m.room.history_visibility", "")["history_visibility"], "joined");
+        assert_eq!(content("m.room.encryption", "")["algorithm"], "m.megolm.v1.aes-sha2");
+        assert_eq!(content("org.example", "k")["x"], 1);
+        assert_eq!(content("m.room.name", "")["name"], "The name");
+        assert_eq!(content("m.room.power_levels", "")["events_default"], 25);
+        assert_eq!(content("m.room.power_levels", "")["ban"], 50);
+        assert_eq!(content("m.room.create", "")["m.federate"], false);
+        assert_eq!(content("m.room.create", "")["type"], "m.space");
+        let taken = json!({ "room_alias_name": "pub" });
+        alice.post(&format!("{V3}/createRoom"), taken).await.refused(400, "M_ROOM_IN_USE");
+    }
+
+    async fn what_cannot_be_a_room_leaves_none(server) {
+        let alice = server.user("alice").await;
+        let create = format!("{V3}/createRoom");
+        for (body, status, errcode) in [
+            (json!({ "room_alias_name": "a b" }), 400, "M_INVALID_PARAM"),
+            (json!({ "room_alias_name": "a:b" }), 400, "M_INVALID_PARAM"),
+            (json!({ "preset": "nonsense" }), 400, "M_INVALID_PARAM"),
+            (json!({ "visibility": "nonsense" }), 400, "M_INVALID_PARAM"),
+            (json!({ "name": 5 }), 400, "M_BAD_JSON"),
+            (json!({ "invite": ["nonsense"] }), 400, "M_BAD_JSON"),
+            (json!({ "invite": ["@nobody:localhost"] }), 404, "M_NOT_FOUND"),
+            (json!({ "creation_content": 5 }), 400, "M_BAD_JSON"),
+            (json!({ "initial_state": [{ "type": "x" }] }), 400, "M_BAD_JSON"),
+            (json!({ "initial_state": [{ "type": "x\0", "content": {} }] }), 400, "M_INVALID_PARAM"),
+            (json!({ "initial_state": [{ "type": "x", "content": { "n": 1.5 } }] }), 400, "M_BAD_JSON"),
+            (json!({ "initial_state": [{ "type": "m.room.create", "content": {} }] }), 400, "M_INVALID_ROOM_STATE"),
+            (json!({ "power_level_content_override": { "users": { "@a:b": "x" } } }), 400, "M_INVALID_ROOM_STATE"),
+            (
+                json!({ "invite_3pid": [
+                    { "id_server": "x", "id_access_token": "y", "medium": "email", "address": "a@b" }
+                ] }),
+                403,
+                "M_THREEPID_DENIED",
+            ),
+        ] {
+            alice.post(&create, body).await.refused(status, errcode);
+        }
+        assert_eq!(alice.get(&format!("{V3}/joined_rooms")).await.good()["joined_rooms"], json!([]));
+        assert!(alice.syncs("").await["rooms"].is_null());
+    }
+
+    async fn an_upgrade_moves_the_room(server) {
+        let (alice, bob, mallory) = (server.user("alice").await, server.user("bob").await, server.user("mallory").await);
+        for (from, to) in [("10", "12"), ("12", "12"), ("12", "11"), ("6", "9")] {
+            let name = format!("room{from}to{to}");
+            let old = alice
+                .creates(json!({
+                    "room_version": from, "preset": "public_chat", "visibility": "public", "room_alias_name": name,
+                    "name": "Name", "topic": "Topic", "creation_content": { "type": "m.space" },
+                    "initial_state": [{ "type": "m.space.child", "state_key": "!c", "content": { "via": ["x"] } }],
+                }))
+                .await;
+            bob.joins(&old).await.good();
+            mallory.joins(&old).await.good();
+            alice.does_to(&old, "ban", &mallory).await.good();
+            let upgrade = json!({ "new_version": to });
+            bob.post_in_room(&old, "upgrade", upgrade.clone()).await.refused(403, "M_FORBIDDEN");
+            alice.post_in_room(&old, "upgrade", json!({ "new_version": "x" })).await.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
+            let new = alice.post_in_room(&old, "upgrade", upgrade).await.good();
+            let new = new["replacement_room"].as_str().unwrap();
+
+            let create = alice.reads(new, "m.room.create", "").await.good();
+            assert_eq!(create["predecessor"]["room_id"], old);
+            assert_eq!((&create["room_version"], &create["type"]), (&json!(to), &json!("m.space")));
+            assert_eq!(alice.reads(&old, "m.room.tombstone", "").await.good()["replacement_room"], new);
+            assert_eq!(alice.reads(new, "m.room.name", "").await.good()["name"], "Name");
+            assert_eq!(alice.reads(new, "m.space.child", "!c").await.good()["via"], json!(["x"]));
+            let alias = format!("#{name}:localhost");
+            let resolved = alice.get(&format!("{V3}/directory/room/{}", encoded(&alias))).await.good();
+            assert_eq!(resolved["room_id"], new);
+            for (room, visibility) in [(old.as_str(), "private"), (new, "public")] {
+                let list = alice.get(&format!("{V3}/directory/list/room/{}", encoded(room))).await.good();
+                assert_eq!(list["visibility"], visibility);
+            }
+            // The old one is closed to those without power, the new one open but to the banned.
+            let text = json!({ "msgtype": "m.text", "body": "?" });
+            bob.sends(&old, "m.room.message", "late", text).await.refused(403, "M_FORBIDDEN");
+            bob.joins(new).await.good();
+            bob.says(new, "here").await;
+            mallory.joins(new).await.refused(403, "M_FORBIDDEN");
+            // Who upgraded still rules.
+            alice.sets(new, "m.room.power_levels", "", alice.reads(new, "m.room.power_levels", "").await.good()).await.good();
+        }
+    }
+
+    async fn a_summary_is_told_to_those_who_may_come(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let open = alice.creates(json!({ "preset": "public_chat", "name": "Open", "room_alias_name": "open" })).await;
+        let closed = alice.creates(json!({ "name": "Closed" })).await;
+        let at = |room: &str| format!("/_matrix/client/v1/room_summary/{}", encoded(room));
+        let told = bob.get(&at(&open)).await.good();
+        assert_eq!((&told["name"], &told["num_joined_members"]), (&json!("Open"), &json!(1)));
+        assert_eq!((&told["join_rule"], &told["room_version"]), (&json!("public"), &json!("12")));
+        assert_eq!(told["membership"], "leave");
+        assert!(server.nobody().get(&at("#open:localhost")).await.good()["membership"].is_null());
+        bob.get("/_matrix/client/unstable/im.nheko.summary/rooms/%23open:localhost/summary").await.good();
+        bob.get("/_matrix/client/unstable/im.nheko.summary/summary/%23open:localhost").await.good();
+        bob.get(&at(&closed)).await.refused(404, "M_NOT_FOUND");
+        server.nobody().get(&at(&closed)).await.refused(404, "M_NOT_FOUND");
+        bob.get(&at("!nowhere:localhost")).await.refused(404, "M_NOT_FOUND");
+        alice.invites(&closed, &bob).await.good();
+        assert_eq!(bob.get(&at(&closed)).await.good()["membership"], "invite");
+        bob.joins(&closed).await.good();
+        assert_eq!(bob.get(&at(&closed)).await.good()["num_joined_members"], 2);
+    }
+}

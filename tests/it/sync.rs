@@ -1,0 +1,264 @@
+//! Syncing: what changed, told once, at once.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    on_both,
+    support::{
+        User,
+        rooms::{V3, bodies, encoded, joined, state_of, types},
+    },
+};
+
+fn next(sync: &Value) -> String {
+    sync["next_batch"].as_str().unwrap().to_owned()
+}
+
+async fn with_filter(user: &User, filter: Value, rest: &str) -> Value {
+    user.syncs(&format!("filter={}{rest}", encoded(&filter.to_string()))).await
+}
+
+on_both! {
+    async fn everything_once_and_then_what_is_new(server) {
+        let alice = server.user("alice").await;
+        let empty = alice.syncs("").await;
+        assert!(empty["rooms"].is_null());
+        let room = alice.creates(json!({ "name": "Room" })).await;
+        let first = alice.syncs("").await;
+        let there = joined(&first, &room);
+        assert_eq!(there["timeline"]["limited"], false);
+        assert_eq!(types(&there["timeline"]["events"])[0], "m.room.create");
+        assert!(there["timeline"]["events"][0]["room_id"].is_null(), "rooms are named once");
+        assert_eq!(there["summary"]["m.joined_member_count"], 1);
+        assert_eq!(alice.syncs_since(&next(&first)).await["rooms"], Value::Null);
+        // Since the empty sync the room is new, with all its state.
+        let news = alice.syncs_since(&next(&empty)).await;
+        assert_eq!(types(&joined(&news, &room)["timeline"]["events"])[0], "m.room.create");
+        alice.says(&room, "hello").await;
+        let second = alice.syncs_since(&next(&first)).await;
+        assert_eq!(bodies(&joined(&second, &room)["timeline"]["events"]), ["hello"]);
+        assert!(joined(&second, &room)["state"].is_null());
+        // The same token tells the same again.
+        assert_eq!(bodies(&joined(&alice.syncs_since(&next(&first)).await, &room)["timeline"]["events"]), ["hello"]);
+    }
+
+    async fn bad_questions_are_refused(server) {
+        let alice = server.user("alice").await;
+        for query in [
+            "since=nonsense", "filter=nonsense", "filter=12345", "timeout=-1", "timeout=x", "full_state=maybe",
+            "set_presence=nonsense",
+        ] {
+            alice.get(&format!("{V3}/sync?{query}")).await.refused(400, "M_INVALID_PARAM");
+        }
+        alice.get(&format!("{V3}/sync?filter={}", encoded("{nonsense"))).await.refused(400, "M_NOT_JSON");
+        alice.get(&format!("{V3}/sync?filter={}", encoded(r#"{"room":5}"#))).await.refused(400, "M_BAD_JSON");
+        server.nobody().get(&format!("{V3}/sync")).await.refused(401, "M_MISSING_TOKEN");
+    }
+
+    async fn a_waiting_sync_hears_at_once(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        let mut since = bob.now().await;
+        for n in 0..20 {
+            let waiting = {
+                let (bob, since) = (bob.clone(), since.clone());
+                tokio::spawn(async move { bob.syncs(&format!("timeout=20000&since={since}")).await })
+            };
+            tokio::time::sleep(Duration::from_millis(n * 3)).await;
+            alice.says(&room, &format!("{n}")).await;
+            let said = Instant::now();
+            let heard = waiting.await.unwrap();
+            assert!(said.elapsed() < Duration::from_millis(1000), "{:?}", said.elapsed());
+            assert_eq!(bodies(&joined(&heard, &room)["timeline"]["events"]), [n.to_string()]);
+            since = next(&heard);
+        }
+        // Without news it waits as long as it is told.
+        let began = Instant::now();
+        let nothing = bob.syncs(&format!("timeout=300&since={since}")).await;
+        assert!(began.elapsed() >= Duration::from_millis(290), "{:?}", began.elapsed());
+        assert!(nothing["rooms"].is_null());
+        // What concerns others does not wake it; an invite does.
+        let elsewhere = alice.opens().await;
+        let waiting = {
+            let (bob, since) = (bob.clone(), next(&nothing));
+            tokio::spawn(async move { bob.syncs(&format!("timeout=20000&since={since}")).await })
+        };
+        alice.says(&elsewhere, "unheard").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!waiting.is_finished());
+        alice.invites(&elsewhere, &bob).await.good();
+        assert!(waiting.await.unwrap()["rooms"]["invite"][&elsewhere].is_object());
+    }
+
+    async fn nothing_is_lost_or_told_twice(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        let mut since = bob.now().await;
+        let talking = {
+            let (alice, room) = (alice.clone(), room.clone());
+            tokio::spawn(async move {
+                for n in 0..60 {
+                    alice.says(&room, &n.to_string()).await;
+                }
+            })
+        };
+        let (mut heard, until) = (Vec::new(), Instant::now() + Duration::from_secs(30));
+        while heard.len() < 60 && Instant::now() < until {
+            let sync = bob.syncs(&format!("timeout=5000&since={since}")).await;
+            assert_ne!(joined(&sync, &room)["timeline"]["limited"], true);
+            if joined(&sync, &room).is_object() {
+                heard.extend(bodies(&joined(&sync, &room)["timeline"]["events"]).into_iter().map(str::to_owned));
+            }
+            since = next(&sync);
+        }
+        talking.await.unwrap();
+        assert_eq!(heard, (0..60).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    async fn a_limited_timeline_comes_with_the_state_of_the_gap(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        let since = alice.now().await;
+        alice.sets(&room, "m.room.name", "", json!({ "name": "in the gap" })).await.good();
+        bob.joins(&room).await.good();
+        for n in 0..5 {
+            alice.says(&room, &n.to_string()).await;
+        }
+        alice.sets(&room, "m.room.topic", "", json!({ "topic": "shown" })).await.good();
+        for lazy in [false, true] {
+            let filter = json!({ "room": { "timeline": { "limit": 3 }, "state": { "lazy_load_members": lazy } } });
+            let sync = with_filter(&alice, filter, &format!("&since={since}")).await;
+            let there = joined(&sync, &room);
+            assert_eq!(there["timeline"]["limited"], true);
+            let state = &there["state"]["events"];
+            assert_eq!(state_of(state, "m.room.name", "").unwrap()["content"]["name"], "in the gap");
+            assert!(state_of(state, "m.room.topic", "").is_none(), "it is in the timeline");
+            assert!(state_of(state, "m.room.member", bob.id.as_str()).is_some(), "who came meanwhile is told, lazy: {lazy}");
+        }
+        // As of the end of the timeline, if so asked.
+        for (parameter, name) in
+            [("use_state_after", "state_after"), ("org.matrix.msc4222.use_state_after", "org.matrix.msc4222.state_after")]
+        {
+            let filter = json!({ "room": { "timeline": { "limit": 3 } } });
+            let sync = with_filter(&alice, filter, &format!("&since={since}&{parameter}=true")).await;
+            let there = joined(&sync, &room);
+            assert!(there["state"].is_null());
+            let state = &there[name]["events"];
+            assert_eq!(state_of(state, "m.room.topic", "").unwrap()["content"]["topic"], "shown");
+            assert_eq!(state_of(state, "m.room.name", "").unwrap()["content"]["name"], "in the gap");
+            assert!(state_of(state, "m.room.create", "").is_none(), "only what changed");
+        }
+    }
+
+    async fn full_state_answers_at_once_with_all_of_it(server) {
+        let alice = server.user("alice").await;
+        let room = alice.creates(json!({ "name": "Room" })).await;
+        let since = alice.now().await;
+        let began = Instant::now();
+        let sync = alice.syncs(&format!("since={since}&full_state=true&timeout=20000")).await;
+        assert!(began.elapsed() < Duration::from_secs(5));
+        let there = joined(&sync, &room);
+        assert!(state_of(&there["state"]["events"], "m.room.create", "").is_some());
+        assert_eq!(state_of(&there["state"]["events"], "m.room.name", "").unwrap()["content"]["name"], "Room");
+        assert_eq!(there["timeline"]["events"].as_array().map_or(0, Vec::len), 0);
+    }
+
+    async fn lazily_come_speakers_heroes_and_oneself(server) {
+        let (alice, room, bob) = crate::history::crowd(&server).await;
+        let filter = json!({ "room": { "timeline": { "limit": 2 }, "state": { "lazy_load_members": true } } });
+        let sync = with_filter(&alice, filter.clone(), "").await;
+        let there = joined(&sync, &room);
+        let members: Vec<&str> = there["state"]["events"].as_array().unwrap().iter()
+            .filter(|e| e["type"] == "m.room.member").map(|e| e["state_key"].as_str().unwrap()).collect();
+        assert!(members.contains(&alice.id.as_str()) && members.contains(&bob.id.as_str()), "{members:?}");
+        let heroes: Vec<&str> = there["summary"]["m.heroes"].as_array().unwrap().iter().map(|h| h.as_str().unwrap()).collect();
+        assert_eq!(heroes.len(), 4);
+        assert!(heroes.iter().all(|h| members.contains(h)));
+        assert_eq!(there["summary"]["m.joined_member_count"], 5);
+        // A named room needs no heroes, and then only who speaks comes.
+        alice.sets(&room, "m.room.name", "", json!({ "name": "x" })).await.good();
+        let sync = with_filter(&alice, filter.clone(), "").await;
+        let there = joined(&sync, &room);
+        assert!(there["summary"]["m.heroes"].is_null());
+        let members = there["state"]["events"].as_array().unwrap().iter().filter(|e| e["type"] == "m.room.member").count();
+        assert_eq!(members, 2);
+        let erin = User { ..server.user("frank").await };
+        let since = next(&sync);
+        erin.joins(&room).await.good();
+        erin.says(&room, "hi").await;
+        let sync = with_filter(&alice, filter, &format!("&since={since}")).await;
+        assert_eq!(types(&joined(&sync, &room)["timeline"]["events"]), ["m.room.member", "m.room.message"]);
+    }
+
+    async fn leaving_and_coming_back(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        let since = bob.now().await;
+        alice.says(&room, "seen").await;
+        bob.leaves(&room).await.good();
+        alice.says(&room, "unseen").await;
+        alice.sets(&room, "m.room.name", "", json!({ "name": "unseen" })).await.good();
+        let left = bob.syncs_since(&since).await;
+        let there = &left["rooms"]["leave"][&room];
+        assert_eq!(bodies(&there["timeline"]["events"]), ["seen"]);
+        assert_eq!(types(&there["timeline"]["events"]).last(), Some(&"m.room.member"));
+        assert!(left["rooms"]["join"].is_null());
+        assert!(bob.syncs_since(&next(&left)).await["rooms"].is_null(), "it is told once");
+        assert!(bob.syncs("").await["rooms"].is_null());
+        let all = with_filter(&bob, json!({ "room": { "include_leave": true, "timeline": { "limit": 1 } } }), "").await;
+        let state = &all["rooms"]["leave"][&room]["state"]["events"];
+        assert!(state_of(state, "m.room.create", "").is_some());
+        assert!(state_of(state, "m.room.name", "").is_none(), "state from after the leave");
+        bob.joins(&room).await.good();
+        let back = bob.syncs_since(&next(&left)).await;
+        let there = joined(&back, &room);
+        // A room one comes back to is new: its state is there, before or in the timeline.
+        let mut known = there["timeline"]["events"].as_array().unwrap().clone();
+        known.extend(there["state"]["events"].as_array().into_iter().flatten().cloned());
+        assert_eq!(state_of(&json!(known), "m.room.name", "").unwrap()["content"]["name"], "unseen");
+        assert!(back["rooms"]["leave"].is_null());
+    }
+
+    async fn filters_choose_rooms_and_events(server) {
+        let alice = server.user("alice").await;
+        let (one, two) = (alice.opens().await, alice.opens().await);
+        alice.says(&one, "one").await;
+        alice.says(&two, "two").await;
+        let sync = with_filter(&alice, json!({ "room": { "rooms": [one] } }), "").await;
+        assert!(joined(&sync, &one).is_object() && joined(&sync, &two).is_null());
+        let sync = with_filter(&alice, json!({ "room": { "not_rooms": [one] } }), "").await;
+        assert!(joined(&sync, &one).is_null() && joined(&sync, &two).is_object());
+        let messages = json!({ "room": { "timeline": { "types": ["m.room.message"] }, "state": { "types": [] } } });
+        let sync = with_filter(&alice, messages, "").await;
+        let there = joined(&sync, &one);
+        assert_eq!(types(&there["timeline"]["events"]), ["m.room.message"]);
+        assert!(there["state"].is_null());
+        // Kept filters work by their number, for their owner.
+        let store = &server.services().store;
+        let nid = store.user_nid(&alice.id).await.unwrap().unwrap();
+        let id = store.add_filter(nid, json!({ "room": { "rooms": [two] } }).to_string(), 10).await.unwrap();
+        let sync = alice.syncs(&format!("filter={id}")).await;
+        assert!(joined(&sync, &one).is_null() && joined(&sync, &two).is_object());
+        let bob = server.user("bob").await;
+        bob.get(&format!("{V3}/sync?filter={id}")).await.refused(400, "M_INVALID_PARAM");
+    }
+
+    async fn a_banned_user_hears_of_the_ban_and_no_more(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        bob.leaves(&room).await.good();
+        let since = bob.now().await;
+        alice.says(&room, "unseen").await;
+        alice.does_to(&room, "ban", &bob).await.good();
+        let sync = bob.syncs_since(&since).await;
+        let there = &sync["rooms"]["leave"][&room];
+        assert_eq!(types(&there["timeline"]["events"]), ["m.room.member"], "{sync}");
+        assert!(there["state"].is_null());
+    }
+}
