@@ -1,3 +1,5 @@
+//! Hearth, a Matrix homeserver with its own front door.
+//!
 #![doc = include_str!("ARCHITECTURE.md")]
 //!
 //! # The crate

@@ -1,5 +1,6 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 //! Presence: who is shown what, and when it ends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ruma::owned_server_name;
 

@@ -1,5 +1,6 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 //! Typing: what is shown, when it ends, who is told.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ruma::owned_server_name;
 use serde_json::json;
