@@ -24,7 +24,7 @@ use hearth_base::{
 };
 use hearth_store::{
     Store,
-    events::StoredEvent,
+    events::{StateChange, StoredEvent},
     log::{Change, Logged},
     membership::Membership,
 };
@@ -408,6 +408,7 @@ impl Notifier {
         let pos = logged.pos.0;
         match &logged.change {
             Change::Event(event) => self.take_in_event(logged.pos, event, bells),
+            Change::State { room, changes } => self.take_in_changes(logged.pos, *room, changes, bells),
             Change::Receipt { room, .. } => {
                 if let Some(hub) = self.live_hub(*room) {
                     hub.last_receipt.fetch_max(pos, Ordering::AcqRel);
@@ -477,6 +478,34 @@ impl Notifier {
         }
     }
 
+    /// The state changed without an event: memberships are as the changes say.
+    fn take_in_changes(&self, pos: StreamPos, room: RoomNid, changes: &[StateChange], bells: &mut HashSet<UserNid>) {
+        let hub = self.live_hub(room);
+        if let Some(hub) = &hub {
+            hub.last.fetch_max(pos.0, Ordering::AcqRel);
+            bells.extend(hub.members.read().iter().flatten());
+        }
+        for change in changes {
+            let Some((user, true)) = change.member else { continue };
+            let membership = change.new.as_ref().map(|e| MembershipState::from(e.pdu.membership().into_owned()));
+            if let Some(hub) = &hub {
+                hub.membership_changes.fetch_add(1, Ordering::AcqRel);
+                if let Some(members) = hub.members.write().as_mut() {
+                    if membership.as_ref().is_some_and(is_here) {
+                        members.insert(user);
+                    } else {
+                        members.remove(&user);
+                    }
+                }
+            }
+            if let Some(slot) = self.slot(user) {
+                slot.forget_rooms();
+                slot.last_own.fetch_max(pos.0, Ordering::AcqRel);
+                bells.insert(user);
+            }
+        }
+    }
+
     /// Our user whose membership an event changes, what it is now, and whether they hear of the room from now on.
     fn member_target(&self, event: &StoredEvent) -> Option<(UserNid, MembershipState, bool)> {
         if *event.pdu.event_type() != TimelineEventType::RoomMember {
@@ -487,7 +516,7 @@ impl Notifier {
             return None;
         }
         let membership = MembershipState::from(event.pdu.membership().into_owned());
-        let here = matches!(membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock);
+        let here = is_here(&membership);
         Some((self.store.known_user(user)?, membership, here))
     }
 
@@ -552,4 +581,8 @@ impl Notifier {
     fn live_hub(&self, nid: RoomNid) -> Option<Arc<RoomHub>> {
         self.rooms.get(&nid).and_then(|weak| weak.upgrade())
     }
+}
+/// Whether a user of that membership hears of the room.
+fn is_here(membership: &MembershipState) -> bool {
+    matches!(membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
 }

@@ -465,6 +465,13 @@ impl Push {
     pub fn on_change(&self, logged: &Logged) {
         match &logged.change {
             Change::Event(event) => self.take_in(logged.pos, event),
+            Change::State { room, changes } => {
+                if let Some(memory) = self.rooms.get(room) {
+                    for (user, local) in changes.iter().filter_map(|c| c.member) {
+                        self.member_moved(&memory, *room, local.then_some(user));
+                    }
+                }
+            }
             Change::Receipt { room, user } => self.members.invalidate(&(*user, *room)),
             Change::AccountData { user, room: None, kind } if matches!(&**kind, PUSH_RULES | IGNORED_USERS) => {
                 self.rules.invalidate(user);
@@ -492,21 +499,24 @@ impl Push {
         if *event.pdu.event_type() == TimelineEventType::RoomMember
             && let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok())
         {
-            let mut members = memory.members.lock();
-            members.joined = None;
-            members.moves += 1;
-            if user.server_name() == self.server_name
-                && let Some(nid) = self.store.known_user(user)
-            {
-                if members.moved.len() <= CHANGES {
-                    members.moved.push(nid);
-                } else {
-                    members.deviants = None;
-                }
-                drop(members);
-                self.members.invalidate(&(nid, event.room));
-            }
+            let ours = (user.server_name() == self.server_name).then(|| self.store.known_user(user)).flatten();
+            self.member_moved(&memory, event.room, ours);
         }
+    }
+
+    /// Somebody's membership may have changed; `ours` if they are a user of this server.
+    fn member_moved(&self, memory: &RoomMemory, room: RoomNid, ours: Option<UserNid>) {
+        let mut members = memory.members.lock();
+        members.joined = None;
+        members.moves += 1;
+        let Some(nid) = ours else { return };
+        if members.moved.len() <= CHANGES {
+            members.moved.push(nid);
+        } else {
+            members.deviants = None;
+        }
+        drop(members);
+        self.members.invalidate(&(nid, room));
     }
 }
 

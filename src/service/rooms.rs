@@ -208,6 +208,7 @@ impl Rooms {
             creator,
             created_ms: i64::try_from(now).unwrap_or(i64::MAX),
             head: RoomHead {
+                forked: false,
                 rev: 0,
                 snap: self.store.new_snap_nid().await?,
                 depth: 0,
