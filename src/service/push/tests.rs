@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use hearth_base::{Requester, ids::SnapNid, tasks::Supervisor};
+use hearth_base::{
+    Requester,
+    ids::{SnapNid, StreamPos},
+    tasks::Supervisor,
+};
 use hearth_rules::{
     event::Pdu,
     push::{PushEvent, edit},
@@ -14,14 +18,14 @@ use hearth_rules::{
 use hearth_store::{
     Settings as StoreSettings,
     db::Engine,
-    events::{Append, Appended, NewEvent, NewMembership, Standing},
+    events::{Append, Appended, NewEvent, NewMembership, Standing, StoredEvent},
     receipts::NewReceipt,
     rooms::{Room, RoomHead},
     state::RoomState,
 };
 use proptest::prelude::*;
 use ruma::{
-    OwnedUserId, RoomVersionId,
+    OwnedUserId, RoomId, RoomVersionId, UserId,
     events::room::member::MembershipState,
     owned_room_id, owned_server_name,
     push::{AnyPushRuleRef, NewPushRule, RuleKind, Ruleset},

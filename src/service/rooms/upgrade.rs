@@ -18,7 +18,10 @@ use ruma::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Drafting, Rooms, invalid_state};
+use super::{
+    Rooms,
+    create::{Drafting, invalid_state},
+};
 use crate::{
     events::{Outgoing, check_may_write},
     membership::MemberContent,
