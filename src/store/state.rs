@@ -62,13 +62,14 @@ impl RoomState {
     pub fn near(&self, nid: SnapNid, map: StateMap) -> (Self, SnapRow) {
         let mut diff = self.diff.clone();
         for change in self.map.diff(&map) {
-            match change {
+            let (key, event) = match change {
                 imbl::ordmap::DiffItem::Add(key, event) | imbl::ordmap::DiffItem::Update { new: (key, event), .. } => {
-                    drop(diff.insert(*key, *event))
+                    (key, *event)
                 }
                 // Event 0 stands for "removed".
-                imbl::ordmap::DiffItem::Remove(key, _) => drop(diff.insert(*key, EventNid(0))),
-            }
+                imbl::ordmap::DiffItem::Remove(key, _) => (key, EventNid(0)),
+            };
+            diff.insert(*key, event);
         }
         self.with(nid, map, diff)
     }

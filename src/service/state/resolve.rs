@@ -111,9 +111,10 @@ impl State {
 
         let mut resolved = first.clone();
         for (key, name) in &named {
-            match outcome.get(name).and_then(|id| nids.get(id)) {
-                Some(nid) => drop(resolved.insert(*key, *nid)),
-                None => drop(resolved.remove(key)),
+            if let Some(nid) = outcome.get(name).and_then(|id| nids.get(id)) {
+                resolved.insert(*key, *nid);
+            } else {
+                resolved.remove(key);
             }
         }
         Ok(resolved)
