@@ -3,7 +3,12 @@
 //! One call is one deadline, some tries and a bound on the answer ([`Patience`]). Whether a server is to be called at
 //! all is the business of services.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use hearth_base::{Result as Done, clock::Clock};
@@ -32,6 +37,8 @@ use crate::{
 pub struct Patience {
     /// One try.
     pub timeout: Duration,
+    /// All tries together.
+    pub in_all: Duration,
     /// Further tries while the failure may pass, and the longest pause between them.
     pub tries: (u32, Duration),
     /// Bytes of the answer at most.
@@ -40,14 +47,16 @@ pub struct Patience {
 
 /// Bytes of an answer unless a caller expects more: what Synapse sends at most is 50 MB (`send_join`).
 const MAX_BODY: usize = 8 << 20;
+/// No deadline of a caller's own.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of a refusal.
 const MAX_REFUSAL: usize = 64 << 10;
 
 impl Patience {
-    /// The same with another timeout for each try.
+    /// The same with a deadline for all tries together.
     #[must_use]
-    pub fn within(self, timeout: Duration) -> Self {
-        Self { timeout: timeout.min(self.timeout), ..self }
+    pub fn within(self, in_all: Duration) -> Self {
+        Self { timeout: in_all.min(self.timeout), in_all: in_all.min(self.in_all), ..self }
     }
 
     /// The same for an answer of that many bytes.
@@ -121,7 +130,8 @@ impl Federation {
     /// For what a user waits for: a few quick tries.
     #[must_use]
     pub fn short(&self) -> Patience {
-        Patience { timeout: self.0.settings.timeout, tries: self.0.settings.short, max_body: MAX_BODY }
+        let Settings { timeout, short, .. } = self.0.settings;
+        Patience { timeout, in_all: FOREVER, tries: short, max_body: MAX_BODY }
     }
 
     /// For what nobody waits for: many slow tries.
@@ -190,26 +200,29 @@ impl Federation {
         request: Request<Bytes>,
         patience: Patience,
     ) -> Result<Response<Bytes>, Failure> {
+        let began = Instant::now();
         let (mut left, mut pause) = (patience.tries.0, Duration::from_millis(250));
         loop {
             let once = async {
                 let (parts, body) = self.start(to, request.clone()).await?.into_parts();
                 Ok(Response::from_parts(parts, read(body, patience.max_body).await?))
             };
-            let ended = tokio::time::timeout(patience.timeout, once).await;
-            let failure = match ended.unwrap_or(Err(Failure::TimedOut(patience.timeout))) {
+            let patience_left = patience.in_all.saturating_sub(began.elapsed()).min(patience.timeout);
+            let ended = tokio::time::timeout(patience_left, once).await;
+            let failure = match ended.unwrap_or(Err(Failure::TimedOut(patience_left))) {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            if left == 0 || !failure.may_pass() {
+            let wish = failure.refusal().and_then(|r| r.retry_after).unwrap_or_default();
+            // Apart from each other, so that a server that comes back is not met by all at once.
+            let jitter = rand::rng().random_range(0.8..1.4);
+            let wait = pause.max(wish).mul_f64(jitter).min(patience.tries.1);
+            if left == 0 || !failure.may_pass() || began.elapsed() + wait >= patience.in_all {
                 tracing::debug!(server = %to, path = request.uri().path(), error = %failure, "a call failed");
                 return Err(failure);
             }
             left -= 1;
-            let wish = failure.refusal().and_then(|r| r.retry_after).unwrap_or_default();
-            // Apart from each other, so that a server that comes back is not met by all at once.
-            let jitter = rand::rng().random_range(0.8..1.4);
-            tokio::time::sleep(pause.max(wish).mul_f64(jitter).min(patience.tries.1)).await;
+            tokio::time::sleep(wait).await;
             pause = (pause * 2).min(patience.tries.1);
         }
     }

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use hearth_base::Result as Done;
 use http::Uri;
@@ -180,6 +181,20 @@ async fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 const MAX_PROXY_ANSWER: usize = 8 << 10;
 
 impl Proxy {
+    /// Reads `[http://][user:password@]host[:port]`; `None` for what is no such address.
+    #[must_use]
+    pub fn parse(address: &str, not_for: &[String]) -> Option<Self> {
+        let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let url = url::Url::parse(&address).ok().filter(|u| u.scheme() == "http")?;
+        let authorization = (!url.username().is_empty()).then(|| {
+            let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+            let pair = format!("{}:{}", decode(url.username()), decode(url.password().unwrap_or_default()));
+            format!("Basic {}", STANDARD.encode(pair))
+        });
+        let address = format!("{}:{}", url.host_str()?, url.port().unwrap_or(1080));
+        Some(Self { address, authorization, not_for: not_for.to_vec() })
+    }
+
     fn is_bypassed(&self, authority: &Authority) -> bool {
         use crate::discovery::Host;
         self.not_for.iter().any(|rule| match authority.host() {
