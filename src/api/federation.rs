@@ -10,9 +10,5 @@ pub mod server_keys;
 /// All routes of other servers.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new()
-        .merge(server_keys::routes())
-        .merge(profile::routes())
-        .merge(directory::routes())
-        .merge(keys::routes())
+    Routes::new().merge(server_keys::routes()).merge(profile::routes()).merge(directory::routes()).merge(keys::routes())
 }

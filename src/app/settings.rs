@@ -15,11 +15,11 @@ use hearth_config::{
 use hearth_edge::settings::{Listener, Place, Resources, Serves};
 use hearth_service::{
     accounts::passwords::Policy,
+    federation,
     media::{
         UploadLimit,
         sizes::{Method, Size, Sizes},
     },
-    federation,
     rooms::Preset,
     server_keys::{self, Notary, OldKey},
 };
@@ -229,7 +229,8 @@ fn federation(config: &Config) -> federation::Settings {
     remote.timeout = from.calls.timeout;
     remote.short = (from.calls.short_retries, from.calls.short_retry_delay);
     remote.long = (from.calls.long_retries, from.calls.long_retry_delay);
-    remote.proxy = outbound.https_proxy.as_deref().and_then(|proxy| hearth_remote::http::Proxy::parse(proxy, &outbound.no_proxy));
+    remote.proxy =
+        outbound.https_proxy.as_deref().and_then(|proxy| hearth_remote::http::Proxy::parse(proxy, &outbound.no_proxy));
     to
 }
 

@@ -149,14 +149,18 @@ impl Failure {
                 }
             }
             Self::Ours(why) => Error::broken(format!("calling {server}: {why}")),
-            _ => gateway(StatusCode::BAD_GATEWAY, format!("{server} could not be reached: {}", printable(&self.to_string()))),
+            _ => gateway(
+                StatusCode::BAD_GATEWAY,
+                format!("{server} could not be reached: {}", printable(&self.to_string())),
+            ),
         }
     }
 }
 
 impl Refusal {
     fn can_be_handed_on(&self) -> bool {
-        let about_callers = ["M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_UNAUTHORIZED", "M_USER_LOCKED", "M_USER_SUSPENDED"];
+        let about_callers =
+            ["M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_UNAUTHORIZED", "M_USER_LOCKED", "M_USER_SUSPENDED"];
         matches!(self.status.as_u16(), 400 | 403 | 404 | 409 | 413)
             && self.errcode.starts_with("M_")
             && !about_callers.contains(&self.errcode.as_str())
@@ -201,7 +205,11 @@ mod tests {
         assert!(refused(503, "").is_away() && refused(503, "").may_pass());
         assert!(refused(500, "").is_away() && !refused(500, "").may_pass());
         assert!(!refused(404, "").is_away());
-        let long = Refusal::read(StatusCode::BAD_REQUEST, &HeaderMap::new(), format!(r#"{{"error":"{}"}}"#, "x".repeat(9000)).into());
+        let long = Refusal::read(
+            StatusCode::BAD_REQUEST,
+            &HeaderMap::new(),
+            format!(r#"{{"error":"{}"}}"#, "x".repeat(9000)).into(),
+        );
         assert_eq!(long.error.len(), MAX_TEXT);
     }
 }

@@ -16,6 +16,7 @@ use hearth_rules::Signer;
 use http::{Request, Response, header};
 use hyper::body::Incoming;
 use rand::Rng;
+use ruma::api::federation::authentication::XMatrixSigningInput;
 use ruma::{
     ServerName,
     api::{
@@ -24,7 +25,6 @@ use ruma::{
         path_builder::{PathBuilder, SinglePath, VersionHistory},
     },
 };
-use ruma::api::federation::authentication::XMatrixSigningInput;
 
 use crate::{
     Failure, Refusal, Settings,

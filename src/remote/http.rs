@@ -95,7 +95,12 @@ impl Http {
     ///
     /// # Errors
     /// As [`Self::start`] and [`read`].
-    pub async fn send(&self, to: &Authority, request: Request<Bytes>, limit: usize) -> Result<Response<Bytes>, Failure> {
+    pub async fn send(
+        &self,
+        to: &Authority,
+        request: Request<Bytes>,
+        limit: usize,
+    ) -> Result<Response<Bytes>, Failure> {
         let (parts, body) = self.start(to, request).await?.into_parts();
         Ok(Response::from_parts(parts, read(body, limit).await?))
     }

@@ -9,7 +9,6 @@ mod failure;
 pub mod federation;
 pub mod http;
 
-
 pub use failure::{Failure, Refusal};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

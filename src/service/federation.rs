@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hearth_base::{Error, Result, clock::Clock};
 use hearth_remote::{
     Failure,
-    federation::{Federation as Remote, Patience, Paths},
+    federation::{Federation as Remote, Paths, Patience},
 };
 use hearth_rules::Signer;
 use hearth_store::Store;

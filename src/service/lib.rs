@@ -220,13 +220,8 @@ impl Services {
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
-        let directory = Directory::new(
-            disk(),
-            federation.clone(),
-            state.clone(),
-            events.clone(),
-            settings.directory.clone(),
-        );
+        let directory =
+            Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
         let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
         let membership = Arc::new(membership);
@@ -245,13 +240,8 @@ impl Services {
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
-        let profile = Profile::new(
-            disk(),
-            federation.clone(),
-            membership.clone(),
-            supervisor.clone(),
-            settings.profile.clone(),
-        );
+        let profile =
+            Profile::new(disk(), federation.clone(), membership.clone(), supervisor.clone(), settings.profile.clone());
         let profile = Arc::new(profile);
         let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);

@@ -30,7 +30,8 @@ impl Default for Memory {
 }
 
 const ONE: &str = "SELECT failing_ms, retry_ms, interval_ms FROM destinations WHERE server = $1";
-const LIST: &str = "SELECT server, failing_ms, retry_ms, interval_ms FROM destinations WHERE server > $1 ORDER BY server LIMIT $2";
+const LIST: &str =
+    "SELECT server, failing_ms, retry_ms, interval_ms FROM destinations WHERE server > $1 ORDER BY server LIMIT $2";
 const PUT: &str = "INSERT INTO destinations (server, failing_ms, retry_ms, interval_ms) VALUES ($1, $2, $3, $4) ON CONFLICT (server) DO UPDATE SET failing_ms = excluded.failing_ms, retry_ms = excluded.retry_ms, interval_ms = excluded.interval_ms";
 const DROP: &str = "DELETE FROM destinations WHERE server = $1";
 

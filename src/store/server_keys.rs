@@ -101,7 +101,13 @@ impl Store {
         let row: Option<(String, i64, i64)> =
             fetch_optional!(&mut self.read().await?, (String, i64, i64), DOCUMENT, server.as_str())?;
         let server = server.to_owned();
-        Ok(row.map(|(json, valid_ms, fetched_ms)| KeyDocument { server, json, valid_ms, fetched_ms, keys: VerifyKeys::new() }))
+        Ok(row.map(|(json, valid_ms, fetched_ms)| KeyDocument {
+            server,
+            json,
+            valid_ms,
+            fetched_ms,
+            keys: VerifyKeys::new(),
+        }))
     }
 
     /// Keeps documents and the keys in them; keys known from earlier documents stay.

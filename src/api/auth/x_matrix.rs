@@ -72,7 +72,8 @@ fn read(text: &str) -> Option<Vec<(String, String)>> {
                 (value.to_owned(), after)
             }
         };
-        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+        let is_name =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
         if !is_name || params.iter().any(|(n, _)| *n == name) {
             return None;
         }

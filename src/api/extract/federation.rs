@@ -62,8 +62,9 @@ fn signed_object(claim: &Claim, own: &str, method: &Method, uri: &Uri, json: &[u
         ("uri".to_owned(), text(target)),
     ]);
     if !json.is_empty() {
-        let content = serde_json::from_slice(json)
-            .map_err(|e| if is_json(json) { Error::bad_json(format!("This is no canonical JSON: {e}")) } else { not_json() })?;
+        let content = serde_json::from_slice(json).map_err(|e| {
+            if is_json(json) { Error::bad_json(format!("This is no canonical JSON: {e}")) } else { not_json() }
+        })?;
         object.insert("content".to_owned(), content);
     }
     Ok(object)

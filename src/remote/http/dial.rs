@@ -105,7 +105,8 @@ impl Dialer {
                 Lookup::Server => crate::discovery::PORT,
                 Lookup::Web(port) => port,
             });
-            let tcp = timeout(CONNECT, proxy.tunnel(authority, port)).await.map_err(|_| Failure::TimedOut(CONNECT))??;
+            let tcp =
+                timeout(CONNECT, proxy.tunnel(authority, port)).await.map_err(|_| Failure::TimedOut(CONNECT))??;
             return self.shake(authority, tcp).await;
         }
         let mut failure = Failure::Unreachable(format!("{authority} has no address"));
@@ -132,7 +133,8 @@ impl Dialer {
             return Err(Failure::Forbidden(format!("{authority} has no address that may be dialled")));
         }
         let tcp = timeout(CONNECT, first_of(&allowed)).await.map_err(|_| Failure::TimedOut(CONNECT))?;
-        let tcp = tcp.map_err(|e| Failure::Unreachable(format!("{authority} ({}) does not listen: {e}", list(&allowed))))?;
+        let tcp =
+            tcp.map_err(|e| Failure::Unreachable(format!("{authority} ({}) does not listen: {e}", list(&allowed))))?;
         self.shake(authority, tcp).await
     }
 

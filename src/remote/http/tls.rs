@@ -74,7 +74,8 @@ fn roots(settings: &Settings) -> Done<RootCertStore> {
         let text = fs::read(path).map_err(|e| Error::fault(format!("reading {file}"), e))?;
         let before = roots.len();
         for certificate in CertificateDer::pem_slice_iter(&text) {
-            let certificate = certificate.map_err(|e| Error::fault(format!("reading the certificates in {file}"), e))?;
+            let certificate =
+                certificate.map_err(|e| Error::fault(format!("reading the certificates in {file}"), e))?;
             roots.add(certificate).map_err(|e| Error::fault(format!("a certificate in {file} cannot be used"), e))?;
         }
         if roots.len() == before {

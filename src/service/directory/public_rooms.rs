@@ -91,7 +91,8 @@ impl Directory {
         };
         let (chunk, next, prev, total) = answer.map_err(|e| self.federation.told(server, &e))?;
         let mut answer = json!({ "chunk": chunk });
-        let rest = [("next_batch", json!(next)), ("prev_batch", json!(prev)), ("total_room_count_estimate", json!(total))];
+        let rest =
+            [("next_batch", json!(next)), ("prev_batch", json!(prev)), ("total_room_count_estimate", json!(total))];
         for (key, value) in rest.into_iter().filter(|(_, value)| !value.is_null()) {
             answer[key] = value;
         }

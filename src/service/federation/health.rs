@@ -100,11 +100,7 @@ fn after(old: Option<Failing>, now: i64, settings: Settings, jitter: f64) -> Fai
     };
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a pause needs no precision")]
     let interval_ms = ((pause.min(longest) as f64 * jitter) as i64).clamp(1, longest);
-    Failing {
-        failing_ms: old.map_or(now, |f| f.failing_ms),
-        retry_ms: now.saturating_add(interval_ms),
-        interval_ms,
-    }
+    Failing { failing_ms: old.map_or(now, |f| f.failing_ms), retry_ms: now.saturating_add(interval_ms), interval_ms }
 }
 
 #[cfg(test)]

@@ -103,7 +103,8 @@ impl Keys {
                 let devices = devices.map(|(id, keys)| (id, keys.into_json())).collect();
                 answer.device_keys.insert(user, devices);
             }
-            let of_user = |user: &OwnedUserId, json: &RawValue| wanted.contains_key(user) && self.is_of_user(json, user);
+            let of_user =
+                |user: &OwnedUserId, json: &RawValue| wanted.contains_key(user) && self.is_of_user(json, user);
             for (user, key) in found.master_keys {
                 if of_user(&user, key.json()) {
                     answer.master_keys.insert(user, key.into_json());
@@ -181,10 +182,7 @@ impl Keys {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn query_for_server(
-        &self,
-        mut wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
-    ) -> Result<QueriedKeys> {
+    pub async fn query_for_server(&self, mut wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>) -> Result<QueriedKeys> {
         wanted.retain(|user, _| user.server_name() == self.server_name);
         let mut answer = self.query_ours(None, wanted).await?;
         for json in answer.device_keys.values_mut().flat_map(BTreeMap::values_mut) {
@@ -252,7 +250,8 @@ impl Keys {
         }
         is_name(device)
             && self.is_canonical(json)
-            && serde_json::from_str::<Form>(json.get()).is_ok_and(|f| f.user_id == user.as_str() && f.device_id == device)
+            && serde_json::from_str::<Form>(json.get())
+                .is_ok_and(|f| f.user_id == user.as_str() && f.device_id == device)
     }
 
     fn is_of_user(&self, json: &RawValue, user: &UserId) -> bool {

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, thread};
 
 use hearth_base::{Error, Result};
-use hearth_rules::{RoomVersion, event::{Pdu, Unverified}};
+use hearth_rules::{
+    RoomVersion,
+    event::{Pdu, Unverified},
+};
 use hearth_store::server_keys::VerifyKeys;
 use http::StatusCode;
 use ruma::{
@@ -66,7 +69,11 @@ impl ServerKeys {
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut signers = Vec::with_capacity(events.len());
         for event in &events {
-            let at = if version.rules.enforce_key_validity { i64::try_from(event.claimed().origin_server_ts()).unwrap_or(i64::MAX) } else { i64::MIN };
+            let at = if version.rules.enforce_key_validity {
+                i64::try_from(event.claimed().origin_server_ts()).unwrap_or(i64::MAX)
+            } else {
+                i64::MIN
+            };
             let of_event = event.signers();
             for (server, key_ids) in of_event.iter().flatten() {
                 if server != self.signer().server_name() {

@@ -42,9 +42,8 @@ impl ServerKeys {
         let now = self.now();
         let lacking = wanted.iter().filter(|(server, criteria)| {
             let keys = known.get(*server);
-            let is_good = |id: &String, until: i64| {
-                keys.and_then(|k| k.get(id)).is_some_and(|k| k.old || k.valid_ms >= until)
-            };
+            let is_good =
+                |id: &String, until: i64| keys.and_then(|k| k.get(id)).is_some_and(|k| k.old || k.valid_ms >= until);
             let is_met = if criteria.keys.is_empty() {
                 let until = criteria.until.unwrap_or(now);
                 keys.is_some_and(|k| k.values().any(|k| !k.old && k.valid_ms >= until))

@@ -48,7 +48,9 @@ pub(super) struct Wanted {
 
 impl Wanted {
     fn is_met_by(&self, keys: &VerifyKeys) -> bool {
-        self.key_ids.iter().any(|id| keys.get(id).is_some_and(|k| k.valid_ms >= self.at && !(k.old && self.for_request)))
+        self.key_ids
+            .iter()
+            .any(|id| keys.get(id).is_some_and(|k| k.valid_ms >= self.at && !(k.old && self.for_request)))
     }
 }
 
@@ -255,7 +257,11 @@ impl Theirs {
         left.len() < servers.len()
     }
 
-    async fn ask_notary(&self, notary: &Notary, servers: &BTreeSet<&OwnedServerName>) -> Result<Vec<KeyDocument>, Failure> {
+    async fn ask_notary(
+        &self,
+        notary: &Notary,
+        servers: &BTreeSet<&OwnedServerName>,
+    ) -> Result<Vec<KeyDocument>, Failure> {
         let wanted = servers.iter().map(|server| ((*server).clone(), BTreeMap::new())).collect();
         let request = get_remote_server_keys_batch::v2::Request::new(wanted);
         let patience = self.federation.once().within(PATIENCE * 2).up_to(MAX_ANSWER);
