@@ -9,6 +9,9 @@ mod failure;
 pub mod federation;
 pub mod http;
 
+#[cfg(test)]
+mod tests;
+
 pub use failure::{Failure, Refusal};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
