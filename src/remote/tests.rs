@@ -37,9 +37,38 @@ fn names_of_servers() {
     let long = "a".repeat(64);
     let longer = ["abcdefgh"; 32].join(".");
     for bad in [
-        "", ":1", "a:", "a:0", "a:65536", "a:1:2", "a:+1", "a..b", "a.", ".a", "-a.org", "a-.org", "a_b.org", "a b",
-        "user@a.org", "a.org/path", "a.org?x", "a.org#x", "a%00.org", "[::1", "[::1]x", "[fe80::1%eth0]", "::1",
-        "127.1", "2130706433", "0x7f.1", "1.2.3.4.5", "1.2.3.256", "a.1", "bücher.de", &long, &longer,
+        "",
+        ":1",
+        "a:",
+        "a:0",
+        "a:65536",
+        "a:1:2",
+        "a:+1",
+        "a..b",
+        "a.",
+        ".a",
+        "-a.org",
+        "a-.org",
+        "a_b.org",
+        "a b",
+        "user@a.org",
+        "a.org/path",
+        "a.org?x",
+        "a.org#x",
+        "a%00.org",
+        "[::1",
+        "[::1]x",
+        "[fe80::1%eth0]",
+        "::1",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "1.2.3.4.5",
+        "1.2.3.256",
+        "a.1",
+        "bücher.de",
+        &long,
+        &longer,
     ] {
         assert!(Authority::parse(bad).is_err(), "{bad}");
     }
@@ -146,8 +175,15 @@ async fn documents_of_strangers() {
     let location = |to: &str| vec![("location".to_owned(), to.to_owned())];
     let redirect = |to: &str| Answer::Body(StatusCode::FOUND, location(to), String::new());
     for (n, bad) in [
-        "", "[]", "{}", r#"{"m.server":5}"#, r#"{"m.server":""}"#, r#"{"m.server":"user@x.org"}"#,
-        r#"{"m.server":"x.org/path"}"#, r#"{"m.server":"127.1"}"#, r#"{"m.server":"https://x.org"}"#,
+        "",
+        "[]",
+        "{}",
+        r#"{"m.server":5}"#,
+        r#"{"m.server":""}"#,
+        r#"{"m.server":"user@x.org"}"#,
+        r#"{"m.server":"x.org/path"}"#,
+        r#"{"m.server":"127.1"}"#,
+        r#"{"m.server":"https://x.org"}"#,
     ]
     .into_iter()
     .enumerate()
@@ -206,7 +242,8 @@ async fn certificates_and_addresses() {
 #[tokio::test]
 async fn answers_have_bounds() {
     let world = World::start().await;
-    let large = world.server("127.0.0.12", &["127.0.0.12"], Answer::Body(StatusCode::OK, Vec::new(), "x".repeat(2000))).await;
+    let large =
+        world.server("127.0.0.12", &["127.0.0.12"], Answer::Body(StatusCode::OK, Vec::new(), "x".repeat(2000))).await;
     let federation = world.federation(|s| s.timeout = Duration::from_millis(300));
     let ask = async |port: u16, limit: usize| {
         let request = Request::builder().uri("/").body(Bytes::new()).unwrap();
@@ -218,7 +255,8 @@ async fn answers_have_bounds() {
     let silent = world.server("127.0.0.12", &["127.0.0.12"], Answer::Never).await;
     assert!(matches!(ask(silent.port, 10).await, Err(Failure::TimedOut(_))));
     let moved = vec![("location".to_owned(), format!("https://127.0.0.12:{}/", large.port))];
-    let moved = world.server("127.0.0.12", &["127.0.0.12"], Answer::Body(StatusCode::FOUND, moved, String::new())).await;
+    let moved =
+        world.server("127.0.0.12", &["127.0.0.12"], Answer::Body(StatusCode::FOUND, moved, String::new())).await;
     let refused = ask(moved.port, 10).await.unwrap_err();
     assert_eq!(refused.refusal().map(|r| r.status), Some(StatusCode::FOUND));
 }

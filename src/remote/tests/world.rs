@@ -216,7 +216,8 @@ impl World {
                     () = stop.cancelled() => return,
                     accepted = listener.accept() => accepted.unwrap().0,
                 };
-                let (acceptor, counts, answer, stop) = (acceptor.clone(), counting.clone(), answer.clone(), stop.clone());
+                let (acceptor, counts, answer, stop) =
+                    (acceptor.clone(), counting.clone(), answer.clone(), stop.clone());
                 let connection = async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     counts.connections.fetch_add(1, Ordering::SeqCst);
@@ -228,7 +229,8 @@ impl World {
                         let saw = Saw { host: host.or(header).unwrap(), sni: sni.clone() };
                         respond(answer(&saw, &request), saw)
                     });
-                    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
                 };
                 supervisor.detach(async move {
                     tokio::select! {

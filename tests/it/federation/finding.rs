@@ -1,5 +1,8 @@
 //! Finding and trusting: what a signature must be, and what servers ask each other without a room in common.
 
+use std::{sync::Arc, time::Duration};
+
+use hearth_rules::{Draft, Pdu, RoomVersion, Signer, event::Unverified};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -215,4 +218,92 @@ async fn a_trusted_notary_speaks_for_those_who_are_away() {
     let dave = other.user("dave").await;
     away.asks(&other, &profile_of(&dave)).await.refused(401, "M_UNAUTHORIZED");
     drop(bob);
+}
+
+const KEYS: &str = "/_matrix/key/v2/server";
+
+/// A message as its sender's server sends it.
+fn message(version: &'static RoomVersion, signer: &Signer, text: &str, at: u64) -> String {
+    let sender = format!("@u:{}", signer.server_name()).try_into().unwrap();
+    let room = Some("!r:x".try_into().unwrap());
+    let draft = Draft::of(room, sender, "m.room.message".into(), None, &json!({ "body": text }), at).unwrap();
+    draft.build(version, &[], 5, &[], signer).unwrap().json().to_owned()
+}
+
+fn received(version: &'static RoomVersion, json: &str) -> Unverified {
+    Pdu::parse_remote(json, version).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_events_are_checked_with_one_question_a_server() {
+    let [here, there, other] = Peers::three().await;
+    let version = RoomVersion::get("12").unwrap();
+    let now = here.clock().now_ms();
+    let signer = |peer: &Peer| peer.services().server_keys.signer().clone();
+    let mut texts = Vec::new();
+    for n in 0..40 {
+        let by = [&there, &other, &here][n % 3];
+        texts.push(message(version, &signer(by), &n.to_string(), now));
+    }
+    // A signature by another key under that name; one that was broken; a content that is not what was hashed; one of a
+    // server that nobody finds.
+    let forger = Signer::new(there.name().to_owned(), &[3; 32], signer(&there).key_id().trim_start_matches("ed25519:"));
+    texts.push(message(version, &forger.unwrap(), "forged", now));
+    texts.push(message(version, &signer(&there), "changed", now).replace("changed", "CHANGED"));
+    let nobody = Signer::new("127.0.0.9:1".try_into().unwrap(), &[3; 32], "a").unwrap();
+    texts.push(message(version, &nobody, "nobody", now));
+    let events = || texts.iter().map(|t| received(version, t)).collect::<Vec<_>>();
+    let keys = &here.services().server_keys;
+    let (first, second) = tokio::join!(keys.verify(events(), version), keys.verify(events(), version));
+    for checked in [first.unwrap(), second.unwrap()] {
+        assert!(checked[..40].iter().all(Result::is_ok), "{checked:?}");
+        assert_eq!(checked[0].as_ref().unwrap().content_as::<Value>().unwrap()["body"], "0");
+        assert_eq!(checked[40].as_ref().unwrap_err().status().as_u16(), 403);
+        let redacted = checked[41].as_ref().unwrap().content_as::<Value>().unwrap();
+        assert_eq!(redacted, json!({}));
+        assert_eq!(checked[42].as_ref().unwrap_err().status().as_u16(), 403);
+    }
+    assert_eq!((there.was_asked(KEYS), other.was_asked(KEYS)), (1, 1));
+    // Whoever uses unknown keys in somebody's name makes nobody ask again and again.
+    let unknown = Signer::new(there.name().to_owned(), &[3; 32], "unknown").unwrap();
+    for _ in 0..3 {
+        let event = received(version, &message(version, &unknown, "x", now));
+        assert!(keys.verify(vec![event], version).await.unwrap()[0].is_err());
+    }
+    assert_eq!(there.was_asked(KEYS), 1);
+    here.clock().advance_ms(61_000);
+    let event = received(version, &message(version, &unknown, "x", now));
+    assert!(keys.verify(vec![event], version).await.unwrap()[0].is_err());
+    assert_eq!(there.was_asked(KEYS), 2);
+}
+
+#[tokio::test]
+async fn keys_hold_as_long_as_their_server_says() {
+    let here = Peers::one(2, |plan| plan).await;
+    let there = Peers::one(3, |plan| plan.services(|s| s.server_keys.validity = Duration::from_secs(3600))).await;
+    let version = RoomVersion::get("12").unwrap();
+    let signer: Arc<Signer> = there.services().server_keys.signer().clone();
+    let keys = &here.services().server_keys;
+    let now = here.clock().now_ms();
+    let verify = async |at: u64| {
+        let event = received(version, &message(version, &signer, "x", at));
+        keys.verify(vec![event], version).await.unwrap().remove(0).is_ok()
+    };
+    assert!(verify(now).await && verify(now - 86_400_000).await);
+    // Signed after the key ran out, as far as we know, and its server is away.
+    there.goes_away();
+    here.clock().advance_ms(2 * 3600 * 1000);
+    assert!(!verify(now + 2 * 3600 * 1000).await);
+    assert!(verify(now + 1000).await);
+    // It is asked again once it can be, and its new document is believed.
+    there.comes_back();
+    there.clock().advance_ms(2 * 3600 * 1000);
+    here.clock().advance_ms(60_000);
+    assert!(verify(now + 2 * 3600 * 1000).await);
+    // The same for requests: a key that ran out proves nothing.
+    let bob = here.user("bob").await;
+    there.asks(&here, &profile_of(&bob)).await.good();
+    there.goes_away();
+    here.clock().advance_ms(24 * 3600 * 1000);
+    there.asks(&here, &profile_of(&bob)).await.refused(401, "M_UNAUTHORIZED");
 }

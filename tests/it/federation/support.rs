@@ -10,10 +10,11 @@
 //! servers that cannot be reached are left alone for fractions of a second.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     ops::Deref,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -85,25 +86,36 @@ impl Authority {
     }
 }
 
-/// A door for other servers that can be shut: connections end, and new ones are dropped.
+/// A door for other servers that can be shut: connections end, and new ones are dropped. Counts who comes through.
 #[derive(Clone)]
-pub struct Door(watch::Sender<bool>);
+pub struct Door {
+    is_open: watch::Sender<bool>,
+    asked: Arc<Mutex<HashMap<String, usize>>>,
+}
 
 impl Door {
     /// An open door.
     pub fn open() -> Self {
-        Self(watch::Sender::new(true))
+        Self { is_open: watch::Sender::new(true), asked: Arc::default() }
     }
 
     /// Shuts it or opens it.
     pub fn set(&self, open: bool) {
-        self.0.send_replace(open);
+        self.is_open.send_replace(open);
+    }
+
+    fn counting(&self, router: Router) -> Router {
+        let asked = self.asked.clone();
+        router.layer(axum::middleware::map_request(move |request: axum::extract::Request| {
+            *asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
+            std::future::ready(request)
+        }))
     }
 
     /// Serves a router by TLS until the stop.
     pub fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>, router: Router, supervisor: &Supervisor) {
         let (acceptor, door, stopping) = (TlsAcceptor::from(tls), self.clone(), supervisor.stopping());
-        let (jobs, stop) = (supervisor.clone(), stopping.clone());
+        let (jobs, stop, router) = (supervisor.clone(), stopping.clone(), self.counting(router));
         supervisor.detach(async move {
             loop {
                 let accepted = tokio::select! {
@@ -111,7 +123,7 @@ impl Door {
                     () = stop.cancelled() => return,
                 };
                 let Ok((stream, _)) = accepted else { continue };
-                let mut state = door.0.subscribe();
+                let mut state = door.is_open.subscribe();
                 let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
                 jobs.detach(async move {
                     tokio::select! {
@@ -217,6 +229,11 @@ impl Peer {
     /// The end of [`Self::goes_away`].
     pub fn comes_back(&self) {
         self.door.set(true);
+    }
+
+    /// How often other servers asked for a path.
+    pub fn was_asked(&self, path: &str) -> usize {
+        self.door.asked.lock().unwrap().get(path).copied().unwrap_or_default()
     }
 
     /// GET from another server, signed.
