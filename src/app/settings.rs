@@ -204,7 +204,8 @@ fn notary(from: &hearth_config::federation::KeyServer) -> Notary {
 }
 
 /// How other servers are called, and whom we speak to.
-fn federation(config: &Config) -> federation::Settings {
+#[must_use]
+pub fn federation(config: &Config) -> federation::Settings {
     let (from, outbound) = (&config.federation, &config.server.outbound);
     let mut to = federation::Settings {
         only: from.only.clone(),

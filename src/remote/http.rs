@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub mod dial;
+pub mod inspect;
 pub mod tls;
 
 pub use dial::{Dialer, Proxy};

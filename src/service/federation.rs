@@ -17,6 +17,7 @@ use ruma::{
 };
 
 pub mod health;
+pub mod tester;
 
 use health::Health;
 
@@ -230,6 +231,11 @@ impl Federation {
     /// If the database fails.
     pub async fn heard_from(&self, server: &ServerName) -> Result<()> {
         self.health.well(server).await
+    }
+
+    /// Whether a server can be reached as it should be, and what to change if not ([`tester`]).
+    pub async fn examine(&self, server: &str, now_ms: u64) -> tester::Report {
+        tester::examine(&self.remote, server, now_ms).await
     }
 
     /// What a user who waited for `server` is told.

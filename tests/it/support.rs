@@ -55,13 +55,15 @@ macro_rules! on_both {
     )+};
 }
 
+/// Serves a server's router somewhere else as well.
+type Door = Box<dyn FnOnce(axum::Router, &Supervisor) + Send>;
 type Change<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// How a test server is to differ from the usual one.
 #[derive(Default)]
 pub struct Plan {
     name: Option<OwnedServerName>,
-    door: Option<Box<dyn FnOnce(axum::Router, &Supervisor) + Send>>,
+    door: Option<Door>,
     services: Vec<Change<hearth_service::Settings>>,
     api: Vec<Change<hearth_api::Settings>>,
 }

@@ -138,6 +138,19 @@ impl Dialer {
         self.shake(authority, tcp).await
     }
 
+    pub(super) fn tls(&self) -> &Tls {
+        &self.0.tls
+    }
+
+    /// A TCP connection to one address, if it may be dialled.
+    pub(super) async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
+        if !self.may_dial(address.ip()) {
+            return Err(Failure::Forbidden(format!("{address} may not be dialled from here")));
+        }
+        let tcp = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| Failure::TimedOut(CONNECT))?;
+        tcp.map_err(|e| Failure::Unreachable(format!("nobody listens at {address}: {e}")))
+    }
+
     async fn shake(&self, authority: &Authority, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
         let _ = tcp.set_nodelay(true);
         let connector = TlsConnector::from(self.0.tls.for_host(authority.host()));

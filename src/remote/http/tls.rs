@@ -57,6 +57,16 @@ impl Tls {
         })
     }
 
+    /// The same for looking on: HTTP/1.1 alone; and one that believes every certificate, to see which one there is.
+    pub fn for_inspection(&self, host: &Host) -> (Arc<ClientConfig>, Arc<ClientConfig>) {
+        let plain = |config: &ClientConfig| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(config)
+        };
+        (plain(&self.for_host(host)), plain(&self.unverified))
+    }
+
     pub fn for_host(&self, host: &Host) -> Arc<ClientConfig> {
         let text = match host {
             Host::Ip(ip) => ip.to_string(),

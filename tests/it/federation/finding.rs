@@ -307,3 +307,26 @@ async fn keys_hold_as_long_as_their_server_says() {
     here.clock().advance_ms(24 * 3600 * 1000);
     there.asks(&here, &profile_of(&bob)).await.refused(401, "M_UNAUTHORIZED");
 }
+
+#[tokio::test]
+async fn a_server_is_told_what_is_wrong_with_it() {
+    let here = Peers::one(2, |plan| plan).await;
+    let there = Peers::one(3, |plan| plan).await;
+    let admin = here.admin("admin").await;
+    let test =
+        async |name: &str| admin.get(&format!("/_synapse/admin/v1/federation/test/{}", encoded(name))).await.good();
+    let good = test(there.name().as_str()).await;
+    assert_eq!((&good["is_fine"], &good["faults"]), (&json!(true), &json!([])), "{good}");
+    assert_eq!(good["addresses"][0]["certificate_names"], json!(["127.0.0.3"]));
+    assert!(good["addresses"][0]["software"].as_str().unwrap().starts_with("Hearth "), "{good}");
+    let fault = async |name: &str, n: usize| test(name).await["faults"][n]["what"].as_str().unwrap().to_owned();
+    assert!(fault("not a name", 0).await.contains("not the name of a server"));
+    assert!(fault("127.0.0.9:1", 0).await.contains("no answer"));
+    there.goes_away();
+    assert!(fault(there.name().as_str(), 0).await.contains("no answer"));
+    let other = Peers::misnamed(7, "127.0.0.8").await;
+    let wrong = test(other.name().as_str()).await;
+    assert!(wrong["faults"][0]["what"].as_str().unwrap().contains("is not trusted for 127.0.0.7"), "{wrong}");
+    assert_eq!(wrong["is_fine"], false);
+    here.user("bob").await.get("/_synapse/admin/v1/federation/test/x").await.refused(403, "M_FORBIDDEN");
+}

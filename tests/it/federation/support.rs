@@ -175,12 +175,21 @@ impl Peers {
 
     /// A server on `127.0.0.<last>` that differs from the usual one.
     pub async fn one(last: u8, change: impl FnOnce(Plan) -> Plan) -> Peer {
+        Self::certified(last, &Ipv4Addr::new(127, 0, 0, last).to_string(), change).await
+    }
+
+    /// A server whose certificate is for somebody else.
+    pub async fn misnamed(last: u8, named: &str) -> Peer {
+        Self::certified(last, named, |plan| plan).await
+    }
+
+    async fn certified(last: u8, named: &str, change: impl FnOnce(Plan) -> Plan) -> Peer {
         let address = Ipv4Addr::new(127, 0, 0, last);
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let name: OwnedServerName = listener.local_addr().unwrap().to_string().try_into().unwrap();
         let door = Door::open();
         let behind = door.clone();
-        let tls = authority().certifies(&[&address.to_string()]);
+        let tls = authority().certifies(&[named]);
         let plan = Plan::default()
             .named(name)
             .services(|s| {
