@@ -16,6 +16,7 @@ pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod relations;
 pub mod reports;
 pub mod rooms;
 pub mod server;
@@ -41,6 +42,7 @@ pub fn routes() -> Routes {
         .merge(profile::routes())
         .merge(push::routes())
         .merge(receipts::routes())
+        .merge(relations::routes())
         .merge(reports::routes())
         .merge(rooms::routes())
         .merge(server::routes())

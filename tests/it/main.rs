@@ -8,6 +8,7 @@ mod events;
 mod history;
 mod login;
 mod membership;
+mod relations;
 mod rooms;
 mod server;
 mod support;
