@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, Requester, Result, clock::Clock};
+use hearth_base::{Error, Requester, Result, clock::Clock, ids::SnapNid};
 use hearth_rules::versions::RoomVersion;
 use hearth_store::Store;
+use moka::sync::Cache;
 use ruma::{OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Map, Value};
 
@@ -16,9 +17,11 @@ use crate::{
 };
 
 mod create;
+mod hierarchy;
 mod upgrade;
 
 pub use create::NewRoom;
+pub use hierarchy::Hierarchy;
 
 /// How rooms are made.
 #[derive(Clone, Debug)]
@@ -72,7 +75,12 @@ pub struct Rooms {
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
+    /// Children of spaces, by their state.
+    children: Cache<SnapNid, Arc<Vec<hierarchy::Child>>>,
 }
+
+/// Spaces whose children are remembered.
+const SPACES: u64 = 1_000;
 
 impl Rooms {
     /// Made once.
@@ -87,7 +95,7 @@ impl Rooms {
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, directory, membership, server_name, clock, settings }
+        Self { store, state, events, directory, membership, server_name, clock, settings, children: Cache::new(SPACES) }
     }
 
     /// Version of new rooms when the client asks for none.
@@ -116,22 +124,38 @@ impl Rooms {
             Some(who) => self.store.membership(room.nid, who.user_nid).await?.map(|m| m.membership),
             None => None,
         };
+        if self.may_hear_of(who, &summary, membership.as_ref()).await? {
+            Ok((summary, membership))
+        } else {
+            Err(missing())
+        }
+    }
+
+    /// Whether somebody may be told of a room: whoever is in it or may come in, and everybody if anybody may read it (spec:
+    /// `GET /room_summary`, `GET /rooms/{roomId}/hierarchy`).
+    async fn may_hear_of(
+        &self,
+        who: Option<&Requester>,
+        summary: &Summary,
+        membership: Option<&MembershipState>,
+    ) -> Result<bool> {
         use MembershipState as M;
-        let mut may = summary.is_open() || matches!(membership, Some(M::Join | M::Invite | M::Knock));
-        if let Some(who) = who
-            && !may
-        {
-            // Bounded by the size of an event.
-            for other in &summary.allowed_room_ids {
-                if let Some(nid) = self.store.room_nid(other).await?
-                    && self.state.membership(nid, who.user_nid).await? == M::Join
-                {
-                    may = true;
-                    break;
-                }
+        match membership {
+            Some(M::Join | M::Invite | M::Knock) => return Ok(true),
+            Some(M::Ban) => return Ok(summary.world_readable),
+            _ if summary.is_open() => return Ok(true),
+            _ => {}
+        }
+        let Some(who) = who else { return Ok(false) };
+        // Bounded by the size of an event.
+        for other in &summary.allowed_room_ids {
+            if let Some(nid) = self.store.room_nid(other).await?
+                && self.state.membership(nid, who.user_nid).await? == M::Join
+            {
+                return Ok(true);
             }
         }
-        if may { Ok((summary, membership)) } else { Err(missing()) }
+        Ok(false)
     }
 
     fn version(&self, id: Option<&RoomVersionId>) -> Result<&'static RoomVersion> {
