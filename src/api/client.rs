@@ -21,7 +21,6 @@ pub mod reports;
 pub mod rooms;
 pub mod server;
 pub mod sync;
-pub mod to_device;
 pub mod typing;
 
 /// All routes of clients.
@@ -47,6 +46,5 @@ pub fn routes() -> Routes {
         .merge(rooms::routes())
         .merge(server::routes())
         .merge(sync::routes())
-        .merge(to_device::routes())
         .merge(typing::routes())
 }

@@ -118,14 +118,15 @@ impl Plan {
         self.api.into_iter().for_each(|change| change(&mut api));
         let services = Services::start(settings, store, clock.clone(), supervisor.clone()).await.unwrap();
         let router = hearth_api::router(services.clone(), api);
+        let served = router.clone();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stopping = supervisor.stopping();
         supervisor.detach(async move {
-            axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).await.unwrap();
+            axum::serve(listener, served).with_graceful_shutdown(stopping.cancelled_owned()).await.unwrap();
         });
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
-        TestServer { inner: Arc::new(Inner { base, services, clock, supervisor, http, _dir: dir }) }
+        TestServer { inner: Arc::new(Inner { base, router, services, clock, supervisor, http, _dir: dir }) }
     }
 }
 
@@ -137,6 +138,7 @@ pub struct TestServer {
 
 struct Inner {
     base: String,
+    router: axum::Router,
     services: Arc<Services>,
     clock: Clock,
     supervisor: Supervisor,
@@ -164,6 +166,11 @@ impl TestServer {
     /// Its clock.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
+    }
+
+    /// What answers, without a socket.
+    pub fn router(&self) -> &axum::Router {
+        &self.inner.router
     }
 
     /// `http://127.0.0.1:<port>`.
