@@ -57,6 +57,12 @@ impl HistoryToken {
     pub const START: Self = Self { depth: 0, pos: StreamPos(i64::MIN) };
     /// After the last event of any room.
     pub const END: Self = Self { depth: i64::MAX, pos: StreamPos(i64::MAX) };
+
+    /// The place just before the event that this place follows.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self { pos: StreamPos(self.pos.0.saturating_sub(1)), ..self }
+    }
 }
 
 impl fmt::Display for HistoryToken {

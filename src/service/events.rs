@@ -20,7 +20,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEvent
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{push::Push, state::State};
+use crate::{push::Push, relations, state::State};
 
 mod arrivals;
 pub mod lane;
@@ -120,6 +120,9 @@ impl Events {
             return self.redact(who, room_id, &target.redacts, out.txn_id, Some(out.content)).await;
         }
         let is_state = out.state_key.is_some();
+        if !is_state {
+            relations::check(&self.store, room, who.user_nid, &out.event_type, out.content.get()).await?;
+        }
         let draft = Draft::new(
             Some(room_id.to_owned()),
             who.user_id.clone(),

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, events::TimelineEventType};
 use serde::Deserialize;
 
-use crate::account_data::{PUSH_RULES, push_rules};
+use crate::account_data::{PUSH_RULES, ignored::IGNORED_USERS, push_rules};
 
 mod counts;
 mod deviants;
@@ -69,7 +69,6 @@ pub struct Outcome {
     pub actions: Vec<NewPushAction>,
 }
 
-const IGNORED_USERS: &str = "m.ignored_user_list";
 /// Rooms remembered.
 const ROOMS: u64 = 20_000;
 /// Units of memory for users' rules, about bytes.

@@ -5,9 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use hearth_base::{Error, Requester, Result, clock::Clock};
+use hearth_base::{Error, Requester, Result, clock::Clock, ids::SnapNid};
 use hearth_rules::versions::RoomVersion;
 use hearth_store::Store;
+use moka::sync::Cache;
 use ruma::{OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Map, Value};
 
@@ -19,9 +20,11 @@ use crate::{
 };
 
 mod create;
+mod hierarchy;
 mod upgrade;
 
 pub use create::NewRoom;
+pub use hierarchy::Hierarchy;
 
 /// How rooms are made.
 #[derive(Clone, Debug)]
@@ -77,7 +80,12 @@ pub struct Rooms {
     settings: Settings,
     /// When the newest room was made, ms.
     newest_ms: AtomicU64,
+    /// Children of spaces, by their state.
+    children: Cache<SnapNid, Arc<Vec<hierarchy::Child>>>,
 }
+
+/// Spaces whose children are remembered.
+const SPACES: u64 = 1_000;
 
 impl Rooms {
     /// Made once.
@@ -92,7 +100,18 @@ impl Rooms {
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, directory, membership, server_name, clock, settings, newest_ms: AtomicU64::new(0) }
+        Self {
+            store,
+            state,
+            events,
+            directory,
+            membership,
+            server_name,
+            clock,
+            settings,
+            newest_ms: AtomicU64::new(0),
+            children: Cache::new(SPACES),
+        }
     }
 
     /// A time for a new room, ms: now, but no two alike. Since version 12 a room is named by the hash of its create
@@ -129,22 +148,38 @@ impl Rooms {
             Some(who) => self.store.membership(room.nid, who.user_nid).await?.map(|m| m.membership),
             None => None,
         };
+        if self.may_hear_of(who, &summary, membership.as_ref()).await? {
+            Ok((summary, membership))
+        } else {
+            Err(missing())
+        }
+    }
+
+    /// Whether somebody may be told of a room: whoever is in it or may come in, and everybody if anybody may read it (spec:
+    /// `GET /room_summary`, `GET /rooms/{roomId}/hierarchy`).
+    async fn may_hear_of(
+        &self,
+        who: Option<&Requester>,
+        summary: &Summary,
+        membership: Option<&MembershipState>,
+    ) -> Result<bool> {
         use MembershipState as M;
-        let mut may = summary.is_open() || matches!(membership, Some(M::Join | M::Invite | M::Knock));
-        if let Some(who) = who
-            && !may
-        {
-            // Bounded by the size of an event.
-            for other in &summary.allowed_room_ids {
-                if let Some(nid) = self.store.room_nid(other).await?
-                    && self.state.membership(nid, who.user_nid).await? == M::Join
-                {
-                    may = true;
-                    break;
-                }
+        match membership {
+            Some(M::Join | M::Invite | M::Knock) => return Ok(true),
+            Some(M::Ban) => return Ok(summary.world_readable),
+            _ if summary.is_open() => return Ok(true),
+            _ => {}
+        }
+        let Some(who) = who else { return Ok(false) };
+        // Bounded by the size of an event.
+        for other in &summary.allowed_room_ids {
+            if let Some(nid) = self.store.room_nid(other).await?
+                && self.state.membership(nid, who.user_nid).await? == M::Join
+            {
+                return Ok(true);
             }
         }
-        if may { Ok((summary, membership)) } else { Err(missing()) }
+        Ok(false)
     }
 
     fn version(&self, id: Option<&RoomVersionId>) -> Result<&'static RoomVersion> {

@@ -42,6 +42,7 @@ pub mod migrate;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod relations;
 pub mod reports;
 pub mod rooms;
 pub mod server_keys;

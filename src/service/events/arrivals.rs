@@ -135,7 +135,7 @@ impl Staged {
         }
         let replaces = key.and_then(|key| before.map.get(&key).copied());
         let sender = store.intern_user(pdu.sender()).await?;
-        let (relation, thread) = relation_of(&pdu);
+        let (relation, thread) = relation_of(store, self.head.room.nid, &pdu).await?;
         let mut event = NewEvent {
             nid,
             standing,

@@ -5,12 +5,14 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::account_data::{AccountData, Settings as DataSettings};
 use crate::{push::tests::House, state::State};
 
 async fn house() -> (House, Receipts) {
     let house = House::new(&["a", "b", "c"]).await;
     let state = Arc::new(State::new(house.store.clone()));
-    let history = Arc::new(History::new(house.store.clone(), state, Clock::new()));
+    let data = Arc::new(AccountData::new(house.store.clone(), DataSettings::default()));
+    let history = Arc::new(History::new(house.store.clone(), state, data, Clock::new()));
     let receipts = Receipts::new(house.store.clone(), history, Clock::new());
     (house, receipts)
 }
@@ -156,7 +158,8 @@ async fn more_receipts_than_are_remembered_are_read_from_disk() {
     let users: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut house = House::new(&users).await;
     let state = Arc::new(State::new(house.store.clone()));
-    let history = Arc::new(History::new(house.store.clone(), state, Clock::new()));
+    let data = Arc::new(AccountData::new(house.store.clone(), DataSettings::default()));
+    let history = Arc::new(History::new(house.store.clone(), state, data, Clock::new()));
     let receipts = Receipts::new(house.store.clone(), history, Clock::new());
     let event = house.say("u0", json!({"body": "1"})).await;
     let start = house.store.head();

@@ -373,14 +373,16 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Takes redacted content off the events and puts it aside.
+/// Takes redacted content off the events and puts it aside; with it goes the event's relation.
 async fn apply_redactions(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     const KEEP: &str = "INSERT INTO redacted_events (event_nid, redacted_ms, json) SELECT event_nid, $2, json FROM events WHERE event_nid = $1 AND redacted_by IS NULL ON CONFLICT (event_nid) DO NOTHING";
+    const UNRELATE: &str = "DELETE FROM relations WHERE event_nid = $1";
     const REDACT: &str = "UPDATE events SET redacted_by = $2, json = $3 WHERE event_nid = $1 AND redacted_by IS NULL";
     for p in placed {
         if let Some(redaction) = &p.event.redaction {
             execute!(tx, KEEP, redaction.target.0, clamp(p.event.pdu.origin_server_ts()))?;
             execute!(tx, REDACT, redaction.target.0, p.event.nid.0, redaction.json.as_bytes())?;
+            execute!(tx, UNRELATE, redaction.target.0)?;
             tx.stale(redaction.target);
         }
     }
