@@ -306,14 +306,14 @@ impl Store {
                 "SELECT e.event_nid, e.event_id, e.room_nid, e.pos, e.depth, e.standing, e.sender_nid, e.key_nid, e.snap_nid, e.counter, e.replaces_nid, e.redacted_by, e.device_id, e.txn_id, e.json, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid WHERE e.event_nid "
                 [in 1]
             );
-            let seen = self.inner.redactions.load(std::sync::atomic::Ordering::Acquire);
+            // A redaction committed while this is read makes it stale: then it is not kept.
+            let tickets: HashMap<i64, _> = missing.iter().map(|n| (*n, cache.ticket(&EventNid(*n)))).collect();
             let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(missing))?;
             let mut loaded = HashMap::with_capacity(rows.len());
             for row in rows {
                 let event = Arc::new(row.read()?);
-                // A redaction committed meanwhile may make what was read stale: then do not keep it.
-                if self.inner.redactions.load(std::sync::atomic::Ordering::Acquire) == seen {
-                    cache.insert(event.nid, event.clone());
+                if let Some(ticket) = tickets.get(&event.nid.0) {
+                    cache.fill(event.nid, event.clone(), *ticket);
                 }
                 loaded.insert(event.nid, event);
             }

@@ -3,13 +3,9 @@
 //! A row without a blob is announced and not uploaded yet (spec: `POST /media/v1/create`). Rows with one never change
 //! but for quarantine, protection and the time of last access, so they are cached, and forgotten here when they change.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
-use hearth_base::{Error, Result, ids::UserNid};
-use moka::sync::Cache;
+use hearth_base::{Error, Result, cache::Cache, ids::UserNid};
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{Store, blobs::BlobName, execute, fetch_all, fetch_optional, log::Tx};
@@ -116,22 +112,11 @@ pub struct Thumbnail {
 const CACHED: u64 = 5_000;
 
 /// The rows asked for lately, only those that have a blob.
-pub(crate) struct MediaCache {
-    rows: Cache<(String, String), Arc<Media>>,
-    /// Counts changes; a reader that sees it move does not leave in the cache what it read.
-    changes: AtomicU64,
-}
+pub(crate) struct MediaCache(Cache<(String, String), Arc<Media>>);
 
 impl Default for MediaCache {
     fn default() -> Self {
-        Self { rows: Cache::new(CACHED), changes: AtomicU64::new(0) }
-    }
-}
-
-impl MediaCache {
-    fn forget(&self, key: &(String, String)) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        self.rows.invalidate(key);
+        Self(Cache::new(CACHED))
     }
 }
 
@@ -168,20 +153,17 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn media(&self, server_name: &ServerName, media_id: &str) -> Result<Option<Arc<Media>>> {
-        let cache = &self.inner.media;
+        let cache = &self.inner.media.0;
         let key = (server_name.to_string(), media_id.to_owned());
-        if let Some(media) = cache.rows.get(&key) {
+        if let Some(media) = cache.get(&key) {
             return Ok(Some(media));
         }
-        let changes = cache.changes.load(Ordering::Acquire);
+        let ticket = cache.ticket(&key);
         let row: Option<Row> =
             fetch_optional!(&mut self.read().await?, Row, MEDIA_GET, server_name.as_str(), media_id)?;
         let Some(media) = row.map(Media::try_from).transpose()?.map(Arc::new) else { return Ok(None) };
         if media.blob.is_some() {
-            cache.rows.insert(key.clone(), media.clone());
-            if cache.changes.load(Ordering::Acquire) != changes {
-                cache.rows.invalidate(&key);
-            }
+            cache.fill(key, media.clone(), ticket);
         }
         Ok(Some(media))
     }
@@ -377,7 +359,7 @@ impl Store {
 
 impl Tx {
     fn forget_media(&mut self, server_name: String, media_id: String) {
-        self.after_commit(move |store| store.inner.media.forget(&(server_name, media_id)));
+        self.after_commit(move |store| store.inner.media.0.invalidate(&(server_name, media_id)));
     }
 
     /// Bytes that a user has uploaded since then, those written by this transaction included.

@@ -101,7 +101,7 @@ async fn changes_between_two_tokens() {
         let room = world.room(&alice).await;
         world.join(&bob, &room).await;
         let token =
-            |pos: StreamPos| hearth_base::stream::SyncToken { pos, to_device: 0, boot: 0, ephemeral: 0 }.to_string();
+            |pos: StreamPos| hearth_base::stream::SyncToken { pos, to_device: 0, boot: world.store.boot(), ephemeral: 0 }.to_string();
         let from = token(world.now());
         world.publish(&alice).await;
         let changes = world.keys.changes(&bob, &from, &token(world.now())).await.unwrap();
