@@ -31,6 +31,7 @@ pub mod server_keys;
 pub mod state;
 pub mod sync;
 pub mod typing;
+pub mod upkeep;
 
 use account_data::AccountData;
 use accounts::Accounts;

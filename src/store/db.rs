@@ -354,6 +354,10 @@ impl Db {
         match self {
             Self::Sqlite { write, read } => {
                 read.close().await;
+                // The last to go takes the write-ahead log along, which readers cannot.
+                if let Ok(last) = write.acquire().await {
+                    let _ = last.close().await;
+                }
                 write.close().await;
             }
             Self::Postgres(pool) => pool.close().await,

@@ -13,7 +13,7 @@ use ruma::{EventId, OwnedEventId, events::room::member::MembershipState};
 use crate::{
     Store,
     db::{Ints, Texts},
-    fetch_all, fetch_optional,
+    execute, fetch_all, fetch_optional,
     rooms::Room,
     sql,
     state::SnapRow,
@@ -273,6 +273,7 @@ const BY_TIME_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND p
 const BY_TIME_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms <= $2 ORDER BY origin_ms DESC, depth DESC, pos DESC LIMIT $3";
 const STATE_CHANGES: &str =
     "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
+const PRUNE_REDACTED: &str = "DELETE FROM redacted_events WHERE event_nid IN (SELECT event_nid FROM redacted_events WHERE redacted_ms < $1 LIMIT $2)";
 const REDACTED: &str = "SELECT json FROM redacted_events WHERE event_nid = $1";
 
 /// Which way to read history.
@@ -453,6 +454,14 @@ impl Store {
         let rows: Vec<(i64, Option<i64>)> =
             fetch_all!(&mut self.read().await?, (i64, Option<i64>), STATE_CHANGES, room.0, after.0, upto.0)?;
         Ok(rows.into_iter().map(|(key, new)| (KeyNid(key), new.map(EventNid))).collect())
+    }
+
+    /// Forgets for good what was redacted before that time, ms; `most` at once. Gives how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn prune_redacted(&self, before_ms: i64, most: u32) -> Result<u64> {
+        self.write(move |tx| Box::pin(async move { execute!(tx, PRUNE_REDACTED, before_ms, i64::from(most)) })).await
     }
 
     /// What an event said before it was redacted, if that is still kept.

@@ -46,6 +46,8 @@ pub mod reports;
 pub mod rooms;
 pub mod runs;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use blobs::Blobs;
 use db::{Db, Engine, Session};

@@ -3,12 +3,12 @@
 //! A row without a blob is announced and not uploaded yet (spec: `POST /media/v1/create`). Rows with one never change
 //! but for quarantine, protection and the time of last access, so they are cached, and forgotten here when they change.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use hearth_base::{Error, Result, cache::Cache, ids::UserNid};
 use ruma::{OwnedServerName, ServerName};
 
-use crate::{Store, blobs::BlobName, execute, fetch_all, fetch_optional, log::Tx};
+use crate::{Store, blobs::BlobName, db::Texts, execute, fetch_all, fetch_optional, log::Tx, sql};
 
 /// What an `mxc://` id stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ pub struct Thumbnail {
     pub size: u64,
 }
 
+/// Blobs asked about at once.
+const BLOBS: usize = 500;
 /// Media rows remembered.
 const CACHED: u64 = 5_000;
 
@@ -246,6 +248,28 @@ impl Store {
         let row: Option<(String,)> =
             fetch_optional!(&mut self.read().await?, (String,), BLOB_REFERRED, name.to_string())?;
         Ok(row.is_some())
+    }
+
+    /// Removes bytes to which no row refers and that were there before that time, ms: what a crash left between a blob
+    /// and its row. One of the 256 folders at a time; gives how many were removed.
+    ///
+    /// # Errors
+    /// If the database or the disk fails.
+    pub async fn sweep_blobs(&self, folder: u8, before_ms: i64) -> Result<u64> {
+        let Some(blobs) = self.blobs() else { return Ok(0) };
+        let referred = sql!(
+            "SELECT blob FROM media WHERE blob " [in 1] " UNION SELECT blob FROM thumbnails WHERE blob " [in 1]
+        );
+        let mut gone = 0;
+        for names in blobs.older(folder, before_ms).await?.chunks(BLOBS) {
+            let texts = Texts(names.iter().map(ToString::to_string).collect());
+            let kept: Vec<(String,)> = fetch_all!(&mut self.read().await?, (String,), referred, texts)?;
+            let kept: HashSet<BlobName> = kept.into_iter().map(|(name,)| name.parse()).collect::<Result<_>>()?;
+            for name in names.iter().filter(|name| !kept.contains(name)) {
+                gone += u64::from(blobs.remove_unless(*name, || self.blob_is_referred(*name)).await?);
+            }
+        }
+        Ok(gone)
     }
 
     /// Notes when media were last asked for.
