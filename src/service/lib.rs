@@ -30,6 +30,8 @@ pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod typing;
 pub mod upkeep;
 
