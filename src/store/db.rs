@@ -308,9 +308,9 @@ impl Db {
                     .acquire_timeout(Duration::from_secs(10))
                     // Whoever was idle for a moment may have lost the server meanwhile: it is asked first.
                     .before_acquire(|connection, idle| {
-                        Box::pin(async move {
-                            Ok(idle.idle_for < IDLE || sqlx::Connection::ping(connection).await.is_ok())
-                        })
+                        Box::pin(
+                            async move { Ok(idle.idle_for < IDLE || sqlx::Connection::ping(connection).await.is_ok()) },
+                        )
                     })
                     .connect_with(options)
                     .await

@@ -65,7 +65,12 @@ pub(crate) struct Interner<K: Hash + Eq + Clone + Send + Sync + 'static> {
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Default for Interner<K> {
     fn default() -> Self {
-        Self { by_name: Cache::new(REMEMBERED), by_nid: Cache::new(REMEMBERED), pending: DashMap::new(), settled: AtomicU64::new(0) }
+        Self {
+            by_name: Cache::new(REMEMBERED),
+            by_nid: Cache::new(REMEMBERED),
+            pending: DashMap::new(),
+            settled: AtomicU64::new(0),
+        }
     }
 }
 

@@ -15,8 +15,7 @@ use std::{
 };
 
 use hearth_base::{
-    Error, Result,
-    cache,
+    Error, Result, cache,
     ids::{EventNid, RoomNid, SnapNid, StreamPos},
     tasks::Supervisor,
 };

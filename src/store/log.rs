@@ -78,8 +78,7 @@ const MARK: &str =
     "INSERT INTO log_marks (pos, at_ms) SELECT pos, $1 FROM log_head WHERE id = 1 ON CONFLICT (pos) DO NOTHING";
 const MARK_BEFORE: &str = "SELECT MAX(pos) FROM log_marks WHERE at_ms <= $1";
 const DROP_MARKS: &str = "DELETE FROM log_marks WHERE pos < $1";
-const PRUNE: &str =
-    "DELETE FROM log WHERE pos <= $1 AND pos < (SELECT COALESCE(MIN(pos), 0) + $2 FROM log)";
+const PRUNE: &str = "DELETE FROM log WHERE pos <= $1 AND pos < (SELECT COALESCE(MIN(pos), 0) + $2 FROM log)";
 
 impl Store {
     /// Notes how far the log has come by now, and says how far it had come at `before_ms` at least: what stands at or

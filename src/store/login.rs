@@ -109,6 +109,8 @@ const PREDECESSOR: &str = "SELECT token_hash FROM refresh_tokens WHERE next_hash
 const DROP_REFRESH: &str = "DELETE FROM refresh_tokens WHERE token_hash = $1";
 const DROP_ACCESS_OF_REFRESH: &str = "DELETE FROM access_tokens WHERE refresh_hash = $1 RETURNING token_hash";
 const DROP_ACCESS: &str = "DELETE FROM access_tokens WHERE token_hash = $1 RETURNING token_hash";
+const DROP_ACCESS_WITHOUT_DEVICE: &str =
+    "DELETE FROM access_tokens WHERE user_nid = $1 AND device_id IS NULL AND puppet_of IS NULL RETURNING token_hash";
 const DROP_ACCESS_OF_USER: &str = "DELETE FROM access_tokens WHERE user_nid = $1 RETURNING token_hash";
 const DROP_REFRESH_OF_USER: &str = "DELETE FROM refresh_tokens WHERE user_nid = $1";
 const TOKENS_OF_USER: &str = "SELECT token_hash FROM access_tokens WHERE user_nid = $1";
@@ -144,6 +146,12 @@ pub(crate) async fn drop_device_tokens(tx: &mut Tx, user: UserNid, devices: &[St
     let access = sql!("DELETE FROM access_tokens WHERE user_nid = $1 AND device_id " [in 2] " RETURNING token_hash");
     execute!(tx, refresh, user.0, Texts(devices.to_vec()))?;
     let ended = fetch_all!(tx, (Vec<u8>,), access, user.0, Texts(devices.to_vec()))?;
+    forget(tx, &ended)
+}
+
+/// Ends the sessions of a user that have no device.
+pub(crate) async fn drop_tokens_without_device(tx: &mut Tx, user: UserNid) -> Result<()> {
+    let ended = fetch_all!(tx, (Vec<u8>,), DROP_ACCESS_WITHOUT_DEVICE, user.0)?;
     forget(tx, &ended)
 }
 

@@ -130,8 +130,7 @@ const MEDIA_COMPLETE: &str = "UPDATE media SET blob = $3, content_type = $4, fil
     WHERE server_name = $1 AND media_id = $2 AND blob IS NULL";
 const MEDIA_BYTES_SINCE: &str = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM media WHERE user_nid = $1 AND created_ms >= $2 AND blob IS NOT NULL";
 const MEDIA_ANNOUNCED: &str = "SELECT COUNT(*) FROM media WHERE user_nid = $1 AND blob IS NULL AND expires_ms > $2";
-const MEDIA_QUARANTINE: &str =
-    "UPDATE media SET quarantined_by = $3 WHERE server_name = $1 AND media_id = $2 AND (NOT protected OR CAST($3 AS TEXT) IS NULL)";
+const MEDIA_QUARANTINE: &str = "UPDATE media SET quarantined_by = $3 WHERE server_name = $1 AND media_id = $2 AND (NOT protected OR CAST($3 AS TEXT) IS NULL)";
 const MEDIA_PROTECT: &str = "UPDATE media SET protected = $3 WHERE server_name = $1 AND media_id = $2";
 const MEDIA_TOUCH: &str =
     "UPDATE media SET accessed_ms = $3 WHERE server_name = $1 AND media_id = $2 AND accessed_ms < $3";

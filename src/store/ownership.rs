@@ -35,7 +35,10 @@ pub(crate) async fn check(engine: &Engine) -> Result<()> {
         return Ok(());
     }
     let tables = tables_of(path).await.map_err(|e| {
-        Error::fault(format!("{}, which cannot be read as a SQLite database; name a file that hearth may make", named()), e)
+        Error::fault(
+            format!("{}, which cannot be read as a SQLite database; name a file that hearth may make", named()),
+            e,
+        )
     })?;
     let has = |name: &str| tables.iter().any(|t| t == name);
     if tables.is_empty() || has(OURS) {
@@ -73,7 +76,9 @@ fn is_sqlite(path: &Path) -> std::io::Result<bool> {
     if begin == MAGIC {
         return Ok(true);
     }
-    Err(std::io::Error::other("it is no SQLite database; nothing was written to it. Name a file that does not exist yet"))
+    Err(std::io::Error::other(
+        "it is no SQLite database; nothing was written to it. Name a file that does not exist yet",
+    ))
 }
 
 async fn tables_of(path: &Path) -> std::result::Result<Vec<String>, sqlx::Error> {

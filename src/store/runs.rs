@@ -26,8 +26,7 @@ pub(crate) struct Runs {
 }
 
 const RUNS: &str = "SELECT boot, pos FROM runs ORDER BY number";
-const BEGIN: &str =
-    "INSERT INTO runs (number, boot, pos) SELECT COALESCE(MAX(number), 0) + 1, $1, $2 FROM runs";
+const BEGIN: &str = "INSERT INTO runs (number, boot, pos) SELECT COALESCE(MAX(number), 0) + 1, $1, $2 FROM runs";
 const PRUNE: &str = "DELETE FROM runs WHERE number <= (SELECT MAX(number) FROM runs) - $1";
 const WRITES: &str = "UPDATE log_head SET run = $1 WHERE id = 1";
 

@@ -5,6 +5,7 @@ mod accounts;
 mod devices;
 mod directory;
 mod events;
+mod faults;
 mod history;
 mod login;
 mod membership;

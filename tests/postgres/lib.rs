@@ -69,7 +69,11 @@ impl Cluster {
         let cluster = Self { dir, bin, owner, leash };
         let data = cluster.dir.join("data");
         let made = cluster
-            .run("initdb", &["--auth=trust", "--username=hearth", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"], &data)
+            .run(
+                "initdb",
+                &["--auth=trust", "--username=hearth", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"],
+                &data,
+            )
             .await;
         assert!(made.success(), "initdb: {}", cluster.log());
         cluster.up().await;

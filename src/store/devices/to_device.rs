@@ -67,11 +67,7 @@ pub(crate) struct Inboxes {
 
 impl Default for Inboxes {
     fn default() -> Self {
-        Self {
-            newest: cache::Cache::new(REMEMBERED),
-            cleared: Cache::new(REMEMBERED),
-            sizes: Cache::new(REMEMBERED),
-        }
+        Self { newest: cache::Cache::new(REMEMBERED), cleared: Cache::new(REMEMBERED), sizes: Cache::new(REMEMBERED) }
     }
 }
 

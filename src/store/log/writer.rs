@@ -8,12 +8,7 @@
 //!
 //! On PostgreSQL the transaction begins by locking the row `log_head`, so positions are in commit order whoever writes.
 
-use std::{
-    collections::HashMap,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use hearth_base::{
@@ -348,11 +343,7 @@ enum Failed {
 }
 
 /// Runs closures, each in a savepoint unless it is alone. Gives whether the transaction is beyond repair.
-async fn run_closures(
-    tx: &mut Tx,
-    closures: Vec<Box<dyn Closure>>,
-    alone: bool,
-) -> (Vec<Box<dyn Closure>>, bool) {
+async fn run_closures(tx: &mut Tx, closures: Vec<Box<dyn Closure>>, alone: bool) -> (Vec<Box<dyn Closure>>, bool) {
     let mut ran = Vec::with_capacity(closures.len());
     let mut broken = false;
     for mut closure in closures {
@@ -367,8 +358,8 @@ async fn run_closures(
             broken = !alone && tx.session.batch("RELEASE SAVEPOINT job".to_owned()).await.is_err();
         } else {
             tx.unnote(&noted);
-            broken = alone
-                || tx.session.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job".to_owned()).await.is_err();
+            broken =
+                alone || tx.session.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job".to_owned()).await.is_err();
         }
         ran.push(closure);
     }

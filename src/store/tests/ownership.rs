@@ -44,7 +44,10 @@ async fn the_database_of_a_synapse_is_refused() {
         )
         .await;
         let why = refused(&disk).await;
-        assert!(why.contains("Synapse") && why.contains("database.args.database") && why.contains("hearth.db"), "{why}");
+        assert!(
+            why.contains("Synapse") && why.contains("database.args.database") && why.contains("hearth.db"),
+            "{why}"
+        );
     }
 }
 

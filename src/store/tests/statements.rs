@@ -129,7 +129,10 @@ fn texts(place: &str, source: &str) -> Vec<Found> {
         };
         let is_macro = tokens.get(n + 1) == Some(&Token::Sign('!'));
         match word {
-            "mod" if tokens.get(n + 1) == Some(&Token::Word("tests".to_owned())) && tokens.get(n + 2) == Some(&Token::Sign('{')) => {
+            "mod"
+                if tokens.get(n + 1) == Some(&Token::Word("tests".to_owned()))
+                    && tokens.get(n + 2) == Some(&Token::Sign('{')) =>
+            {
                 n = within(&tokens, n + 2).1;
             }
             "macro_rules" if is_macro => {
@@ -149,7 +152,9 @@ fn texts(place: &str, source: &str) -> Vec<Found> {
                     match token {
                         Token::Text(part) => text.push_str(part),
                         Token::Word(name) => {
-                            text.push_str(fragments.get(name).unwrap_or_else(|| panic!("{place}: {name}! is not known")));
+                            text.push_str(
+                                fragments.get(name).unwrap_or_else(|| panic!("{place}: {name}! is not known")),
+                            );
                         }
                         Token::Sign(_) => {}
                     }
@@ -194,7 +199,10 @@ fn texts(place: &str, source: &str) -> Vec<Found> {
                     _ => None,
                 });
                 let (one, many) = (pair.next(), pair.next());
-                assert!(one.is_some() && many.is_some() && pair.next().is_none(), "{place}: insert_rows! has two texts");
+                assert!(
+                    one.is_some() && many.is_some() && pair.next().is_none(),
+                    "{place}: insert_rows! has two texts"
+                );
                 add(one, None);
                 add(None, many);
                 n = end;
