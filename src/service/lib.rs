@@ -32,7 +32,10 @@ pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod typing;
+pub mod upkeep;
 
 use account_data::AccountData;
 use accounts::Accounts;
