@@ -92,3 +92,5 @@ pub(super) fn metrics(enabled: bool) -> Result<Router> {
     };
     Ok(Router::new().route("/metrics", get(show.clone())).route("/_synapse/metrics", get(show)))
 }
+
+pub(super) fn on_terminal() -> bool { true }

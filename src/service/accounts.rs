@@ -4,7 +4,10 @@
 //! becomes of the rooms of a closed account is membership's work: it reads [`Store::closed_in_rooms`] and is woken by
 //! [`Accounts::closed`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use hearth_base::{Error, Requester, Result, clock::Clock, ids::UserNid};
 pub use hearth_store::accounts::Flag;
@@ -97,6 +100,10 @@ pub struct Accounts {
     /// Nonces of the registration by shared secret that nobody has used yet.
     nonces: Cache<String, ()>,
     closed: Arc<Notify>,
+    /// Whether there is known to be an account.
+    any: AtomicBool,
+    /// Held while the first account is made.
+    first: tokio::sync::Mutex<()>,
 }
 
 impl Accounts {
@@ -105,7 +112,7 @@ impl Accounts {
     pub fn new(server_name: OwnedServerName, settings: Settings, store: Store, clock: Clock, mint: Mint) -> Self {
         let passwords = Passwords::new(settings.passwords.clone());
         let nonces = Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build();
-        Self { server_name, settings, store, clock, mint, passwords, nonces, closed: Arc::default() }
+        Self { server_name, settings, store, clock, mint, passwords, nonces, closed: Arc::default(), any: AtomicBool::new(false), first: tokio::sync::Mutex::default() }
     }
 
     /// How accounts are made and kept.

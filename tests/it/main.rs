@@ -10,5 +10,6 @@ mod login;
 mod membership;
 mod rooms;
 mod server;
+mod startup;
 mod support;
 mod sync;

@@ -1,0 +1,3 @@
+//! `log_config`: whither, how, how much, and again on SIGHUP.
+
+use super::*;
