@@ -28,7 +28,9 @@ pub(super) async fn say_hello(server: &Server, config: &Config, folder: Option<&
                 .then(|| config.server.public_baseurl.as_str().trim_end_matches('/').to_owned());
             let base = public.or_else(|| at.first().cloned());
             if let Some(base) = base {
-                say(&format!("Make the first account, an administrator's, here (the link works once):\n\n    {base}{path}\n"));
+                say(&format!(
+                    "Make the first account, an administrator's, here (the link works once):\n\n    {base}{path}\n"
+                ));
             }
         }
         None if folder.is_some() => say("Log in with any Matrix client; further accounts: hearth register-user\n"),

@@ -4,12 +4,7 @@
 //! Sockets are opened first, then missing keys are made, then the database is opened. What a first start wrote before
 //! its sockets turned out to be taken is taken away again.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use hearth_base::{Error, Result};
 use hearth_config::{
@@ -51,7 +46,9 @@ pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
         match Plan::first_start(&dir).and_then(|plan| plan.write(&mut rand::rng())) {
             Ok(done) => written = done,
             Err(e) => {
-                complain(&format!("{FIRST}/ cannot be made: {e}; start in a folder where this user may write, or name a configuration by -c"));
+                complain(&format!(
+                    "{FIRST}/ cannot be made: {e}; start in a folder where this user may write, or name a configuration by -c"
+                ));
                 return ExitCode::FAILURE;
             }
         }
@@ -64,6 +61,7 @@ pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let config = loaded.config;
+    raise_file_limit(config.server.soft_file_limit);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -76,6 +74,25 @@ pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
     // Work that does not end by itself is not waited for: the stop had its deadline.
     runtime.shutdown_timeout(Duration::from_millis(500));
     code
+}
+
+/// Each connection is an open file. 0 asks for as many as there may be.
+fn raise_file_limit(wanted: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let current = match (wanted, now.maximum) {
+        (0, most) => most,
+        (wanted, Some(most)) => Some(wanted.min(most)),
+        (wanted, None) => Some(wanted),
+    };
+    if current != now.current
+        && let Err(e) = setrlimit(Resource::Nofile, Rlimit { current, maximum: now.maximum })
+    {
+        warn!("soft_file_limit: the limit of open files cannot be changed: {e}");
+    }
+    if wanted > 0 && current.is_some_and(|current| current < wanted) {
+        warn!("soft_file_limit is {wanted}, and the system allows {} open files", current.unwrap_or_default());
+    }
 }
 
 /// Certificates are kept beside the signing key, which every installation keeps safe.

@@ -93,4 +93,6 @@ pub(super) fn metrics(enabled: bool) -> Result<Router> {
     Ok(Router::new().route("/metrics", get(show.clone())).route("/_synapse/metrics", get(show)))
 }
 
-pub(super) fn on_terminal() -> bool { true }
+pub(super) fn on_terminal() -> bool {
+    true
+}

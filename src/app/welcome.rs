@@ -1,7 +1,7 @@
 //! What a browser sees of the server itself: the page at `/`, and the page that makes the first account.
 //!
 //! The first account is an administrator's, so its page wants a token that only the operator is told, in a link printed
-//! at the start. The token is derived from the signing key: the link outlives a restart, and nothing of it is stored. It
+//! at the start. The token is derived from `macaroon_secret_key`, or without it from the signing key: the link outlives a restart, and nothing of it is stored. It
 //! is good until there is an account, and never again. No page needs JavaScript.
 
 use std::{net::IpAddr, sync::Arc};
@@ -49,7 +49,9 @@ impl Welcome {
     /// The pages of this server.
     pub(super) fn new(config: &Config, services: Arc<Services>) -> Result<Self> {
         let seed = services.settings.server_keys.seed;
-        let mut mac = Hmac::<Sha256>::new_from_slice(&seed).map_err(|e| Error::fault("the signing key", e))?;
+        let macaroon = config.accounts.macaroon_secret.as_ref().map(|secret| secret.expose().as_bytes());
+        let key = macaroon.filter(|secret| !secret.is_empty()).unwrap_or(&seed);
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|e| Error::fault("the secret of links", e))?;
         mac.update(b"hearth: link of the first account\0");
         mac.update(config.server.name.as_bytes());
         let limits = Settings { login_failed: Rate::new(0.2, 5.0), keys: 1000, ..Settings::default() };
@@ -163,7 +165,10 @@ fn ip(peer: Option<&Peer>) -> IpAddr {
 
 /// A field of a form; empty where there is none.
 fn field(form: &[u8], name: &str) -> String {
-    url::form_urlencoded::parse(form).find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
+    url::form_urlencoded::parse(form)
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
 }
 
 fn failed(e: &Error) -> Response {

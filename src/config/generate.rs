@@ -176,7 +176,6 @@ pub fn sample() -> String {
 pub(crate) struct Secrets {
     registration: String,
     macaroon: String,
-    form: String,
     /// What stands before their lines: `#` in the sample, so that nobody starts with a secret that all the world knows.
     lead: &'static str,
 }
@@ -184,12 +183,12 @@ pub(crate) struct Secrets {
 impl Secrets {
     fn generate(rng: &mut (impl Rng + CryptoRng)) -> Self {
         let mut one = || random_secret(rng);
-        Self { registration: one(), macaroon: one(), form: one(), lead: "" }
+        Self { registration: one(), macaroon: one(), lead: "" }
     }
 
     fn placeholders() -> Self {
         let one = || "a long random text".to_owned();
-        Self { registration: one(), macaroon: one(), form: one(), lead: "#" }
+        Self { registration: one(), macaroon: one(), lead: "#" }
     }
 }
 

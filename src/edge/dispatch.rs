@@ -83,7 +83,9 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<I
     let door = &caller.door;
     let resources = match door.serves {
         Serves::Http(resources) => resources,
-        Serves::Metrics => return (Target::Metrics, app(caller, live, told, &caller.shared.routers().metrics, request).await),
+        Serves::Metrics => {
+            return (Target::Metrics, app(caller, live, told, &caller.shared.routers().metrics, request).await);
+        }
     };
     let path = request.uri().path();
     if let Some(wait) = caller.shared.gate.request(&live.limits, told.ip) {

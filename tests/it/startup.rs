@@ -278,7 +278,8 @@ fn a_database_that_is_not_there_is_one_sentence() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let start = home.yaml().find("database:").unwrap();
     let end = home.yaml().find("media_store_path").unwrap();
-    let postgres = format!("database: {{ name: psycopg2, args: {{ user: u, password: hush, host: 127.0.0.1, port: {free} }} }}\n");
+    let postgres =
+        format!("database: {{ name: psycopg2, args: {{ user: u, password: hush, host: 127.0.0.1, port: {free} }} }}\n");
     let mut yaml = home.yaml();
     yaml.replace_range(start..end, &postgres);
     home.write(&yaml);
@@ -290,7 +291,11 @@ fn a_database_that_is_not_there_is_one_sentence() {
 #[test]
 fn a_file_that_is_no_database_is_named() {
     let home = Home::new();
-    fs::write(home.path("homeserver.db"), "not a database, by any means; long enough to have a header of its own".repeat(9)).unwrap();
+    fs::write(
+        home.path("homeserver.db"),
+        "not a database, by any means; long enough to have a header of its own".repeat(9),
+    )
+    .unwrap();
     says(&home.fails(), &["homeserver.db"]);
 }
 

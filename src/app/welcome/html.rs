@@ -119,7 +119,10 @@ pub(super) fn failed() -> String {
 }
 
 fn refusal(name: &str, heading: &str, text: &str) -> String {
-    whole(name, &format!("<h1>{}</h1><p class=state></p><section><h2>{heading}</h2><p>{text}</p></section>", escape(name)))
+    whole(
+        name,
+        &format!("<h1>{}</h1><p class=state></p><section><h2>{heading}</h2><p>{text}</p></section>", escape(name)),
+    )
 }
 
 fn state(name: &str) -> String {
@@ -173,12 +176,8 @@ mod tests {
 
     #[test]
     fn what_was_entered_stays_text() {
-        let page = form(&Form {
-            name: "a.test",
-            token: "\"><script>",
-            username: "\" onfocus='x' <b>",
-            wrong: Some("<i>&"),
-        });
+        let page =
+            form(&Form { name: "a.test", token: "\"><script>", username: "\" onfocus='x' <b>", wrong: Some("<i>&") });
         assert!(!page.contains("<script>") && !page.contains("<b>\"") && !page.contains("<i>"), "{page}");
         assert!(page.contains("value=\"&quot; onfocus=&#39;x&#39; &lt;b&gt;\""), "{page}");
     }

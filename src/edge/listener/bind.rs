@@ -81,13 +81,7 @@ pub(crate) fn open(planned: &Planned) -> Result<Vec<Bound>, Error> {
                 };
                 let bound = socket.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(*address);
                 let socket = OwnedFd::from(socket);
-                out.push(Bound {
-                    door: door(),
-                    address: Some(bound),
-                    label: bound.to_string(),
-                    socket,
-                    unix: None,
-                });
+                out.push(Bound { door: door(), address: Some(bound), label: bound.to_string(), socket, unix: None });
             }
             Ok(out)
         }

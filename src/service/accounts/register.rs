@@ -96,7 +96,7 @@ impl Accounts {
         if !username.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b)) {
             return invalid("User names are made of the letters a-z, digits and ._=-/+");
         }
-        if username.starts_with('_') && !by_admin {
+        if username.starts_with('_') && !by_admin && !self.settings.allow_underscore {
             return invalid("User names that begin with _ are for bridges");
         }
         if username.bytes().all(|b| b.is_ascii_digit()) && !by_admin {

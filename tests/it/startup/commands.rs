@@ -7,8 +7,7 @@ fn every_command_has_help() {
     let home = Home::new();
     let told = home.run(&["--help"]);
     assert_eq!(told.code, Some(0));
-    let commands =
-        ["serve", "check-config", "generate", "generate-keys", "register-user", "hash-password", "version"];
+    let commands = ["serve", "check-config", "generate", "generate-keys", "register-user", "hash-password", "version"];
     says(&told.stdout, &commands);
     for command in commands {
         let told = home.run(&[command, "--help"]);

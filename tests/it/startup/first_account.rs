@@ -84,7 +84,8 @@ async fn the_printed_link_makes_one_administrator() {
     assert!(both == [200, 403] || both == [200, 410], "{both:?}");
     let (name, password) = if one.0 == 200 { ("ada", "correct horse") } else { ("eve", "x") };
 
-    let login = json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": password});
+    let login =
+        json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": password});
     let answer = http.post(running.url("/_matrix/client/v3/login")).json(&login).send().await.unwrap();
     let session: Value = answer.json().await.unwrap();
     assert_eq!(session["user_id"], format!("@{name}:localhost"), "{session}");
