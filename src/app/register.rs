@@ -4,7 +4,7 @@
 //! Synapse: a nonce, then an HMAC-SHA1 over nonce, name, password and role.
 
 use std::{
-    io::{BufRead, Write},
+    io::{BufRead, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -15,6 +15,7 @@ use hearth_config::{
     server::{ListenerKind, Socket},
 };
 use hmac::{Hmac, Mac};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
@@ -32,7 +33,7 @@ pub(super) struct RegisterUser {
     #[arg(long)]
     password_file: Option<PathBuf>,
     /// Type of user, e.g. bot or support.
-    #[arg(short = 't', long)]
+    #[arg(short = 't', long = "user_type", alias = "user-type", value_name = "TYPE")]
     user_type: Option<String>,
     /// Make the user an administrator of the server.
     #[arg(short, long, conflicts_with = "no_admin")]
@@ -123,37 +124,81 @@ impl Wanted {
         };
         let user = match args.user {
             Some(user) => user,
-            None => ask("New user's local part: ")?,
+            None => ask("New user localpart: ", true)?,
         };
         let password = match (args.password, args.password_file) {
             (Some(password), _) => password,
             (None, Some(file)) => std::fs::read_to_string(&file)
                 .map_err(|e| format!("{} cannot be read: {e}", file.display()))?
-                .trim_end_matches(['\r', '\n'])
+                .trim()
                 .to_owned(),
-            (None, None) => ask("Password: ")?,
+            (None, None) => ask_password()?,
         };
         let admin = if args.admin || args.no_admin {
             args.admin
         } else {
-            ask("Make administrator [no]: ")?.to_lowercase().starts_with('y')
+            ask("Make admin [no]: ", false)?.to_lowercase().starts_with('y')
         };
         let url = args.server_url.or(from_config).unwrap_or_else(|| "http://localhost:8008".to_owned());
         Ok(Self { url: url.trim_end_matches('/').to_owned(), secret, user, password, admin, user_type: args.user_type })
     }
 }
 
-fn ask(question: &str) -> Result<String, Failure> {
+/// Asks; an answer that is needed must not be empty.
+fn ask(question: &str, needed: bool) -> Result<String, Failure> {
     let failed = |e: std::io::Error| Failure::Other(format!("the terminal cannot be read: {e}"));
     let mut out = std::io::stdout();
     out.write_all(question.as_bytes()).and_then(|()| out.flush()).map_err(failed)?;
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(failed)?;
     let line = line.trim_end_matches(['\r', '\n']).to_owned();
-    if line.is_empty() && !question.contains('[') {
-        return Err("nothing was said".to_owned().into());
+    if line.is_empty() && needed {
+        return Err("nothing was said; see --help for how to say it beforehand".to_owned().into());
     }
     Ok(line)
+}
+
+/// Asks twice, unseen; once where nobody looks on, as in a script.
+fn ask_password() -> Result<String, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return ask("Password: ", true);
+    }
+    let unseen = Unseen::begin();
+    let both = ask("Password: ", true).and_then(|once| {
+        say("");
+        ask("Confirm password: ", true).map(|again| (once, again))
+    });
+    say("");
+    drop(unseen);
+    match both? {
+        (once, again) if once == again => Ok(once),
+        _ => Err("the passwords are not the same".to_owned().into()),
+    }
+}
+
+/// A terminal that does not show what is typed; as before when this is dropped.
+struct Unseen(Option<Termios>);
+
+impl Unseen {
+    fn begin() -> Self {
+        let stdin = std::io::stdin();
+        // A terminal that cannot be asked shows what is typed, which is better than no account.
+        let before = tcgetattr(&stdin).ok();
+        if let Some(before) = &before {
+            let mut silent = before.clone();
+            silent.local_modes.remove(LocalModes::ECHO);
+            let _ = tcsetattr(&stdin, OptionalActions::Flush, &silent);
+        }
+        Self(before)
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
 }
 
 /// The configuration's first plain listener for clients.

@@ -79,11 +79,17 @@ impl Plan {
     /// `SYNAPSE_LOG_LEVEL`, `SYNAPSE_LOG_SENSITIVE`, `SYNAPSE_ENABLE_METRICS`, `SYNAPSE_ENABLE_REGISTRATION`.
     pub fn from_env(env: &Env) -> Result<Self, GenerateError> {
         let missing = |name: &str, what: &str| GenerateError::Plan(format!("{name} must be set: {what}"));
-        let name =
-            env.get("SYNAPSE_SERVER_NAME").ok_or_else(|| missing("SYNAPSE_SERVER_NAME", "the domain of the ids"))?;
+        let name = env
+            .get("SYNAPSE_SERVER_NAME")
+            .ok_or_else(|| missing("SYNAPSE_SERVER_NAME", "the domain of the ids (or --server-name)"))?;
         match env.get("SYNAPSE_REPORT_STATS") {
             Some("yes" | "no") => {}
-            _ => return Err(missing("SYNAPSE_REPORT_STATS", "yes or no; nothing is reported either way")),
+            _ => {
+                return Err(missing(
+                    "SYNAPSE_REPORT_STATS",
+                    "yes or no (or --report-stats); nothing is reported either way",
+                ));
+            }
         }
         let dir = |name: &str| PathBuf::from(env.get(name).unwrap_or("/data"));
         let mut plan = Self::new(name, &dir("SYNAPSE_CONFIG_DIR"), &dir("SYNAPSE_DATA_DIR"))?;
