@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::{Router, routing::get};
+use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use hearth_base::{Error, Result};
 use hearth_config::telemetry::LogConfig;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -16,6 +16,7 @@ mod file;
 mod form;
 mod layer;
 mod names;
+mod process;
 mod sink;
 
 use layer::{Layer, Routes};
@@ -61,9 +62,13 @@ pub(super) fn metrics(enabled: bool) -> Result<Router> {
         return Ok(Router::new());
     }
     let handle = PrometheusBuilder::new().install_recorder().map_err(|e| Error::fault("metrics", e))?;
+    metrics::gauge!("hearth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let show = move || {
         let handle = handle.clone();
-        async move { handle.render() }
+        async move {
+            process::measure();
+            ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
+        }
     };
     Ok(Router::new().route("/metrics", get(show.clone())).route("/_synapse/metrics", get(show)))
 }

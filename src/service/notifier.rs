@@ -226,17 +226,17 @@ impl Notifier {
             let slots = weak.upgrade().map(|notifier| notifier.publish(changes)).unwrap_or_default();
             Box::new(move || slots.iter().for_each(|slot| slot.ring_bell()))
         }));
-        let weak = Arc::downgrade(&this);
+        let (weak, stopping) = (Arc::downgrade(&this), supervisor.stopping());
         supervisor.task("notifier-sweep", move || {
-            let weak = weak.clone();
+            let (weak, stopping) = (weak.clone(), stopping.clone());
             async move {
-                loop {
-                    tokio::time::sleep(KEEP / 3).await;
-                    let Some(notifier) = weak.upgrade() else { return Ok(()) };
+                while stopping.run_until_cancelled(tokio::time::sleep(KEEP / 3)).await.is_some() {
+                    let Some(notifier) = weak.upgrade() else { break };
                     notifier.kept.run_pending_tasks();
                     notifier.users.retain(|_, slot| slot.strong_count() > 0);
                     notifier.rooms.retain(|_, hub| hub.strong_count() > 0);
                 }
+                Ok(())
             }
         });
         this

@@ -284,7 +284,7 @@ fn a_database_that_is_not_there_is_one_sentence() {
     yaml.replace_range(start..end, &postgres);
     home.write(&yaml);
     let told = home.fails();
-    says(&told, &["database", "127.0.0.1", &free.to_string()]);
+    says(&told, &["database", "127.0.0.1", &free.to_string(), "refused"]);
     assert!(!told.contains("hush"), "{told}");
 }
 
@@ -370,6 +370,9 @@ async fn it_is_ready_when_it_answers_and_ends_when_it_is_told_to() {
         running.signal(stop);
         assert_eq!(running.ended(), Some(0));
         assert!(!home.path("pid").exists());
+        // Nothing that runs by itself holds the stop up.
+        let last = fs::read_to_string(home.path("stderr")).unwrap();
+        assert!(last.trim_end().ends_with(" - stopped"), "{last}");
     }
 }
 
@@ -406,7 +409,9 @@ async fn metrics_are_on_their_listener_alone() {
         let answer = http.get(format!("http://127.0.0.1:{port}{path}")).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain"), "{answer:?}");
-        says(&answer.text().await.unwrap(), &["# TYPE hearth_api_request_seconds", "hearth_edge_connections"]);
+        let text = answer.text().await.unwrap();
+        says(&text, &["# TYPE hearth_api_request_seconds", "hearth_edge_connections", "hearth_build_info{version="]);
+        says(&text, &["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"]);
     }
     assert_eq!(http.get(running.url("/_synapse/metrics")).send().await.unwrap().status(), 404);
     assert_eq!(http.get(running.url("/metrics")).send().await.unwrap().status(), 404);
