@@ -9,6 +9,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use hearth_base::{Error, Result};
 use hearth_config::{
     Config, Env, Loaded,
+    database::Engine,
     generate::{Plan, Written},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -95,12 +96,23 @@ fn raise_file_limit(wanted: u64) {
     }
 }
 
-/// Certificates are kept beside the signing key, which every installation keeps safe.
+/// Where certificates and ACME accounts are kept (in a folder `edge`): beside the signing key, which every installation
+/// keeps safe. Where that stands among read-only configuration, as in `/etc`, beside the database or the media. What was
+/// found once is found again by its folder.
 fn data_dir_of(config: &Config) -> PathBuf {
-    match config.federation.signing_key_path.parent() {
+    let mut files = vec![&config.federation.signing_key_path];
+    if let Engine::Sqlite { path } = &config.database.main {
+        files.push(path);
+    }
+    files.push(&config.media.store_path);
+    let folder = |file: &PathBuf| match file.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
-    }
+    };
+    let folders: Vec<PathBuf> = files.into_iter().map(folder).collect();
+    let writable = |dir: &&PathBuf| rustix::fs::access(*dir, rustix::fs::Access::WRITE_OK).is_ok();
+    let used = folders.iter().find(|dir| dir.join("edge").is_dir());
+    used.or_else(|| folders.iter().find(writable)).or(folders.first()).cloned().unwrap_or_default()
 }
 
 fn log(loaded: &Loaded) -> std::result::Result<(), String> {
@@ -253,5 +265,36 @@ fn sentence(e: &Error) -> String {
             }
             text
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn certificates_are_kept_where_one_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("etc")).unwrap();
+        fs::write(at("etc/signing.key"), "ed25519 a_1 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n").unwrap();
+        fs::create_dir(at("lib")).unwrap();
+        let yaml = format!(
+            "server_name: a.test\nreport_stats: false\nsigning_key_path: {0}/etc/signing.key\nmedia_store_path: {0}/lib/media\n\
+             database: {{ name: psycopg2, args: {{ database: x }} }}\n",
+            dir.path().display()
+        );
+        fs::write(at("homeserver.yaml"), yaml).unwrap();
+        let mut config = Config::load(&[at("homeserver.yaml")], Env::default()).unwrap().config;
+        assert_eq!(data_dir_of(&config), at("etc"));
+        fs::create_dir(at("lib/edge")).unwrap();
+        assert_eq!(data_dir_of(&config), at("lib"), "what was made there is found there");
+        fs::remove_dir(at("lib/edge")).unwrap();
+        // Rights do not bind root; what is not there cannot be written by anybody.
+        config.federation.signing_key_path = at("gone/signing.key");
+        assert_eq!(data_dir_of(&config), at("lib"));
+        config.federation.signing_key_path = "signing.key".into();
+        assert_eq!(data_dir_of(&config), PathBuf::from("."));
     }
 }
