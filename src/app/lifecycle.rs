@@ -22,7 +22,7 @@ use super::{
 };
 
 /// The folder of a first start.
-const FIRST: &str = "hearth-data";
+pub(super) const FIRST: &str = "hearth-data";
 
 /// What the server is started from.
 struct Sources {

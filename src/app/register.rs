@@ -5,6 +5,7 @@
 
 use std::{
     io::{BufRead, IsTerminal, Write},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -12,14 +13,17 @@ use std::{
 use clap::Args;
 use hearth_config::{
     Config, Env,
-    server::{ListenerKind, Socket},
+    server::{Listener, ListenerKind, Resource, Socket},
 };
 use hmac::{Hmac, Mac};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use super::cli::{complain, say};
+use super::{
+    cli::{complain, say},
+    lifecycle::FIRST,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct RegisterUser {
@@ -111,10 +115,10 @@ impl Wanted {
         let (secret, from_config) = match args.shared_secret {
             Some(secret) => (secret, None),
             None => {
-                if args.config.is_empty() {
+                let Some(paths) = usual(args.config) else {
                     return Err("give the configuration by -c, or the shared secret by -k".to_owned().into());
-                }
-                let loaded = Config::load(&args.config, Env::of_process()).map_err(|e| e.to_string())?;
+                };
+                let loaded = Config::load(&paths, Env::of_process()).map_err(|e| e.to_string())?;
                 let secret = loaded.config.accounts.registration.shared_secret.as_ref().map(|s| s.expose().clone());
                 let secret = secret.ok_or_else(|| {
                     "registration_shared_secret is not set; set it, restart the server and try again".to_owned()
@@ -201,10 +205,32 @@ impl Drop for Unseen {
     }
 }
 
+/// The configuration that `serve` would take: the named one, that of the environment (then no path), `hearth-data/`.
+fn usual(named: Vec<PathBuf>) -> Option<Vec<PathBuf>> {
+    let env = Env::of_process();
+    let by_env = env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some();
+    if !named.is_empty() || by_env {
+        return Some(named);
+    }
+    let own = PathBuf::from(FIRST).join("homeserver.yaml");
+    own.exists().then(|| vec![own])
+}
+
 /// The configuration's first plain listener for clients.
 fn listener_url(config: &Config) -> Option<String> {
-    config.server.listeners.iter().filter(|l| l.kind == ListenerKind::Http && !l.tls).find_map(|l| match &l.socket {
-        Socket::Tcp { port, .. } => Some(format!("http://localhost:{port}")),
+    let for_clients = |l: &&Listener| {
+        l.kind == ListenerKind::Http
+            && !l.tls
+            && l.resources.iter().flat_map(|r| &r.names).any(|name| *name == Resource::Client)
+    };
+    config.server.listeners.iter().filter(for_clients).find_map(|l| match &l.socket {
+        Socket::Tcp { port, addresses } => {
+            let here = addresses.iter().any(|ip| ip.is_loopback() || ip.is_unspecified());
+            Some(match addresses.first().filter(|_| !here) {
+                Some(ip) => format!("http://{}", SocketAddr::new(*ip, *port)),
+                None => format!("http://localhost:{port}"),
+            })
+        }
         Socket::Unix { .. } => None,
     })
 }

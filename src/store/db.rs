@@ -279,9 +279,10 @@ impl Db {
                 Ok(Self::Sqlite { write, read })
             }
             Engine::Postgres { options, max_connections } => {
+                let named = options.get_application_name().unwrap_or("hearth").to_owned();
                 let options = (**options)
                     .clone()
-                    .application_name("hearth")
+                    .application_name(&named)
                     .statement_cache_capacity(STATEMENTS)
                     .options([("search_path", "hearth"), ("client_min_messages", "warning")])
                     .log_statements(tracing::log::LevelFilter::Debug)

@@ -52,6 +52,13 @@ async fn register_user_has_the_flags_of_synapses_script() {
     let told = by_script(&["-u", "ada", "-p", "x", "--no-admin", "--exists-ok", "-c", &config, &url]);
     assert_eq!(told.code, Some(0), "{told:?}");
 
+    // Where `serve` needs no word about the configuration, this needs none either.
+    fs::create_dir(home.path("hearth-data")).unwrap();
+    fs::copy(home.config(), home.path("hearth-data/homeserver.yaml")).unwrap();
+    let told = home.run(&["register-user", "-u", "dan", "-p", "x", "--no-admin"]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    fs::remove_dir_all(home.path("hearth-data")).unwrap();
+
     // Without flags it asks.
     let mut command = home.command(&["register-user", "-c", &config, &url]);
     fs::write(home.path("answers"), "eve\neves password\n\n").unwrap();
