@@ -27,9 +27,11 @@ pub mod account_data;
 pub mod accounts;
 pub mod blobs;
 pub mod db;
+pub mod destinations;
 pub mod devices;
 pub mod directory;
 pub mod events;
+pub mod graph;
 pub mod intern;
 pub mod keys;
 pub mod log;
@@ -44,6 +46,7 @@ pub mod receipts;
 pub mod reports;
 pub mod rooms;
 pub mod runs;
+pub mod server_keys;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -109,6 +112,8 @@ pub(crate) struct Inner {
     pub(crate) room_nids: Cache<String, RoomNid>,
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
     pub(crate) events: cache::Cache<EventNid, Arc<StoredEvent>>,
+    pub(crate) event_nids: Cache<Box<str>, EventNid>,
+    pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
@@ -116,6 +121,8 @@ pub(crate) struct Inner {
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
     pub(crate) inboxes: devices::to_device::Inboxes,
+    pub(crate) destinations: destinations::Memory,
+    pub(crate) server_keys: server_keys::Memory,
     blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
@@ -159,6 +166,8 @@ impl Store {
                 room_nids: Cache::new(50_000),
                 rooms: Cache::new(20_000),
                 events: cache::Cache::weighed(settings.event_cache_bytes, weigh),
+                event_nids: Cache::new(50_000),
+                auth_edges: graph::cache(),
                 snaps: Cache::builder()
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)
@@ -169,6 +178,8 @@ impl Store {
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(head.pos),
                 inboxes: devices::to_device::Inboxes::default(),
+                destinations: destinations::Memory::default(),
+                server_keys: server_keys::Memory::default(),
                 blobs,
                 head: AtomicI64::new(head.pos),
                 subscriber: OnceLock::new(),

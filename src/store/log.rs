@@ -15,7 +15,12 @@ use hearth_base::{
     ids::{RoomNid, StreamPos, UserNid},
 };
 
-use crate::{Store, db::Session, events::StoredEvent, execute, fetch_optional, insert_rows};
+use crate::{
+    Store,
+    db::Session,
+    events::{StateChange, StoredEvent},
+    execute, fetch_optional, insert_rows,
+};
 
 mod queue;
 mod transaction;
@@ -30,6 +35,13 @@ pub(crate) use writer::{Head, Writer};
 pub enum Change {
     /// A live event of a room.
     Event(Arc<StoredEvent>),
+    /// The current state of a room changed in a way that no event does by itself; memberships it names are as they say.
+    State {
+        /// Where.
+        room: RoomNid,
+        /// What.
+        changes: Arc<[StateChange]>,
+    },
     /// The receipts of a user in a room.
     Receipt {
         /// Where.
@@ -144,6 +156,10 @@ impl From<&Logged> for LogRow {
                 row.room = Some(event.room.0);
                 row.user = Some(event.sender.0);
                 row.reference = Some(event.nid.0);
+            }
+            Change::State { room, .. } => {
+                row.kind = 7;
+                row.room = Some(room.0);
             }
             Change::Receipt { room, user } => {
                 row.kind = 2;

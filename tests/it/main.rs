@@ -6,6 +6,7 @@ mod devices;
 mod directory;
 mod events;
 mod faults;
+mod federation;
 mod history;
 mod login;
 mod membership;
