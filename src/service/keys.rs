@@ -360,7 +360,9 @@ impl Keys {
     /// 400 for what is no sync token.
     pub async fn changes(&self, requester: &Requester, from: &str, to: &str) -> Result<KeyChanges> {
         let (from, _): (SyncToken, SyncToken) = (from.parse()?, to.parse()?);
-        self.changes_between(requester, from.pos, self.store.head()).await
+        // On a history that is lost nothing tells what changed since: all that ever did is told.
+        let after = if self.store.gave_out(from.boot, from.pos) { from.pos } else { StreamPos::ZERO };
+        self.changes_between(requester, after, self.store.head()).await
     }
 
     /// What /sync says under `device_lists` for `(after, upto]`.

@@ -26,12 +26,16 @@ pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod relations;
 pub mod reports;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod typing;
+pub mod upkeep;
 
 use account_data::AccountData;
 use accounts::Accounts;
@@ -50,6 +54,7 @@ use presence::Presence;
 use profile::Profile;
 use push::Push;
 use receipts::Receipts;
+use relations::Relations;
 use reports::Reports;
 use rooms::Rooms;
 use server_keys::ServerKeys;
@@ -167,6 +172,8 @@ pub struct Services {
     pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// Edits, reactions, threads.
+    pub relations: Arc<Relations>,
     /// Reports to administrators.
     pub reports: Arc<Reports>,
     /// What people say of themselves.
@@ -235,7 +242,8 @@ impl Services {
             settings.rooms.clone(),
         );
         let rooms = Arc::new(rooms);
-        let history = Arc::new(History::new(disk(), state.clone(), time()));
+        let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), time()));
+        let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
@@ -290,6 +298,7 @@ impl Services {
             directory,
             membership,
             history,
+            relations,
             reports,
             profile,
             media,

@@ -139,14 +139,15 @@ impl Plan {
         if let Some(door) = self.door {
             door(router.clone(), &supervisor);
         }
+        let served = router.clone();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stopping = supervisor.stopping();
         supervisor.detach(async move {
-            axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).await.unwrap();
+            axum::serve(listener, served).with_graceful_shutdown(stopping.cancelled_owned()).await.unwrap();
         });
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
-        TestServer { inner: Arc::new(Inner { base, services, clock, supervisor, http, _dir: dir }) }
+        TestServer { inner: Arc::new(Inner { base, router, services, clock, supervisor, http, _dir: dir }) }
     }
 }
 
@@ -180,6 +181,7 @@ pub struct TestServer {
 
 struct Inner {
     base: String,
+    router: axum::Router,
     services: Arc<Services>,
     clock: Clock,
     supervisor: Supervisor,
@@ -212,6 +214,11 @@ impl TestServer {
     /// Its name, the part after the colon.
     pub fn name(&self) -> &ServerName {
         &self.inner.services.settings.server_name
+    }
+
+    /// What answers, without a socket.
+    pub fn router(&self) -> &axum::Router {
+        &self.inner.router
     }
 
     /// `http://127.0.0.1:<port>`.
