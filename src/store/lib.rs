@@ -46,8 +46,8 @@ pub mod receipts;
 pub mod relations;
 pub mod reports;
 pub mod rooms;
-pub mod server_keys;
 pub mod runs;
+pub mod server_keys;
 pub mod state;
 #[cfg(test)]
 mod tests;

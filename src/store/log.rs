@@ -15,7 +15,12 @@ use hearth_base::{
     ids::{RoomNid, StreamPos, UserNid},
 };
 
-use crate::{Store, db::Session, events::{StateChange, StoredEvent}, execute, fetch_optional, insert_rows};
+use crate::{
+    Store,
+    db::Session,
+    events::{StateChange, StoredEvent},
+    execute, fetch_optional, insert_rows,
+};
 
 mod queue;
 mod transaction;

@@ -4,13 +4,7 @@
 //! directory only. A shell between us and it waits for our end, however that comes, and stops it then. Tests of every
 //! crate use it, so it knows nothing of ours: [`database`] is empty, [`Cluster::copy`] is a copy of a template that the
 //! caller filled once. A test that stops the server or fills its disk starts a [`Cluster`] of its own.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "only tests use it"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "only tests use it")]
 
 use std::{
     os::unix::{
