@@ -10,7 +10,7 @@
 //! an own port, an own clock that tests may turn. Limits are off and password hashes cheap unless a test says so
 //! ([`Plan`]).
 
-use std::{fmt, sync::Arc, sync::Once, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, sync::Once, time::Duration};
 
 use hearth_base::{clock::Clock, tasks::Supervisor};
 use hearth_service::Services;
@@ -125,6 +125,7 @@ impl Plan {
         let store = Store::open(&storage, &supervisor).await.unwrap();
         let name = self.name.unwrap_or_else(|| ServerName::parse(NAME).unwrap());
         let mut settings = hearth_service::Settings::new(name);
+        settings.federation.remote.name_server = Some(nameless(&supervisor).await);
         settings.accounts.registration = true;
         settings.accounts.shared_secret = Some(SECRET.to_owned());
         settings.accounts.passwords.memory_kib = 8;
@@ -148,6 +149,28 @@ impl Plan {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         TestServer { inner: Arc::new(Inner { base, router, services, clock, supervisor, http, _dir: dir }) }
     }
+}
+
+/// A name server that knows no names: tests ask nobody on the network, and other servers have addresses for names.
+async fn nameless(supervisor: &Supervisor) -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (address, stopping) = (socket.local_addr().unwrap(), supervisor.stopping());
+    supervisor.detach(async move {
+        let mut packet = [0; 1500];
+        loop {
+            let received = tokio::select! {
+                () = stopping.cancelled() => return,
+                received = socket.recv_from(&mut packet) => received,
+            };
+            let Ok((size, from)) = received else { continue };
+            // The question ends with the empty label, type and class; an answer, NXDOMAIN, with nothing behind it.
+            let Some(end) = packet[12..size].iter().position(|b| *b == 0).map(|at| 12 + at + 5) else { continue };
+            packet[2..4].copy_from_slice(&[0x81, 0x83]);
+            packet[6..12].fill(0);
+            let _ = socket.send_to(&packet[..end], from).await;
+        }
+    });
+    address
 }
 
 /// A running server. Clones are the same one; it stops with the last.

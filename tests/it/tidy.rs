@@ -42,6 +42,7 @@ const OF_LAYERS: [(&str, &[&str]); 5] = [
             "appservices",
             "blobs",
             "db",
+            "destinations",
             "graph",
             "intern",
             "jobs",
