@@ -209,7 +209,15 @@ impl Services {
         let events = Arc::new(events);
         let directory = Directory::new(disk(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
-        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Membership::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            account_data.clone(),
+            push.clone(),
+            time(),
+            settings.membership.clone(),
+        );
         let membership = Arc::new(membership);
         let rooms = Rooms::new(
             disk(),
