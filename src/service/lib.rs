@@ -47,7 +47,7 @@ use membership::Membership;
 use notifier::Notifier;
 use presence::Presence;
 use profile::Profile;
-use push::Push;
+use push::{Notified, Push};
 use receipts::Receipts;
 use relations::Relations;
 use reports::Reports;
@@ -162,6 +162,8 @@ pub struct Services {
     pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// What users were notified of.
+    pub notified: Arc<Notified>,
     /// Edits, reactions, threads.
     pub relations: Arc<Relations>,
     /// Reports to administrators.
@@ -230,6 +232,7 @@ impl Services {
         );
         let rooms = Arc::new(rooms);
         let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), time()));
+        let notified = Arc::new(Notified::new(disk(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
@@ -283,6 +286,7 @@ impl Services {
             directory,
             membership,
             history,
+            notified,
             relations,
             reports,
             profile,
