@@ -1,4 +1,4 @@
-//! Requests, decoded by ruma and proved: [`Public`], [`Client`], [`OptionalClient`], [`Admin`].
+//! Requests, decoded by ruma and proved: [`Public`], [`Client`], [`OptionalClient`], [`Admin`], [`Federation`].
 //!
 //! Whoever is authenticated is in the type, and each type holds just what its check has proved. Bodies are read up
 //! to a limit; what does not decode is told as the errcode the specification has for it.
@@ -20,8 +20,10 @@ use serde::de::DeserializeOwned;
 use crate::{Cx, auth, routes::Route};
 
 mod body;
+mod federation;
 
 use body::{check_depth, check_object, is_json, not_json, read};
+pub use federation::Federation;
 
 /// What a handler may take as its second argument.
 pub trait Extract: Sized {

@@ -13,7 +13,8 @@ pub struct SyncToken {
     pub pos: StreamPos,
     /// To-device messages up to here have been handed out; of its own, since an answer may carry only some.
     pub to_device: i64,
-    /// Which run of which node counted `ephemeral`; another run resends what is ephemeral.
+    /// The run that gave this out: it says whether `pos` is of a history that the database has, and who counted
+    /// `ephemeral`; another run resends what is ephemeral.
     pub boot: u32,
     /// Typing and presence up to here have been handed out.
     pub ephemeral: u64,

@@ -8,6 +8,7 @@ use hearth_store::{Store, rooms::Room, state::StateMap};
 use moka::sync::Cache;
 use ruma::{
     OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
+    api::federation::query::get_room_information,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde::{Deserialize, Serialize};
@@ -15,13 +16,16 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     events::{Events, Outgoing, check_may_write},
+    federation::Federation,
     state::State,
 };
 
 mod public_rooms;
+mod rules;
 mod summary;
 
 pub use public_rooms::PublicRooms;
+pub use rules::Rule;
 pub use summary::Summary;
 
 /// How the directory behaves.
@@ -33,6 +37,10 @@ pub struct Settings {
     pub room_list: bool,
     /// Aliases are made by members of the room only (`require_membership_for_aliases`).
     pub aliases_by_members: bool,
+    /// Who may make which alias; the first rule that fits decides, and if none does, nobody (`alias_creation_rules`).
+    pub alias_rules: Option<Vec<Rule>>,
+    /// Who may publish which room, in the same way (`room_list_publication_rules`).
+    pub publication_rules: Option<Vec<Rule>>,
     /// Users can be searched for (`user_directory.enabled`).
     pub user_search: bool,
     /// All local users are found, not only those in common or open rooms (`user_directory.search_all_users`).
@@ -45,6 +53,8 @@ impl Default for Settings {
             public_rooms_without_login: false,
             room_list: true,
             aliases_by_members: true,
+            alias_rules: None,
+            publication_rules: None,
             user_search: true,
             search_all_users: false,
         }
@@ -53,6 +63,9 @@ impl Default for Settings {
 
 /// Summaries remembered.
 const SUMMARIES: u64 = 10_000;
+/// Servers of a room that are told with an alias, and bytes of another server's answer about one.
+const MAX_SERVERS: usize = 200;
+const MAX_RESOLVED: usize = 256 << 10;
 /// Users found at most.
 const MAX_USERS: usize = 50;
 
@@ -60,6 +73,7 @@ const MAX_USERS: usize = 50;
 #[derive(Debug)]
 pub struct Directory {
     store: Store,
+    federation: Arc<Federation>,
     state: Arc<State>,
     events: Arc<Events>,
     server_name: OwnedServerName,
@@ -107,16 +121,43 @@ impl CanonicalAlias {
 impl Directory {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, events: Arc<Events>, settings: Settings) -> Self {
-        let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, server_name, settings, summaries: Cache::new(SUMMARIES) }
+    pub fn new(
+        store: Store,
+        federation: Arc<Federation>,
+        state: Arc<State>,
+        events: Arc<Events>,
+        settings: Settings,
+    ) -> Self {
+        let server_name = federation.name().to_owned();
+        Self { store, federation, state, events, server_name, settings, summaries: Cache::new(SUMMARIES) }
     }
 
-    /// The room an alias points to, and servers that are in it.
+    /// The room an alias points to, and servers that are in it. An alias of another server is asked for there.
     ///
     /// # Errors
-    /// 404 if it points nowhere.
+    /// 404 if it points nowhere; 502 and 504 if its server cannot be asked.
     pub async fn resolve(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let server = alias.server_name();
+        if server == self.server_name {
+            return self.resolve_own(alias).await;
+        }
+        let request = get_room_information::v1::Request::new(alias.to_owned());
+        let patience = self.federation.short().up_to(MAX_RESOLVED);
+        let found = self.federation.send(server, request, patience).await;
+        let found = found.map_err(|e| self.federation.told(server, &e))?;
+        let mut servers = found.servers;
+        servers.truncate(MAX_SERVERS);
+        if !servers.iter().any(|s| s == server) {
+            servers.push(server.to_owned());
+        }
+        Ok((found.room_id, servers))
+    }
+
+    /// The room an alias of ours points to, and servers that are in it; what other servers may ask as well.
+    ///
+    /// # Errors
+    /// 404 if it points nowhere, or is not ours.
+    pub async fn resolve_own(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
         let missing = || Error::not_found(format!("Room alias {alias} not found"));
         if alias.server_name() != self.server_name {
             return Err(missing());
@@ -141,6 +182,7 @@ impl Directory {
         {
             return Err(outside());
         }
+        self.check_alias_rules(who, room_id, &alias)?;
         let name = alias.clone();
         self.store.add_alias(alias, nid, who.user_nid).await.map_err(|e| match e.errcode() {
             "M_ROOM_IN_USE" => {
@@ -148,6 +190,28 @@ impl Directory {
             }
             _ => e,
         })
+    }
+
+    /// Whether the operator's rules let a user make this alias for this room.
+    ///
+    /// # Errors
+    /// 403 if they do not.
+    pub fn check_alias_rules(&self, who: &Requester, room_id: &RoomId, alias: &RoomAliasId) -> Result<()> {
+        if rules::allow(self.settings.alias_rules.as_deref(), &who.user_id, room_id, &[alias.as_str()]) {
+            return Ok(());
+        }
+        Err(Error::forbidden("The rules of this server do not let you make this alias"))
+    }
+
+    /// Whether the operator's rules let a user publish this room, which has these aliases.
+    ///
+    /// # Errors
+    /// 403 if they do not.
+    pub fn check_publication_rules(&self, who: &Requester, room_id: &RoomId, aliases: &[&str]) -> Result<()> {
+        if rules::allow(self.settings.publication_rules.as_deref(), &who.user_id, room_id, aliases) {
+            return Ok(());
+        }
+        Err(Error::forbidden("The rules of this server do not let you publish this room"))
     }
 
     fn check_own(&self, alias: &RoomAliasId) -> Result<()> {
@@ -291,6 +355,10 @@ impl Directory {
         let room = self.state.room_by_nid(nid).await?;
         if !who.is_admin && !self.has_power(who, &room).await? {
             return Err(Error::forbidden("You may not publish this room"));
+        }
+        if published {
+            let aliases = self.store.aliases_of(nid).await?;
+            self.check_publication_rules(who, room_id, &aliases.iter().map(|a| a.as_str()).collect::<Vec<_>>())?;
         }
         self.store.publish_room(nid, published).await
     }

@@ -1,6 +1,9 @@
 //! Rooms: made, replaced by newer ones, told of to those who are not in them.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use hearth_base::{Error, Requester, Result, clock::Clock, ids::SnapNid};
 use hearth_rules::versions::RoomVersion;
@@ -75,6 +78,8 @@ pub struct Rooms {
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
+    /// When the newest room was made, ms.
+    newest_ms: AtomicU64,
     /// Children of spaces, by their state.
     children: Cache<SnapNid, Arc<Vec<hierarchy::Child>>>,
 }
@@ -95,7 +100,26 @@ impl Rooms {
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, directory, membership, server_name, clock, settings, children: Cache::new(SPACES) }
+        Self {
+            store,
+            state,
+            events,
+            directory,
+            membership,
+            server_name,
+            clock,
+            settings,
+            newest_ms: AtomicU64::new(0),
+            children: Cache::new(SPACES),
+        }
+    }
+
+    /// A time for a new room, ms: now, but no two alike. Since version 12 a room is named by the hash of its create
+    /// event, and two of the same making in the same millisecond would be the same room.
+    fn birth_ms(&self) -> u64 {
+        let now = self.clock.now_ms();
+        let before = self.newest_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(now.max(last + 1)));
+        now.max(before.unwrap_or(0) + 1)
     }
 
     /// Version of new rooms when the client asks for none.

@@ -51,8 +51,6 @@ impl Default for Settings {
 
 /// The longest a sync waits, whatever the client asks for.
 const LONGEST: Duration = Duration::from_secs(300);
-/// How long a token from the future is given to become the present.
-const AHEAD: Duration = Duration::from_secs(5);
 
 /// The services whose news /sync tells, beside rooms and their events.
 pub struct Sources {
@@ -195,7 +193,7 @@ impl Sync {
     pub async fn sync(&self, who: &Requester, ask: &Ask) -> Result<String> {
         let deadline = tokio::time::Instant::now() + ask.timeout.min(LONGEST);
         let since = match &ask.since {
-            Some(token) => self.since(token).await?,
+            Some(token) => self.since(token)?,
             None => None,
         };
         let slot = self.notifier.user(who.user_nid);
@@ -229,19 +227,12 @@ impl Sync {
         }
     }
 
-    /// Reads a token. One from the future waits for us to catch up; one that no database of ours ever gave (an older
-    /// backup was restored) starts anew.
-    async fn since(&self, token: &str) -> Result<Option<SyncToken>> {
+    /// Reads a token. One that was given on a history which this database does not have (an older backup was restored,
+    /// an older replica took over) starts anew: what it stands for has been given out a second time.
+    fn since(&self, token: &str) -> Result<Option<SyncToken>> {
         let token: SyncToken =
             token.parse().map_err(|_| Error::invalid_param("`since` is not a token of this server"))?;
-        let give_up = tokio::time::Instant::now() + AHEAD;
-        while token.pos > self.store.head() {
-            if tokio::time::Instant::now() >= give_up {
-                return Ok(None);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(Some(token))
+        Ok(self.store.gave_out(token.boot, token.pos).then_some(token))
     }
 
     /// Puts an answer together; `None` if there is nothing to say and it need not be said.

@@ -62,7 +62,7 @@ const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid,
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
-const SHARE: &str = "SELECT 1 FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
+const SHARE: &str = "SELECT CAST(1 AS BIGINT) FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
 const HEROES: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('join', 'invite') ORDER BY pos, user_nid LIMIT $3";
 const HEROES_LEFT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('leave', 'ban') ORDER BY pos, user_nid LIMIT $3";
 const FORGET: &str =
@@ -158,11 +158,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn share_a_room(&self, a: UserNid, b: UserNid) -> Result<bool> {
-        let row: Option<(i32,)> = match &mut self.read().await? {
-            crate::db::Session::Sqlite(c) => sqlx::query_as(SHARE).bind(a.0).bind(b.0).fetch_optional(&mut **c).await,
-            crate::db::Session::Postgres(c) => sqlx::query_as(SHARE).bind(a.0).bind(b.0).fetch_optional(&mut **c).await,
-        }
-        .map_err(crate::db::failed)?;
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), SHARE, a.0, b.0)?;
         Ok(row.is_some())
     }
 

@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use hearth_base::ids::{StreamPos, UserNid};
+use hearth_base::ids::{RoomNid, StreamPos, UserNid};
 use hearth_store::{
-    events::StoredEvent,
+    events::{StateChange, StoredEvent},
     log::{Change, Logged},
 };
 use ruma::{UserId, events::TimelineEventType};
@@ -38,6 +38,7 @@ impl Notifier {
         let pos = logged.pos.0;
         match &logged.change {
             Change::Event(event) => self.take_in_event(logged.pos, event, bells),
+            Change::State { room, changes } => self.take_in_changes(logged.pos, *room, changes, bells),
             Change::Receipt { room, .. } => {
                 if let Some(hub) = self.live_hub(*room) {
                     hub.last_receipt.fetch_max(pos, Ordering::AcqRel);
@@ -91,6 +92,26 @@ impl Notifier {
         }
     }
 
+    /// The state changed without an event: memberships are as the changes say.
+    fn take_in_changes(&self, pos: StreamPos, room: RoomNid, changes: &[StateChange], bells: &mut HashSet<UserNid>) {
+        let hub = self.live_hub(room);
+        if let Some(hub) = &hub {
+            hub.reaches(pos);
+            hub.tell(bells);
+        }
+        for change in changes {
+            let Some((user, true)) = change.member else { continue };
+            if let Some(hub) = &hub {
+                hub.member_moved(user, change.new.as_ref().is_some_and(|e| is_here(e)));
+            }
+            if let Some(slot) = self.slot(user) {
+                slot.forget_rooms();
+                slot.last_own.fetch_max(pos.0, Ordering::AcqRel);
+                bells.insert(user);
+            }
+        }
+    }
+
     /// Our user whose membership an event changes, and whether they hear of the room from now on.
     fn member_target(&self, event: &StoredEvent) -> Option<(UserNid, bool)> {
         if *event.pdu.event_type() != TimelineEventType::RoomMember {
@@ -100,8 +121,7 @@ impl Notifier {
         if user.server_name() != self.server_name {
             return None;
         }
-        let here = matches!(&*event.pdu.membership(), "join" | "invite" | "knock");
-        Some((self.store.known_user(user)?, here))
+        Some((self.store.known_user(user)?, is_here(event)))
     }
 
     /// Wakes everybody who shares a room with a user whose keys changed.
@@ -121,4 +141,9 @@ impl Notifier {
             }
         });
     }
+}
+
+/// Whether somebody hears of a room after this member event of theirs.
+fn is_here(event: &StoredEvent) -> bool {
+    matches!(&*event.pdu.membership(), "join" | "invite" | "knock")
 }

@@ -86,6 +86,11 @@ impl Push {
     pub fn on_change(&self, logged: &Logged) {
         match &logged.change {
             Change::Event(event) => self.take_in(logged.pos, event),
+            Change::State { room, changes } => {
+                for (user, ours) in changes.iter().filter_map(|c| c.member) {
+                    self.member_moved(*room, ours.then_some(user));
+                }
+            }
             Change::Receipt { room, user } => self.members.invalidate(&(*user, *room)),
             Change::AccountData { user, room: None, kind } if matches!(&**kind, PUSH_RULES | IGNORED_USERS) => {
                 self.rules.invalidate(user);
@@ -114,10 +119,17 @@ impl Push {
             && let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok())
         {
             let nid = (user.server_name() == self.server_name).then(|| self.store.known_user(user)).flatten();
-            memory.members.lock().moved(nid);
-            if let Some(nid) = nid {
-                self.members.invalidate(&(nid, event.room));
-            }
+            self.member_moved(event.room, nid);
+        }
+    }
+
+    /// Somebody came or went; `ours` if they are a user of this server.
+    fn member_moved(&self, room: RoomNid, ours: Option<UserNid>) {
+        if let Some(memory) = self.rooms.get(&room) {
+            memory.members.lock().moved(ours);
+        }
+        if let Some(nid) = ours {
+            self.members.invalidate(&(nid, room));
         }
     }
 }

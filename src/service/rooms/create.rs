@@ -69,7 +69,7 @@ impl Rooms {
         }
         let invites = self.invites(&new, who).await?;
         let own = self.membership.content("join", who.user_nid, None).await?;
-        let now = self.clock.now_ms();
+        let now = self.birth_ms();
         let room = self.unmade(version, who.user_nid, new.published, now).await?;
         let nid = room.nid;
         let draft = Drafting { sender: who.user_id.clone(), nid: who.user_nid, now };
@@ -84,6 +84,13 @@ impl Rooms {
             |room_id: &RoomId| self.rest(&draft, room_id, &new, preset, version, &own, &invites, alias.as_deref(), who);
         let append = self.events.first_events(room, create, rest).await.map_err(invalid_state)?;
         let room_id = append.room.room_id.clone();
+        if let Some(alias) = &alias {
+            self.directory.check_alias_rules(who, &room_id, alias)?;
+        }
+        if new.published {
+            let aliases: Vec<&str> = alias.iter().map(|a| a.as_str()).collect();
+            self.directory.check_publication_rules(who, &room_id, &aliases)?;
+        }
         let (published, creator, taken) = (new.published, who.user_nid, alias.clone());
         self.store
             .write(move |tx| {
@@ -128,6 +135,7 @@ impl Rooms {
             created_ms: i64::try_from(now).unwrap_or(i64::MAX),
             head: RoomHead {
                 rev: 0,
+                forked: false,
                 snap: self.store.new_snap_nid().await?,
                 depth: 0,
                 extremities: Vec::new(),
