@@ -4,13 +4,16 @@
 //! user's rooms: an event counts there if the room's counter went up with it. Rooms are looked at by their newest event,
 //! and no further once a page is full of newer ones.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use hearth_base::{
     Doing, Error, Requester, Result,
     ids::{RoomNid, StreamPos},
 };
-use hearth_store::{Store, events::StoredEvent};
+use hearth_store::{Store, events::StoredEvent, receipts::ReadPosition};
 use serde_json::value::RawValue;
 
 use crate::history::{Form, History, Viewer};
@@ -146,15 +149,14 @@ impl Notified {
         more: bool,
     ) -> Result<String> {
         let mut out = String::from("{\"notifications\":[");
-        let mut read: HashMap<RoomNid, Vec<(String, StreamPos)>> = HashMap::new();
+        let mut read: HashMap<RoomNid, Vec<ReadPosition>> = HashMap::new();
         for (n, one) in found.iter().enumerate() {
             let Some(viewer) = viewers.get(&one.event.room) else { continue };
-            if !read.contains_key(&one.event.room) {
-                let positions = self.store.read_positions(one.event.room, who.user_nid).await?;
-                read.insert(one.event.room, positions.into_iter().map(|p| (p.thread, p.pos)).collect());
-            }
-            let positions = read.get(&one.event.room).map_or(&[][..], Vec::as_slice);
-            let is_read = positions.iter().any(|(t, pos)| (t.is_empty() || *t == one.thread) && *pos >= one.pos);
+            let positions = match read.entry(one.event.room) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(self.store.read_positions(one.event.room, who.user_nid).await?),
+            };
+            let is_read = positions.iter().any(|p| (p.thread.is_empty() || p.thread == one.thread) && p.pos >= one.pos);
             // Actions of ours, and of rules that were read as JSON.
             let actions = RawValue::from_string(one.actions.clone()).doing("reading push actions")?;
             let room_id = serde_json::to_string(&viewer.room.room_id).doing("writing an answer")?;
