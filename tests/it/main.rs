@@ -11,6 +11,7 @@ mod history;
 mod hostile;
 mod login;
 mod membership;
+mod push;
 mod relations;
 mod rooms;
 mod server;
