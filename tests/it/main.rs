@@ -12,3 +12,4 @@ mod rooms;
 mod server;
 mod support;
 mod sync;
+mod tutorial;
