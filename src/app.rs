@@ -16,6 +16,7 @@ mod cli;
 mod lifecycle;
 mod register;
 pub mod settings;
+mod tasks;
 mod telemetry;
 mod welcome;
 
@@ -50,6 +51,7 @@ impl Server {
         let bound = Bound::new(config, data_dir, metrics, supervisor.clone())?;
         let store = Store::open(&store_settings, &supervisor).await?;
         let services = Services::start(service_settings, store, Clock::new(), supervisor.clone()).await?;
+        tasks::start(&services, config, &supervisor);
         let app = hearth_api::router(services.clone(), settings::api(config));
         let app = welcome::with_page(app, &config.server.name);
         let (edge, addresses) = bound.open(app)?;

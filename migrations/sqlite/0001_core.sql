@@ -4,9 +4,18 @@
 CREATE TABLE log_head (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
     pos       BIGINT NOT NULL,
-    next_nid  BIGINT NOT NULL
+    next_nid  BIGINT NOT NULL,
+    commits   BIGINT NOT NULL,           -- transactions of writers so far, counted on PostgreSQL only
+    run       BIGINT NOT NULL            -- who writes: runs.boot
 );
-INSERT INTO log_head (id, pos, next_nid) VALUES (1, 0, 1);
+INSERT INTO log_head (id, pos, next_nid, commits, run) VALUES (1, 0, 1, 0, 0);
+
+-- Each start of the server: the number that its sync tokens bear, and where the log stood (store::runs).
+CREATE TABLE runs (
+    number  INTEGER PRIMARY KEY,
+    boot    BIGINT NOT NULL,
+    pos     BIGINT NOT NULL
+);
 
 -- What became visible to /sync, in the order of commits. Followed by other nodes and by the outbox; pruned from below.
 CREATE TABLE log (
@@ -16,6 +25,11 @@ CREATE TABLE log (
     user_nid  BIGINT,
     ref_nid   BIGINT,
     extra     TEXT
+);
+-- When the log had come how far; tells the age of a position.
+CREATE TABLE log_marks (
+    pos    INTEGER PRIMARY KEY,
+    at_ms  BIGINT NOT NULL
 );
 
 -- Matrix ids <-> numbers.
@@ -37,14 +51,15 @@ CREATE TABLE rooms (
     rev          BIGINT NOT NULL,        -- counts changes of the row; the optimistic lock of the append path
     snap_nid     BIGINT NOT NULL,        -- current state
     depth        BIGINT NOT NULL,
-    extremities  TEXT NOT NULL,          -- JSON array of [event_nid, event_id, depth]
+    extremities  TEXT NOT NULL,          -- JSON array of [event_nid, event_id, depth, after_nid]
     counter      BIGINT NOT NULL,        -- events that notify by the default rules
     pos          BIGINT NOT NULL,        -- of the newest event
     published    BOOLEAN NOT NULL,       -- in the room directory
     open         BOOLEAN NOT NULL,       -- anybody may join or read it; who is in it may be found by everybody
     creator_nid  BIGINT NOT NULL,
     created_ms   BIGINT NOT NULL,
-    partial      BOOLEAN NOT NULL        -- state not complete yet (joined through another server)
+    partial      BOOLEAN NOT NULL,       -- state not complete yet (joined through another server)
+    forked       BOOLEAN NOT NULL        -- history has not always been one line of events: positions alone do not tell states
 );
 CREATE INDEX rooms_published ON rooms (room_nid) WHERE published;
 
@@ -60,6 +75,8 @@ CREATE TABLE events (
     event_type   TEXT NOT NULL,
     origin_ms    BIGINT NOT NULL,
     snap_nid     BIGINT,                 -- state before the event
+    after_nid    BIGINT,                 -- state after it; the same unless it is state that was allowed
+    auth         BLOB,                   -- event_nids of its auth events: store::graph::pack; NULL while not all are known
     counter      BIGINT NOT NULL,        -- the room's counter after the event
     replaces_nid BIGINT,                 -- the state event it took the place of
     redacted_by  BIGINT,                 -- event_nid of the redaction
@@ -118,6 +135,7 @@ CREATE TABLE memberships (
     PRIMARY KEY (room_nid, user_nid)
 ) WITHOUT ROWID;
 CREATE INDEX memberships_user ON memberships (user_nid, membership);
+CREATE INDEX memberships_local ON memberships (room_nid, user_nid) WHERE local;
 
 -- How far a user has read: the room's counter and the position there.
 CREATE TABLE read_positions (

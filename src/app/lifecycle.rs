@@ -42,13 +42,18 @@ pub(super) async fn serve(
     greet(&server);
     // Fails where no service manager waits for it, which is no fault.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    loop {
+    let code = loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
+            _ = term.recv() => break ExitCode::SUCCESS,
+            _ = int.recv() => break ExitCode::SUCCESS,
+            // What we remember is worth nothing any more; whoever starts us again has us begin with what is there.
+            why = server.services.store.lost() => {
+                error!("ending, to be started again: {why}");
+                break ExitCode::FAILURE;
+            }
             _ = hup.recv() => reload(&server, &paths, &data_dir),
         }
-    }
+    };
     info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let clean = server.stop(STOP_DEADLINE).await;
@@ -60,7 +65,7 @@ pub(super) async fn serve(
     } else {
         warn!("stopped; some requests did not end in time");
     }
-    ExitCode::SUCCESS
+    code
 }
 
 fn reload(server: &Server, paths: &[PathBuf], data_dir: &std::path::Path) {

@@ -9,7 +9,8 @@ use hearth_base::{
     stream::{HistoryToken, SyncToken},
 };
 use hearth_rules::{
-    client_format::{Unsigned, write_client_event},
+    client_format::{EventFields, Unsigned, fields::write_fields, write_client_event},
+    event::{Pdu, redaction},
     visibility::HistoryVisibility,
 };
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
@@ -18,12 +19,17 @@ use ruma::{
     events::{TimelineEventType, room::member::MembershipState},
 };
 
-use crate::state::State;
+use crate::{
+    account_data::AccountData,
+    state::{State, version_of},
+};
 
 mod answers;
+mod children;
 pub mod viewer;
 
 pub use answers::Messages;
+pub(crate) use children::Bundles;
 pub use hearth_store::events::Direction;
 pub use viewer::Viewer;
 
@@ -37,11 +43,30 @@ const MAX_ROUNDS: usize = 10;
 pub struct History {
     store: Store,
     state: Arc<State>,
+    account_data: Arc<AccountData>,
     clock: Clock,
 }
 
 /// Which events of a page are wanted.
 pub type Wanted<'a> = &'a (dyn Fn(&StoredEvent) -> bool + Send + Sync);
+
+/// How events are to be written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Form<'a> {
+    /// With their room's id: everywhere but in /sync.
+    pub room_id: bool,
+    /// Only these properties (`event_fields` of a filter).
+    pub fields: Option<&'a EventFields>,
+    /// As other servers get them (`event_format` of a filter).
+    pub federation: bool,
+    /// What they show of their children.
+    pub(crate) bundles: Option<&'a Bundles>,
+}
+
+impl Form<'_> {
+    /// As they usually are.
+    pub const WITH_ROOM: Self = Self { room_id: true, fields: None, federation: false, bundles: None };
+}
 
 /// A page of history.
 #[derive(Debug)]
@@ -74,8 +99,8 @@ pub struct Context {
 impl History {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, clock: Clock) -> Self {
-        Self { store, state, clock }
+    pub fn new(store: Store, state: Arc<State>, account_data: Arc<AccountData>, clock: Clock) -> Self {
+        Self { store, state, account_data, clock }
     }
 
     /// A room through the eyes of a user.
@@ -83,7 +108,8 @@ impl History {
     /// # Errors
     /// If the database fails.
     pub async fn viewer(&self, who: &Requester, room: &Arc<Room>) -> Result<Viewer> {
-        Viewer::new(&self.store, &self.state, who, room.clone()).await
+        let ignored = self.account_data.ignored(who.user_nid).await?;
+        Viewer::new(&self.store, &self.state, who, room.clone(), ignored).await
     }
 
     /// A room through the eyes of a user who is or was in it, or who may look in from outside.
@@ -121,7 +147,7 @@ impl History {
         self.store
             .event_by_id(event_id)
             .await?
-            .filter(|e| e.room == viewer.room.nid && e.pos.is_some() && viewer.may_see(e))
+            .filter(|e| e.room == viewer.room.nid && e.pos.is_some() && viewer.shows(e))
             .or_not_found("Event")
     }
 
@@ -180,10 +206,10 @@ impl History {
                 start = found.first().and_then(|e| e.place()).unwrap_or(start);
             }
             at = match direction {
-                Direction::Backward => just_before(last),
+                Direction::Backward => last.before(),
                 Direction::Forward => last,
             };
-            events.extend(found.into_iter().filter(|e| viewer.may_see(e) && wanted(e)));
+            events.extend(found.into_iter().filter(|e| viewer.shows(e) && wanted(e)));
             if exhausted {
                 return Ok(Page { events, start, end: None });
             }
@@ -222,9 +248,9 @@ impl History {
         let place = event.place().or_not_found("Event")?;
         let limit = limit.min(MAX_PAGE);
         let (start, end) = (HistoryToken::START, HistoryToken::END);
-        let before = self.page(viewer, Direction::Backward, just_before(place), start, limit / 2, wanted).await?.events;
+        let before = self.page(viewer, Direction::Backward, place.before(), start, limit / 2, wanted).await?.events;
         let after = self.page(viewer, Direction::Forward, place, end, limit - limit / 2, wanted).await?.events;
-        let start = before.last().and_then(|e| e.place()).map_or(just_before(place), just_before);
+        let start = before.last().and_then(|e| e.place()).map_or(place.before(), HistoryToken::before);
         let end = after.last().and_then(|e| e.place()).unwrap_or(place);
         let state = self.state.after(after.last().unwrap_or(&event)).await?;
         Ok(Context { event, before, after, start, end, state })
@@ -306,20 +332,25 @@ impl History {
         let viewer = self.enter(who, room_id).await?;
         let origin_ms = i64::try_from(origin_ms).unwrap_or(i64::MAX);
         let nearest = self.store.events_by_time(viewer.room.nid, direction, origin_ms, LOOK_THROUGH).await?;
-        nearest.into_iter().find(|e| viewer.may_see(e)).or_not_found("Event")
+        nearest.into_iter().find(|e| viewer.shows(e)).or_not_found("Event")
     }
 
     /// Appends an event in the form clients get it.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn write(
-        &self,
-        out: &mut String,
-        event: &StoredEvent,
-        viewer: &Viewer,
-        with_room_id: bool,
-    ) -> Result<()> {
+    pub async fn write(&self, out: &mut String, event: &StoredEvent, viewer: &Viewer, form: Form<'_>) -> Result<()> {
+        // Who sees an event of somebody they ignore (the root of a thread) sees that there is one, and no more.
+        let hidden;
+        let pdu = if viewer.ignores(event) {
+            hidden = redacted(event, &viewer.room)?;
+            &hidden
+        } else {
+            &*event.pdu
+        };
+        if form.federation {
+            return Ok(out.push_str(pdu.json()));
+        }
         let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
             - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
         let replaced = match event.replaces {
@@ -343,10 +374,13 @@ impl History {
             prev_sender: replaced.as_ref().map(|e| e.pdu.sender()),
             replaces_state: replaced.as_ref().map(|e| e.pdu.event_id()),
             redacted_because: (!because.is_empty()).then_some(because.as_str()),
-            relations: None,
+            relations: form.bundles.and_then(|bundles| bundles.get(&event.nid)).map(String::as_str),
             more: &[],
         };
-        write_client_event(out, &event.pdu, with_room_id, &unsigned);
+        match form.fields {
+            None => write_client_event(out, pdu, form.room_id, &unsigned),
+            Some(fields) => write_fields(out, pdu, form.room_id, &unsigned, fields),
+        }
         Ok(())
     }
 
@@ -359,14 +393,14 @@ impl History {
         out: &mut String,
         events: &[Arc<StoredEvent>],
         viewer: &Viewer,
-        with_room_id: bool,
+        form: Form<'_>,
     ) -> Result<()> {
         out.push('[');
         for (n, event) in events.iter().enumerate() {
             if n > 0 {
                 out.push(',');
             }
-            self.write(out, event, viewer, with_room_id).await?;
+            self.write(out, event, viewer, form).await?;
         }
         out.push(']');
         Ok(())
@@ -389,9 +423,10 @@ impl History {
     }
 }
 
-/// The place just before an event.
-fn just_before(place: HistoryToken) -> HistoryToken {
-    HistoryToken { depth: place.depth, pos: StreamPos(place.pos.0.saturating_sub(1)) }
+/// An event without what it says.
+fn redacted(event: &StoredEvent, room: &Room) -> Result<Pdu> {
+    let json = redaction::redact(event.pdu.json(), version_of(room)?)?;
+    Ok(Pdu::parse_stored(event.event_id().to_owned(), json, version_of(room)?)?)
 }
 
 /// Whether a room may be read by people who were never in it.

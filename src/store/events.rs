@@ -13,7 +13,7 @@ use ruma::{EventId, OwnedEventId, events::room::member::MembershipState};
 use crate::{
     Store,
     db::{Ints, Texts},
-    fetch_all, fetch_optional,
+    execute, fetch_all, fetch_optional,
     rooms::Room,
     sql,
     state::SnapRow,
@@ -51,7 +51,7 @@ impl Standing {
         }
     }
 
-    fn from_code(code: i64) -> Self {
+    pub(crate) fn from_code(code: i64) -> Self {
         match code {
             0 => Self::Live,
             1 => Self::Outlier,
@@ -81,6 +81,8 @@ pub struct StoredEvent {
     pub key: Option<KeyNid>,
     /// State before it; `None` for outliers.
     pub snap: Option<SnapNid>,
+    /// State after it; equal to `snap` unless it is state that was allowed there.
+    pub after: Option<SnapNid>,
     /// The room's counter after it.
     pub counter: i64,
     /// The state event it took the place of.
@@ -168,8 +170,14 @@ pub struct NewEvent {
     pub sender: UserNid,
     /// Its state key.
     pub key: Option<KeyNid>,
+    /// Whether the row exists already: an outlier that now gets a place.
+    pub known: bool,
     /// State before it.
     pub snap: Option<SnapNid>,
+    /// State after it; equal to `snap` unless it is state that was allowed there.
+    pub after: Option<SnapNid>,
+    /// Its auth events, where all are known; since version 12 the create event too, though it is not named.
+    pub auth: Option<Vec<EventNid>>,
     /// The room's counter after it.
     pub counter: i64,
     /// The state event it takes the place of.
@@ -194,6 +202,33 @@ pub struct NewEvent {
     pub redaction: Option<NewRedaction>,
 }
 
+/// A change of the current state that no event of the same [`Append`] makes by itself: the outcome of a resolution, or
+/// (then old and new are the same) that an event which seems to change the state does not.
+#[derive(Clone, Debug)]
+pub struct StateChange {
+    /// Which entry.
+    pub key: KeyNid,
+    /// What stood there.
+    pub old: Option<EventNid>,
+    /// What stands there now.
+    pub new: Option<Arc<StoredEvent>>,
+    /// Whose membership the entry is, if it is one: the user, and whether they are ours.
+    pub member: Option<(UserNid, bool)>,
+}
+
+/// The membership of a user, as a row of `memberships`.
+#[derive(Clone, Debug)]
+pub struct MemberRow {
+    /// Whose.
+    pub user: UserNid,
+    /// What.
+    pub membership: MembershipState,
+    /// The event that says so.
+    pub event: EventNid,
+    /// A user of this server.
+    pub local: bool,
+}
+
 /// Events of one room, all or none, on top of a known head.
 #[derive(Clone, Debug)]
 pub struct Append {
@@ -205,6 +240,12 @@ pub struct Append {
     pub snaps: Vec<SnapRow>,
     /// The events, oldest first.
     pub events: Vec<NewEvent>,
+    /// What else changes in the current state, after the last event.
+    pub changes: Vec<StateChange>,
+    /// Memberships that come with a state which did not grow by single events: of a room joined through another server.
+    pub members: Vec<MemberRow>,
+    /// Events that these name as their predecessors and that we do not have, with the depth of who names them.
+    pub missing: Vec<(OwnedEventId, i64)>,
 }
 
 /// What became of an [`Append`].
@@ -227,6 +268,7 @@ struct Row {
     sender_nid: i64,
     key_nid: Option<i64>,
     snap_nid: Option<i64>,
+    after_nid: Option<i64>,
     counter: i64,
     replaces_nid: Option<i64>,
     redacted_by: Option<i64>,
@@ -252,6 +294,7 @@ impl Row {
             sender: UserNid(self.sender_nid),
             key: self.key_nid.map(KeyNid),
             snap: self.snap_nid.map(SnapNid),
+            after: self.after_nid.map(SnapNid),
             counter: self.counter,
             replaces: self.replaces_nid.map(EventNid),
             redacted_by: self.redacted_by.map(EventNid),
@@ -273,6 +316,7 @@ const BY_TIME_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND p
 const BY_TIME_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms <= $2 ORDER BY origin_ms DESC, depth DESC, pos DESC LIMIT $3";
 const STATE_CHANGES: &str =
     "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
+const PRUNE_REDACTED: &str = "DELETE FROM redacted_events WHERE event_nid IN (SELECT event_nid FROM redacted_events WHERE redacted_ms < $1 LIMIT $2)";
 const REDACTED: &str = "SELECT json FROM redacted_events WHERE event_nid = $1";
 
 /// Which way to read history.
@@ -303,18 +347,19 @@ impl Store {
         let missing: Vec<i64> = nids.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(n, _)| n.0).collect();
         if !missing.is_empty() {
             let sql = sql!(
-                "SELECT e.event_nid, e.event_id, e.room_nid, e.pos, e.depth, e.standing, e.sender_nid, e.key_nid, e.snap_nid, e.counter, e.replaces_nid, e.redacted_by, e.device_id, e.txn_id, e.json, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid WHERE e.event_nid "
+                "SELECT e.event_nid, e.event_id, e.room_nid, e.pos, e.depth, e.standing, e.sender_nid, e.key_nid, e.snap_nid, e.after_nid, e.counter, e.replaces_nid, e.redacted_by, e.device_id, e.txn_id, e.json, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid WHERE e.event_nid "
                 [in 1]
             );
-            let seen = self.inner.redactions.load(std::sync::atomic::Ordering::Acquire);
+            // A redaction committed while this is read makes it stale: then it is not kept.
+            let tickets: HashMap<i64, _> = missing.iter().map(|n| (*n, cache.ticket(&EventNid(*n)))).collect();
             let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(missing))?;
             let mut loaded = HashMap::with_capacity(rows.len());
             for row in rows {
                 let event = Arc::new(row.read()?);
-                // A redaction committed meanwhile may make what was read stale: then do not keep it.
-                if self.inner.redactions.load(std::sync::atomic::Ordering::Acquire) == seen {
-                    cache.insert(event.nid, event.clone());
+                if let Some(ticket) = tickets.get(&event.nid.0) {
+                    cache.fill(event.nid, event.clone(), *ticket);
                 }
+                self.inner.event_nids.insert(event.event_id().as_str().into(), event.nid);
                 loaded.insert(event.nid, event);
             }
             for (slot, nid) in found.iter_mut().zip(nids) {
@@ -335,6 +380,9 @@ impl Store {
         if id.as_str().contains('\0') {
             return Ok(None);
         }
+        if let Some(nid) = self.inner.event_nids.get(id.as_str()) {
+            return self.event(nid).await;
+        }
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), EVENT_BY_ID, id.as_str())?;
         match row {
             Some((nid,)) => self.event(EventNid(nid)).await,
@@ -347,10 +395,20 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn events_by_id(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<StoredEvent>>> {
-        let sql = sql!("SELECT event_nid FROM events WHERE event_id " [in 1]);
-        let ids = ids.iter().map(ToString::to_string).filter(|id| !id.contains('\0')).collect();
-        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, Texts(ids))?;
-        self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
+        let mut nids: Vec<EventNid> = Vec::with_capacity(ids.len());
+        let mut unknown = Vec::new();
+        for id in ids.iter().filter(|id| !id.as_str().contains('\0')) {
+            match self.inner.event_nids.get(id.as_str()) {
+                Some(nid) => nids.push(nid),
+                None => unknown.push(id.to_string()),
+            }
+        }
+        if !unknown.is_empty() {
+            let sql = sql!("SELECT event_nid FROM events WHERE event_id " [in 1]);
+            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, Texts(unknown))?;
+            nids.extend(rows.into_iter().map(|(n,)| EventNid(n)));
+        }
+        self.events(&nids).await
     }
 
     /// The timeline of a room from one place towards another: backwards all events at or before `from` and after
@@ -453,6 +511,14 @@ impl Store {
         let rows: Vec<(i64, Option<i64>)> =
             fetch_all!(&mut self.read().await?, (i64, Option<i64>), STATE_CHANGES, room.0, after.0, upto.0)?;
         Ok(rows.into_iter().map(|(key, new)| (KeyNid(key), new.map(EventNid))).collect())
+    }
+
+    /// Forgets for good what was redacted before that time, ms; `most` at once. Gives how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn prune_redacted(&self, before_ms: i64, most: u32) -> Result<u64> {
+        self.write(move |tx| Box::pin(async move { execute!(tx, PRUNE_REDACTED, before_ms, i64::from(most)) })).await
     }
 
     /// What an event said before it was redacted, if that is still kept.

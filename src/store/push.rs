@@ -145,6 +145,13 @@ const UNREAD: &str = "SELECT a.thread, \
 const COUNTED_IN_THREADS: &str = "SELECT COUNT(*) FROM push_actions WHERE user_nid = 0 AND room_nid = $1 AND pos > $2 AND pos <= $3 AND counted AND thread <> 'main'";
 const NOTIFIED: &str = "SELECT room_nid, pos, event_nid, thread, highlight, actions FROM push_actions WHERE user_nid = $1 AND notify AND pos < $2 AND (highlight OR NOT $3) ORDER BY pos DESC LIMIT $4";
 
+const PAIRS: &str = "SELECT DISTINCT user_nid, room_nid FROM push_actions WHERE user_nid > $1 OR (user_nid = $1 AND room_nid > $2) ORDER BY user_nid, room_nid LIMIT $3";
+// What the member has read, or for rows of everyone what all of ours have; where there is no member, all of it.
+const DROP_READ: &str = "DELETE FROM push_actions WHERE user_nid = $1 AND room_nid = $2 AND pos <= $3 AND pos <= COALESCE((\
+     SELECT MIN(COALESCE(r.pos, m.pos)) FROM memberships m \
+     LEFT JOIN read_positions r ON r.room_nid = m.room_nid AND r.user_nid = m.user_nid AND r.thread = '' \
+     WHERE m.room_nid = $2 AND m.local AND m.membership = 'join' AND ($1 = 0 OR m.user_nid = $1)), $3)";
+
 #[derive(sqlx::FromRow)]
 struct NotifiedRow {
     room_nid: i64,
@@ -271,6 +278,31 @@ impl Store {
         let row: Option<(i64,)> =
             fetch_optional!(&mut self.read().await?, (i64,), COUNTED_IN_THREADS, room.0, after.0, upto.0)?;
         Ok(row.map_or(0, |r| r.0))
+    }
+
+    /// Forgets what push rules made of events up to a position, where everybody whom it concerns has read so far. Goes
+    /// on behind a user and room, through `most` such pairs; gives the last, or `None` once all are done.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn prune_push_actions(
+        &self,
+        behind: (UserNid, RoomNid),
+        upto: StreamPos,
+        most: u32,
+    ) -> Result<Option<(UserNid, RoomNid)>> {
+        let pairs: Vec<(i64, i64)> =
+            fetch_all!(&mut self.read().await?, (i64, i64), PAIRS, behind.0.0, behind.1.0, i64::from(most))?;
+        let last = pairs.last().map(|(user, room)| (UserNid(*user), RoomNid(*room)));
+        self.write(move |tx| {
+            Box::pin(async move {
+                for (user, room) in pairs {
+                    execute!(tx, DROP_READ, user, room, upto.0)?;
+                }
+                Ok(last)
+            })
+        })
+        .await
     }
 
     /// What a user was notified of beyond the default rules (mentions, invites, own rules), before a position, newest

@@ -4,12 +4,12 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use hearth_test_postgres::Cluster;
 use reqwest::{Certificate, Client, Method, StatusCode, tls::TlsInfo};
 use serde_json::{Value, json};
 
 use crate::support::{
     pebble::{self, Pebble},
-    postgres,
     program::{Installation, Program},
     rooms::{V3, bodies, encoded},
 };
@@ -102,7 +102,11 @@ async fn from_generate_to_a_renewal() {
     if !pebble::found() {
         return;
     }
-    let Some(database) = postgres::made_by_hand("synapse_user", "password", "synapse").await else { return };
+    let port = pebble::free().port();
+    let Some(database) = Cluster::start_on(port).await else { return };
+    database.admin("CREATE USER synapse_user PASSWORD 'password'").await;
+    let words = "ENCODING 'UTF8' LC_COLLATE='C' LC_CTYPE='C' TEMPLATE template0 OWNER synapse_user";
+    database.admin(&format!("CREATE DATABASE synapse {words}")).await;
     let doors = Doors::free();
     let mut authority = Pebble::start(doors.http.port(), doors.https.port(), json!({})).await;
 
@@ -111,7 +115,8 @@ async fn from_generate_to_a_renewal() {
     home.run("check-config", &[]).await.unwrap();
     unpack_web_apps(&home);
     home.write("homeserver.yaml", &edited(&home, &doors, &authority));
-    home.set("PGPORT", database);
+    // As the file names none.
+    home.set("PGPORT", port);
     let said = home.run("check-config", &[]).await.unwrap();
     assert!(said.ends_with("the configuration is fine\n"), "{said}");
 

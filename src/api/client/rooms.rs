@@ -1,12 +1,15 @@
 //! Rooms: created, replaced by newer ones, summarised.
 
 use hearth_base::{Error, Result};
-use hearth_service::rooms::{NewRoom, Preset};
+use hearth_service::rooms::{Hierarchy, NewRoom, Preset};
 use ruma::{
-    api::client::room::{
-        Visibility,
-        create_room::{self, v3::RoomPreset},
-        get_summary, upgrade_room,
+    api::client::{
+        room::{
+            Visibility,
+            create_room::{self, v3::RoomPreset},
+            get_summary, upgrade_room,
+        },
+        space::get_hierarchy,
     },
     events::TimelineEventType,
 };
@@ -17,14 +20,14 @@ use crate::{
     Cx,
     extract::{Client, Guests, OptionalClient},
     limits::Limit,
-    respond::Json,
+    respond::{Json, RawJson},
     routes::Routes,
 };
 
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(create).on(upgrade).also(
+    Routes::new().on(create).on(upgrade).on(hierarchy).also(
         summary,
         // Where the proposal had it first (MSC3266), and still asked by clients of its time.
         &["/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}"],
@@ -109,6 +112,22 @@ async fn upgrade(cx: Cx, req: Client<upgrade_room::v3::Request>) -> Result<upgra
     let body = &req.body;
     let room_id = cx.rooms.upgrade(&req.requester, &body.room_id, &body.new_version, &body.additional_creators).await?;
     Ok(upgrade_room::v3::Response::new(room_id))
+}
+
+/// The tree of a space.
+async fn hierarchy(cx: Cx, req: Client<get_hierarchy::v1::Request, Guests>) -> Result<RawJson> {
+    let body = &req.body;
+    let limit = body.limit.map(super::history::size);
+    if limit == Some(0) {
+        return Err(Error::invalid_param("`limit` must be greater than 0"));
+    }
+    let ask = Hierarchy {
+        suggested_only: body.suggested_only,
+        max_depth: body.max_depth.map(u64::from),
+        limit,
+        from: body.from.as_deref(),
+    };
+    Ok(RawJson(cx.rooms.hierarchy_json(&req.requester, &body.room_id, ask).await?.into()))
 }
 
 /// What is told of a room to those who are not in it.

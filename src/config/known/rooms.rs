@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Known] = &[
     k("max_event_delay_duration", Maybe(&Duration), "null", Later),
     k("require_membership_for_aliases", Bool, "true", Now),
     k("allow_per_room_profiles", Bool, "true", Later),
-    k("redaction_retention_period", Maybe(&Duration), r#""7d""#, Later),
+    k("redaction_retention_period", Maybe(&Duration), r#""7d""#, Now),
     k("forgotten_room_retention_period", Maybe(&Duration), "null", Later),
     k("retention", Object, "", Later),
     k("retention.enabled", Bool, "false", Later),

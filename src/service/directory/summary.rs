@@ -70,7 +70,11 @@ impl Summary {
     pub(super) async fn of(store: &Store, rooms: &State, room: &Room, state: &StateMap) -> Result<Self> {
         let texts = async |event_type: &str| content::<Texts>(rooms, state, event_type).await;
         let rules: JoinRules = content(rooms, state, "m.room.join_rules").await?;
-        let allowed = rules.allow.iter().filter_map(|a| a.get("room_id")?.as_str()?.try_into().ok());
+        let allowed = rules
+            .allow
+            .iter()
+            .filter(|a| a.get("type").and_then(Value::as_str) == Some("m.room_membership"))
+            .filter_map(|a| a.get("room_id")?.as_str()?.try_into().ok());
         let (joined, _) = store.member_counts(room.nid).await?;
         let visibility = text(texts("m.room.history_visibility").await?.history_visibility);
         Ok(Self {
