@@ -94,16 +94,13 @@ impl Notifier {
         supervisor.task("notifier-sweep", move || {
             let (weak, stopping) = (weak.clone(), stopping.clone());
             async move {
-                loop {
-                    tokio::select! {
-                        () = stopping.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(KEEP / 3) => {}
-                    }
-                    let Some(notifier) = weak.upgrade() else { return Ok(()) };
+                while stopping.run_until_cancelled(tokio::time::sleep(KEEP / 3)).await.is_some() {
+                    let Some(notifier) = weak.upgrade() else { break };
                     notifier.kept.run_pending_tasks();
                     notifier.users.retain(|_, slot| slot.strong_count() > 0);
                     notifier.rooms.retain(|_, hub| hub.strong_count() > 0);
                 }
+                Ok(())
             }
         });
         this

@@ -160,6 +160,7 @@ const TOKEN: &str =
 const ADD_TOKEN: &str = "INSERT INTO registration_tokens (token, uses_allowed, pending, completed, expires_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (token) DO NOTHING";
 const SPEND_TOKEN: &str = "UPDATE registration_tokens SET completed = completed + 1 WHERE token = $1";
 const COUNT: &str = "SELECT COUNT(*) FROM accounts WHERE NOT guest AND NOT deactivated";
+const ANY: &str = "SELECT user_nid FROM accounts WHERE NOT guest LIMIT 1";
 
 async fn insert(tx: &mut Tx, new: NewAccount) -> Result<Created> {
     // Whatever refuses comes before whatever writes: the token is asked first and spent last.
@@ -288,6 +289,14 @@ impl Store {
     pub async fn count_accounts(&self) -> Result<i64> {
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), COUNT)?;
         Ok(row.map_or(0, |r| r.0))
+    }
+
+    /// Whether anybody has an account or ever had one; guests do not count, closed accounts do.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn has_accounts(&self) -> Result<bool> {
+        Ok(fetch_optional!(&mut self.read().await?, (i64,), ANY)?.is_some())
     }
 
     /// The third-party identifiers of a user.

@@ -260,7 +260,7 @@ impl Db {
                     .pragma("cache_size", "-8192")
                     .pragma("temp_store", "memory")
                     .pragma("journal_size_limit", "67108864")
-                    .log_statements(tracing::log::LevelFilter::Trace)
+                    .log_statements(tracing::log::LevelFilter::Debug)
                     .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
                 let write = SqlitePoolOptions::new()
                     .max_connections(1)
@@ -281,9 +281,10 @@ impl Db {
                 Ok(Self::Sqlite { write, read })
             }
             Engine::Postgres { options, max_connections } => {
+                let named = options.get_application_name().unwrap_or("hearth").to_owned();
                 let options = (**options)
                     .clone()
-                    .application_name("hearth")
+                    .application_name(&named)
                     .statement_cache_capacity(STATEMENTS)
                     .options([
                         ("search_path", "hearth"),
@@ -293,7 +294,7 @@ impl Db {
                         ("tcp_keepalives_interval", "10"),
                         ("tcp_keepalives_count", "3"),
                     ])
-                    .log_statements(tracing::log::LevelFilter::Trace)
+                    .log_statements(tracing::log::LevelFilter::Debug)
                     .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
                 let name = format!(
                     "PostgreSQL database {} at {}:{} as user {}",
@@ -302,7 +303,7 @@ impl Db {
                     options.get_port(),
                     options.get_username()
                 );
-                let pool = PgPoolOptions::new()
+                let opened = PgPoolOptions::new()
                     .max_connections((*max_connections).max(2))
                     .test_before_acquire(false)
                     .acquire_timeout(Duration::from_secs(10))
@@ -312,10 +313,18 @@ impl Db {
                             async move { Ok(idle.idle_for < IDLE || sqlx::Connection::ping(connection).await.is_ok()) },
                         )
                     })
-                    .connect_with(options)
-                    .await
-                    .map_err(|e| cannot_open(&name, e))?;
-                Ok(Self::Postgres(pool))
+                    .connect_with(options.clone())
+                    .await;
+                match opened {
+                    Ok(pool) => Ok(Self::Postgres(pool)),
+                    // The pool tried again and again, and does not say why in vain; a connection by itself does.
+                    Err(sqlx::Error::PoolTimedOut) => {
+                        let again = tokio::time::timeout(Duration::from_secs(5), options.connect()).await;
+                        let why = again.ok().and_then(Result::err).unwrap_or(sqlx::Error::PoolTimedOut);
+                        Err(cannot_open(&name, why))
+                    }
+                    Err(e) => Err(cannot_open(&name, e)),
+                }
             }
         }
     }

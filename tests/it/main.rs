@@ -15,6 +15,7 @@ mod membership;
 mod relations;
 mod rooms;
 mod server;
+mod startup;
 mod support;
 mod sync;
 mod tidy;
