@@ -8,7 +8,7 @@
 //! ```
 //! [`on_both`] runs a test on SQLite and on PostgreSQL ([`postgres`]). A server is private to its test: an own database,
 //! an own port, an own clock that tests may turn. Limits are off and password hashes cheap unless a test says so
-//! ([`Plan`]).
+//! ([`Plan`]). Stories of an installation as a whole run the real program instead ([`program`]).
 
 use std::{fmt, net::SocketAddr, sync::Arc, sync::Once, time::Duration};
 
@@ -19,7 +19,10 @@ use reqwest::{Method, StatusCode, header::HeaderMap};
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde_json::{Value, json};
 
+#[path = "../../src/edge/tests/it/pebble.rs"]
+pub mod pebble;
 pub mod postgres;
+pub mod program;
 pub mod rooms;
 
 /// The name of every test server.
@@ -53,6 +56,12 @@ macro_rules! on_both {
             }
         }
     )+};
+}
+
+/// Says in one line why something is not tested on this machine; under `CI=true` that is a failure.
+pub fn missing(what: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what}");
+    println!("skipped: {what}");
 }
 
 /// Serves a server's router somewhere else as well.
