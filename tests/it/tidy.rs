@@ -33,9 +33,9 @@ const CAPABILITIES: [&str; 22] = [
 /// What else a layer may have, beside its capabilities.
 const OF_LAYERS: [(&str, &[&str]); 5] = [
     ("src/api/client", &["server"]),
-    ("src/api/admin", &["server"]),
+    ("src/api/admin", &["federation", "server"]),
     ("src/api/federation", &["server", "server_keys", "transactions"]),
-    ("src/service", &["appservices", "federation", "lib", "notifier", "server_keys", "state"]),
+    ("src/service", &["appservices", "federation", "lib", "notifier", "server_keys", "state", "testing", "upkeep"]),
     (
         "src/store",
         &[

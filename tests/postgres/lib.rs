@@ -114,7 +114,7 @@ impl Cluster {
     /// Starts it again; returns once it answers.
     pub async fn up(&self) {
         let dir = self.dir.display();
-        let how = format!("-k {dir} -c listen_addresses= -c fsync=off -c max_connections=200");
+        let how = format!("-k {dir} -c listen_addresses= -c fsync=off -c max_connections=600");
         let log = format!("{dir}/log");
         let (data, how) = (self.dir.join("data"), ["start", "-w", "-t", "60", "-s", "-o", &how, "-l", &log, "-D"]);
         assert!(self.run("pg_ctl", &how, &data).await.success(), "PostgreSQL does not come up: {}", self.log());
