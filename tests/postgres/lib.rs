@@ -124,7 +124,7 @@ impl Cluster {
     pub async fn up(&self) {
         let dir = self.dir.display();
         let (port, listen) = self.port.map_or((5432, ""), |port| (port, "127.0.0.1"));
-        let how = format!("-k {dir} -p {port} -c listen_addresses={listen} -c fsync=off -c max_connections=200");
+        let how = format!("-k {dir} -p {port} -c listen_addresses={listen} -c fsync=off -c max_connections=600");
         let log = format!("{dir}/log");
         let (data, how) = (self.dir.join("data"), ["start", "-w", "-t", "60", "-s", "-o", &how, "-l", &log, "-D"]);
         assert!(self.run("pg_ctl", &how, &data).await.success(), "PostgreSQL does not come up: {}", self.log());
