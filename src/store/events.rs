@@ -19,6 +19,7 @@ use crate::{
     state::SnapRow,
 };
 
+mod texts;
 mod write;
 
 pub(crate) use write::append_all;

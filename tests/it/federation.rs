@@ -1,4 +1,6 @@
 //! Servers among themselves: over TLS, signed, in one process ([`support`]).
 
 mod finding;
+mod media;
+mod reading;
 pub mod support;
