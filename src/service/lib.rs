@@ -52,7 +52,7 @@ use membership::Membership;
 use notifier::Notifier;
 use presence::Presence;
 use profile::Profile;
-use push::Push;
+use push::{Notified, Push};
 use receipts::Receipts;
 use relations::Relations;
 use reports::Reports;
@@ -174,6 +174,8 @@ pub struct Services {
     pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// What users were notified of.
+    pub notified: Arc<Notified>,
     /// Edits, reactions, threads.
     pub relations: Arc<Relations>,
     /// Reports to administrators.
@@ -233,7 +235,15 @@ impl Services {
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
-        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Membership::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            account_data.clone(),
+            push.clone(),
+            time(),
+            settings.membership.clone(),
+        );
         let membership = Arc::new(membership);
         let rooms = Rooms::new(
             disk(),
@@ -250,6 +260,7 @@ impl Services {
         );
         let rooms = Arc::new(rooms);
         let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), time()));
+        let notified = Arc::new(Notified::new(disk(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
         let media = Media::new(
@@ -313,6 +324,7 @@ impl Services {
             directory,
             membership,
             history,
+            notified,
             relations,
             reports,
             profile,

@@ -112,6 +112,7 @@ pub(crate) struct Inner {
     pub(crate) keys: Interner<StateKey>,
     pub(crate) room_nids: Cache<String, RoomNid>,
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
+    pub(crate) events: cache::Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) event_nids: Cache<Box<str>, EventNid>,
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) events: cache::Cache<EventNid, Arc<StoredEvent>>,
