@@ -115,7 +115,6 @@ pub(crate) struct Inner {
     pub(crate) events: cache::Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) event_nids: Cache<Box<str>, EventNid>,
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
-    pub(crate) events: cache::Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,

@@ -157,6 +157,10 @@ impl Remote {
 
     /// Fetches and keeps.
     async fn take(&self, key: &Key, wait: Duration) -> Result<Arc<Row>> {
+        // It may have come while whoever asks was on the way here.
+        if let Some(row) = self.store.media(&key.0, &key.1).await? {
+            return Ok(row);
+        }
         let arriving = self.ask(key, wait).await.map_err(|failure| self.told(key, &failure))?;
         let content_type = arriving.head.content_type.and_then(printable);
         let disposition = arriving.head.disposition.and_then(|d| d.parse::<ContentDisposition>().ok());

@@ -74,9 +74,13 @@ async fn a_file_of_another_server_is_fetched_once() {
     // Larger than a piece, with what looks like a boundary in it.
     let bytes: Vec<u8> = b"\r\n--x\r\n".iter().copied().cycle().take(900_001).collect();
     let id = uploads(&here, &alice, &bytes, "text/html").await;
-    let all = futures_util::future::join_all((0..8).map(|_| downloads(&there, &bob, here.name(), &id, ""))).await;
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        let (here, there, bob, id) = (here.clone(), there.clone(), bob.clone(), id.clone());
+        all.push(tokio::spawn(async move { downloads(&there, &bob, here.name(), &id, "").await }));
+    }
     for given in all {
-        let given = given.good();
+        let given = given.await.unwrap().good();
         assert!(given.bytes == bytes);
         assert_eq!(given.headers[header::CONTENT_TYPE], "text/html");
         let disposition = given.headers[header::CONTENT_DISPOSITION].to_str().unwrap().to_owned();

@@ -103,6 +103,10 @@ impl Pieces {
 
     /// All pieces, one after the other.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send {
-        futures_util::stream::try_unfold(self, async |mut pieces| Ok(pieces.next().await?.map(|piece| (piece, pieces))))
+        futures_util::stream::try_unfold(self, async |mut pieces| {
+            // The answer has begun; all that is left is to break it off.
+            let next = pieces.next().await.inspect_err(|e| tracing::error!(error = %e, "an answer was broken off"));
+            Ok(next?.map(|piece| (piece, pieces)))
+        })
     }
 }

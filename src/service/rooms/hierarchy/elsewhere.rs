@@ -111,6 +111,9 @@ impl Elsewhere {
     async fn ask(&self, room_id: &RoomId, servers: &[OwnedServerName], until: Instant) -> Option<Arc<Tree>> {
         for server in servers {
             let left = until.saturating_duration_since(Instant::now()).min(PATIENCE);
+            if left.is_zero() {
+                return None;
+            }
             match self.ask_one(room_id, server, left).await {
                 Ok(tree) => return Some(Arc::new(tree)),
                 Err(failure) => {
