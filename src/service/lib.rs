@@ -43,7 +43,7 @@ use calls::Calls;
 use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
-use federation::{Federation, inbox::Inbox, outliers::Outliers};
+use federation::{Federation, answers::Answers, inbox::Inbox, outliers::Outliers};
 use history::History;
 use keys::Keys;
 use login::{Login, tokens::Mint};
@@ -164,6 +164,8 @@ pub struct Services {
     pub account_data: Arc<AccountData>,
     /// What a room is like.
     pub state: Arc<State>,
+    /// What other servers read of our rooms.
+    pub answers: Arc<Answers>,
     /// Push rules and unread counts.
     pub push: Arc<Push>,
     /// Sending and redacting.
@@ -230,6 +232,7 @@ impl Services {
         let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
         let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
         let state = Arc::new(State::new(disk()));
+        let answers = Arc::new(Answers::new(disk(), state.clone(), name.clone(), time()));
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
@@ -252,9 +255,13 @@ impl Services {
         let rooms = Rooms::new(
             disk(),
             state.clone(),
-            events.clone(),
-            directory.clone(),
-            membership.clone(),
+            rooms::Sources {
+                events: events.clone(),
+                directory: directory.clone(),
+                membership: membership.clone(),
+                answers: answers.clone(),
+                federation: federation.clone(),
+            },
             time(),
             settings.rooms.clone(),
         );
@@ -263,7 +270,14 @@ impl Services {
         let notified = Arc::new(Notified::new(disk(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
-        let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
+        let media = Media::new(
+            name.clone(),
+            settings.media.clone(),
+            federation.clone(),
+            disk(),
+            time(),
+            supervisor.clone(),
+        );
         let media = Arc::new(media);
         media.start(&supervisor);
         let profile =
@@ -312,6 +326,7 @@ impl Services {
             to_device,
             account_data,
             state,
+            answers,
             push,
             events,
             rooms,

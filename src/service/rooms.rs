@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     directory::{Directory, Summary},
     events::Events,
+    federation::{Federation, answers::Answers},
     membership::Membership,
     state::State,
 };
@@ -25,6 +26,7 @@ mod upgrade;
 
 pub use create::NewRoom;
 pub use hierarchy::Hierarchy;
+use hierarchy::elsewhere::{Budget, Elsewhere};
 
 /// How rooms are made.
 #[derive(Clone, Debug)]
@@ -82,6 +84,23 @@ pub struct Rooms {
     newest_ms: AtomicU64,
     /// Children of spaces, by their state.
     children: Cache<SnapNid, Arc<Vec<hierarchy::Child>>>,
+    answers: Arc<Answers>,
+    elsewhere: Elsewhere,
+}
+
+/// Whom rooms are made and told of with.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Sends the events of new rooms.
+    pub events: Arc<Events>,
+    /// Knows aliases and summaries.
+    pub directory: Arc<Directory>,
+    /// Moves users from a room to its successor.
+    pub membership: Arc<Membership>,
+    /// Knows which servers are in which rooms.
+    pub answers: Arc<Answers>,
+    /// Asks other servers.
+    pub federation: Arc<Federation>,
 }
 
 /// Spaces whose children are remembered.
@@ -93,12 +112,11 @@ impl Rooms {
     pub fn new(
         store: Store,
         state: Arc<State>,
-        events: Arc<Events>,
-        directory: Arc<Directory>,
-        membership: Arc<Membership>,
+        sources: Sources,
         clock: Clock,
         settings: Settings,
     ) -> Self {
+        let Sources { events, directory, membership, answers, federation } = sources;
         let server_name = events.signer().server_name().to_owned();
         Self {
             store,
@@ -111,6 +129,8 @@ impl Rooms {
             settings,
             newest_ms: AtomicU64::new(0),
             children: Cache::new(SPACES),
+            answers,
+            elsewhere: Elsewhere::new(federation),
         }
     }
 
@@ -128,7 +148,8 @@ impl Rooms {
         &self.settings.default_version
     }
 
-    /// What is told of a room to somebody, and what they are in it.
+    /// What is told of a room to somebody, and what they are in it. Of a room that is not here, the servers `via` are
+    /// asked for those who have authenticated.
     ///
     /// # Errors
     /// 404 if there is no such room, or none that they may hear of.
@@ -136,17 +157,36 @@ impl Rooms {
         &self,
         who: Option<&Requester>,
         room: &RoomOrAliasId,
+        via: &[OwnedServerName],
     ) -> Result<(Arc<Summary>, Option<MembershipState>)> {
         let missing = || Error::not_found("Room not found");
+        let mut via = via.to_vec();
         let room_id = match <&RoomId>::try_from(room) {
             Ok(room_id) => room_id.to_owned(),
-            Err(alias) => self.directory.resolve(alias).await?.0,
+            Err(alias) => {
+                let (room_id, servers) = self.directory.resolve(alias).await?;
+                via.extend(servers);
+                room_id
+            }
         };
-        let room = self.state.room(&room_id).await.map_err(|_| missing())?;
-        let summary = self.directory.summary(&room).await?;
-        let membership = match who {
-            Some(who) => self.store.membership(room.nid, who.user_nid).await?.map(|m| m.membership),
-            None => None,
+        via.extend(room_id.server_name().map(ToOwned::to_owned));
+        let nid = self.store.room_nid(&room_id).await?;
+        let is_here = match nid {
+            Some(nid) => self.store.is_resident(nid).await?,
+            None => false,
+        };
+        let tree = match who {
+            Some(_) if !is_here => self.elsewhere.tree(&room_id, &via, &mut Budget::new()).await,
+            _ => None,
+        };
+        let summary = match (tree, nid) {
+            (Some(tree), _) => tree.summary.clone(),
+            (None, Some(nid)) => self.directory.summary(&*self.state.room_by_nid(nid).await?).await?,
+            (None, None) => return Err(missing()),
+        };
+        let membership = match (who, nid) {
+            (Some(who), Some(nid)) => self.store.membership(nid, who.user_nid).await?.map(|m| m.membership),
+            _ => None,
         };
         if self.may_hear_of(who, &summary, membership.as_ref()).await? {
             Ok((summary, membership))

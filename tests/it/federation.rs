@@ -2,4 +2,6 @@
 
 mod finding;
 mod rooms;
+mod media;
+mod reading;
 pub mod support;

@@ -138,14 +138,14 @@ async fn summary(cx: Cx, req: OptionalClient<get_summary::v1::Request, Guests>) 
     struct Answer<'a> {
         #[serde(flatten)]
         summary: &'a hearth_service::directory::Summary,
-        #[serde(rename = "im.nheko.summary.room_version")]
+        #[serde(rename = "im.nheko.summary.room_version", skip_serializing_if = "str::is_empty")]
         version: &'a str,
         #[serde(rename = "im.nheko.summary.encryption", skip_serializing_if = "Option::is_none")]
         encryption: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         membership: Option<String>,
     }
-    let (summary, membership) = cx.rooms.summary(req.requester.as_deref(), &req.body.room_id_or_alias).await?;
+    let (summary, membership) = cx.rooms.summary(req.requester.as_deref(), &req.body.room_id_or_alias, &req.body.via).await?;
     let answer = Answer {
         version: &summary.room_version,
         encryption: summary.encryption.as_deref(),

@@ -38,7 +38,11 @@ async fn stage(change: impl FnOnce(&mut Settings)) -> Stage {
         users.push(Requester::internal(id, nid));
     }
     let clock = Clock::new();
-    let media = Media::new(server_name!("example.org").to_owned(), settings, store, clock.clone(), supervisor);
+    let name = server_name!("example.org").to_owned();
+    let signer = Arc::new(crate::server_keys::Settings::generate().signer(name.clone()).unwrap());
+    let federation = crate::federation::Settings::default();
+    let federation = Arc::new(Federation::new(federation, signer, store.clone(), clock.clone()).unwrap());
+    let media = Media::new(name, settings, federation, store, clock.clone(), supervisor);
     let bob = users.pop().unwrap();
     Stage { media, clock, alice: users.pop().unwrap(), bob, dir }
 }
