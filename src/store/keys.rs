@@ -207,7 +207,7 @@ impl Tx {
             _ => {}
         }
         execute!(self, PUT_DEVICE_KEYS, user.0, device, json)?;
-        self.note_device_list(user).await.map(drop)
+        self.note_devices(user, &[device.to_owned()]).await
     }
 
     async fn put_cross_signing_keys(
@@ -243,7 +243,7 @@ impl Tx {
             }
             execute!(self, PUT_CROSS_SIGNING, user.0, key.usage.as_str(), key.json.as_str())?;
         }
-        self.note_device_list(user).await?;
+        self.note_signing_keys(user).await?;
         Ok(CrossSigned::Done)
     }
 
@@ -261,8 +261,17 @@ impl Tx {
         if execute!(self, sql, to_json(&rows)?, signer.0, pos.0)? == 0 {
             return Ok(());
         }
-        if signatures.iter().any(|s| s.target == signer) {
-            self.note_device_list(signer).await?;
+        let own: Vec<String> =
+            signatures.iter().filter(|s| s.target == signer).map(|s| s.target_key.clone()).collect();
+        if !own.is_empty() {
+            // What is no device is the master key.
+            let named = sql!("SELECT device_id FROM device_keys WHERE user_nid = $1 AND device_id " [in 2]);
+            let devices: Vec<(String,)> = fetch_all!(self, (String,), named, signer.0, Texts(own.clone()))?;
+            let devices: Vec<String> = devices.into_iter().map(|(d,)| d).collect();
+            self.note_devices(signer, &devices).await?;
+            if own.iter().any(|key| !devices.contains(key)) {
+                self.note_signing_keys(signer).await?;
+            }
         } else {
             self.log(Change::DeviceList { user: signer });
         }

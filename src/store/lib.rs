@@ -37,6 +37,7 @@ pub mod login;
 pub mod media;
 pub mod membership;
 pub mod migrate;
+pub mod outbox;
 pub mod profile;
 pub mod push;
 pub mod receipts;
@@ -114,6 +115,7 @@ pub(crate) struct Inner {
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
     pub(crate) inboxes: devices::to_device::Inboxes,
+    pub(crate) outgoing: outbox::Outgoing,
     blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
@@ -165,6 +167,7 @@ impl Store {
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(pos),
                 inboxes: devices::to_device::Inboxes::default(),
+                outgoing: outbox::Outgoing::default(),
                 blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),

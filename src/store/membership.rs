@@ -60,6 +60,8 @@ const MEMBERSHIP: &str = "SELECT room_nid, user_nid, membership, event_nid, pos,
 const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1";
 const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
 const LOCAL_MEMBERS: &str = "SELECT user_nid, membership FROM memberships WHERE room_nid = $1 AND local AND membership IN ('join', 'invite', 'knock')";
+const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
+const MET_BY: &str = "SELECT 1 AS one FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
@@ -113,6 +115,28 @@ impl Store {
     pub async fn local_members(&self, room: RoomNid) -> Result<Vec<(UserNid, MembershipState)>> {
         let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), LOCAL_MEMBERS, room.0)?;
         Ok(rows.into_iter().map(|(n, m)| (UserNid(n), MembershipState::from(m))).collect())
+    }
+
+    /// Users of other servers who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn remote_members(&self, room: RoomNid) -> Result<Vec<(UserNid, String)>> {
+        let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), REMOTE_MEMBERS, room.0)?;
+        Ok(rows.into_iter().map(|(n, id)| (UserNid(n), id)).collect())
+    }
+
+    /// Whether a user is joined to a room that any of our users is joined to.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn meets_ours(&self, user: UserNid) -> Result<bool> {
+        let row: Option<(i32,)> = match &mut self.read().await? {
+            crate::db::Session::Sqlite(c) => sqlx::query_as(MET_BY).bind(user.0).fetch_optional(&mut **c).await,
+            crate::db::Session::Postgres(c) => sqlx::query_as(MET_BY).bind(user.0).fetch_optional(&mut **c).await,
+        }
+        .map_err(crate::db::failed)?;
+        Ok(row.is_some())
     }
 
     /// How many are joined and invited.

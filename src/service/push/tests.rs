@@ -176,6 +176,7 @@ impl House {
             push: outcome.actions,
             relation: None,
             redaction: None,
+            relay: false,
         };
         let on_rev = (!first).then_some(self.room.head.rev - 1);
         let append = Append { room: self.room.clone(), on_rev, snaps, events: vec![event] };
