@@ -3,9 +3,10 @@
 use crate::routes::Routes;
 
 pub mod accounts;
+pub mod federation;
 
 /// All routes of administrators.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().merge(accounts::routes())
+    Routes::new().merge(accounts::routes()).merge(federation::routes())
 }

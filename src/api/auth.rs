@@ -1,5 +1,6 @@
 //! Who asks: access tokens to [`Requester`]. The lookup is a cache hit on nearly every request; when a device was
-//! last seen is noted in memory and written together with others, once a minute at most.
+//! last seen is noted in memory and written together with others, once a minute at most. What other servers say of
+//! themselves is read by [`x_matrix`].
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -12,6 +13,8 @@ use crate::{
     Cx,
     extract::{Admit, Origin},
 };
+
+pub mod x_matrix;
 
 /// The access token of a request: `Authorization: Bearer …`, or the query parameter `access_token` (deprecated, and a
 /// MUST: client-server API, "Using access tokens").

@@ -1,4 +1,4 @@
-//! Requests, decoded by ruma and proved: [`Public`], [`Client`], [`OptionalClient`], [`Admin`].
+//! Requests, decoded by ruma and proved: [`Public`], [`Client`], [`OptionalClient`], [`Admin`], [`Federation`].
 //!
 //! Whoever is authenticated is in the type, and each type holds just what its check has proved. Bodies are read up
 //! to a limit; what does not decode is told as the errcode the specification has for it.
@@ -19,6 +19,10 @@ use ruma::api::{
 use serde::de::DeserializeOwned;
 
 use crate::{Cx, auth, routes::Route};
+
+mod federation;
+
+pub use federation::Federation;
 
 /// What a handler may take as its second argument.
 pub trait Extract: Sized {

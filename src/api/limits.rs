@@ -102,6 +102,8 @@ limits! {
     media_create / MediaCreate = 10.0, 50.0;
     /// Requests of a user for others' keys.
     key_requests / KeyRequests = 20.0, 100.0;
+    /// Questions of an address for keys of other servers; not configurable.
+    notary / Notary = 5.0, 100.0;
     /// Presence set by a user.
     presence / Presence = 0.1, 1.0;
     /// Delayed events managed by a user.

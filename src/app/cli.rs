@@ -1,13 +1,15 @@
 //! The command line: `serve` (also without a word), `check-config`, `generate`, `generate-keys`, `register-user` (also as
-//! a program of the name `register_new_matrix_user`), `version`.
+//! a program of the name `register_new_matrix_user`), `federation-test`, `version`.
 
 use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::{Args, Parser, Subcommand};
+use hearth_base::{Doing, Error, clock::Clock};
 use hearth_config::{Config, Env, Loaded, federation::SigningKey, generate::Plan};
 
 use super::{lifecycle, register, telemetry};
@@ -44,6 +46,14 @@ enum Command {
         #[arg(short, long)]
         password: Option<String>,
         /// The server's configuration, for pepper and cost; may be given several times.
+        #[arg(short, long = "config", value_name = "FILE")]
+        config: Vec<PathBuf>,
+    },
+    /// Says whether a server can be reached by others as it should be, and what to change if not.
+    FederationTest {
+        /// Its name; the server's own if absent.
+        name: Option<String>,
+        /// The server's configuration: its own name, trusted authorities, forbidden addresses.
         #[arg(short, long = "config", value_name = "FILE")]
         config: Vec<PathBuf>,
     },
@@ -108,9 +118,46 @@ pub(super) fn run() -> ExitCode {
         Some(Command::GenerateKeys { output_file }) => generate_keys(output_file.as_deref()),
         Some(Command::RegisterUser(args)) => register::run(args),
         Some(Command::HashPassword { password, config }) => hash_password(password, &config),
+        Some(Command::FederationTest { name, config }) => federation_test(name, &config),
         Some(Command::Version) => {
             say(concat!("hearth ", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
+        }
+    }
+}
+
+fn federation_test(name: Option<String>, config: &[PathBuf]) -> ExitCode {
+    let config = if config.is_empty() && name.is_some() {
+        None
+    } else {
+        match load(config) {
+            Some(loaded) => Some(loaded.config),
+            None => return ExitCode::FAILURE,
+        }
+    };
+    let settings = config.as_ref().map(|c| super::settings::federation(c).remote).unwrap_or_default();
+    let own = config.as_ref().map(|c| c.server.name.clone());
+    let Some(name) = name.or_else(|| own.as_ref().map(ToString::to_string)) else { return ExitCode::FAILURE };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let examined = runtime.doing("starting").and_then(|runtime| {
+        // Nothing is signed, so any key does.
+        let clock = Clock::new();
+        let nobody = own.or_else(|| ruma::ServerName::parse("localhost").ok());
+        let nobody = nobody.ok_or_else(|| Error::broken("localhost is no name"))?;
+        let signer = hearth_rules::Signer::new(nobody, &rand::random(), "test")?;
+        runtime.block_on(async {
+            let remote = hearth_remote::federation::Federation::new(settings, Arc::new(signer), clock.clone())?;
+            Ok(hearth_service::federation::tester::examine(&remote, &name, clock.now_ms()).await)
+        })
+    });
+    match examined {
+        Ok(report) => {
+            say(report.to_string().trim_end());
+            if report.is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(e) => {
+            complain(&e.to_string());
+            ExitCode::FAILURE
         }
     }
 }

@@ -15,12 +15,13 @@ use hearth_config::{
 use hearth_edge::settings::{Listener, Place, Resources, Serves};
 use hearth_service::{
     accounts::passwords::Policy,
+    federation,
     media::{
         UploadLimit,
         sizes::{Method, Size, Sizes},
     },
     rooms::Preset,
-    server_keys::{self, OldKey},
+    server_keys::{self, Notary, OldKey},
 };
 use hearth_store::db;
 use serde_json::{Map, Value};
@@ -81,6 +82,7 @@ pub fn services(config: &Config) -> Result<hearth_service::Settings> {
     let mut to = hearth_service::Settings::new(config.server.name.clone());
     to.public_baseurl = Some(config.server.public_baseurl.to_string());
     to.server_keys = signing_key(config)?;
+    to.federation = federation(config);
 
     let registration = &accounts.registration;
     to.accounts.passwords.pepper = accounts.passwords.pepper.as_ref().map(|p| p.expose().clone()).unwrap_or_default();
@@ -191,7 +193,46 @@ fn signing_key(config: &Config) -> Result<server_keys::Settings> {
         version: key.version.clone(),
         old: old.collect(),
         validity: config.federation.key_refresh_interval,
+        notaries: config.federation.trusted_key_servers.iter().map(notary).collect(),
+        notary_keys: config.federation.notary_keys.iter().map(|k| (*k.seed.expose(), k.version.clone())).collect(),
     })
+}
+
+fn notary(from: &hearth_config::federation::KeyServer) -> Notary {
+    let keys = from.keys.iter().map(|(id, key)| (id.to_string(), key.encode())).collect();
+    Notary { name: from.name.clone(), keys }
+}
+
+/// How other servers are called, and whom we speak to.
+#[must_use]
+pub fn federation(config: &Config) -> federation::Settings {
+    let (from, outbound) = (&config.federation, &config.server.outbound);
+    let mut to = federation::Settings {
+        only: from.only.clone(),
+        profiles: from.profile_lookup,
+        device_names: from.device_name_lookup,
+        public_rooms: from.public_rooms,
+        ..federation::Settings::default()
+    };
+    to.pauses.first = from.calls.backoff_min;
+    to.pauses.factor = from.calls.backoff_factor;
+    to.pauses.longest = from.calls.backoff_max;
+    let remote = &mut to.remote;
+    if let Some(suffix) = &config.server.user_agent_suffix {
+        remote.user_agent = format!("{} {suffix}", remote.user_agent);
+    }
+    remote.deny = outbound.federation_deny.clone().unwrap_or_else(|| outbound.deny.clone());
+    remote.allow.clone_from(&outbound.allow);
+    remote.verify_certificates = from.verify_certificates;
+    remote.unverified_hosts.clone_from(&from.unverified_domains);
+    remote.custom_ca.clone_from(&from.custom_ca);
+    remote.only_tls13 = from.only_tls13;
+    remote.timeout = from.calls.timeout;
+    remote.short = (from.calls.short_retries, from.calls.short_retry_delay);
+    remote.long = (from.calls.long_retries, from.calls.long_retry_delay);
+    remote.proxy =
+        outbound.https_proxy.as_deref().and_then(|proxy| hearth_remote::http::Proxy::parse(proxy, &outbound.no_proxy));
+    to
 }
 
 fn power_levels(overrides: &Value) -> Vec<(Preset, Map<String, Value>)> {

@@ -8,6 +8,7 @@ use hearth_store::{Store, rooms::Room, state::StateMap};
 use moka::sync::Cache;
 use ruma::{
     OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
+    api::federation::query::get_room_information,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     events::{Events, Outgoing, check_may_write},
+    federation::Federation,
     state::State,
 };
 
@@ -53,6 +55,9 @@ impl Default for Settings {
 
 /// Summaries remembered.
 const SUMMARIES: u64 = 10_000;
+/// Servers of a room that are told with an alias, and bytes of another server's answer about one.
+const MAX_SERVERS: usize = 200;
+const MAX_RESOLVED: usize = 256 << 10;
 /// Users found at most.
 const MAX_USERS: usize = 50;
 
@@ -60,6 +65,7 @@ const MAX_USERS: usize = 50;
 #[derive(Debug)]
 pub struct Directory {
     store: Store,
+    federation: Arc<Federation>,
     state: Arc<State>,
     events: Arc<Events>,
     server_name: OwnedServerName,
@@ -107,16 +113,43 @@ impl CanonicalAlias {
 impl Directory {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, events: Arc<Events>, settings: Settings) -> Self {
-        let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, server_name, settings, summaries: Cache::new(SUMMARIES) }
+    pub fn new(
+        store: Store,
+        federation: Arc<Federation>,
+        state: Arc<State>,
+        events: Arc<Events>,
+        settings: Settings,
+    ) -> Self {
+        let server_name = federation.name().to_owned();
+        Self { store, federation, state, events, server_name, settings, summaries: Cache::new(SUMMARIES) }
     }
 
-    /// The room an alias points to, and servers that are in it.
+    /// The room an alias points to, and servers that are in it. An alias of another server is asked for there.
     ///
     /// # Errors
-    /// 404 if it points nowhere.
+    /// 404 if it points nowhere; 502 and 504 if its server cannot be asked.
     pub async fn resolve(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+        let server = alias.server_name();
+        if server == self.server_name {
+            return self.resolve_own(alias).await;
+        }
+        let request = get_room_information::v1::Request::new(alias.to_owned());
+        let patience = self.federation.short().up_to(MAX_RESOLVED);
+        let found = self.federation.send(server, request, patience).await;
+        let found = found.map_err(|e| self.federation.told(server, &e))?;
+        let mut servers = found.servers;
+        servers.truncate(MAX_SERVERS);
+        if !servers.iter().any(|s| s == server) {
+            servers.push(server.to_owned());
+        }
+        Ok((found.room_id, servers))
+    }
+
+    /// The room an alias of ours points to, and servers that are in it; what other servers may ask as well.
+    ///
+    /// # Errors
+    /// 404 if it points nowhere, or is not ours.
+    pub async fn resolve_own(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
         let missing = || Error::not_found(format!("Room alias {alias} not found"));
         if alias.server_name() != self.server_name {
             return Err(missing());

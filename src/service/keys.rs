@@ -1,10 +1,10 @@
 //! End-to-end encryption, the server's part: publishes devices' and users' public keys, gives out one-time keys,
-//! keeps signatures that verify ([`cross_signing`]) and backups of room keys ([`backups`]).
+//! keeps signatures that verify ([`cross_signing`]) and backups of room keys ([`backups`]). Users of other servers are
+//! asked for there, and other servers are told of ours ([`servers`]).
 //!
-//! Checks form and signatures; the texts and what is remembered of them are the store's. Users of other servers are
-//! asked for in one place ([`Keys::of_other_servers`]).
+//! Checks form and signatures; the texts and what is remembered of them are the store's.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hearth_base::{
     Error, Result, clock::Clock, ids::StreamPos, requester::Requester, stream::SyncToken, tasks::Supervisor,
@@ -18,10 +18,13 @@ use hearth_store::{
 };
 use ruma::{CanonicalJsonObject, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::federation::Federation;
 
 pub mod backups;
 pub mod cross_signing;
+pub mod servers;
 
 /// What users may store.
 #[derive(Clone, Debug)]
@@ -57,6 +60,7 @@ impl Default for Settings {
 #[derive(Clone, Debug)]
 pub struct Keys {
     store: Store,
+    federation: Arc<Federation>,
     server_name: OwnedServerName,
     settings: Settings,
     clock: Clock,
@@ -95,6 +99,9 @@ pub struct QueriedKeys {
 /// Keys by user, device and `algorithm:id`.
 pub type KeysByDevice = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, BTreeMap<String, Box<RawValue>>>>;
 
+/// Which algorithm's key is wanted of which device.
+pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>;
+
 /// One-time keys given out (`POST /keys/claim`).
 #[derive(Debug, Default, Serialize)]
 pub struct ClaimedKeys {
@@ -127,16 +134,17 @@ struct DeviceKeysForm {
 }
 
 impl Keys {
-    /// The service for users of `server_name`.
+    /// The service for users of our server.
     #[must_use]
     pub fn new(
         store: Store,
-        server_name: OwnedServerName,
+        federation: Arc<Federation>,
         settings: Settings,
         clock: Clock,
         supervisor: Supervisor,
     ) -> Self {
-        Self { store, server_name, settings, clock, supervisor }
+        let server_name = federation.name().to_owned();
+        Self { store, federation, server_name, settings, clock, supervisor }
     }
 
     /// Publishes keys of the requester's device; gives the unclaimed one-time keys it has then, by algorithm.
@@ -239,7 +247,8 @@ impl Keys {
         Ok(())
     }
 
-    /// The public keys of users: all their devices, or those named.
+    /// The public keys of users: all their devices, or those named. Users of other servers are asked for there; servers
+    /// that do not answer are among the failures.
     ///
     /// # Errors
     /// If the database fails.
@@ -250,32 +259,47 @@ impl Keys {
     ) -> Result<QueriedKeys> {
         let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) =
             wanted.into_iter().partition(|(user, _)| user.server_name() == self.server_name);
-        let mut answer = QueriedKeys { failures: self.of_other_servers(remote.keys()), ..QueriedKeys::default() };
-        let users: Vec<OwnedUserId> = local.keys().cloned().collect();
+        let (ours, theirs) =
+            futures_util::join!(self.query_ours(Some(requester), local), self.query_theirs(requester, remote));
+        let (mut answer, theirs) = (ours?, theirs?);
+        answer.failures = theirs.failures;
+        answer.device_keys.extend(theirs.device_keys);
+        answer.master_keys.extend(theirs.master_keys);
+        answer.self_signing_keys.extend(theirs.self_signing_keys);
+        Ok(answer)
+    }
+
+    /// The public keys of users of ours, as the requester or (`None`) another server may see them.
+    async fn query_ours(
+        &self,
+        requester: Option<&Requester>,
+        wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+    ) -> Result<QueriedKeys> {
+        let mut answer = QueriedKeys::default();
+        let users: Vec<OwnedUserId> = wanted.keys().cloned().collect();
         let nids: BTreeMap<OwnedUserId, _> = self.store.user_nids(&users).await?.into_iter().collect();
         let mut to_load: Vec<_> = nids.values().copied().collect();
-        if !to_load.contains(&requester.user_nid) {
-            to_load.push(requester.user_nid);
-        }
+        to_load.extend(requester.map(|r| r.user_nid).filter(|nid| !to_load.contains(nid)));
         let all = self.store.user_keys(&to_load).await?;
-        let own = all.get(&requester.user_nid).cloned().unwrap_or_default();
-        for (user, devices) in local {
+        let own = requester.and_then(|r| all.get(&r.user_nid)).cloned().unwrap_or_default();
+        for (user, devices) in wanted {
             let keys = nids.get(&user).and_then(|nid| all.get(nid));
             let found = answer.device_keys.entry(user.clone()).or_default();
             let Some(keys) = keys else { continue };
             found.extend(chosen_devices(keys, &devices));
             if let Some(master) = keys.cross_signing(Usage::Master) {
                 let given = nids.get(&user).and_then(|nid| own.given.get(&(*nid, master.public.clone())));
-                let json = match given {
-                    Some(given) => with_signatures(&master.json, &requester.user_id, given)?,
-                    None => master.json.clone(),
+                let json = match (given, requester) {
+                    (Some(given), Some(requester)) => with_signatures(&master.json, &requester.user_id, given)?,
+                    _ => master.json.clone(),
                 };
                 answer.master_keys.insert(user.clone(), json);
             }
             if let Some(key) = keys.cross_signing(Usage::SelfSigning) {
                 answer.self_signing_keys.insert(user.clone(), key.json.clone());
             }
-            if let Some(key) = keys.cross_signing(Usage::UserSigning).filter(|_| requester.is(&user)) {
+            let is_own = requester.is_some_and(|r| r.is(&user));
+            if let Some(key) = keys.cross_signing(Usage::UserSigning).filter(|_| is_own) {
                 answer.user_signing_keys.insert(user, key.json.clone());
             }
         }
@@ -286,22 +310,30 @@ impl Keys {
     ///
     /// # Errors
     /// 413 for too many devices at once.
-    pub async fn claim(
-        &self,
-        _requester: &Requester,
-        wanted: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
-    ) -> Result<ClaimedKeys> {
+    pub async fn claim(&self, _requester: &Requester, wanted: Claims) -> Result<ClaimedKeys> {
+        self.check_claims(&wanted)?;
+        let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            wanted.into_iter().partition(|(user, _)| user.server_name() == self.server_name);
+        let (ours, theirs) = futures_util::join!(self.claim_ours(local), self.claim_theirs(remote));
+        let mut answer = theirs;
+        answer.one_time_keys.extend(ours?);
+        Ok(answer)
+    }
+
+    fn check_claims(&self, wanted: &Claims) -> Result<()> {
         if wanted.values().map(BTreeMap::len).sum::<usize>() > self.settings.max_keys_per_request {
             return Err(Error::too_large("Too many keys at once"));
         }
-        let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            wanted.into_iter().partition(|(user, _)| user.server_name() == self.server_name);
-        let failures = self.of_other_servers(remote.keys());
-        let users: Vec<OwnedUserId> = local.keys().cloned().collect();
+        Ok(())
+    }
+
+    /// Gives out keys of devices of users of ours.
+    async fn claim_ours(&self, wanted: Claims) -> Result<KeysByDevice> {
+        let users: Vec<OwnedUserId> = wanted.keys().cloned().collect();
         let nids = self.store.user_nids(&users).await?;
         let mut claims = Vec::new();
         for (user, nid) in &nids {
-            let devices = local.get(user).into_iter().flatten();
+            let devices = wanted.get(user).into_iter().flatten();
             let devices = devices.filter(|(device, algorithm)| is_name(device.as_str()) && is_name(algorithm));
             claims.extend(devices.map(|(device, algorithm)| Wanted {
                 user: *nid,
@@ -318,7 +350,7 @@ impl Keys {
             let of_device = of_user.entry(claimed.device.into()).or_default();
             of_device.insert(format!("{}:{}", claimed.algorithm, claimed.key_id), json);
         }
-        Ok(ClaimedKeys { failures, one_time_keys })
+        Ok(one_time_keys)
     }
 
     /// Whose keys changed for the requester between two sync tokens. `to` is a hint, as the specification says: what
@@ -346,16 +378,6 @@ impl Keys {
             changed: self.store.user_ids(&lists.changed).await?,
             left: self.store.user_ids(&lists.left).await?,
         })
-    }
-
-    /// Where users of other servers are asked for. We do not speak to other servers yet, so none can be reached.
-    fn of_other_servers<'u>(&self, users: impl Iterator<Item = &'u OwnedUserId>) -> Failures {
-        users
-            .map(|user| {
-                let why = json!({"status": 503, "message": "This server does not federate"});
-                (user.server_name().to_string(), why)
-            })
-            .collect()
     }
 }
 

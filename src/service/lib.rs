@@ -15,6 +15,7 @@ pub mod calls;
 pub mod devices;
 pub mod directory;
 pub mod events;
+pub mod federation;
 pub mod history;
 pub mod keys;
 pub mod login;
@@ -38,6 +39,7 @@ use calls::Calls;
 use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
+use federation::Federation;
 use history::History;
 use keys::Keys;
 use login::{Login, tokens::Mint};
@@ -62,8 +64,10 @@ pub struct Settings {
     pub server_name: OwnedServerName,
     /// Where clients reach us, with `/` at the end; for links that we hand out.
     pub public_baseurl: Option<String>,
-    /// Our signing key.
+    /// Our signing key, and whose word we take about those of others.
     pub server_keys: server_keys::Settings,
+    /// Other servers.
+    pub federation: federation::Settings,
     /// Accounts and passwords.
     pub accounts: accounts::Settings,
     /// Sessions and tokens.
@@ -101,6 +105,7 @@ impl Settings {
         Self {
             public_baseurl: None,
             server_keys: server_keys::Settings::generate(),
+            federation: federation::Settings::default(),
             accounts: accounts::Settings::default(),
             login: login::Settings::default(),
             keys: keys::Settings::default(),
@@ -132,7 +137,9 @@ pub struct Services {
     pub supervisor: Supervisor,
     /// Who waits for what.
     pub notifier: Arc<Notifier>,
-    /// Our signing key.
+    /// Other servers: who may be called, and the calls.
+    pub federation: Arc<Federation>,
+    /// Our signing key, and those of others.
     pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
     pub accounts: Arc<Accounts>,
@@ -188,22 +195,33 @@ impl Services {
         let disk = || store.clone();
         let time = || clock.clone();
         let notifier = Notifier::new(disk(), name.clone(), supervisor.clone());
-        let server_keys = Arc::new(ServerKeys::new(&name, settings.server_keys.clone(), time())?);
+        let signer = Arc::new(settings.server_keys.signer(name.clone())?);
+        let federation = Federation::new(settings.federation.clone(), signer.clone(), disk(), time())?;
+        let federation = Arc::new(federation);
+        let server_keys = ServerKeys::new(
+            signer.clone(),
+            settings.server_keys.clone(),
+            federation.clone(),
+            disk(),
+            time(),
+            supervisor.clone(),
+        )?;
+        let server_keys = Arc::new(server_keys);
         let mint = Mint::new(settings.login.lifetimes.clone(), time());
         let accounts = Accounts::new(name.clone(), settings.accounts.clone(), disk(), time(), mint.clone());
         let accounts = Arc::new(accounts);
         let login = Arc::new(Login::new(settings.login.clone(), disk(), time(), mint, accounts.clone()));
         let devices = Arc::new(Devices::new(disk()));
-        let keys = Keys::new(disk(), name.clone(), settings.keys.clone(), time(), supervisor.clone());
+        let keys = Keys::new(disk(), federation.clone(), settings.keys.clone(), time(), supervisor.clone());
         let keys = Arc::new(keys);
         let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
         let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
         let state = Arc::new(State::new(disk()));
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
-        let signer = server_keys.signer().clone();
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
-        let directory = Directory::new(disk(), state.clone(), events.clone(), settings.directory.clone());
+        let directory =
+            Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
         let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
         let membership = Arc::new(membership);
@@ -222,7 +240,8 @@ impl Services {
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
-        let profile = Profile::new(disk(), membership.clone(), name, supervisor.clone(), settings.profile.clone());
+        let profile =
+            Profile::new(disk(), federation.clone(), membership.clone(), supervisor.clone(), settings.profile.clone());
         let profile = Arc::new(profile);
         let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
@@ -256,6 +275,7 @@ impl Services {
             clock,
             supervisor,
             notifier,
+            federation,
             server_keys,
             accounts,
             login,

@@ -1,17 +1,19 @@
 //! Profiles: name, avatar, and whatever else people say of themselves (spec: "Profiles").
 //!
 //! A new name or avatar is also written into the rooms the user is in, by [`crate::membership`]; that goes on in the
-//! background once it takes long. Profiles of other servers' users are not known here yet.
+//! background once it takes long. Profiles of other servers' users are asked for there, each time.
 
 use std::{sync::Arc, time::Duration};
 
 use hearth_base::{Doing, Error, OrNotFound, Requester, Result, ids::UserNid, tasks::Supervisor};
 use hearth_store::Store;
 use http::StatusCode;
-use ruma::{MxcUri, OwnedServerName, UserId};
-use serde_json::value::RawValue;
+use ruma::{
+    MxcUri, OwnedServerName, UserId, api::federation::query::get_profile_information, profile::ProfileFieldName,
+};
+use serde_json::{Map, Value, value::RawValue};
 
-use crate::{events::check_may_write, membership::Membership};
+use crate::{events::check_may_write, federation::Federation, membership::Membership};
 
 /// How profiles are configured.
 #[derive(Clone, Debug)]
@@ -63,6 +65,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Profile {
     store: Store,
+    federation: Arc<Federation>,
     membership: Arc<Membership>,
     server_name: OwnedServerName,
     supervisor: Supervisor,
@@ -74,12 +77,13 @@ impl Profile {
     #[must_use]
     pub fn new(
         store: Store,
+        federation: Arc<Federation>,
         membership: Arc<Membership>,
-        server_name: OwnedServerName,
         supervisor: Supervisor,
         settings: Settings,
     ) -> Self {
-        Self { store, membership, server_name, supervisor, settings }
+        let server_name = federation.name().to_owned();
+        Self { store, federation, membership, server_name, supervisor, settings }
     }
 
     /// How profiles are configured; for the capabilities that clients are told.
@@ -91,9 +95,18 @@ impl Profile {
     /// A whole profile, as a JSON object.
     ///
     /// # Errors
-    /// 404 for users we do not know; 401 or 403 where profiles are not shown to everybody.
+    /// 404 for users we do not know; 401 or 403 where profiles are not shown to everybody; 502 and 504 if their server
+    /// cannot be asked.
     pub async fn get(&self, who: Option<&Requester>, user: &UserId) -> Result<Box<RawValue>> {
-        let nid = self.visible(who, user).await?;
+        self.check_may_see(who, user).await?;
+        if user.server_name() != self.server_name {
+            return self.ask_server(user, None).await;
+        }
+        self.local(user).await
+    }
+
+    async fn local(&self, user: &UserId) -> Result<Box<RawValue>> {
+        let nid = self.known(user).await?;
         let fields = self.store.profile(nid).await?;
         raw(object(fields.iter().map(|(field, value)| (field.as_str(), value.as_str()))))
     }
@@ -104,30 +117,81 @@ impl Profile {
     /// 404 if it is not set, else as [`Self::get`].
     pub async fn field(&self, who: Option<&Requester>, user: &UserId, field: &str) -> Result<Box<RawValue>> {
         check_field(field)?;
-        let nid = self.visible(who, user).await?;
+        self.check_may_see(who, user).await?;
+        if user.server_name() != self.server_name {
+            return self.ask_server(user, Some(field)).await;
+        }
+        self.local_field(user, field).await
+    }
+
+    async fn local_field(&self, user: &UserId, field: &str) -> Result<Box<RawValue>> {
+        let nid = self.known(user).await?;
         let value = self.store.profile_field(nid, field).await?.or_not_found("Profile field")?;
         raw(object([(field, value.as_str())]))
     }
 
-    /// The number of a user whose profile may be shown.
-    async fn visible(&self, who: Option<&Requester>, user: &UserId) -> Result<UserNid> {
-        let nid = self.store.user_nid(user).await?;
-        if self.settings.require_auth {
-            let who = who.ok_or_else(Error::missing_token)?;
-            if self.settings.shared_rooms_only && !who.is(user) {
-                let shares = match nid {
-                    Some(nid) => self.store.share_a_room(who.user_nid, nid).await?,
-                    None => false,
-                };
-                if !shares {
-                    return Err(Error::forbidden("You share no room with this user"));
-                }
-            }
+    /// What another server may see of a user of ours (server-server API, "Querying for information").
+    ///
+    /// # Errors
+    /// 403 where other servers see no profiles; 404 for users who are not ours, and for a field that is not set.
+    pub async fn for_server(&self, user: &UserId, field: Option<&str>) -> Result<Box<RawValue>> {
+        if !self.federation.settings().profiles {
+            return Err(Error::forbidden("Profiles cannot be looked up by other servers here"));
         }
         if user.server_name() != self.server_name {
-            return Err(Error::not_found("The profiles of this user's server are not known here"));
+            return Err(Error::not_found("This user is not of this server"));
         }
-        let nid = nid.or_not_found("User")?;
+        match field {
+            Some(field) => self.local_field(user, field).await,
+            None => self.local(user).await,
+        }
+    }
+
+    /// The profile of a user of another server, or one field of it. What their server says is believed only as far as
+    /// its form goes.
+    async fn ask_server(&self, user: &UserId, field: Option<&str>) -> Result<Box<RawValue>> {
+        let server = user.server_name();
+        let mut request = get_profile_information::v1::Request::new(user.to_owned());
+        // Others than these two are asked for whole: servers that know no fields would refuse.
+        request.field = field.filter(|f| matches!(*f, NAME | AVATAR)).map(ProfileFieldName::from);
+        let patience = self.federation.short().up_to(2 * MAX_PROFILE);
+        let answer = self.federation.send(server, request, patience).await;
+        let answer = answer.map_err(|e| self.federation.told(server, &e))?;
+        let is_sane = |name: &str, value: &Value| match name {
+            NAME | AVATAR => value.is_string(),
+            _ => check_field(name).is_ok(),
+        };
+        let mut fields = Map::new();
+        for (name, value) in answer.iter() {
+            if is_sane(name, value) && field.is_none_or(|f| f == name) {
+                fields.insert(name.clone(), value.clone());
+            }
+        }
+        if fields.is_empty() && field.is_some() {
+            return Err(Error::not_found("Profile field not found"));
+        }
+        raw(Value::Object(fields).to_string())
+    }
+
+    /// Whether a profile may be shown to somebody.
+    async fn check_may_see(&self, who: Option<&Requester>, user: &UserId) -> Result<()> {
+        if !self.settings.require_auth {
+            return Ok(());
+        }
+        let who = who.ok_or_else(Error::missing_token)?;
+        if !self.settings.shared_rooms_only || who.is(user) {
+            return Ok(());
+        }
+        let shares = match self.store.user_nid(user).await? {
+            Some(nid) => self.store.share_a_room(who.user_nid, nid).await?,
+            None => false,
+        };
+        if shares { Ok(()) } else { Err(Error::forbidden("You share no room with this user")) }
+    }
+
+    /// The number of a user of ours who has a profile.
+    async fn known(&self, user: &UserId) -> Result<UserNid> {
+        let nid = self.store.user_nid(user).await?.or_not_found("User")?;
         let account = self.store.account(nid).await?.or_not_found("User")?;
         if account.deactivated && account.erased { Err(Error::not_found("User not found")) } else { Ok(nid) }
     }

@@ -1,20 +1,32 @@
-//! Our signing key and the document that publishes it (server-server API, "Publishing Keys").
+//! Keys of servers: ours ([`ours`]), those of others ([`theirs`]), signatures of requests and events ([`checks`]), and
+//! what we tell third parties about them ([`notary`]).
 //!
-//! The document is signed once and served from memory until half of its time is over. Old keys stay in it, so that
-//! what they signed can still be checked. Other servers' keys come with federation.
+//! A key document is believed if its server signed it ([`document`]) and gave it to us over TLS, or a notary vouches
+//! for it that the administrator trusts.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use bytes::Bytes;
-use hearth_base::{Doing, Error, Result, clock::Clock};
+use hearth_base::{Doing, Error, Result, clock::Clock, tasks::Supervisor};
 use hearth_rules::Signer;
-use parking_lot::Mutex;
-use ruma::{CanonicalJsonObject, ServerName};
-use serde_json::json;
+use hearth_store::Store;
+use ruma::OwnedServerName;
+
+use crate::federation::Federation;
+
+mod checks;
+mod document;
+mod notary;
+mod ours;
+mod theirs;
+
+pub use notary::Criteria;
+use ours::Ours;
+use theirs::Theirs;
 
 /// Base64 as key files have it: unpadded, but padding is not held against anyone.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -44,6 +56,19 @@ pub struct Settings {
     pub old: Vec<OldKey>,
     /// How long others may keep our key without asking again (`key_refresh_interval`).
     pub validity: Duration,
+    /// Whose word we take about keys of others (`trusted_key_servers`).
+    pub notaries: Vec<Notary>,
+    /// Keys we sign with as a notary, seed and version; our own if there are none (`key_server_signing_keys_path`).
+    pub notary_keys: Vec<([u8; 32], String)>,
+}
+
+/// A server whose word we take about keys of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notary {
+    /// Its name.
+    pub name: OwnedServerName,
+    /// Its keys (key id and unpadded base64) by which its answers are checked; without them TLS has to do.
+    pub keys: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -57,7 +82,22 @@ impl Settings {
     #[must_use]
     pub fn generate() -> Self {
         let version = format!("a_{}", crate::login::random_text(4));
-        Self { seed: rand::random(), version, old: Vec::new(), validity: Duration::from_secs(24 * 3600) }
+        Self {
+            seed: rand::random(),
+            version,
+            old: Vec::new(),
+            validity: Duration::from_secs(24 * 3600),
+            notaries: Vec::new(),
+            notary_keys: Vec::new(),
+        }
+    }
+
+    /// What signs in the name of this server.
+    ///
+    /// # Errors
+    /// If the key cannot be used.
+    pub fn signer(&self, server_name: OwnedServerName) -> Result<Signer> {
+        Signer::new(server_name, &self.seed, &self.version)
     }
 
     /// The first key of a file of lines `ed25519 <version> <seed in base64>`, Synapse's `signing.key`.
@@ -83,30 +123,52 @@ impl Settings {
     }
 }
 
-/// Our key, and the document that publishes it.
+/// Reads a key document as we would to believe it: whose it is, the ids of the keys that sign, until when it holds, ms.
+pub(crate) fn examine(json: &[u8], now_ms: i64) -> Result<(OwnedServerName, Vec<String>, i64), String> {
+    let text = std::str::from_utf8(json).map_err(|e| e.to_string())?;
+    let kept = document::read(text, now_ms)?.kept;
+    let signing = kept.keys.into_iter().filter(|(_, key)| !key.old).map(|(id, _)| id);
+    Ok((kept.server, signing.collect(), kept.valid_ms))
+}
+
+/// Keys of servers.
 #[derive(Debug)]
 pub struct ServerKeys {
-    signer: Arc<Signer>,
-    settings: Settings,
+    ours: Ours,
+    theirs: Arc<Theirs>,
+    /// What signs when we vouch for others.
+    notary: Vec<Arc<Signer>>,
     clock: Clock,
-    /// The document, and when it is to be made anew, ms.
-    document: Mutex<Option<(u64, Bytes)>>,
 }
 
 impl ServerKeys {
-    /// The service for a server of this name.
+    /// Made once, with the signer of these settings.
     ///
     /// # Errors
-    /// If the key cannot be used.
-    pub fn new(server_name: &ServerName, settings: Settings, clock: Clock) -> Result<Self> {
-        let signer = Arc::new(Signer::new(server_name.to_owned(), &settings.seed, &settings.version)?);
-        Ok(Self { signer, settings, clock, document: Mutex::new(None) })
+    /// If a key cannot be used.
+    pub fn new(
+        signer: Arc<Signer>,
+        settings: Settings,
+        federation: Arc<Federation>,
+        store: Store,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> Result<Self> {
+        let sign = |(seed, version): &([u8; 32], String)| {
+            Signer::new(signer.server_name().to_owned(), seed, version).map(Arc::new)
+        };
+        let mut notary: Vec<Arc<Signer>> = settings.notary_keys.iter().map(sign).collect::<Result<_>>()?;
+        if notary.is_empty() {
+            notary.push(signer.clone());
+        }
+        let theirs = Theirs::new(settings.notaries.clone(), federation, store, clock.clone(), supervisor);
+        Ok(Self { ours: Ours::new(signer, settings, clock.clone()), theirs: Arc::new(theirs), notary, clock })
     }
 
     /// What signs in our name.
     #[must_use]
     pub fn signer(&self) -> &Arc<Signer> {
-        &self.signer
+        self.ours.signer()
     }
 
     /// The signed document of our keys, as JSON.
@@ -114,71 +176,18 @@ impl ServerKeys {
     /// # Errors
     /// If it cannot be signed.
     pub fn document(&self) -> Result<Bytes> {
-        let now = self.clock.now_ms();
-        let mut kept = self.document.lock();
-        if let Some((renew, document)) = &*kept
-            && now < *renew
-        {
-            return Ok(document.clone());
-        }
-        let validity = u64::try_from(self.settings.validity.as_millis()).unwrap_or(u64::MAX / 4);
-        let document = Bytes::from(self.sign(now.saturating_add(validity))?);
-        *kept = Some((now.saturating_add(validity / 2), document.clone()));
-        Ok(document)
+        self.ours.document()
     }
 
-    fn sign(&self, valid_until: u64) -> Result<String> {
-        let old: serde_json::Map<_, _> = self
-            .settings
-            .old
-            .iter()
-            .map(|k| (k.key_id.clone(), json!({"key": k.public_key, "expired_ts": k.expired_ms})))
-            .collect();
-        let plain = json!({
-            "server_name": self.signer.server_name(),
-            "verify_keys": { self.signer.key_id(): { "key": self.signer.public_key() } },
-            "old_verify_keys": old,
-            "valid_until_ts": valid_until,
-        });
-        let mut object: CanonicalJsonObject = serde_json::from_value(plain).doing("making the key document")?;
-        self.signer.sign_json(&mut object)?;
-        serde_json::to_string(&object).doing("writing the key document")
+    fn now(&self) -> i64 {
+        i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use ruma::signatures::PublicKeyMap;
-    use serde_json::Value;
-
     use super::*;
-
-    fn keys(clock: &Clock) -> ServerKeys {
-        let mut settings = Settings::generate();
-        settings.old.push(OldKey { key_id: "ed25519:old".into(), public_key: "AAAA".into(), expired_ms: 5 });
-        ServerKeys::new(ServerName::parse("example.org").unwrap().as_ref(), settings, clock.clone()).unwrap()
-    }
-
-    #[test]
-    fn the_document_is_signed_and_made_anew_before_it_runs_out() {
-        let clock = Clock::new();
-        let keys = keys(&clock);
-        let text = keys.document().unwrap();
-        let doc: Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(doc["old_verify_keys"]["ed25519:old"]["expired_ts"], 5);
-        let object: CanonicalJsonObject = serde_json::from_slice(&text).unwrap();
-        let public = ruma::serde::Base64::parse(keys.signer().public_key()).unwrap();
-        let mut map = PublicKeyMap::new();
-        map.entry("example.org".to_owned()).or_default().insert(keys.signer().key_id().to_owned(), public);
-        ruma::signatures::verify_json(&map, &object).unwrap();
-
-        clock.advance_ms(11 * 3600 * 1000);
-        assert_eq!(keys.document().unwrap(), text);
-        clock.advance_ms(2 * 3600 * 1000);
-        let later: Value = serde_json::from_slice(&keys.document().unwrap()).unwrap();
-        assert!(later["valid_until_ts"].as_u64() > doc["valid_until_ts"].as_u64());
-    }
 
     #[test]
     fn a_key_file_is_read_back() {

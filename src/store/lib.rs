@@ -27,6 +27,7 @@ pub mod account_data;
 pub mod accounts;
 pub mod blobs;
 pub mod db;
+pub mod destinations;
 pub mod devices;
 pub mod directory;
 pub mod events;
@@ -43,6 +44,7 @@ pub mod push;
 pub mod receipts;
 pub mod reports;
 pub mod rooms;
+pub mod server_keys;
 pub mod state;
 
 use blobs::Blobs;
@@ -116,6 +118,8 @@ pub(crate) struct Inner {
     pub(crate) e2ee: keys::Memory,
     pub(crate) inboxes: devices::to_device::Inboxes,
     pub(crate) outgoing: outbox::Outgoing,
+    pub(crate) destinations: destinations::Memory,
+    pub(crate) server_keys: server_keys::Memory,
     blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
@@ -168,6 +172,8 @@ impl Store {
                 e2ee: keys::Memory::new(pos),
                 inboxes: devices::to_device::Inboxes::default(),
                 outgoing: outbox::Outgoing::default(),
+                destinations: destinations::Memory::default(),
+                server_keys: server_keys::Memory::default(),
                 blobs,
                 head: AtomicI64::new(pos),
                 subscriber: OnceLock::new(),

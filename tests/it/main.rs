@@ -5,6 +5,7 @@ mod accounts;
 mod devices;
 mod directory;
 mod events;
+mod federation;
 mod history;
 mod login;
 mod membership;

@@ -16,7 +16,7 @@ use hearth_base::{clock::Clock, tasks::Supervisor};
 use hearth_service::Services;
 use hearth_store::{Store, db::Engine};
 use reqwest::{Method, StatusCode, header::HeaderMap};
-use ruma::{OwnedUserId, ServerName};
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde_json::{Value, json};
 
 pub mod postgres;
@@ -55,16 +55,32 @@ macro_rules! on_both {
     )+};
 }
 
+/// Serves a server's router somewhere else as well.
+type Door = Box<dyn FnOnce(axum::Router, &Supervisor) + Send>;
 type Change<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// How a test server is to differ from the usual one.
 #[derive(Default)]
 pub struct Plan {
+    name: Option<OwnedServerName>,
+    door: Option<Door>,
     services: Vec<Change<hearth_service::Settings>>,
     api: Vec<Change<hearth_api::Settings>>,
 }
 
 impl Plan {
+    /// Gives it another name than [`NAME`].
+    pub fn named(mut self, name: OwnedServerName) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Has something else serve the same router as well.
+    pub fn behind(mut self, door: impl FnOnce(axum::Router, &Supervisor) + Send + 'static) -> Self {
+        self.door = Some(Box::new(door));
+        self
+    }
+
     /// Changes the settings of services.
     pub fn services(mut self, change: impl FnOnce(&mut hearth_service::Settings) + Send + 'static) -> Self {
         self.services.push(Box::new(change));
@@ -107,7 +123,8 @@ impl Plan {
         let mut storage = hearth_store::Settings::new(engine);
         storage.media = Some(dir.path().join("media"));
         let store = Store::open(&storage, &supervisor).await.unwrap();
-        let mut settings = hearth_service::Settings::new(ServerName::parse(NAME).unwrap());
+        let name = self.name.unwrap_or_else(|| ServerName::parse(NAME).unwrap());
+        let mut settings = hearth_service::Settings::new(name);
         settings.accounts.registration = true;
         settings.accounts.shared_secret = Some(SECRET.to_owned());
         settings.accounts.passwords.memory_kib = 8;
@@ -118,6 +135,9 @@ impl Plan {
         self.api.into_iter().for_each(|change| change(&mut api));
         let services = Services::start(settings, store, clock.clone(), supervisor.clone()).await.unwrap();
         let router = hearth_api::router(services.clone(), api);
+        if let Some(door) = self.door {
+            door(router.clone(), &supervisor);
+        }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stopping = supervisor.stopping();
@@ -164,6 +184,11 @@ impl TestServer {
     /// Its clock.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
+    }
+
+    /// Its name, the part after the colon.
+    pub fn name(&self) -> &ServerName {
+        &self.inner.services.settings.server_name
     }
 
     /// `http://127.0.0.1:<port>`.

@@ -59,6 +59,12 @@ impl Signer {
         Base64::<ruma::serde::base64::Standard, _>::new(self.key.public_key()).encode()
     }
 
+    /// The key itself, for signing requests (server-server API, "Request Authentication").
+    #[must_use]
+    pub fn key_pair(&self) -> &Ed25519KeyPair {
+        &self.key
+    }
+
     /// Signs an object under its `signatures`, leaving those already there (appendices, "Signing JSON").
     pub fn sign_json(&self, object: &mut CanonicalJsonObject) -> Result<()> {
         ruma::signatures::sign_json(self.server_name.as_str(), &self.key, object).doing("signing JSON")

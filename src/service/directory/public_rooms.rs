@@ -5,7 +5,11 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use hearth_base::{Error, Result};
-use ruma::ServerName;
+use ruma::{
+    ServerName, UInt,
+    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
+    directory::{RoomNetwork, RoomTypeFilter},
+};
 use serde_json::json;
 
 use super::{Directory, Summary};
@@ -34,17 +38,68 @@ pub struct PublicRooms<'a> {
 type Place = (Reverse<u64>, String);
 
 impl Directory {
-    /// A page of the published rooms, as JSON.
+    /// A page of the published rooms, ours or another server's, as JSON.
     ///
     /// # Errors
-    /// 401 for strangers if they are not to see it, 404 for other servers, 400 for a token that is not ours.
+    /// 401 for strangers if they are not to see it, 400 for a token that is not ours; 502 and 504 if another server
+    /// cannot be asked.
     pub async fn public_rooms(&self, logged_in: bool, ask: &PublicRooms<'_>) -> Result<String> {
         if !logged_in && !self.settings.public_rooms_without_login {
             return Err(Error::missing_token());
         }
-        if ask.server.is_some_and(|s| *s != self.server_name) {
-            return Err(Error::not_found("The rooms of other servers cannot be listed"));
+        match ask.server {
+            // Strangers see our list if they may, but nobody else's through us.
+            Some(server) if *server != self.server_name && !logged_in => Err(Error::missing_token()),
+            Some(server) if *server != self.server_name => self.public_rooms_of(server, ask).await,
+            _ => self.own_public_rooms(ask).await,
         }
+    }
+
+    /// A page of our published rooms for another server, as JSON.
+    ///
+    /// # Errors
+    /// 403 where other servers are not told; 400 for a token that is not ours.
+    pub async fn public_rooms_for_server(&self, ask: &PublicRooms<'_>) -> Result<String> {
+        if !self.federation.settings().public_rooms {
+            return Err(Error::forbidden("The published rooms of this server are not told to other servers"));
+        }
+        self.own_public_rooms(ask).await
+    }
+
+    /// A page of another server's published rooms, as JSON.
+    async fn public_rooms_of(&self, server: &ServerName, ask: &PublicRooms<'_>) -> Result<String> {
+        let limit = Some(ask.limit.filter(|l| *l > 0).unwrap_or(PAGE).min(PAGE));
+        let limit = limit.and_then(|l| UInt::try_from(l).ok());
+        let since = ask.since.filter(|s| !s.is_empty()).map(str::to_owned);
+        let network = match ask.network {
+            Some(network) => RoomNetwork::ThirdParty(network.to_owned()),
+            None => RoomNetwork::Matrix,
+        };
+        let patience = self.federation.short();
+        let answer = if ask.term.is_none() && ask.types.is_empty() {
+            let mut request = get_public_rooms::v1::Request::new();
+            (request.limit, request.since, request.room_network) = (limit, since, network);
+            let found = self.federation.send(server, request, patience).await;
+            found.map(|f| (f.chunk, f.next_batch, f.prev_batch, f.total_room_count_estimate))
+        } else {
+            let mut request = get_public_rooms_filtered::v1::Request::new();
+            (request.limit, request.since, request.room_network) = (limit, since, network);
+            request.filter.generic_search_term = ask.term.map(str::to_owned);
+            request.filter.room_types = ask.types.iter().map(|t| RoomTypeFilter::from(t.as_deref())).collect();
+            let found = self.federation.send(server, request, patience).await;
+            found.map(|f| (f.chunk, f.next_batch, f.prev_batch, f.total_room_count_estimate))
+        };
+        let (chunk, next, prev, total) = answer.map_err(|e| self.federation.told(server, &e))?;
+        let mut answer = json!({ "chunk": chunk });
+        let rest =
+            [("next_batch", json!(next)), ("prev_batch", json!(prev)), ("total_room_count_estimate", json!(total))];
+        for (key, value) in rest.into_iter().filter(|(_, value)| !value.is_null()) {
+            answer[key] = value;
+        }
+        Ok(answer.to_string())
+    }
+
+    async fn own_public_rooms(&self, ask: &PublicRooms<'_>) -> Result<String> {
         let since = ask.since.filter(|s| !s.is_empty()).map(parse).transpose()?;
         let mut rooms = Vec::new();
         if self.settings.room_list && ask.network.is_none_or(str::is_empty) {

@@ -138,6 +138,7 @@ const NOTE: &str =
     "INSERT INTO device_lists (user_nid, pos) VALUES ($1, $2) ON CONFLICT (user_nid) DO UPDATE SET pos = excluded.pos";
 const NOTE_CHANGE: &str = "INSERT INTO device_changes (user_nid, device_id, pos, prev) VALUES ($1, $2, $3, COALESCE((SELECT MAX(pos) FROM device_changes WHERE user_nid = $1 AND device_id <> ''), 0)) ON CONFLICT (user_nid, device_id) DO UPDATE SET pos = excluded.pos, prev = excluded.prev";
 const NEWEST_CHANGE: &str = "SELECT user_nid, device_id, pos, prev FROM device_changes WHERE user_nid = $1 AND device_id <> '' ORDER BY pos DESC LIMIT 1";
+const POS: &str = "SELECT pos FROM device_lists WHERE user_nid = $1";
 const CHANGED: &str = "SELECT user_nid FROM device_lists WHERE pos > $1 AND pos <= $2";
 const MOVED: &str = "SELECT DISTINCT s.room_nid, b.user_nid, b.membership FROM memberships a JOIN state_changes s ON s.room_nid = a.room_nid AND s.pos > $2 AND s.pos <= $3 JOIN state_keys k ON k.key_nid = s.key_nid AND k.event_type = 'm.room.member' JOIN users u ON u.user_id = k.state_key JOIN memberships b ON b.room_nid = s.room_nid AND b.user_nid = u.user_nid WHERE a.user_nid = $1 AND (a.membership = 'join' OR a.pos > $2)";
 const SIGNED: &str = "SELECT DISTINCT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3";
@@ -213,6 +214,15 @@ impl Tx {
 }
 
 impl Store {
+    /// When a user's devices or their keys changed last; 0 if never.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn device_list_pos(&self, user: UserNid) -> Result<StreamPos> {
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), POS, user.0)?;
+        Ok(StreamPos(row.map_or(0, |(pos,)| pos)))
+    }
+
     /// Whose keys `user` has to look at anew for what happened in `(after, upto]`, and whose no longer.
     ///
     /// May name more than need be (a user who changed their name while nobody remembered), never less.

@@ -1,0 +1,71 @@
+//! Requests of other servers, proved by the signature over method, path, body and whom they are meant for.
+
+use axum::extract::Request;
+use bytes::Bytes;
+use hearth_base::{Error, Result};
+use http::{Method, Uri};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, api::IncomingRequest};
+
+use super::{Extract, Origin, check_object, decode, is_json, not_json, read};
+use crate::{
+    Cx,
+    auth::x_matrix::{self, Claim},
+    routes::Route,
+};
+
+/// A request of another server that proved who it is (server-server API, "Request Authentication").
+#[derive(Debug)]
+pub struct Federation<R> {
+    /// Which server asks.
+    pub server: OwnedServerName,
+    /// What is asked.
+    pub body: R,
+    /// The JSON it was decoded from; empty for a request without body.
+    pub json: Bytes,
+    /// Whence it came.
+    pub origin: Origin,
+    /// Path and query as sent.
+    pub uri: Uri,
+}
+
+impl<R: IncomingRequest + Send> Extract for Federation<R> {
+    type Request = R;
+
+    async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let origin = Origin::of(&parts);
+        let own = cx.federation.name();
+        // Before the body is read: who claims nothing, or may not speak to us, is not worth waiting for.
+        let claim = x_matrix::claim(&parts.headers, own)?;
+        if !cx.federation.admits(&claim.origin) {
+            return Err(Error::forbidden(format!("This server does not speak to {}", claim.origin)));
+        }
+        let json = read(body, route.max_body.unwrap_or(cx.settings().max_body_bytes)).await?;
+        let json = if matches!(parts.method, Method::GET | Method::HEAD) { Bytes::new() } else { json };
+        check_object(&json)?;
+        let signed = signed_object(&claim, own.as_str(), &parts.method, &parts.uri, &json)?;
+        cx.server_keys.check_request(&claim.origin, &claim.signatures, &signed).await?;
+        cx.federation.heard_from(&claim.origin).await?;
+        let (body, parts) = decode(route, parts, &json)?;
+        Ok(Self { server: claim.origin, body, json, origin, uri: parts.uri })
+    }
+}
+
+/// What the signature is about.
+fn signed_object(claim: &Claim, own: &str, method: &Method, uri: &Uri, json: &[u8]) -> Result<CanonicalJsonObject> {
+    let text = |value: &str| CanonicalJsonValue::String(value.to_owned());
+    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let mut object = CanonicalJsonObject::from([
+        ("destination".to_owned(), text(own)),
+        ("method".to_owned(), text(method.as_str())),
+        ("origin".to_owned(), text(claim.origin.as_str())),
+        ("uri".to_owned(), text(target)),
+    ]);
+    if !json.is_empty() {
+        let content = serde_json::from_slice(json).map_err(|e| {
+            if is_json(json) { Error::bad_json(format!("This is no canonical JSON: {e}")) } else { not_json() }
+        })?;
+        object.insert("content".to_owned(), content);
+    }
+    Ok(object)
+}

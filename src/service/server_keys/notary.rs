@@ -1,0 +1,87 @@
+//! What we tell third parties about keys of servers (server-server API, "Querying Keys Through Another Server").
+//!
+//! Documents we have are handed on with our signature beside that of their server. For what we do not have we ask, but
+//! little for each question and little at once: whoever asks is anybody.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use hearth_base::{Doing, Error, Result};
+use ruma::{CanonicalJsonObject, OwnedServerName};
+use serde_json::value::RawValue;
+
+use super::{ServerKeys, document};
+
+/// Servers in one question.
+const MAX_SERVERS: usize = 200;
+/// Servers that are asked for one question.
+const MAX_FETCHES: usize = 10;
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What is wanted of a server.
+#[derive(Clone, Debug, Default)]
+pub struct Criteria {
+    /// Key ids and until when they must be valid, ms (now, if that is not said). None is all that it has.
+    pub keys: BTreeMap<String, Option<i64>>,
+    /// Until when a key must be valid if none is named, ms.
+    pub until: Option<i64>,
+}
+
+impl ServerKeys {
+    /// The documents of servers, signed by us as well. Servers of which nothing can be had are left out.
+    ///
+    /// # Errors
+    /// 413 for too many servers.
+    pub async fn vouch(&self, wanted: BTreeMap<OwnedServerName, Criteria>) -> Result<Vec<Box<RawValue>>> {
+        if wanted.len() > MAX_SERVERS {
+            return Err(Error::too_large(format!("{MAX_SERVERS} servers may be asked for at once")));
+        }
+        let own = self.signer().server_name();
+        let known = self.theirs_store().server_keys(wanted.keys().map(|s| &**s)).await?;
+        let now = self.now();
+        let lacking = wanted.iter().filter(|(server, criteria)| {
+            let keys = known.get(*server);
+            let is_good =
+                |id: &String, until: i64| keys.and_then(|k| k.get(id)).is_some_and(|k| k.old || k.valid_ms >= until);
+            let is_met = if criteria.keys.is_empty() {
+                let until = criteria.until.unwrap_or(now);
+                keys.is_some_and(|k| k.values().any(|k| !k.old && k.valid_ms >= until))
+            } else {
+                criteria.keys.iter().all(|(id, until)| is_good(id, until.unwrap_or(now)))
+            };
+            *server != own && !is_met && self.theirs.may_ask(server)
+        });
+        let fetches: Vec<OwnedServerName> = lacking.map(|(server, _)| server.clone()).take(MAX_FETCHES).collect();
+        let fetching = stream::iter(fetches).for_each_concurrent(MAX_FETCHES, |s| self.theirs.fetch(s, false));
+        // Who is not quick enough is in the answer to the next question.
+        let _ = tokio::time::timeout(PATIENCE, fetching).await;
+        let mut documents = Vec::new();
+        for server in wanted.keys() {
+            let json = if server == own {
+                String::from_utf8(self.document()?.to_vec()).doing("reading our own keys")?
+            } else {
+                match self.theirs_store().key_document(server).await? {
+                    Some(document) => document.json,
+                    None => continue,
+                }
+            };
+            documents.push(self.signed_too(&json)?);
+        }
+        Ok(documents)
+    }
+
+    fn theirs_store(&self) -> &hearth_store::Store {
+        self.theirs.store()
+    }
+
+    fn signed_too(&self, json: &str) -> Result<Box<RawValue>> {
+        debug_assert!(json.len() <= document::MAX_BYTES, "only what was checked is kept");
+        let mut object: CanonicalJsonObject = serde_json::from_str(json).doing("reading a key document")?;
+        for signer in &self.notary {
+            signer.sign_json(&mut object)?;
+        }
+        let text = serde_json::to_string(&object).doing("writing a key document")?;
+        RawValue::from_string(text).doing("writing a key document")
+    }
+}

@@ -1,0 +1,307 @@
+//! Hearths that federate: in this process, over real TLS, each on a loopback address of its own, with certificates of an
+//! authority that lives as long as the run.
+//!
+//! ```ignore
+//! let [here, there] = Peers::two().await;
+//! let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+//! there.goes_away();
+//! ```
+//! A [`Peer`] is a [`TestServer`] with a door for other servers. Its name is `127.0.0.n:port`, so nothing is looked up;
+//! servers that cannot be reached are left alone for fractions of a second.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    ops::Deref,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use axum::Router;
+use bytes::Bytes;
+use hearth_base::tasks::Supervisor;
+use hearth_remote::Failure;
+use http::{Method, Request, header};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
+use rustls::{ServerConfig, crypto::ring};
+use rustls_pki_types::PrivateKeyDer;
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Plan, TestServer};
+
+/// The authority of this run.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate as a file, for `federation_custom_ca_list`.
+    pub file: PathBuf,
+}
+
+/// The authority of this run.
+pub fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let file = tempfile::Builder::new().suffix(".pem").tempfile().unwrap().into_temp_path().keep().unwrap();
+        std::fs::write(&file, params.self_signed(&key).unwrap().pem()).unwrap();
+        Authority { issuer: Issuer::new(params, key), file }
+    })
+}
+
+impl Authority {
+    /// Settings of a TLS server with a certificate for these names and addresses.
+    pub fn certifies(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| match name.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName((*name).try_into().unwrap()),
+            })
+            .collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let secret = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], secret)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// A door for other servers that can be shut: connections end, and new ones are dropped. Counts who comes through.
+#[derive(Clone)]
+pub struct Door {
+    is_open: watch::Sender<bool>,
+    asked: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Door {
+    /// An open door.
+    pub fn open() -> Self {
+        Self { is_open: watch::Sender::new(true), asked: Arc::default() }
+    }
+
+    /// Shuts it or opens it.
+    pub fn set(&self, open: bool) {
+        self.is_open.send_replace(open);
+    }
+
+    fn counting(&self, router: Router) -> Router {
+        let asked = self.asked.clone();
+        router.layer(axum::middleware::map_request(move |request: axum::extract::Request| {
+            *asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
+            std::future::ready(request)
+        }))
+    }
+
+    /// Serves a router by TLS until the stop.
+    pub fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>, router: Router, supervisor: &Supervisor) {
+        let (acceptor, door, stopping) = (TlsAcceptor::from(tls), self.clone(), supervisor.stopping());
+        let (jobs, stop, router) = (supervisor.clone(), stopping.clone(), self.counting(router));
+        supervisor.detach(async move {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = stop.cancelled() => return,
+                };
+                let Ok((stream, _)) = accepted else { continue };
+                let mut state = door.is_open.subscribe();
+                let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+                jobs.detach(async move {
+                    tokio::select! {
+                        () = connection(stream, acceptor, router) => {}
+                        _ = state.wait_for(|open| !open) => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
+            }
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
+    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let service = TowerToHyperService::new(router);
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// A server that federates.
+#[derive(Clone)]
+pub struct Peer {
+    server: TestServer,
+    door: Door,
+}
+
+impl Deref for Peer {
+    type Target = TestServer;
+
+    fn deref(&self) -> &TestServer {
+        &self.server
+    }
+}
+
+/// Makes peers.
+pub struct Peers;
+
+impl Peers {
+    /// Two servers that know nothing of each other yet.
+    pub async fn two() -> [Peer; 2] {
+        [Self::one(2, |plan| plan).await, Self::one(3, |plan| plan).await]
+    }
+
+    /// Three of them.
+    pub async fn three() -> [Peer; 3] {
+        let [one, two] = Self::two().await;
+        [one, two, Self::one(4, |plan| plan).await]
+    }
+
+    /// A server on `127.0.0.<last>` that differs from the usual one.
+    pub async fn one(last: u8, change: impl FnOnce(Plan) -> Plan) -> Peer {
+        Self::certified(last, &Ipv4Addr::new(127, 0, 0, last).to_string(), change).await
+    }
+
+    /// A server whose certificate is for somebody else.
+    pub async fn misnamed(last: u8, named: &str) -> Peer {
+        Self::certified(last, named, |plan| plan).await
+    }
+
+    async fn certified(last: u8, named: &str, change: impl FnOnce(Plan) -> Plan) -> Peer {
+        let address = Ipv4Addr::new(127, 0, 0, last);
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let name: OwnedServerName = listener.local_addr().unwrap().to_string().try_into().unwrap();
+        let door = Door::open();
+        let behind = door.clone();
+        let tls = authority().certifies(&[named]);
+        let plan = Plan::default()
+            .named(name)
+            .services(|s| {
+                s.federation.remote.custom_ca = vec![authority().file.clone()];
+                s.federation.remote.timeout = Duration::from_secs(20);
+                s.federation.pauses.first = Duration::from_millis(200);
+                s.federation.pauses.longest = Duration::from_secs(1);
+                s.federation.public_rooms = true;
+            })
+            .behind(move |router, supervisor| behind.serve(listener, tls, router, supervisor));
+        Peer { server: change(plan).start().await, door }
+    }
+}
+
+/// What another server answered.
+#[derive(Debug)]
+pub struct Told {
+    /// Its status.
+    pub status: u16,
+    /// Its body, `null` if that is not JSON.
+    pub body: Value,
+}
+
+impl Told {
+    /// The body of a success.
+    #[track_caller]
+    pub fn good(self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.body
+    }
+
+    /// The body of a refusal with this status and errcode.
+    #[track_caller]
+    pub fn refused(self, status: u16, errcode: &str) -> Value {
+        assert_eq!((self.status, self.body["errcode"].as_str()), (status, Some(errcode)), "{self:?}");
+        self.body
+    }
+}
+
+impl Peer {
+    /// Other servers find nobody here until [`Self::comes_back`]; what this server asks still goes out.
+    pub fn goes_away(&self) {
+        self.door.set(false);
+    }
+
+    /// The end of [`Self::goes_away`].
+    pub fn comes_back(&self) {
+        self.door.set(true);
+    }
+
+    /// How often other servers asked for a path.
+    pub fn was_asked(&self, path: &str) -> usize {
+        self.door.asked.lock().unwrap().get(path).copied().unwrap_or_default()
+    }
+
+    /// GET from another server, signed.
+    pub async fn asks(&self, other: &Peer, path: &str) -> Told {
+        self.calls(other, Method::GET, path, None).await
+    }
+
+    /// POST to another server, signed.
+    pub async fn posts(&self, other: &Peer, path: &str, body: Value) -> Told {
+        self.calls(other, Method::POST, path, Some(body)).await
+    }
+
+    /// Any request to another server, signed properly.
+    pub async fn calls(&self, other: &Peer, method: Method, path: &str, body: Option<Value>) -> Told {
+        let authorization = self.signature(other.name(), &method, path, body.as_ref());
+        self.sends(other, method, path, body, Some(authorization)).await
+    }
+
+    /// What stands in the `Authorization` header of a request to `destination`.
+    pub fn signature(&self, destination: &ServerName, method: &Method, path: &str, body: Option<&Value>) -> String {
+        let signer = self.services().server_keys.signer();
+        let (name, key_id) = (self.name(), signer.key_id());
+        let mut request = json!({ "method": method.as_str(), "uri": path, "origin": name, "destination": destination });
+        if let Some(body) = body {
+            request["content"] = body.clone();
+        }
+        let mut object: CanonicalJsonObject = serde_json::from_value(request).unwrap();
+        signer.sign_json(&mut object).unwrap();
+        let signed = serde_json::to_value(&object).unwrap();
+        let sig = signed["signatures"][name.as_str()][key_id].as_str().unwrap();
+        format!(r#"X-Matrix origin="{name}",destination="{destination}",key="{key_id}",sig="{sig}""#)
+    }
+
+    /// Any request to another server with any `Authorization`.
+    pub async fn sends(
+        &self,
+        other: &Peer,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        authorization: Option<String>,
+    ) -> Told {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let body = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+        let remote = self.services().federation.remote();
+        let ended = remote.exchange(other.name(), request.body(body).unwrap(), remote.once()).await;
+        match ended {
+            Ok(answer) => Told {
+                status: answer.status().as_u16(),
+                body: serde_json::from_slice(answer.body()).unwrap_or(Value::Null),
+            },
+            Err(Failure::Refused(refusal)) => Told {
+                status: refusal.status.as_u16(),
+                body: serde_json::from_slice(&refusal.body).unwrap_or(Value::Null),
+            },
+            Err(e) => panic!("{} did not answer: {e}", other.name()),
+        }
+    }
+}
