@@ -37,14 +37,15 @@ CREATE TABLE rooms (
     rev          BIGINT NOT NULL,        -- counts changes of the row; the optimistic lock of the append path
     snap_nid     BIGINT NOT NULL,        -- current state
     depth        BIGINT NOT NULL,
-    extremities  TEXT NOT NULL,          -- JSON array of [event_nid, event_id, depth]
+    extremities  TEXT NOT NULL,          -- JSON array of [event_nid, event_id, depth, after_nid]
     counter      BIGINT NOT NULL,        -- events that notify by the default rules
     pos          BIGINT NOT NULL,        -- of the newest event
     published    BOOLEAN NOT NULL,       -- in the room directory
     open         BOOLEAN NOT NULL,       -- anybody may join or read it; who is in it may be found by everybody
     creator_nid  BIGINT NOT NULL,
     created_ms   BIGINT NOT NULL,
-    partial      BOOLEAN NOT NULL        -- state not complete yet (joined through another server)
+    partial      BOOLEAN NOT NULL,       -- state not complete yet (joined through another server)
+    forked       BOOLEAN NOT NULL        -- history has not always been one line of events: positions alone do not tell states
 );
 CREATE INDEX rooms_published ON rooms (room_nid) WHERE published;
 
@@ -60,6 +61,8 @@ CREATE TABLE events (
     event_type   TEXT NOT NULL,
     origin_ms    BIGINT NOT NULL,
     snap_nid     BIGINT,                 -- state before the event
+    after_nid    BIGINT,                 -- state after it; the same unless it is state that was allowed
+    auth         BLOB,                   -- event_nids of its auth events: store::graph::pack; NULL while not all are known
     counter      BIGINT NOT NULL,        -- the room's counter after the event
     replaces_nid BIGINT,                 -- the state event it took the place of
     redacted_by  BIGINT,                 -- event_nid of the redaction

@@ -22,8 +22,10 @@ use serde_json::value::RawValue;
 
 use crate::{push::Push, state::State};
 
+mod arrivals;
 pub mod lane;
 
+pub use arrivals::{Arrival, Arrived};
 use lane::{Builder, Head, Lane, Staged, Step};
 pub use lane::{Redaction, With};
 
@@ -154,17 +156,8 @@ impl Events {
             return Err(Error::forbidden("The create event cannot be redacted"));
         }
         if event.pdu.sender() != who.user_id {
-            #[derive(Deserialize)]
-            struct Levels {
-                redact: Option<serde_json::Value>,
-            }
             let levels = self.state.power_levels(&room).await?;
-            let event_levels = self.state.current_entry(&room, "m.room.power_levels", "").await?;
-            let needed = event_levels
-                .and_then(|e| e.pdu.content_as::<Levels>().and_then(|l| l.redact))
-                .and_then(|v| v.as_i64().or_else(|| v.as_str().and_then(|s| s.parse().ok())))
-                .unwrap_or(50);
-            if !levels.can(&who.user_id, needed) {
+            if !levels.can(&who.user_id, levels.redact) {
                 return Err(Error::forbidden("You may not redact other people's events in this room"));
             }
         }
@@ -243,6 +236,50 @@ impl Events {
                     {
                         return Ok(done.event_id().to_owned());
                     }
+                    return Err(match failed {
+                        Ok(Err(e)) => e,
+                        _ => Error::unavailable("append", "the writer is gone"),
+                    });
+                }
+            }
+        }
+        Err(Error::unavailable("append", "the room is too busy"))
+    }
+
+    /// Places events of other servers, each after those before it, in one write; gives what became of each. Runs to its
+    /// end even if the caller goes.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn receive(self: &Arc<Self>, room: RoomNid, arrivals: Vec<Arrival>) -> Result<Vec<Arrived>> {
+        let this = self.clone();
+        self.supervisor.job(async move { this.receive_now(room, &arrivals).await }).await
+    }
+
+    async fn receive_now(&self, room: RoomNid, arrivals: &[Arrival]) -> Result<Vec<Arrived>> {
+        let lane = self.lanes.get_with(room, Arc::default);
+        for _ in 0..ATTEMPTS {
+            let mut newest = lane.newest.lock().await;
+            if newest.head.is_none() {
+                newest.head = Some(Head::read(&self.store, room).await?);
+            }
+            let Some(head) = newest.head.clone() else { return Err(Error::broken("a lane without a head")) };
+            let (epoch, on_rev) = (newest.epoch, head.room.head.rev);
+            let mut staged = Staged::on(head, Some(on_rev));
+            let mut near = arrivals::Near::default();
+            let mut outcomes = Vec::with_capacity(arrivals.len());
+            for arrival in arrivals {
+                outcomes.push(staged.receive(&self.builder(), &self.state, &mut near, arrival.clone()).await?);
+            }
+            let (head, append) = staged.into_append();
+            let committed = self.store.enqueue(append).await?;
+            newest.head = Some(head);
+            drop(newest);
+            match committed.await {
+                Ok(Ok(Appended::Done(_))) => return Ok(outcomes),
+                Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
+                failed => {
+                    self.start_over(&lane, epoch).await;
                     return Err(match failed {
                         Ok(Err(e)) => e,
                         _ => Error::unavailable("append", "the writer is gone"),

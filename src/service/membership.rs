@@ -2,20 +2,26 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, Requester, Result, clock::Clock, ids::UserNid};
+use hearth_base::{Error, Requester, Result, clock::Clock};
 use hearth_rules::event::Draft;
 use hearth_store::{Store, rooms::Room};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
     events::{Events, With, check_may_write},
-    state::{State, version_of},
+    state::State,
 };
+
+mod content;
+mod everywhere;
+mod restricted;
+
+pub use content::MemberContent;
 
 /// How membership is configured.
 #[derive(Clone, Debug, Default)]
@@ -37,24 +43,6 @@ pub struct Membership {
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
-}
-
-/// Content of a member event that we write.
-#[derive(Debug, Default, Serialize)]
-pub struct MemberContent {
-    membership: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    displayname: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    avatar_url: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    is_direct: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    join_authorised_via_users_server: Option<OwnedUserId>,
-    #[serde(flatten)]
-    more: Map<String, Value>,
 }
 
 impl Membership {
@@ -84,70 +72,6 @@ impl Membership {
         Ok(room.room_id.clone())
     }
 
-    /// Who of ours vouches for a join by the membership of another room; `None` where that is not needed (spec: rooms/v8,
-    /// "Restricted rooms").
-    async fn authoriser(&self, who: &Requester, room: &Room) -> Result<Option<OwnedUserId>> {
-        #[derive(Deserialize)]
-        struct JoinRules {
-            join_rule: String,
-            #[serde(default)]
-            allow: Vec<Value>,
-        }
-        let rules: Option<JoinRules> =
-            self.state.current_entry(room, "m.room.join_rules", "").await?.and_then(|e| e.pdu.content_as());
-        let Some(rules) = rules.filter(|r| matches!(r.join_rule.as_str(), "restricted" | "knock_restricted")) else {
-            return Ok(None);
-        };
-        if !version_of(room)?.rules.authorization.restricted_join_rule {
-            return Ok(None);
-        }
-        let mut allowed = false;
-        // Bounded by the size of an event.
-        for condition in &rules.allow {
-            let kind = condition.get("type").and_then(Value::as_str);
-            let Some(other) = condition.get("room_id").and_then(Value::as_str) else { continue };
-            if kind != Some("m.room_membership") {
-                continue;
-            }
-            let Ok(other) = <&RoomId>::try_from(other) else { continue };
-            if let Some(nid) = self.store.room_nid(other).await?
-                && self.state.membership(nid, who.user_nid).await? == MembershipState::Join
-            {
-                allowed = true;
-                break;
-            }
-        }
-        if !allowed {
-            return Err(Error::forbidden("You are in none of the rooms that this room lets in"));
-        }
-        let levels = self.state.power_levels(room).await?;
-        let needed = self.invite_level(room).await?;
-        for member in self.store.members(room.nid, &MembershipState::Join).await?.iter().filter(|m| m.local) {
-            let user = self.store.user_id(member.user).await?;
-            if levels.can(&user, needed) {
-                return Ok(Some(user));
-            }
-        }
-        Err(Error::told(
-            http::StatusCode::BAD_REQUEST,
-            "M_UNABLE_TO_GRANT_JOIN",
-            "Nobody on this server may let you into the room",
-        ))
-    }
-
-    async fn invite_level(&self, room: &Room) -> Result<i64> {
-        #[derive(Deserialize)]
-        struct Levels {
-            invite: Option<Value>,
-        }
-        let levels: Option<Levels> =
-            self.state.current_entry(room, "m.room.power_levels", "").await?.and_then(|e| e.pdu.content_as());
-        Ok(levels
-            .and_then(|l| l.invite)
-            .and_then(|v| v.as_i64().or_else(|| v.as_str().and_then(|s| s.parse().ok())))
-            .unwrap_or(0))
-    }
-
     /// Leaves a room, rejects an invite, takes back a knock.
     ///
     /// # Errors
@@ -163,7 +87,7 @@ impl Membership {
             }
             MembershipState::Ban => return Err(Error::forbidden("You are banned from this room")),
             _ => {
-                let content = MemberContent { membership: "leave", reason, ..MemberContent::default() };
+                let content = MemberContent::bare("leave", reason);
                 self.write(&room, who, &who.user_id, &content, None).await?;
             }
         }
@@ -199,14 +123,6 @@ impl Membership {
         self.write(&room, who, user, &content, None).await.map(drop)
     }
 
-    /// Content of an invite for that user.
-    pub(crate) async fn invite_content(&self, user: UserNid, reason: Option<String>) -> Result<MemberContent> {
-        if self.settings.no_profile_on_invite {
-            return Ok(MemberContent { membership: "invite", reason, ..MemberContent::default() });
-        }
-        self.content("invite", user, reason).await
-    }
-
     /// A local user who is to be invited must exist.
     pub(crate) async fn check_invitee(&self, user: &UserId) -> Result<()> {
         if user.server_name() == self.server_name && self.store.user_nid(user).await?.is_none() {
@@ -237,7 +153,7 @@ impl Membership {
         match self.of(&room, user).await? {
             MembershipState::Leave | MembershipState::Ban => Err(Error::forbidden("The user is not in this room")),
             _ => {
-                let content = MemberContent { membership: "leave", reason, ..MemberContent::default() };
+                let content = MemberContent::bare("leave", reason);
                 self.write(&room, who, user, &content, None).await.map(drop)
             }
         }
@@ -250,7 +166,7 @@ impl Membership {
     pub async fn ban(&self, who: &Requester, room_id: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
         check_may_write(who)?;
         let room = self.known(room_id).await?;
-        let content = MemberContent { membership: "ban", reason, ..MemberContent::default() };
+        let content = MemberContent::bare("ban", reason);
         self.write(&room, who, user, &content, None).await.map(drop)
     }
 
@@ -264,7 +180,7 @@ impl Membership {
         if self.of(&room, user).await? != MembershipState::Ban {
             return Err(Error::forbidden("The user is not banned from this room"));
         }
-        let content = MemberContent { membership: "leave", reason, ..MemberContent::default() };
+        let content = MemberContent::bare("leave", reason);
         self.write(&room, who, user, &content, None).await.map(drop)
     }
 
@@ -324,48 +240,6 @@ impl Membership {
         self.events.append(room.nid, who.user_nid, draft, With { dedupe: true, ..With::default() }).await
     }
 
-    /// Writes the user's present name and avatar into the rooms they are joined to.
-    ///
-    /// # Errors
-    /// If the database fails; a room that refuses is passed over.
-    pub async fn propagate_profile(&self, who: &Requester) -> Result<()> {
-        for nid in self.store.joined_rooms(who.user_nid).await? {
-            let room = self.state.room_by_nid(nid).await?;
-            let mut content = self.content("join", who.user_nid, None).await?;
-            let old: Option<Map<String, Value>> = self
-                .state
-                .current_entry(&room, "m.room.member", who.user_id.as_str())
-                .await?
-                .and_then(|e| e.pdu.content_as());
-            // What else stands in the event (a space's badge, the voucher of a restricted join) stays.
-            content.more = old.unwrap_or_default();
-            for key in ["membership", "displayname", "avatar_url", "reason", "is_direct", "third_party_invite"] {
-                content.more.remove(key);
-            }
-            if let Err(e) = self.write(&room, who, &who.user_id, &content, None).await {
-                tracing::debug!(room.id = %room.room_id, error = %e, "the profile could not be shown in a room");
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves every room, for an account that is closed.
-    ///
-    /// # Errors
-    /// If the database fails; a room that refuses is passed over.
-    pub async fn leave_all(&self, who: &Requester) -> Result<()> {
-        for membership in self.store.memberships_of(who.user_nid).await? {
-            if matches!(membership.membership, MembershipState::Leave | MembershipState::Ban) {
-                continue;
-            }
-            let room = self.state.room_by_nid(membership.room).await?;
-            if let Err(e) = self.leave(who, &room.room_id, None).await {
-                tracing::warn!(room.id = %room.room_id, error = %e, "a closed account could not leave a room");
-            }
-        }
-        Ok(())
-    }
-
     async fn known(&self, room_id: &RoomId) -> Result<Arc<Room>> {
         self.state.room(room_id).await.map_err(|e| match e.errcode() {
             "M_NOT_FOUND" => Error::forbidden("You are not a member of this room"),
@@ -378,17 +252,6 @@ impl Membership {
             Some(nid) => self.state.membership(room.nid, nid).await,
             None => Ok(MembershipState::Leave),
         }
-    }
-
-    /// Content with the user's present name and avatar.
-    pub(crate) async fn content(
-        &self,
-        membership: &'static str,
-        user: UserNid,
-        reason: Option<String>,
-    ) -> Result<MemberContent> {
-        let (displayname, avatar_url) = self.store.name_and_avatar(user).await?;
-        Ok(MemberContent { membership, displayname, avatar_url, reason, ..MemberContent::default() })
     }
 
     async fn write(
@@ -408,13 +271,5 @@ impl Membership {
             self.clock.now_ms(),
         )?;
         self.events.append(room.nid, who.user_nid, draft, With { stripped, dedupe: true, ..With::default() }).await
-    }
-}
-
-impl MemberContent {
-    /// Marks an invite as one to a conversation of two.
-    pub(crate) fn direct(mut self, is_direct: bool) -> Self {
-        self.is_direct = is_direct.then_some(true);
-        self
     }
 }

@@ -8,7 +8,7 @@
 //! in that while costs no memory, and a publication that finds nobody has nobody to tell.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -19,159 +19,25 @@ use std::{
 use dashmap::DashMap;
 use hearth_base::{
     Result,
-    ids::{EventNid, RoomNid, StreamPos, UserNid},
+    ids::{RoomNid, StreamPos, UserNid},
     tasks::Supervisor,
 };
-use hearth_store::{
-    Store,
-    events::StoredEvent,
-    log::{Change, Logged},
-    membership::Membership,
-};
+use hearth_store::{Store, log::Logged};
 use moka::sync::Cache;
-use parking_lot::{Mutex, RwLock};
-use ruma::{
-    OwnedServerName, UserId,
-    events::{TimelineEventType, room::member::MembershipState},
-};
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use ruma::{OwnedServerName, events::room::member::MembershipState};
 
-/// Events a room's ring holds.
-const RING: usize = 64;
+mod hub;
+mod publish;
+mod slot;
+
+pub use hub::RoomHub;
+pub use slot::{UserRooms, UserSlot};
+
 /// How long a user's slot outlives its last use.
 const KEEP: Duration = Duration::from_secs(15 * 60);
 /// Slots kept beyond their use at most.
 const KEPT: u64 = 20_000;
-
-/// A room as far as /sync looks at it first.
-#[derive(Debug)]
-pub struct RoomHub {
-    /// The room.
-    pub nid: RoomNid,
-    last: AtomicI64,
-    last_receipt: AtomicI64,
-    last_typing: AtomicU64,
-    ring: Mutex<Ring>,
-    /// Our users who are joined, invited or knocking; `None` until first loaded.
-    members: RwLock<Option<HashSet<UserNid>>>,
-    /// Counts changes of membership, so that a load that raced with one is done again.
-    membership_changes: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Ring {
-    /// All events after this position are in `events`.
-    floor: StreamPos,
-    events: VecDeque<(StreamPos, EventNid)>,
-}
-
-impl RoomHub {
-    fn new(nid: RoomNid) -> Self {
-        Self {
-            nid,
-            last: AtomicI64::new(0),
-            last_receipt: AtomicI64::new(0),
-            last_typing: AtomicU64::new(0),
-            ring: Mutex::new(Ring { floor: StreamPos(i64::MAX), events: VecDeque::new() }),
-            members: RwLock::new(None),
-            membership_changes: AtomicU64::new(0),
-        }
-    }
-
-    /// Position of the newest event.
-    #[must_use]
-    pub fn last(&self) -> StreamPos {
-        StreamPos(self.last.load(Ordering::Acquire))
-    }
-
-    /// Position of the newest receipt since the hub came to be; 0 if none.
-    #[must_use]
-    pub fn last_receipt(&self) -> StreamPos {
-        StreamPos(self.last_receipt.load(Ordering::Acquire))
-    }
-
-    /// Ephemeral counter of the last change of who types.
-    #[must_use]
-    pub fn last_typing(&self) -> u64 {
-        self.last_typing.load(Ordering::Acquire)
-    }
-
-    /// The newest events in `(after, upto]`, newest first, at most `limit`, and whether there were more; `None` if memory
-    /// does not reach back that far.
-    #[must_use]
-    pub fn news(&self, after: StreamPos, upto: StreamPos, limit: usize) -> Option<(Vec<EventNid>, bool)> {
-        let ring = self.ring.lock();
-        let mut found = Vec::new();
-        for (pos, nid) in ring.events.iter().rev() {
-            if *pos <= after {
-                return Some((found, false));
-            }
-            if *pos <= upto {
-                if found.len() == limit {
-                    return Some((found, true));
-                }
-                found.push(*nid);
-            }
-        }
-        (ring.floor <= after).then_some((found, false))
-    }
-
-    /// Our users who would hear of an event of this room.
-    #[must_use]
-    pub fn local_members(&self) -> Vec<UserNid> {
-        self.members.read().as_ref().map(|m| m.iter().copied().collect()).unwrap_or_default()
-    }
-}
-
-/// A user as far as /sync looks at them first.
-#[derive(Debug)]
-pub struct UserSlot {
-    /// The user.
-    pub nid: UserNid,
-    bell: Notify,
-    last_own: AtomicI64,
-    last_to_device: AtomicI64,
-    rooms: Mutex<Option<Arc<UserRooms>>>,
-    room_changes: AtomicU64,
-}
-
-/// The rooms of a user, with their hubs.
-#[derive(Debug)]
-pub struct UserRooms {
-    /// Joined rooms.
-    pub joined: Vec<(Membership, Arc<RoomHub>)>,
-    /// All others, forgotten ones included.
-    pub others: Vec<Membership>,
-}
-
-impl UserSlot {
-    /// The bell; arm it (`enable`) before looking.
-    #[must_use]
-    pub fn bell(&self) -> &Notify {
-        &self.bell
-    }
-
-    /// Position of the newest change that is the user's alone (account data, rooms), since the slot came to be.
-    #[must_use]
-    pub fn last_own(&self) -> StreamPos {
-        StreamPos(self.last_own.load(Ordering::Acquire))
-    }
-
-    /// Position of the newest to-device message, since the slot came to be.
-    #[must_use]
-    pub fn last_to_device(&self) -> StreamPos {
-        StreamPos(self.last_to_device.load(Ordering::Acquire))
-    }
-
-    fn ring_bell(&self) {
-        self.bell.notify_waiters();
-    }
-
-    fn forget_rooms(&self) {
-        self.room_changes.fetch_add(1, Ordering::AcqRel);
-        *self.rooms.lock() = None;
-    }
-}
 
 /// A service that keeps something in memory that commits change.
 pub type Listener = Box<dyn Fn(&Logged) + Send + Sync>;
@@ -295,16 +161,7 @@ impl Notifier {
     }
 
     fn new_slot(&self, nid: UserNid) -> Arc<UserSlot> {
-        // What happened before the slot was there is not known to it: it begins as if all had just happened.
-        let head = self.publishing.load(Ordering::Acquire);
-        Arc::new(UserSlot {
-            nid,
-            bell: Notify::new(),
-            last_own: AtomicI64::new(head),
-            last_to_device: AtomicI64::new(head),
-            rooms: Mutex::new(None),
-            room_changes: AtomicU64::new(0),
-        })
+        Arc::new(UserSlot::new(nid, self.publishing.load(Ordering::Acquire)))
     }
 
     /// The rooms of a user, as of now.
@@ -349,12 +206,15 @@ impl Notifier {
             .iter()
             .map(|nid| {
                 let mut entry = self.rooms.entry(*nid).or_default();
-                if let Some(hub) = entry.upgrade() {
-                    return hub;
+                let hub = entry.upgrade().unwrap_or_else(|| {
+                    let hub = Arc::new(RoomHub::new(*nid));
+                    *entry = Arc::downgrade(&hub);
+                    hub
+                });
+                // Made just now, or by somebody who went away before it was loaded.
+                if !hub.has_begun() {
+                    fresh.push(hub.clone());
                 }
-                let hub = Arc::new(RoomHub::new(*nid));
-                *entry = Arc::downgrade(&hub);
-                fresh.push(hub.clone());
                 hub
             })
             .collect();
@@ -362,151 +222,29 @@ impl Notifier {
             // The hubs stand in the map now: whatever is published from here on reaches their rings.
             let floor = StreamPos(self.publishing.load(Ordering::Acquire));
             let nids: Vec<RoomNid> = fresh.iter().map(|h| h.nid).collect();
-            for room in self.store.rooms(&nids).await? {
-                if let Some(hub) = fresh.iter().find(|h| h.nid == room.nid) {
-                    hub.last.fetch_max(room.head.pos.0, Ordering::AcqRel);
-                }
-            }
+            let heads: HashMap<RoomNid, StreamPos> =
+                self.store.rooms(&nids).await?.into_iter().map(|room| (room.nid, room.head.pos)).collect();
             for hub in &fresh {
-                hub.last_receipt.fetch_max(floor.0, Ordering::AcqRel);
-                let mut ring = hub.ring.lock();
-                ring.floor = ring.floor.min(floor);
+                hub.reaches(heads.get(&hub.nid).copied().unwrap_or(StreamPos::ZERO));
+                hub.begin(floor);
             }
         }
-        for hub in &hubs {
-            while hub.members.read().is_none() {
-                let before = hub.membership_changes.load(Ordering::Acquire);
-                let members = self.store.local_members(hub.nid).await?.into_iter().map(|m| m.0).collect();
-                let mut kept = hub.members.write();
-                if hub.membership_changes.load(Ordering::Acquire) == before {
-                    *kept = Some(members);
-                }
+        loop {
+            let unknown: Vec<(&Arc<RoomHub>, u64)> =
+                hubs.iter().filter(|h| !h.knows_members()).map(|h| (h, h.membership_changes())).collect();
+            if unknown.is_empty() {
+                break;
+            }
+            let nids: Vec<RoomNid> = unknown.iter().map(|(hub, _)| hub.nid).collect();
+            let mut members: HashMap<RoomNid, HashSet<UserNid>> = HashMap::with_capacity(nids.len());
+            for (room, user) in self.store.local_members(&nids).await? {
+                members.entry(room).or_default().insert(user);
+            }
+            for (hub, before) in unknown {
+                hub.set_members(members.remove(&hub.nid).unwrap_or_default(), before);
             }
         }
         Ok(hubs)
-    }
-
-    /// Hears of a commit; gives those whose bells are to be rung once the commit can be read. Never waits: the writer
-    /// stands behind it.
-    fn publish(&self, changes: &[Logged]) -> Vec<Arc<UserSlot>> {
-        if let Some(last) = changes.last() {
-            self.publishing.store(last.pos.0, Ordering::Release);
-        }
-        for logged in changes {
-            for listener in self.listeners.get().into_iter().flatten() {
-                listener(logged);
-            }
-        }
-        let mut bells = HashSet::new();
-        for logged in changes {
-            self.take_in(logged, &mut bells);
-        }
-        bells.into_iter().filter_map(|nid| self.slot(nid)).collect()
-    }
-
-    fn take_in(&self, logged: &Logged, bells: &mut HashSet<UserNid>) {
-        let pos = logged.pos.0;
-        match &logged.change {
-            Change::Event(event) => self.take_in_event(logged.pos, event, bells),
-            Change::Receipt { room, .. } => {
-                if let Some(hub) = self.live_hub(*room) {
-                    hub.last_receipt.fetch_max(pos, Ordering::AcqRel);
-                    bells.extend(hub.members.read().iter().flatten());
-                }
-            }
-            Change::AccountData { user, .. } => {
-                if let Some(slot) = self.slot(*user) {
-                    slot.last_own.fetch_max(pos, Ordering::AcqRel);
-                    bells.insert(*user);
-                }
-            }
-            Change::Rooms { user, .. } => {
-                if let Some(slot) = self.slot(*user) {
-                    slot.forget_rooms();
-                    slot.last_own.fetch_max(pos, Ordering::AcqRel);
-                    bells.insert(*user);
-                }
-            }
-            Change::ToDevice { recipients } => {
-                for (user, _) in recipients.iter() {
-                    if let Some(slot) = self.slot(*user) {
-                        slot.last_to_device.fetch_max(pos, Ordering::AcqRel);
-                        bells.insert(*user);
-                    }
-                }
-            }
-            Change::DeviceList { user } => {
-                self.last_device_list.fetch_max(pos, Ordering::AcqRel);
-                self.tell_sharers(*user);
-            }
-        }
-    }
-
-    fn take_in_event(&self, pos: StreamPos, event: &StoredEvent, bells: &mut HashSet<UserNid>) {
-        let hub = self.live_hub(event.room);
-        let member = self.member_target(event);
-        if let Some(hub) = &hub {
-            let mut ring = hub.ring.lock();
-            if ring.events.len() == RING
-                && let Some((old, _)) = ring.events.pop_front()
-            {
-                ring.floor = old;
-            }
-            ring.events.push_back((pos, event.nid));
-            drop(ring);
-            hub.last.fetch_max(pos.0, Ordering::AcqRel);
-            let mut members = hub.members.write();
-            bells.extend(members.iter().flatten());
-            if let Some((user, _, here)) = &member {
-                hub.membership_changes.fetch_add(1, Ordering::AcqRel);
-                if let Some(members) = members.as_mut() {
-                    if *here {
-                        members.insert(*user);
-                    } else {
-                        members.remove(user);
-                    }
-                }
-            }
-        }
-        if let Some((user, ..)) = member
-            && let Some(slot) = self.slot(user)
-        {
-            slot.forget_rooms();
-            slot.last_own.fetch_max(pos.0, Ordering::AcqRel);
-            bells.insert(user);
-        }
-    }
-
-    /// Our user whose membership an event changes, what it is now, and whether they hear of the room from now on.
-    fn member_target(&self, event: &StoredEvent) -> Option<(UserNid, MembershipState, bool)> {
-        if *event.pdu.event_type() != TimelineEventType::RoomMember {
-            return None;
-        }
-        let user = <&UserId>::try_from(event.pdu.state_key()?).ok()?;
-        if user.server_name() != self.server_name {
-            return None;
-        }
-        let membership = MembershipState::from(event.pdu.membership().into_owned());
-        let here = matches!(membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock);
-        Some((self.store.known_user(user)?, membership, here))
-    }
-
-    /// Wakes everybody who shares a room with a user whose keys changed.
-    fn tell_sharers(&self, user: UserNid) {
-        let store = self.store.clone();
-        let slots: Vec<Arc<UserSlot>> = self.users.iter().filter_map(|e| e.value().upgrade()).collect();
-        if slots.is_empty() {
-            return;
-        }
-        self.supervisor.detach(async move {
-            match store.sharing_rooms_with(user).await {
-                Ok(sharers) => {
-                    let sharers: HashSet<UserNid> = sharers.into_iter().collect();
-                    slots.iter().filter(|s| s.nid == user || sharers.contains(&s.nid)).for_each(|s| s.ring_bell());
-                }
-                Err(e) => tracing::warn!(error = %e, "cannot tell who shares a room"),
-            }
-        });
     }
 
     /// Notes a change of who types in a room.

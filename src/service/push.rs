@@ -5,43 +5,37 @@
 //! whose own rules may matter in that room ([`deviation`]). Counts are kept in memory ([`counts`]) and follow commits by
 //! [`Push::on_change`]. Delivery to push gateways is not here.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use hearth_base::{
     Result,
     cache::Cache,
     clock::Clock,
-    ids::{RoomNid, StreamPos, UserNid},
+    ids::{RoomNid, UserNid},
 };
 use hearth_rules::{
     auth::PowerLevels,
     event::Pdu,
     push::{self as rules, Effect, PushEvent},
 };
-use hearth_store::{
-    Store,
-    events::{NewPushAction, StoredEvent},
-    log::{Change, Logged},
-    push::EVERYONE,
-};
+use hearth_store::{Store, events::NewPushAction, push::EVERYONE};
 use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
-use ruma::{OwnedEventId, OwnedServerName, RoomId, UserId, events::TimelineEventType};
+use ruma::{OwnedEventId, OwnedServerName, events::TimelineEventType};
 use serde::Deserialize;
 
 use crate::account_data::{PUSH_RULES, push_rules};
 
 mod counts;
+mod deviants;
 mod deviation;
 mod editing;
 mod pushers;
+mod unread;
 
 pub use counts::{Count, Unread};
-use counts::{Deviation, MAIN, MAX_THREADS, MemberCounts, RoomCounts, Snapshot, Sum, Sums, Thread};
+use counts::{Deviation, MAIN, MemberCounts, RoomCounts, Sum, Thread};
+use deviants::{Changes, Members};
 use deviation::UserRules;
 pub use pushers::NewPusher;
 
@@ -82,8 +76,6 @@ const ROOMS: u64 = 20_000;
 const RULES_BYTES: u64 = 16 << 20;
 /// Members' counts remembered.
 const MEMBERS: u64 = 200_000;
-/// Changes of users' rules that rooms catch up with one by one; a room further behind looks at all its members again.
-const CHANGES: usize = 256;
 
 /// Push rules and counts.
 pub struct Push {
@@ -100,15 +92,6 @@ pub struct Push {
     effects: Moka<OwnedEventId, Arc<Effects>>,
 }
 
-/// Whose rules changed lately.
-#[derive(Debug, Default)]
-struct Changes {
-    /// How many there were since the start.
-    seen: u64,
-    /// The last of them, oldest first.
-    last: VecDeque<UserNid>,
-}
-
 /// What is kept of a room.
 #[derive(Debug, Default)]
 struct RoomMemory {
@@ -116,20 +99,6 @@ struct RoomMemory {
     members: Mutex<Members>,
     /// One reads the database for `members`, the others wait.
     reading: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Members {
-    /// Our joined members to whom events may do something else than the default rules say; `None` until read.
-    deviants: Option<Arc<[UserNid]>>,
-    /// `Changes::seen` when that was.
-    seen: u64,
-    /// Members who came or went since.
-    moved: Vec<UserNid>,
-    /// How many are joined, servers all together; `None` if it may have changed.
-    joined: Option<u64>,
-    /// Counts changes of membership.
-    moves: u64,
 }
 
 /// What an event does beyond the room's counter.
@@ -309,83 +278,6 @@ impl Push {
             .await
     }
 
-    /// Our joined members to whom events of the room may do something else than the default rules say.
-    async fn deviants(&self, memory: &RoomMemory, room: RoomNid, room_id: &RoomId) -> Result<Arc<[UserNid]>> {
-        if let Some(known) = self.known_deviants(memory) {
-            return Ok(known);
-        }
-        let _one = memory.reading.lock().await;
-        if let Some(known) = self.known_deviants(memory) {
-            return Ok(known);
-        }
-        let (known, moved) = {
-            let mut members = memory.members.lock();
-            (members.deviants.clone().map(|d| (d, members.seen)), std::mem::take(&mut members.moved))
-        };
-        let found = self.find_deviants(known, moved, room, room_id).await;
-        let mut members = memory.members.lock();
-        match found {
-            Ok((deviants, seen)) => {
-                (members.deviants, members.seen) = (Some(deviants.clone()), seen);
-                Ok(deviants)
-            }
-            Err(e) => {
-                members.deviants = None;
-                Err(e)
-            }
-        }
-    }
-
-    /// Brings the list up to date, with the number of changes that it knows of.
-    async fn find_deviants(
-        &self,
-        known: Option<(Arc<[UserNid]>, u64)>,
-        moved: Vec<UserNid>,
-        room: RoomNid,
-        room_id: &RoomId,
-    ) -> Result<(Arc<[UserNid]>, u64)> {
-        let mut again = moved;
-        // Whatever changes from here on is seen by the next look.
-        let (seen, changed) = self.changes.lock().since(known.as_ref().map(|k| k.1));
-        let mut deviants: Vec<UserNid> = Vec::new();
-        match (known, changed) {
-            (Some((known, _)), Some(changed)) if again.len() <= CHANGES => {
-                again.extend(changed);
-                again.sort_unstable();
-                again.dedup();
-                deviants.extend(known.iter().filter(|u| again.binary_search(u).is_err()));
-                again = self.store.joined_among(room, &again).await?;
-            }
-            _ => again = self.store.members_with_account_data(room, [PUSH_RULES, IGNORED_USERS]).await?,
-        }
-        for user in again {
-            if self.rules_of(user).await?.is_some_and(|rules| rules.deviates_in(room_id)) {
-                deviants.push(user);
-            }
-        }
-        Ok((deviants.into(), seen))
-    }
-
-    fn known_deviants(&self, memory: &RoomMemory) -> Option<Arc<[UserNid]>> {
-        let seen = self.changes.lock().seen;
-        let members = memory.members.lock();
-        members.deviants.clone().filter(|_| members.moved.is_empty() && members.seen == seen)
-    }
-
-    async fn joined(&self, memory: &RoomMemory, room: RoomNid) -> Result<u64> {
-        let before = {
-            let members = memory.members.lock();
-            if let Some(joined) = members.joined {
-                return Ok(joined);
-            }
-            members.moves
-        };
-        let (joined, _) = self.store.member_counts(room).await?;
-        let mut members = memory.members.lock();
-        members.joined = Some(joined).filter(|_| members.moves == before);
-        Ok(joined)
-    }
-
     /// A member's name in a room.
     async fn display_name(&self, room: RoomNid, user: UserNid) -> Result<Option<String>> {
         #[derive(Deserialize)]
@@ -395,135 +287,6 @@ impl Push {
         let Some(membership) = self.store.membership(room, user).await? else { return Ok(None) };
         let event = self.store.event(membership.event).await?;
         Ok(event.and_then(|e| e.pdu.content_as::<Member>()).and_then(|m| m.displayname))
-    }
-
-    /// What a user has not read of a room.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn unread(&self, user: UserNid, room: RoomNid) -> Result<Unread> {
-        if !self.settings.enabled {
-            return Ok(Unread::default());
-        }
-        let counts = self.rooms.get_with(room, Arc::default).counts.clone();
-        let at = match counts.snapshot() {
-            Some(at) => at,
-            None => {
-                let (pos, counter) =
-                    self.store.room(room).await?.map_or((StreamPos::ZERO, 0), |r| (r.head.pos, r.head.counter));
-                counts.begin(pos, counter);
-                counts.snapshot().unwrap_or(Snapshot { pos, counter, totals: Sums::default() })
-            }
-        };
-        let key = (user, room);
-        let mut member = self.members.get_with(key, || Arc::new(MemberCounts::new(counts.clone())));
-        if !Arc::ptr_eq(&member.room, &counts) {
-            member = Arc::new(MemberCounts::new(counts.clone()));
-            self.members.insert(key, member.clone());
-        }
-        if let Some(unread) = member.read() {
-            return Ok(unread);
-        }
-        // Of a moment when the member's memory stood already, so that nothing falls between.
-        let at = counts.snapshot().unwrap_or(at);
-        match self.load(user, room, &at).await {
-            Ok(own) => member.settle(&at, own),
-            Err(e) => {
-                self.members.invalidate(&key);
-                return Err(e);
-            }
-        }
-        Ok(member.read().unwrap_or_default())
-    }
-
-    /// What is unread as of a moment, from the database.
-    async fn load(&self, user: UserNid, room: RoomNid, at: &Snapshot) -> Result<Sums> {
-        let positions = self.store.read_positions(room, user).await?;
-        let of = |thread: &str| positions.iter().find(|p| p.thread == thread).map(|p| (p.pos, p.counter));
-        let read = match of("") {
-            Some(read) => read,
-            None => self.joined_at(user, room).await?.unwrap_or((at.pos, at.counter)),
-        };
-        let main_read = of(MAIN).filter(|main| *main > read).unwrap_or(read);
-        let mut own = Sums::default();
-        for row in self.store.unread_rows(user, room, read.0, at.pos).await? {
-            own.add(&row.thread.into(), Sum::new(row.counted + row.deviation, row.highlights));
-        }
-        let in_threads = self.store.counted_in_threads(room, main_read.0, at.pos).await?;
-        own.main = own.main.plus(Sum::new(at.counter - main_read.1 - in_threads, 0));
-        Ok(own)
-    }
-
-    /// Where a member who has read nothing yet came in.
-    async fn joined_at(&self, user: UserNid, room: RoomNid) -> Result<Option<(StreamPos, i64)>> {
-        let Some(membership) = self.store.membership(room, user).await? else { return Ok(None) };
-        let event = self.store.event(membership.event).await?;
-        Ok(event.and_then(|e| Some((e.pos?, e.counter))))
-    }
-
-    /// Hears of a commit, before anybody who waits for it does.
-    pub fn on_change(&self, logged: &Logged) {
-        match &logged.change {
-            Change::Event(event) => self.take_in(logged.pos, event),
-            Change::Receipt { room, user } => self.members.invalidate(&(*user, *room)),
-            Change::AccountData { user, room: None, kind } if matches!(&**kind, PUSH_RULES | IGNORED_USERS) => {
-                self.rules.invalidate(user);
-                self.changes.lock().push(*user);
-            }
-            _ => {}
-        }
-    }
-
-    fn take_in(&self, pos: StreamPos, event: &StoredEvent) {
-        let effects = self.effects.remove(event.event_id());
-        let Some(memory) = self.rooms.get(&event.room) else { return };
-        let (thread, highlight) = effects.as_ref().map_or((MAIN.into(), false), |e| (e.thread.clone(), e.highlight));
-        if memory.counts.take_in(pos, event.counter, &thread, highlight) > MAX_THREADS {
-            self.rooms.invalidate(&event.room);
-        }
-        for deviation in effects.iter().flat_map(|e| &e.deviations) {
-            let key = (deviation.user, event.room);
-            if self.members.get(&key).is_some_and(|m| !m.take_in(pos, &thread, deviation.sum)) {
-                self.members.invalidate(&key);
-            }
-        }
-        // Whoever sends has read.
-        self.members.invalidate(&(event.sender, event.room));
-        if *event.pdu.event_type() == TimelineEventType::RoomMember
-            && let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok())
-        {
-            let mut members = memory.members.lock();
-            members.joined = None;
-            members.moves += 1;
-            if user.server_name() == self.server_name
-                && let Some(nid) = self.store.known_user(user)
-            {
-                if members.moved.len() <= CHANGES {
-                    members.moved.push(nid);
-                } else {
-                    members.deviants = None;
-                }
-                drop(members);
-                self.members.invalidate(&(nid, event.room));
-            }
-        }
-    }
-}
-
-impl Changes {
-    fn push(&mut self, user: UserNid) {
-        self.seen += 1;
-        if self.last.len() == CHANGES {
-            self.last.pop_front();
-        }
-        self.last.push_back(user);
-    }
-
-    /// How many there were, and those since the `seen`-th; `None` if that is longer ago than is remembered.
-    fn since(&self, seen: Option<u64>) -> (u64, Option<Vec<UserNid>>) {
-        let missed = seen.and_then(|seen| usize::try_from(self.seen - seen).ok());
-        let missed = missed.filter(|missed| *missed <= self.last.len());
-        (self.seen, missed.map(|missed| self.last.iter().rev().take(missed).copied().collect()))
     }
 }
 

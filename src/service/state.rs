@@ -1,5 +1,5 @@
-//! Reading room state: current, before and after an event. Resolution of forks will stand here when events come from
-//! other servers; what is written is the lanes' ([`crate::events`]).
+//! Room state: current, before and after an event, and one from several ([`State::resolve`]). What is written is the
+//! lanes' ([`crate::events`]).
 
 use std::sync::Arc;
 
@@ -10,6 +10,10 @@ use hearth_base::{
 use hearth_rules::{auth::PowerLevels, versions::RoomVersion, visibility::HistoryVisibility};
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{RoomId, UserId, events::room::member::MembershipState};
+
+mod resolve;
+
+pub use resolve::{Fresh, FreshEvent};
 
 /// Reads state. Owns no memory: rooms, snapshots and events are cached by the store.
 #[derive(Debug)]
@@ -82,16 +86,12 @@ impl State {
         self.entry(&self.current(room).await?, event_type, state_key).await
     }
 
-    /// The state after an event: the one before it, and the event itself if it is state.
+    /// The state after an event: the one before it, and the event itself if it is state that was allowed.
     ///
     /// # Errors
     /// 404 for an event without state (an outlier).
     pub async fn after(&self, event: &StoredEvent) -> Result<StateMap> {
-        let mut state = self.store.snapshot(event.snap.or_not_found("State")?).await?;
-        if let Some(key) = event.key {
-            state.insert(key, event.nid);
-        }
-        Ok(state)
+        self.store.snapshot(event.after.or_not_found("State")?).await
     }
 
     /// A user's membership in a state; `leave` if it says nothing.

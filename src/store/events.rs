@@ -51,7 +51,7 @@ impl Standing {
         }
     }
 
-    fn from_code(code: i64) -> Self {
+    pub(crate) fn from_code(code: i64) -> Self {
         match code {
             0 => Self::Live,
             1 => Self::Outlier,
@@ -81,6 +81,8 @@ pub struct StoredEvent {
     pub key: Option<KeyNid>,
     /// State before it; `None` for outliers.
     pub snap: Option<SnapNid>,
+    /// State after it; equal to `snap` unless it is state that was allowed there.
+    pub after: Option<SnapNid>,
     /// The room's counter after it.
     pub counter: i64,
     /// The state event it took the place of.
@@ -170,8 +172,14 @@ pub struct NewEvent {
     pub sender: UserNid,
     /// Its state key.
     pub key: Option<KeyNid>,
+    /// Whether the row exists already: an outlier that now gets a place.
+    pub known: bool,
     /// State before it.
     pub snap: Option<SnapNid>,
+    /// State after it; equal to `snap` unless it is state that was allowed there.
+    pub after: Option<SnapNid>,
+    /// Its auth events, where all are known; since version 12 the create event too, though it is not named.
+    pub auth: Option<Vec<EventNid>>,
     /// The room's counter after it.
     pub counter: i64,
     /// The state event it takes the place of.
@@ -199,6 +207,33 @@ pub struct NewEvent {
     pub relay: bool,
 }
 
+/// A change of the current state that no event of the same [`Append`] makes by itself: the outcome of a resolution, or
+/// (then old and new are the same) that an event which seems to change the state does not.
+#[derive(Clone, Debug)]
+pub struct StateChange {
+    /// Which entry.
+    pub key: KeyNid,
+    /// What stood there.
+    pub old: Option<EventNid>,
+    /// What stands there now.
+    pub new: Option<Arc<StoredEvent>>,
+    /// Whose membership the entry is, if it is one: the user, and whether they are ours.
+    pub member: Option<(UserNid, bool)>,
+}
+
+/// The membership of a user, as a row of `memberships`.
+#[derive(Clone, Debug)]
+pub struct MemberRow {
+    /// Whose.
+    pub user: UserNid,
+    /// What.
+    pub membership: MembershipState,
+    /// The event that says so.
+    pub event: EventNid,
+    /// A user of this server.
+    pub local: bool,
+}
+
 /// Events of one room, all or none, on top of a known head.
 #[derive(Clone, Debug)]
 pub struct Append {
@@ -210,6 +245,12 @@ pub struct Append {
     pub snaps: Vec<SnapRow>,
     /// The events, oldest first.
     pub events: Vec<NewEvent>,
+    /// What else changes in the current state, after the last event.
+    pub changes: Vec<StateChange>,
+    /// Memberships that come with a state which did not grow by single events: of a room joined through another server.
+    pub members: Vec<MemberRow>,
+    /// Events that these name as their predecessors and that we do not have, with the depth of who names them.
+    pub missing: Vec<(OwnedEventId, i64)>,
 }
 
 /// What became of an [`Append`].
@@ -232,6 +273,7 @@ struct Row {
     sender_nid: i64,
     key_nid: Option<i64>,
     snap_nid: Option<i64>,
+    after_nid: Option<i64>,
     counter: i64,
     replaces_nid: Option<i64>,
     redacted_by: Option<i64>,
@@ -257,6 +299,7 @@ impl Row {
             sender: UserNid(self.sender_nid),
             key: self.key_nid.map(KeyNid),
             snap: self.snap_nid.map(SnapNid),
+            after: self.after_nid.map(SnapNid),
             counter: self.counter,
             replaces: self.replaces_nid.map(EventNid),
             redacted_by: self.redacted_by.map(EventNid),
@@ -309,7 +352,7 @@ impl Store {
         let missing: Vec<i64> = nids.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(n, _)| n.0).collect();
         if !missing.is_empty() {
             let sql = sql!(
-                "SELECT e.event_nid, e.event_id, e.room_nid, e.pos, e.depth, e.standing, e.sender_nid, e.key_nid, e.snap_nid, e.counter, e.replaces_nid, e.redacted_by, e.device_id, e.txn_id, e.json, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid WHERE e.event_nid "
+                "SELECT e.event_nid, e.event_id, e.room_nid, e.pos, e.depth, e.standing, e.sender_nid, e.key_nid, e.snap_nid, e.after_nid, e.counter, e.replaces_nid, e.redacted_by, e.device_id, e.txn_id, e.json, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid WHERE e.event_nid "
                 [in 1]
             );
             let seen = self.inner.redactions.load(std::sync::atomic::Ordering::Acquire);
@@ -321,6 +364,7 @@ impl Store {
                 if self.inner.redactions.load(std::sync::atomic::Ordering::Acquire) == seen {
                     cache.insert(event.nid, event.clone());
                 }
+                self.inner.event_nids.insert(event.event_id().as_str().into(), event.nid);
                 loaded.insert(event.nid, event);
             }
             for (slot, nid) in found.iter_mut().zip(nids) {
@@ -341,6 +385,9 @@ impl Store {
         if id.as_str().contains('\0') {
             return Ok(None);
         }
+        if let Some(nid) = self.inner.event_nids.get(id.as_str()) {
+            return self.event(nid).await;
+        }
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), EVENT_BY_ID, id.as_str())?;
         match row {
             Some((nid,)) => self.event(EventNid(nid)).await,
@@ -353,10 +400,20 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn events_by_id(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<StoredEvent>>> {
-        let sql = sql!("SELECT event_nid FROM events WHERE event_id " [in 1]);
-        let ids = ids.iter().map(ToString::to_string).filter(|id| !id.contains('\0')).collect();
-        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, Texts(ids))?;
-        self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
+        let mut nids: Vec<EventNid> = Vec::with_capacity(ids.len());
+        let mut unknown = Vec::new();
+        for id in ids.iter().filter(|id| !id.as_str().contains('\0')) {
+            match self.inner.event_nids.get(id.as_str()) {
+                Some(nid) => nids.push(nid),
+                None => unknown.push(id.to_string()),
+            }
+        }
+        if !unknown.is_empty() {
+            let sql = sql!("SELECT event_nid FROM events WHERE event_id " [in 1]);
+            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, Texts(unknown))?;
+            nids.extend(rows.into_iter().map(|(n,)| EventNid(n)));
+        }
+        self.events(&nids).await
     }
 
     /// The timeline of a room from one place towards another: backwards all events at or before `from` and after

@@ -31,6 +31,7 @@ pub mod destinations;
 pub mod devices;
 pub mod directory;
 pub mod events;
+pub mod graph;
 pub mod intern;
 pub mod keys;
 pub mod log;
@@ -108,6 +109,8 @@ pub(crate) struct Inner {
     pub(crate) room_nids: Cache<String, RoomNid>,
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
+    pub(crate) event_nids: Cache<Box<str>, EventNid>,
+    pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
@@ -159,6 +162,8 @@ impl Store {
                 keys: Interner::default(),
                 room_nids: Cache::new(50_000),
                 rooms: Cache::new(20_000),
+                event_nids: Cache::new(50_000),
+                auth_edges: graph::cache(),
                 events: Cache::builder().weigher(weigh).max_capacity(settings.event_cache_bytes).build(),
                 snaps: Cache::builder()
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))

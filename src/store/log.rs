@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     Store,
     db::{HasSession, Session},
-    events::{Append, Appended, StoredEvent},
+    events::{Append, Appended, StateChange, StoredEvent},
     insert_rows,
     intern::{Settled, store_pending},
     rooms::Room,
@@ -37,6 +37,13 @@ pub(crate) const QUEUE: usize = 1024;
 pub enum Change {
     /// A live event of a room.
     Event(Arc<StoredEvent>),
+    /// The current state of a room changed in a way that no event does by itself; memberships it names are as they say.
+    State {
+        /// Where.
+        room: RoomNid,
+        /// What.
+        changes: Arc<[StateChange]>,
+    },
     /// The receipts of a user in a room.
     Receipt {
         /// Where.
@@ -530,6 +537,10 @@ impl From<&Logged> for LogRow {
                 row.user = Some(event.sender.0);
                 row.reference = Some(event.nid.0);
                 row.extra = event.relay.then(|| crate::outbox::RELAY.to_owned());
+            }
+            Change::State { room, .. } => {
+                row.kind = 7;
+                row.room = Some(room.0);
             }
             Change::Receipt { room, user } => {
                 row.kind = 2;

@@ -6,7 +6,7 @@ use hearth_base::{
 };
 use ruma::events::room::member::MembershipState;
 
-use crate::{Store, execute, fetch_all, fetch_optional, log::Change};
+use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, log::Change, sql};
 
 /// A user's place in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +59,8 @@ impl From<Row> for Membership {
 const MEMBERSHIP: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2";
 const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1";
 const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
-const LOCAL_MEMBERS: &str = "SELECT user_nid, membership FROM memberships WHERE room_nid = $1 AND local AND membership IN ('join', 'invite', 'knock')";
 const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
-const MET_BY: &str = "SELECT 1 AS one FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
+const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
@@ -108,13 +107,18 @@ impl Store {
         Ok(rows.into_iter().map(Into::into).collect())
     }
 
-    /// Our own users who are joined to, invited to or knocking at a room.
+    /// Our own users who are joined to, invited to or knocking at rooms.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn local_members(&self, room: RoomNid) -> Result<Vec<(UserNid, MembershipState)>> {
-        let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), LOCAL_MEMBERS, room.0)?;
-        Ok(rows.into_iter().map(|(n, m)| (UserNid(n), MembershipState::from(m))).collect())
+    pub async fn local_members(&self, rooms: &[RoomNid]) -> Result<Vec<(RoomNid, UserNid)>> {
+        let sql = sql!(
+            "SELECT room_nid, user_nid FROM memberships WHERE local AND membership IN ('join', 'invite', 'knock') AND room_nid "
+            [in 1]
+        );
+        let rooms = Ints(rooms.iter().map(|r| r.0).collect());
+        let rows: Vec<(i64, i64)> = fetch_all!(&mut self.read().await?, (i64, i64), sql, rooms)?;
+        Ok(rows.into_iter().map(|(room, user)| (RoomNid(room), UserNid(user))).collect())
     }
 
     /// Users of other servers who are joined to a room.
@@ -131,11 +135,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn meets_ours(&self, user: UserNid) -> Result<bool> {
-        let row: Option<(i32,)> = match &mut self.read().await? {
-            crate::db::Session::Sqlite(c) => sqlx::query_as(MET_BY).bind(user.0).fetch_optional(&mut **c).await,
-            crate::db::Session::Postgres(c) => sqlx::query_as(MET_BY).bind(user.0).fetch_optional(&mut **c).await,
-        }
-        .map_err(crate::db::failed)?;
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), MET_BY, user.0)?;
         Ok(row.is_some())
     }
 

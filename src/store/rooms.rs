@@ -19,6 +19,8 @@ pub struct Extremity {
     pub event_id: OwnedEventId,
     /// Its depth.
     pub depth: i64,
+    /// State after it.
+    pub after: SnapNid,
 }
 
 /// What changes with each event of a room.
@@ -40,6 +42,9 @@ pub struct RoomHead {
     pub partial: bool,
     /// Whether anybody may join or read the room, by its present state.
     pub open: bool,
+    /// Whether its history has not always been one line of events here: then positions alone do not tell what the state
+    /// was at an event.
+    pub forked: bool,
 }
 
 /// A room as it is stored.
@@ -77,6 +82,7 @@ struct Row {
     created_ms: i64,
     partial: bool,
     open: bool,
+    forked: bool,
 }
 
 impl TryFrom<Row> for Room {
@@ -84,7 +90,7 @@ impl TryFrom<Row> for Room {
 
     fn try_from(row: Row) -> Result<Self> {
         let fault = |e: String| Error::fault("rooms table", e);
-        let extremities: Vec<(i64, OwnedEventId, i64)> =
+        let extremities: Vec<(i64, OwnedEventId, i64, i64)> =
             serde_json::from_str(&row.extremities).map_err(|e| fault(e.to_string()))?;
         Ok(Self {
             nid: RoomNid(row.room_nid),
@@ -99,12 +105,18 @@ impl TryFrom<Row> for Room {
                 depth: row.depth,
                 extremities: extremities
                     .into_iter()
-                    .map(|(nid, event_id, depth)| Extremity { nid: EventNid(nid), event_id, depth })
+                    .map(|(nid, event_id, depth, after)| Extremity {
+                        nid: EventNid(nid),
+                        event_id,
+                        depth,
+                        after: SnapNid(after),
+                    })
                     .collect(),
                 counter: row.counter,
                 pos: StreamPos(row.pos),
                 partial: row.partial,
                 open: row.open,
+                forked: row.forked,
             },
         })
     }
@@ -112,14 +124,15 @@ impl TryFrom<Row> for Room {
 
 /// Extremities as the column holds them.
 pub(crate) fn extremities_json(extremities: &[Extremity]) -> String {
-    let list: Vec<(i64, &str, i64)> = extremities.iter().map(|e| (e.nid.0, e.event_id.as_str(), e.depth)).collect();
+    let list: Vec<(i64, &str, i64, i64)> =
+        extremities.iter().map(|e| (e.nid.0, e.event_id.as_str(), e.depth, e.after.0)).collect();
     // Numbers and ids always serialise.
     serde_json::to_string(&list).unwrap_or_default()
 }
 
 macro_rules! room_columns {
     () => {
-        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open FROM rooms "
+        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked FROM rooms "
     };
 }
 
@@ -176,7 +189,7 @@ impl Store {
     /// If the database fails.
     pub async fn rooms(&self, nids: &[RoomNid]) -> Result<Vec<Room>> {
         let sql = crate::sql!(
-            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open FROM rooms WHERE room_nid "
+            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked FROM rooms WHERE room_nid "
             [in 1]
         );
         let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(nids.iter().map(|n| n.0).collect()))?;

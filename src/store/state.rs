@@ -57,6 +57,23 @@ impl RoomState {
         (state, row)
     }
 
+    /// A state near this one, as snapshot `nid`: stored as a difference while that is small.
+    #[must_use]
+    pub fn near(&self, nid: SnapNid, map: StateMap) -> (Self, SnapRow) {
+        let mut diff = self.diff.clone();
+        for change in self.map.diff(&map) {
+            let (key, event) = match change {
+                imbl::ordmap::DiffItem::Add(key, event) | imbl::ordmap::DiffItem::Update { new: (key, event), .. } => {
+                    (key, *event)
+                }
+                // Event 0 stands for "removed".
+                imbl::ordmap::DiffItem::Remove(key, _) => (key, EventNid(0)),
+            };
+            diff.insert(*key, event);
+        }
+        self.with(nid, map, diff)
+    }
+
     /// The state after one more event, as snapshot `nid`.
     #[must_use]
     pub fn set(&self, nid: SnapNid, key: KeyNid, event: EventNid) -> (Self, SnapRow) {
@@ -64,6 +81,10 @@ impl RoomState {
         map.insert(key, event);
         let mut diff = self.diff.clone();
         diff.insert(key, event);
+        self.with(nid, map, diff)
+    }
+
+    fn with(&self, nid: SnapNid, map: StateMap, diff: StateMap) -> (Self, SnapRow) {
         let written = self.written + diff.len();
         if written > self.base_len + 8 {
             return Self::whole(nid, map);
@@ -87,7 +108,7 @@ pub fn pack(map: &StateMap) -> Vec<u8> {
     out
 }
 
-fn varint(out: &mut Vec<u8>, n: i64) {
+pub(crate) fn varint(out: &mut Vec<u8>, n: i64) {
     // Zigzag, then seven bits a byte.
     let mut n = ((n << 1) ^ (n >> 63)).cast_unsigned();
     while n >= 0x80 {
@@ -97,23 +118,26 @@ fn varint(out: &mut Vec<u8>, n: i64) {
     out.push(n as u8);
 }
 
+/// The next number that [`varint`] wrote; `None` at the end, or if it is cut off.
+pub(crate) fn unvarint(bytes: &mut std::slice::Iter<'_, u8>) -> Option<i64> {
+    let (mut n, mut shift) = (0_u64, 0);
+    loop {
+        let byte = *bytes.next()?;
+        n |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some((n >> 1).cast_signed() ^ -((n & 1).cast_signed()));
+        }
+        shift += 7;
+    }
+}
+
 /// Decodes what [`pack`] made.
 ///
 /// # Errors
 /// A fault on bytes that it did not make.
 pub fn unpack(packed: &[u8]) -> Result<Vec<(KeyNid, EventNid)>> {
     let mut bytes = packed.iter();
-    let mut next = || -> Option<i64> {
-        let (mut n, mut shift) = (0_u64, 0);
-        loop {
-            let byte = *bytes.next()?;
-            n |= u64::from(byte & 0x7f).checked_shl(shift)?;
-            if byte & 0x80 == 0 {
-                return Some((n >> 1).cast_signed() ^ -((n & 1).cast_signed()));
-            }
-            shift += 7;
-        }
-    };
+    let mut next = || unvarint(&mut bytes);
     let mut out = Vec::new();
     let (mut key, mut event) = (0_i64, 0_i64);
     while let Some(k) = next() {

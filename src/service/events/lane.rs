@@ -4,7 +4,7 @@
 //! that were built upon it fail too (their revision does not fit); whoever sees the failure first has the lane read
 //! its head again, and each builds anew.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use hearth_base::{
     Error, OrNotFound, Result,
@@ -17,7 +17,7 @@ use hearth_rules::{
 };
 use hearth_store::{
     Store,
-    events::{Append, NewEvent, NewMembership, NewRedaction, NewRelation, Standing},
+    events::{Append, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange},
     rooms::{Extremity, Room},
     state::{RoomState, SnapRow},
 };
@@ -27,7 +27,10 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use crate::{push::Push, state::version_of};
+use crate::{
+    push::Push,
+    state::{Fresh, FreshEvent, version_of},
+};
 
 /// Predecessors an event names at most (spec: server-server API, "PDUs": 20; fewer keep events small).
 const MAX_PREV: usize = 10;
@@ -54,7 +57,7 @@ pub(super) struct Head {
     pub(super) version: &'static RoomVersion,
     pub(super) state: RoomState,
     /// State events that may not be on disk yet.
-    fresh: HashMap<EventNid, Arc<Pdu>>,
+    pub(super) fresh: Fresh,
 }
 
 /// State events remembered until surely committed.
@@ -66,13 +69,13 @@ impl Head {
         let room = store.room(nid).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
         let state = store.room_state(room.head.snap).await?;
-        Ok(Self { room: (*room).clone(), version, state, fresh: HashMap::new() })
+        Ok(Self { room: (*room).clone(), version, state, fresh: Fresh::new() })
     }
 
     /// The head of a room that has no event yet, and its empty snapshot.
     pub(super) fn first(room: Room, version: &'static RoomVersion) -> (Self, SnapRow) {
         let (state, snap) = RoomState::empty(room.head.snap);
-        (Self { room, version, state, fresh: HashMap::new() }, snap)
+        (Self { room, version, state, fresh: Fresh::new() }, snap)
     }
 
     /// Whether anybody may join or read the room.
@@ -94,13 +97,32 @@ impl Head {
         Ok(false)
     }
 
-    async fn state_event(&self, store: &Store, key: KeyNid) -> Result<Option<Arc<Pdu>>> {
+    pub(super) async fn state_event(&self, store: &Store, key: KeyNid) -> Result<Option<Arc<Pdu>>> {
         let Some(nid) = self.state.map.get(&key) else { return Ok(None) };
-        if let Some(pdu) = self.fresh.get(nid) {
-            return Ok(Some(pdu.clone()));
-        }
-        Ok(store.event(*nid).await?.map(|e| e.pdu.clone()))
+        pdu_of(store, &self.fresh, *nid).await
     }
+
+    /// Remembers a state event that is on its way to the disk.
+    pub(super) fn remember(&mut self, nid: EventNid, pdu: &Arc<Pdu>, auth: &[EventNid]) {
+        if self.fresh.len() >= FRESH {
+            self.fresh.clear();
+        }
+        self.fresh.insert(nid, FreshEvent { pdu: pdu.clone(), auth: auth.into() });
+    }
+
+    /// Looks again whether anybody may join or read the room, after these entries of its state changed.
+    pub(super) async fn reopen(&mut self, store: &Store) -> Result<()> {
+        self.room.head.open = self.is_open(store).await?;
+        Ok(())
+    }
+}
+
+/// An event by its number, on disk or on its way there.
+pub(super) async fn pdu_of(store: &Store, fresh: &Fresh, nid: EventNid) -> Result<Option<Arc<Pdu>>> {
+    if let Some(event) = fresh.get(&nid) {
+        return Ok(Some(event.pdu.clone()));
+    }
+    Ok(store.event(nid).await?.map(|e| e.pdu.clone()))
 }
 
 /// What goes with a draft.
@@ -131,6 +153,10 @@ pub(super) struct Staged {
     pub(super) head: Head,
     pub(super) events: Vec<NewEvent>,
     pub(super) snaps: Vec<SnapRow>,
+    /// Changes of the current state that none of the events makes by itself.
+    pub(super) changes: Vec<StateChange>,
+    pub(super) members: Vec<MemberRow>,
+    pub(super) missing: Vec<(OwnedEventId, i64)>,
     on_rev: Option<i64>,
 }
 
@@ -144,13 +170,28 @@ pub(super) enum Step {
 impl Staged {
     /// A write on top of a head; `on_rev` is `None` for a new room.
     pub(super) fn on(head: Head, on_rev: Option<i64>) -> Self {
-        Self { head, events: Vec::new(), snaps: Vec::new(), on_rev }
+        Self {
+            head,
+            events: Vec::new(),
+            snaps: Vec::new(),
+            changes: Vec::new(),
+            members: Vec::new(),
+            missing: Vec::new(),
+            on_rev,
+        }
     }
 
     /// The write for the store.
     pub(super) fn into_append(self) -> (Head, Append) {
-        let append =
-            Append { room: self.head.room.clone(), on_rev: self.on_rev, snaps: self.snaps, events: self.events };
+        let append = Append {
+            room: self.head.room.clone(),
+            on_rev: self.on_rev,
+            snaps: self.snaps,
+            events: self.events,
+            changes: self.changes,
+            members: self.members,
+            missing: self.missing,
+        };
         (self.head, append)
     }
 
@@ -193,12 +234,9 @@ impl Staged {
             store.remember_snapshot(state.snap, &state.map);
             head.state = state;
             self.snaps.push(snap);
-            if head.fresh.len() >= FRESH {
-                head.fresh.clear();
-            }
-            head.fresh.insert(nid, pdu.clone());
-            if matches!(pdu.event_type(), TimelineEventType::RoomJoinRules | TimelineEventType::RoomHistoryVisibility) {
-                head.room.head.open = head.is_open(store).await?;
+            head.remember(nid, &pdu, &allowed_by.nids());
+            if opens(&pdu) {
+                head.reopen(store).await?;
             }
         }
         let local = pdu.sender().server_name() == server_name;
@@ -215,7 +253,7 @@ impl Staged {
         if rh.extremities.len() > named {
             rest = rh.extremities.drain(..).filter(|e| !prev.contains(&e.event_id)).collect();
         }
-        rest.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth });
+        rest.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth, after: rh.snap });
         rh.extremities = rest;
         let membership = membership_of(store, &pdu, server_name, with.stripped).await?;
         self.events.push(NewEvent {
@@ -223,7 +261,10 @@ impl Staged {
             standing: Standing::Live,
             sender,
             key,
+            known: false,
             snap: Some(before),
+            after: Some(rh.snap),
+            auth: Some(allowed_by.nids()),
             counter: rh.counter,
             replaces,
             sets_state: key.is_some(),
@@ -252,7 +293,7 @@ pub(super) struct Builder<'a> {
 }
 
 /// The state entries that allow an event.
-struct AllowedBy(Vec<(StateEventType, String, Arc<Pdu>)>);
+struct AllowedBy(Vec<(StateEventType, String, EventNid, Arc<Pdu>)>);
 
 impl AllowedBy {
     async fn gather(store: &Store, head: &Head, draft: &Draft) -> Result<Self> {
@@ -265,8 +306,9 @@ impl AllowedBy {
         let mut found = Vec::with_capacity(keys.len());
         for (event_type, state_key) in keys {
             let Some(key) = store.key_nid(&event_type.to_string(), &state_key).await? else { continue };
-            if let Some(pdu) = head.state_event(store, key).await? {
-                found.push((event_type, state_key, pdu));
+            let Some(nid) = head.state.map.get(&key).copied() else { continue };
+            if let Some(pdu) = pdu_of(store, &head.fresh, nid).await? {
+                found.push((event_type, state_key, nid, pdu));
             }
         }
         Ok(Self(found))
@@ -281,6 +323,11 @@ impl AllowedBy {
             .collect()
     }
 
+    /// Numbers of them all.
+    fn nids(&self) -> Vec<EventNid> {
+        self.0.iter().map(|(_, _, nid, _)| *nid).collect()
+    }
+
     /// Who holds what power before the event; `None` before there is a create event.
     fn levels(&self, version: &RoomVersion) -> Result<Option<PowerLevels>> {
         let Some(create) = self.by_key(&StateEventType::RoomCreate, "") else { return Ok(None) };
@@ -293,8 +340,13 @@ impl AllowedBy {
     }
 
     fn by_key(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
-        self.0.iter().find(|(t, k, _)| t == event_type && k == state_key).map(|(.., pdu)| pdu.clone())
+        self.0.iter().find(|(t, k, ..)| t == event_type && k == state_key).map(|(.., pdu)| pdu.clone())
     }
+}
+
+/// Whether an event may change whether anybody may join or read the room.
+pub(super) fn opens(pdu: &Pdu) -> bool {
+    matches!(pdu.event_type(), TimelineEventType::RoomJoinRules | TimelineEventType::RoomHistoryVisibility)
 }
 
 fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
@@ -306,7 +358,7 @@ fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
     sorted.into_iter().take(MAX_PREV).map(|e| e.event_id.clone()).collect()
 }
 
-async fn membership_of(
+pub(super) async fn membership_of(
     store: &Store,
     pdu: &Pdu,
     server_name: &ServerName,
@@ -328,7 +380,7 @@ async fn membership_of(
 }
 
 /// An event's relation, and the thread it belongs to (spec: "Relationship types", "Threading").
-fn relation_of(pdu: &Pdu) -> (Option<NewRelation>, String) {
+pub(super) fn relation_of(pdu: &Pdu) -> (Option<NewRelation>, String) {
     #[derive(Deserialize)]
     struct Content {
         #[serde(rename = "m.relates_to")]

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use hearth_base::{Requester, ids::SnapNid, tasks::Supervisor};
+use hearth_base::{
+    Requester,
+    ids::{SnapNid, StreamPos},
+    tasks::Supervisor,
+};
 use hearth_rules::{
     event::Pdu,
     push::{PushEvent, edit},
@@ -14,14 +18,14 @@ use hearth_rules::{
 use hearth_store::{
     Settings as StoreSettings,
     db::Engine,
-    events::{Append, Appended, NewEvent, NewMembership, Standing},
+    events::{Append, Appended, NewEvent, NewMembership, Standing, StoredEvent},
     receipts::NewReceipt,
     rooms::{Room, RoomHead},
     state::RoomState,
 };
 use proptest::prelude::*;
 use ruma::{
-    OwnedUserId, RoomVersionId,
+    OwnedUserId, RoomId, RoomVersionId, UserId,
     events::room::member::MembershipState,
     owned_room_id, owned_server_name,
     push::{AnyPushRuleRef, NewPushRule, RuleKind, Ruleset},
@@ -76,6 +80,7 @@ impl House {
             pos: StreamPos::ZERO,
             partial: false,
             open: false,
+            forked: false,
         };
         let room = Room {
             nid,
@@ -164,7 +169,10 @@ impl House {
             standing: Standing::Live,
             sender: from,
             key,
+            known: false,
             snap: Some(before),
+            after: self.state.as_ref().map(|s| s.snap),
+            auth: None,
             counter: self.room.head.counter,
             replaces,
             sets_state: key.is_some(),
@@ -179,7 +187,15 @@ impl House {
             relay: false,
         };
         let on_rev = (!first).then_some(self.room.head.rev - 1);
-        let append = Append { room: self.room.clone(), on_rev, snaps, events: vec![event] };
+        let append = Append {
+            room: self.room.clone(),
+            on_rev,
+            snaps,
+            events: vec![event],
+            changes: Vec::new(),
+            members: Vec::new(),
+            missing: Vec::new(),
+        };
         let Appended::Done(mut done) = self.store.append(append).await.unwrap() else { panic!("a conflict") };
         let event = done.pop().unwrap();
         self.events.push(event.clone());

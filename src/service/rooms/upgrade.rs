@@ -18,7 +18,10 @@ use ruma::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Drafting, Rooms, invalid_state};
+use super::{
+    Rooms,
+    create::{Drafting, invalid_state},
+};
 use crate::{
     events::{Outgoing, check_may_write},
     membership::MemberContent,
@@ -88,7 +91,7 @@ impl Rooms {
         let moved = self.moved(&state, who).await?;
         let power = self.power_again(&state, who, levels, version, additional_creators).await?;
         let own = self.membership.content("join", who.user_nid, None).await?;
-        let now = self.clock.now_ms();
+        let now = self.birth_ms();
         let room = self.unmade(version, who.user_nid, published, now).await?;
         let (nid, old_nid) = (room.nid, old.nid);
         let draft = Drafting { sender: who.user_id.clone(), nid: who.user_nid, now };

@@ -7,10 +7,12 @@ use hearth_base::{
     ids::{EventNid, RoomNid, StreamPos},
 };
 
-use super::{Append, Appended, NewEvent, Standing, StoredEvent};
+use super::{Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent};
 use crate::{
     db::Ints,
-    execute, fetch_all, insert_rows,
+    execute, fetch_all,
+    graph::pack,
+    insert_rows,
     log::{Change, Tx},
     rooms::{Room, extremities_json},
     sql,
@@ -34,7 +36,11 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     insert_rooms(tx, &done).await?;
     insert_snaps(tx, &done).await?;
     insert_events(tx, &placed).await?;
+    place_outliers(tx, &placed).await?;
     insert_effects(tx, &placed).await?;
+    insert_members(tx, &done).await?;
+    apply_changes(tx, &done).await?;
+    note_missing(tx, &done).await?;
     apply_redactions(tx, &placed).await?;
     update_heads(tx, &done, &placed).await?;
     let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
@@ -78,13 +84,13 @@ async fn load_revs(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
 struct Placed<'a> {
     room: RoomNid,
     event: &'a NewEvent,
-    /// Of the log if live; else unused.
+    /// Of the log if live, negative if backfilled; else unused.
     pos: StreamPos,
 }
 
 impl Placed<'_> {
     fn timeline_pos(&self) -> Option<i64> {
-        (self.event.standing == Standing::Live).then_some(self.pos.0)
+        matches!(self.event.standing, Standing::Live | Standing::Backfilled).then_some(self.pos.0)
     }
 
     fn stored(&self) -> StoredEvent {
@@ -98,6 +104,7 @@ impl Placed<'_> {
             sender: e.sender,
             key: e.key,
             snap: e.snap,
+            after: e.after,
             counter: e.counter,
             replaces: e.replaces,
             redacted_by: None,
@@ -117,7 +124,12 @@ fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Vec<Placed<'a>> {
     let mut placed = Vec::new();
     for append in appends {
         for event in &append.events {
-            let pos = if event.standing == Standing::Live { tx.draw() } else { StreamPos::ZERO };
+            let pos = match event.standing {
+                Standing::Live => tx.draw(),
+                // Whoever fetches history gives out numbers from the newest event to the oldest.
+                Standing::Backfilled => StreamPos(-event.nid.0),
+                _ => StreamPos::ZERO,
+            };
             placed.push(Placed { room: append.room.nid, event, pos });
         }
     }
@@ -125,7 +137,7 @@ fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Vec<Placed<'a>> {
 }
 
 async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE, FALSE)";
+    const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE, FALSE, FALSE)";
     for append in appends.iter().filter(|a| a.on_rev.is_none()) {
         let room = &append.room;
         execute!(
@@ -160,9 +172,10 @@ async fn insert_snaps(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
 }
 
 async fn insert_events(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
-    insert_rows!(tx, placed,
-    "INSERT INTO events (event_nid, event_id, room_nid, pos, depth, standing, sender_nid, key_nid, event_type, origin_ms, snap_nid, counter, replaces_nid, device_id, txn_id, codec, json) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $16)",
-    "INSERT INTO events (event_nid, event_id, room_nid, pos, depth, standing, sender_nid, key_nid, event_type, origin_ms, snap_nid, counter, replaces_nid, device_id, txn_id, codec, json) SELECT a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, 0, p FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[], $8::BIGINT[], $9::TEXT[], $10::BIGINT[], $11::BIGINT[], $12::BIGINT[], $13::BIGINT[], $14::TEXT[], $15::TEXT[], $16::BYTEA[]) AS t(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)",
+    let fresh: Vec<&Placed<'_>> = placed.iter().filter(|p| !p.event.known).collect();
+    insert_rows!(tx, &fresh,
+    "INSERT INTO events (event_nid, event_id, room_nid, pos, depth, standing, sender_nid, key_nid, event_type, origin_ms, snap_nid, after_nid, auth, counter, replaces_nid, device_id, txn_id, codec, json) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0, $18)",
+    "INSERT INTO events (event_nid, event_id, room_nid, pos, depth, standing, sender_nid, key_nid, event_type, origin_ms, snap_nid, after_nid, auth, counter, replaces_nid, device_id, txn_id, codec, json) SELECT a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, 0, r FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[], $8::BIGINT[], $9::TEXT[], $10::BIGINT[], $11::BIGINT[], $12::BIGINT[], $13::BYTEA[], $14::BIGINT[], $15::BIGINT[], $16::TEXT[], $17::TEXT[], $18::BYTEA[]) AS t(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r)",
     r => {
         nid: i64 = r.event.nid.0,
         id: String = r.event.pdu.event_id().to_string(),
@@ -175,12 +188,103 @@ async fn insert_events(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
         kind: String = r.event.pdu.event_type().to_string(),
         origin: i64 = clamp(r.event.pdu.origin_server_ts()),
         snap: Option<i64> = r.event.snap.map(|s| s.0),
+        after: Option<i64> = r.event.after.map(|s| s.0),
+        auth: Option<Vec<u8>> = r.event.auth.as_deref().map(pack),
         counter: i64 = r.event.counter,
         replaces: Option<i64> = r.event.replaces.map(|n| n.0),
         device: Option<String> = r.event.txn.as_ref().map(|t| t.0.clone()),
         txn: Option<String> = r.event.txn.as_ref().map(|t| t.1.clone()),
         json: Vec<u8> = r.event.pdu.json().as_bytes().to_vec(),
     })
+}
+
+/// Gives outliers that we had already their place.
+async fn place_outliers(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
+    const PLACE: &str = "UPDATE events SET pos = $2, standing = $3, snap_nid = $4, after_nid = $5, auth = COALESCE($6, auth), counter = $7, replaces_nid = $8 WHERE event_nid = $1";
+    for p in placed.iter().filter(|p| p.event.known) {
+        let e = p.event;
+        execute!(
+            tx,
+            PLACE,
+            e.nid.0,
+            p.timeline_pos(),
+            e.standing.code(),
+            e.snap.map(|s| s.0),
+            e.after.map(|s| s.0),
+            e.auth.as_deref().map(pack),
+            e.counter,
+            e.replaces.map(|n| n.0)
+        )?;
+        tx.stale(e.nid);
+    }
+    Ok(())
+}
+
+/// The members of rooms joined through other servers.
+async fn insert_members(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
+    let rows: Vec<(RoomNid, &MemberRow)> =
+        appends.iter().flat_map(|a| a.members.iter().map(|m| (a.room.nid, m))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let newest = tx.next_pos().0 - 1;
+    insert_rows!(tx, &rows,
+    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, stripped = NULL",
+    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) SELECT a, b, c, d, e, f, FALSE FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[]) AS t(a, b, c, d, e, f) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, stripped = NULL",
+    r => {
+        room: i64 = r.0.0,
+        user: i64 = r.1.user.0,
+        membership: String = r.1.membership.to_string(),
+        event: i64 = r.1.event.0,
+        pos: i64 = newest,
+        local: bool = r.1.local,
+    })
+}
+
+/// Changes of state that no event makes by itself: rows, memberships, and one entry in the log for all of an append.
+async fn apply_changes(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
+    const CHANGE: &str =
+        "INSERT INTO state_changes (room_nid, pos, key_nid, old_nid, new_nid) VALUES ($1, $2, $3, $4, $5)";
+    const MEMBER: &str = "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, stripped = NULL";
+    const NO_MEMBER: &str =
+        "UPDATE memberships SET membership = 'leave', pos = $3 WHERE room_nid = $1 AND user_nid = $2";
+    for append in appends.iter().filter(|a| !a.changes.is_empty()) {
+        let room = append.room.nid;
+        let changes: Arc<[StateChange]> = append.changes.as_slice().into();
+        let pos = tx.log(Change::State { room, changes: changes.clone() });
+        for change in &*changes {
+            let new = change.new.as_ref().map(|e| e.nid);
+            if change.old != new {
+                execute!(tx, CHANGE, room.0, pos.0, change.key.0, change.old.map(|n| n.0), new.map(|n| n.0))?;
+            }
+            match (change.member, &change.new) {
+                (Some((user, local)), Some(event)) => {
+                    let membership = event.pdu.membership();
+                    execute!(tx, MEMBER, room.0, user.0, &*membership, event.nid.0, pos.0, local)?;
+                }
+                (Some((user, _)), None) => execute!(tx, NO_MEMBER, room.0, user.0, pos.0).map(drop)?,
+                (None, _) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which predecessors we do not have; of rooms that know only one line of events there are none.
+async fn note_missing(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
+    const MISSING: &str =
+        "INSERT INTO missing_events (room_nid, event_id, depth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    const FOUND: &str = "DELETE FROM missing_events WHERE room_nid = $1 AND event_id = $2";
+    for append in appends.iter().filter(|a| a.room.head.forked) {
+        let room = append.room.nid.0;
+        for (event_id, depth) in &append.missing {
+            execute!(tx, MISSING, room, event_id.as_str(), *depth)?;
+        }
+        for event in append.events.iter().filter(|e| e.standing != Standing::Outlier) {
+            execute!(tx, FOUND, room, event.pdu.event_id().as_str())?;
+        }
+    }
+    Ok(())
 }
 
 /// State changes, memberships, read positions, push actions, relations.
@@ -250,7 +354,7 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
         })?;
     }
     const RELATION: &str = "INSERT INTO relations (event_nid, room_nid, target_id, rel_type, event_type, sender_nid, agg_key, depth, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    for p in live() {
+    for p in placed.iter().filter(|p| p.timeline_pos().is_some()) {
         if let Some(r) = &p.event.relation {
             execute!(
                 tx,
@@ -299,8 +403,8 @@ async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -
         rooms.insert(room.nid, room);
     }
     insert_rows!(tx, rooms.values(),
-    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = $7, partial = $8, open = $9 WHERE room_nid = $1",
-    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = g, partial = h, open = i FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[], $9::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h, i) WHERE room_nid = t.a",
+    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = $7, partial = $8, open = $9, forked = $10 WHERE room_nid = $1",
+    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = g, partial = h, open = i, forked = j FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[], $9::BOOLEAN[], $10::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h, i, j) WHERE room_nid = t.a",
     r => {
             room: i64 = r.nid.0,
             rev: i64 = r.head.rev,
@@ -311,6 +415,7 @@ async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -
             pos: i64 = r.head.pos.0,
             partial: bool = r.head.partial,
             open: bool = r.head.open,
+            forked: bool = r.head.forked,
         })?;
     tx.rooms.extend(rooms.into_values());
     Ok(())

@@ -78,6 +78,8 @@ impl Recent {
         for logged in changes {
             let news = match &logged.change {
                 Change::DeviceList { user } => Ok(News::Keys(*user)),
+                // Seldom, and whoever stands before this asks the tables.
+                Change::State { changes, .. } if changes.iter().any(|c| c.member.is_some()) => Err(()),
                 Change::Event(event) => match moved(inner, event) {
                     Some(moved) => moved.map(News::Moved).ok_or(()),
                     None => continue,

@@ -1,0 +1,457 @@
+//! Events that come with a place in the graph of their own: from other servers, or signed by one of them with us.
+//!
+//! Form, signatures and the check by their auth events are done ([`crate::federation`]); what is left needs the room's
+//! head: the state before the event, the check against it (reject), the check against the current state (soft-fail), the
+//! new extremities and, where branches meet, resolution (server-server API, "Checks performed on receipt of a PDU").
+
+use std::{collections::HashMap, sync::Arc};
+
+use hearth_base::{
+    Error, Result,
+    ids::{EventNid, KeyNid, SnapNid},
+};
+use hearth_rules::{
+    auth::{self, NotAllowed, PowerLevels},
+    event::{Pdu, redaction},
+};
+use hearth_store::{
+    Store,
+    events::{NewEvent, NewRedaction, Standing, StateChange, StoredEvent},
+    rooms::Extremity,
+    state::{RoomState, SnapRow, StateMap},
+};
+use ruma::{
+    OwnedEventId, UserId,
+    events::{StateEventType, TimelineEventType},
+};
+
+use super::lane::{Builder, Staged, membership_of, opens, pdu_of, relation_of};
+use crate::state::State;
+
+/// An event about to be placed.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The event, whose form and signatures are good.
+    pub pdu: Arc<Pdu>,
+    /// Its row, if it is an outlier so far.
+    pub known: Option<EventNid>,
+    /// Its auth events, all of which we have; the create event among them.
+    pub auth: Vec<EventNid>,
+    /// Why its auth events do not allow it, if they do not.
+    pub rejected: Option<String>,
+    /// Not to be shown whatever the rules say: refused by the room's policy server.
+    pub refused: bool,
+    /// States after those of its predecessors that we do not have, as another server told them.
+    pub states: Vec<StateMap>,
+    /// Its predecessors that we do not have.
+    pub missing: Vec<OwnedEventId>,
+    /// Whether another event of ours names it as a predecessor already.
+    pub referenced: bool,
+    /// Fetched as history: part of the timeline, but no news.
+    pub history: bool,
+}
+
+/// What became of an arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// Part of the room.
+    Placed,
+    /// Kept, but not shown and not built upon.
+    SoftFailed(String),
+    /// Refused for good.
+    Rejected(String),
+}
+
+/// Events of one write by id, which those after them may name.
+#[derive(Debug, Default)]
+pub(super) struct Near(HashMap<OwnedEventId, (EventNid, RoomState)>);
+
+impl Staged {
+    /// Places one event; those before it of the same write are in `near`.
+    ///
+    /// # Errors
+    /// If the database fails. A bad event is no error.
+    pub(super) async fn receive(
+        &mut self,
+        cx: &Builder<'_>,
+        state: &State,
+        near: &mut Near,
+        arrival: Arrival,
+    ) -> Result<Arrived> {
+        let Builder { store, push, server_name, .. } = *cx;
+        let pdu = arrival.pdu.clone();
+        let prevs = self.prevs(store, near, &arrival).await?;
+        let before = self.state_before(store, state, &prevs, &arrival).await?;
+        let mut outcome = match arrival.rejected {
+            Some(why) => Arrived::Rejected(why),
+            None => match self.allowed(store, &pdu, &before.map).await? {
+                Ok(()) => Arrived::Placed,
+                Err(why) => Arrived::Rejected(why.0),
+            },
+        };
+        if outcome == Arrived::Placed && !arrival.history {
+            if arrival.refused {
+                outcome = Arrived::SoftFailed("the policy server refused it".to_owned());
+            } else if before.snap != self.head.state.snap
+                && let Err(why) = self.allowed(store, &pdu, &self.head.state.map).await?
+            {
+                outcome = Arrived::SoftFailed(why.0);
+            }
+        }
+        let nid = match arrival.known {
+            Some(nid) => nid,
+            None => store.new_event_nid().await?,
+        };
+        let key = match pdu.state_key() {
+            Some(state_key) => Some(store.intern_key(&pdu.event_type().to_string(), state_key).await?),
+            None => None,
+        };
+        let after = match key {
+            Some(key) if !matches!(outcome, Arrived::Rejected(_)) => {
+                let (after, row) = before.set(store.new_snap_nid().await?, key, nid);
+                self.keep(store, &after, row);
+                after
+            }
+            _ => before.clone(),
+        };
+        near.0.insert(pdu.event_id().to_owned(), (nid, after.clone()));
+        if key.is_some() {
+            self.head.remember(nid, &pdu, &arrival.auth);
+        }
+        let depth = i64::try_from(pdu.depth()).unwrap_or(i64::MAX);
+        self.missing.extend(arrival.missing.into_iter().map(|id| (id, depth)));
+        let standing = match &outcome {
+            Arrived::Rejected(_) => Standing::Rejected,
+            Arrived::SoftFailed(_) => Standing::SoftFailed,
+            Arrived::Placed if arrival.history => Standing::Backfilled,
+            Arrived::Placed => Standing::Live,
+        };
+        let linear = prevs.iter().all(|p| self.head.room.head.extremities.iter().any(|e| e.nid == p.nid))
+            && prevs.len() == self.head.room.head.extremities.len();
+        let rh = &mut self.head.room.head;
+        rh.rev += 1;
+        if standing != Standing::Live || !linear || arrival.referenced {
+            rh.forked = true;
+        }
+        let replaces = key.and_then(|key| before.map.get(&key).copied());
+        let sender = store.intern_user(pdu.sender()).await?;
+        let (relation, thread) = relation_of(&pdu);
+        let mut event = NewEvent {
+            nid,
+            standing,
+            sender,
+            key,
+            known: arrival.known.is_some(),
+            snap: Some(before.snap),
+            after: Some(after.snap),
+            auth: Some(arrival.auth),
+            counter: rh.counter,
+            replaces,
+            sets_state: false,
+            txn: None,
+            membership: None,
+            reads: false,
+            counted: false,
+            thread,
+            push: Vec::new(),
+            relation,
+            redaction: None,
+            pdu: pdu.clone(),
+        };
+        if matches!(standing, Standing::Live | Standing::Backfilled) {
+            event.redaction = self.redaction(store, &pdu, &before.map).await?;
+        }
+        if standing == Standing::Live {
+            let levels = async || self.levels(store, &before.map).await;
+            let said = push.evaluate(self.head.room.nid, &pdu, sender, &event.thread, levels).await?;
+            event.counted = said.counted;
+            event.push = said.actions;
+            let rh = &mut self.head.room.head;
+            rh.counter += i64::from(said.counted);
+            event.counter = rh.counter;
+            rh.depth = rh.depth.max(depth);
+            let mut extremities: Vec<Extremity> =
+                rh.extremities.drain(..).filter(|e| !prevs.iter().any(|p| p.nid == e.nid)).collect();
+            if !arrival.referenced {
+                extremities.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth, after: after.snap });
+            }
+            rh.extremities = extremities;
+            self.move_current(cx, state, &after, &mut event).await?;
+            if event.sets_state {
+                event.membership = membership_of(store, &pdu, server_name, None).await?;
+            }
+        }
+        self.events.push(event);
+        Ok(outcome)
+    }
+
+    /// Finds the current state after the newest event: that of its one branch, or of all branches together. What changes
+    /// beyond what the event itself says is noted.
+    async fn move_current(
+        &mut self,
+        cx: &Builder<'_>,
+        state: &State,
+        after: &RoomState,
+        event: &mut NewEvent,
+    ) -> Result<()> {
+        let store = cx.store;
+        let old = self.head.state.clone();
+        let afters: Vec<SnapNid> = {
+            let mut all: Vec<SnapNid> = self.head.room.head.extremities.iter().map(|e| e.after).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        let new = match afters.as_slice() {
+            [one] if *one == after.snap => after.clone(),
+            [one] if *one == old.snap => old.clone(),
+            [] => old.clone(),
+            several => {
+                let mut states = Vec::with_capacity(several.len());
+                for snap in several {
+                    states.push(store.snapshot(*snap).await?);
+                }
+                let map = state.resolve(self.head.version, &states, &self.head.fresh).await?;
+                if map == old.map {
+                    old.clone()
+                } else if map == after.map {
+                    after.clone()
+                } else {
+                    let (new, row) = old.near(store.new_snap_nid().await?, map);
+                    self.keep(store, &new, row);
+                    new
+                }
+            }
+        };
+        let mut reopen = false;
+        for (key, was, is) in changes(&old.map, &new.map) {
+            if event.key == Some(key) && is == Some(event.nid) {
+                event.sets_state = true;
+                event.replaces = was;
+                reopen |= opens(&event.pdu);
+            } else {
+                let change = self.change(cx, key, was, is).await?;
+                reopen |= change.new.as_ref().is_some_and(|e| opens(&e.pdu)) || change.new.is_none();
+                self.changes.push(change);
+            }
+        }
+        // Those who follow memberships by events must hear when one does not count.
+        if let Some(key) = event.key
+            && !event.sets_state
+            && *event.pdu.event_type() == TimelineEventType::RoomMember
+        {
+            let is = new.map.get(&key).copied();
+            if !self.changes.iter().any(|c| c.key == key) {
+                let change = self.change(cx, key, is, is).await?;
+                self.changes.push(change);
+            }
+        }
+        self.head.state = new;
+        self.head.room.head.snap = self.head.state.snap;
+        if reopen {
+            self.head.reopen(store).await?;
+        }
+        Ok(())
+    }
+
+    async fn change(
+        &self,
+        cx: &Builder<'_>,
+        key: KeyNid,
+        old: Option<EventNid>,
+        new: Option<EventNid>,
+    ) -> Result<StateChange> {
+        let store = cx.store;
+        let new = match new {
+            Some(nid) => Some(self.stored(store, nid).await?),
+            None => None,
+        };
+        let name = store.keys(&[key]).await?.pop().ok_or_else(|| Error::broken("a state key without a name"))?;
+        let member = match <&UserId>::try_from(name.state_key.as_str()) {
+            Ok(user) if name.event_type == "m.room.member" => {
+                Some((store.intern_user(user).await?, user.server_name() == cx.server_name))
+            }
+            _ => None,
+        };
+        Ok(StateChange { key, old, new, member })
+    }
+
+    /// An event as it is on disk, or will be.
+    async fn stored(&self, store: &Store, nid: EventNid) -> Result<Arc<StoredEvent>> {
+        if let Some(event) = store.event(nid).await? {
+            return Ok(event);
+        }
+        let fresh = self.head.fresh.get(&nid).ok_or_else(|| Error::broken(format!("{nid:?} is not stored")))?;
+        Ok(Arc::new(StoredEvent {
+            nid,
+            room: self.head.room.nid,
+            pos: None,
+            depth: i64::try_from(fresh.pdu.depth()).unwrap_or(i64::MAX),
+            standing: Standing::Live,
+            sender: store.intern_user(fresh.pdu.sender()).await?,
+            key: None,
+            snap: None,
+            after: None,
+            counter: 0,
+            replaces: None,
+            redacted_by: None,
+            device: None,
+            txn_id: None,
+            pdu: fresh.pdu.clone(),
+        }))
+    }
+
+    /// The predecessors that we have.
+    async fn prevs(&self, store: &Store, near: &Near, arrival: &Arrival) -> Result<Vec<Prev>> {
+        let mut prevs = Vec::new();
+        let mut far = Vec::new();
+        for id in arrival.pdu.prev_events() {
+            if let Some((nid, after)) = near.0.get(id) {
+                prevs.push(Prev { nid: *nid, after: PrevState::Near(Box::new(after.clone())) });
+            } else if let Some(e) = self.head.room.head.extremities.iter().find(|e| e.event_id == **id) {
+                prevs.push(Prev { nid: e.nid, after: PrevState::Snap(e.after) });
+            } else {
+                far.push(id.clone());
+            }
+        }
+        for event in store.events_by_id(&far).await? {
+            if let (Some(after), true) = (event.after, event.room == self.head.room.nid) {
+                prevs.push(Prev { nid: event.nid, after: PrevState::Snap(after) });
+            }
+        }
+        Ok(prevs)
+    }
+
+    /// The state before an event: after its one predecessor, or resolved from those after several.
+    async fn state_before(
+        &mut self,
+        store: &Store,
+        state: &State,
+        prevs: &[Prev],
+        arrival: &Arrival,
+    ) -> Result<RoomState> {
+        let extremities = &self.head.room.head.extremities;
+        let is_next = arrival.states.is_empty()
+            && prevs.len() == extremities.len()
+            && prevs.iter().all(|p| extremities.iter().any(|e| e.nid == p.nid));
+        if is_next && !prevs.is_empty() {
+            return Ok(self.head.state.clone());
+        }
+        if let ([one], true) = (prevs, arrival.states.is_empty()) {
+            return match &one.after {
+                PrevState::Near(after) => Ok((**after).clone()),
+                PrevState::Snap(snap) if *snap == self.head.state.snap => Ok(self.head.state.clone()),
+                PrevState::Snap(snap) => store.room_state(*snap).await,
+            };
+        }
+        let mut states = arrival.states.clone();
+        for prev in prevs {
+            states.push(match &prev.after {
+                PrevState::Near(after) => after.map.clone(),
+                PrevState::Snap(snap) => store.snapshot(*snap).await?,
+            });
+        }
+        let map = match states.as_slice() {
+            [one] => one.clone(),
+            several => state.resolve(self.head.version, several, &self.head.fresh).await?,
+        };
+        if map == self.head.state.map {
+            return Ok(self.head.state.clone());
+        }
+        let (before, row) = self.head.state.near(store.new_snap_nid().await?, map);
+        self.keep(store, &before, row);
+        Ok(before)
+    }
+
+    fn keep(&mut self, store: &Store, state: &RoomState, row: SnapRow) {
+        store.remember_snapshot(state.snap, &state.map);
+        self.snaps.push(row);
+    }
+
+    /// Whether a state allows an event.
+    async fn allowed(&self, store: &Store, pdu: &Pdu, state: &StateMap) -> Result<std::result::Result<(), NotAllowed>> {
+        let version = self.head.version;
+        let wanted = auth::auth_keys(version, pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content_json());
+        let mut wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(why) => return Ok(Err(why)),
+        };
+        wanted.push((StateEventType::RoomCreate, String::new()));
+        let entries = self.entries(store, state, wanted).await?;
+        Ok(auth::check_against(version, pdu, |event_type, state_key| {
+            entries.iter().find(|(t, k, _)| t == event_type && k == state_key).map(|(.., pdu)| pdu.clone())
+        }))
+    }
+
+    async fn entries(
+        &self,
+        store: &Store,
+        state: &StateMap,
+        wanted: Vec<(StateEventType, String)>,
+    ) -> Result<Vec<(StateEventType, String, Arc<Pdu>)>> {
+        let mut entries = Vec::with_capacity(wanted.len());
+        for (event_type, state_key) in wanted {
+            let Some(key) = store.key_nid(&event_type.to_string(), &state_key).await? else { continue };
+            let Some(nid) = state.get(&key) else { continue };
+            if let Some(pdu) = pdu_of(store, &self.head.fresh, *nid).await? {
+                entries.push((event_type, state_key, pdu));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Who holds what power in a state.
+    async fn levels(&self, store: &Store, state: &StateMap) -> Result<Option<PowerLevels>> {
+        let wanted = [StateEventType::RoomCreate, StateEventType::RoomPowerLevels].map(|t| (t, String::new())).to_vec();
+        let entries = self.entries(store, state, wanted).await?;
+        let of = |t: StateEventType| entries.iter().find(|(found, ..)| *found == t).map(|(.., pdu)| pdu.clone());
+        let Some(create) = of(StateEventType::RoomCreate) else { return Ok(None) };
+        let levels = of(StateEventType::RoomPowerLevels);
+        Ok(PowerLevels::of(self.head.version, &create, levels.as_deref()).ok())
+    }
+
+    /// What a redaction takes away, if it may and we have it (rooms/v3, "Handling redactions"). Since then its sender
+    /// must have the power, or be of the server that sent the event.
+    async fn redaction(&self, store: &Store, pdu: &Pdu, before: &StateMap) -> Result<Option<NewRedaction>> {
+        let Some(target) = pdu.redacts() else { return Ok(None) };
+        let Some(target) = store.event_by_id(target).await?.filter(|e| e.room == self.head.room.nid) else {
+            return Ok(None);
+        };
+        if *target.pdu.event_type() == TimelineEventType::RoomCreate {
+            return Ok(None);
+        }
+        if pdu.sender().server_name() != target.pdu.sender().server_name() {
+            let levels = self.levels(store, before).await?;
+            if !levels.is_some_and(|levels| levels.can(pdu.sender(), levels.redact)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(NewRedaction { target: target.nid, json: redaction::redact(target.pdu.json(), self.head.version)? }))
+    }
+}
+
+/// A predecessor.
+struct Prev {
+    nid: EventNid,
+    after: PrevState,
+}
+
+/// The state after a predecessor.
+enum PrevState {
+    /// Of this write.
+    Near(Box<RoomState>),
+    /// Written before.
+    Snap(SnapNid),
+}
+
+/// In which entries two states differ: key, old, new.
+fn changes(old: &StateMap, new: &StateMap) -> Vec<(KeyNid, Option<EventNid>, Option<EventNid>)> {
+    use imbl::ordmap::DiffItem;
+    old.diff(new)
+        .map(|change| match change {
+            DiffItem::Add(key, is) => (*key, None, Some(*is)),
+            DiffItem::Remove(key, was) => (*key, Some(*was), None),
+            DiffItem::Update { old: (_, was), new: (key, is) } => (*key, Some(*was), Some(*is)),
+        })
+        .collect()
+}

@@ -1,0 +1,60 @@
+//! What member events say that we write: membership, name and avatar, and why.
+
+use hearth_base::{Result, ids::UserNid};
+use ruma::OwnedUserId;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::Membership;
+
+/// Content of a member event that we write.
+#[derive(Debug, Default, Serialize)]
+pub struct MemberContent {
+    membership: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    displayname: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_direct: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) join_authorised_via_users_server: Option<OwnedUserId>,
+    #[serde(flatten)]
+    pub(super) more: Map<String, Value>,
+}
+
+impl MemberContent {
+    /// Without name and avatar.
+    pub(super) fn bare(membership: &'static str, reason: Option<String>) -> Self {
+        Self { membership, reason, ..Self::default() }
+    }
+
+    /// Marks an invite as one to a conversation of two.
+    pub(crate) fn direct(mut self, is_direct: bool) -> Self {
+        self.is_direct = is_direct.then_some(true);
+        self
+    }
+}
+
+impl Membership {
+    /// Content with the user's present name and avatar.
+    pub(crate) async fn content(
+        &self,
+        membership: &'static str,
+        user: UserNid,
+        reason: Option<String>,
+    ) -> Result<MemberContent> {
+        let (displayname, avatar_url) = self.store.name_and_avatar(user).await?;
+        Ok(MemberContent { displayname, avatar_url, ..MemberContent::bare(membership, reason) })
+    }
+
+    /// Content of an invite for that user.
+    pub(crate) async fn invite_content(&self, user: UserNid, reason: Option<String>) -> Result<MemberContent> {
+        if self.settings.no_profile_on_invite {
+            return Ok(MemberContent::bare("invite", reason));
+        }
+        self.content("invite", user, reason).await
+    }
+}

@@ -1,0 +1,203 @@
+//! A room as /sync looks at it first: how far it is, its newest events, our members. Positions are read without a lock.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+};
+
+use hearth_base::ids::{EventNid, RoomNid, StreamPos, UserNid};
+use parking_lot::{Mutex, RwLock};
+
+/// Events a room's ring holds.
+const RING: usize = 64;
+
+/// A room as far as /sync looks at it first.
+#[derive(Debug)]
+pub struct RoomHub {
+    /// The room.
+    pub nid: RoomNid,
+    last: AtomicI64,
+    pub(super) last_receipt: AtomicI64,
+    pub(super) last_typing: AtomicU64,
+    /// Whether the positions are known; until then the room counts as if all had just happened.
+    begun: AtomicBool,
+    ring: Mutex<Ring>,
+    /// Our users who are joined, invited or knocking; `None` until first loaded.
+    members: RwLock<Option<HashSet<UserNid>>>,
+    /// Counts changes of membership, so that a load that raced with one is done again.
+    membership_changes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Ring {
+    /// All events after this position have passed through here; beyond all positions until the hub is loaded.
+    since: StreamPos,
+    /// The newest of those that there was no place for any more.
+    lost: StreamPos,
+    events: VecDeque<(StreamPos, EventNid)>,
+}
+
+impl RoomHub {
+    pub(super) fn new(nid: RoomNid) -> Self {
+        Self {
+            nid,
+            last: AtomicI64::new(0),
+            last_receipt: AtomicI64::new(0),
+            last_typing: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
+            ring: Mutex::new(Ring { since: StreamPos(i64::MAX), lost: StreamPos(i64::MIN), events: VecDeque::new() }),
+            members: RwLock::new(None),
+            membership_changes: AtomicU64::new(0),
+        }
+    }
+
+    /// Position of the newest event; beyond all positions while it is not known.
+    #[must_use]
+    pub fn last(&self) -> StreamPos {
+        self.once_begun(&self.last)
+    }
+
+    /// Position of the newest receipt, at least what the log's was when the hub came to be.
+    #[must_use]
+    pub fn last_receipt(&self) -> StreamPos {
+        self.once_begun(&self.last_receipt)
+    }
+
+    /// Whether it has been loaded.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    fn once_begun(&self, pos: &AtomicI64) -> StreamPos {
+        // Somebody else may have made the hub and be about to load it.
+        if !self.has_begun() {
+            return StreamPos(i64::MAX);
+        }
+        StreamPos(pos.load(Ordering::Acquire))
+    }
+
+    /// The room's newest event stands there, or later.
+    pub(super) fn reaches(&self, pos: StreamPos) {
+        self.last.fetch_max(pos.0, Ordering::AcqRel);
+    }
+
+    /// All that was published after `floor` has reached this hub, and [`Self::reaches`] has been told what came before.
+    pub(super) fn begin(&self, floor: StreamPos) {
+        self.last_receipt.fetch_max(floor.0, Ordering::AcqRel);
+        {
+            let mut ring = self.ring.lock();
+            ring.since = ring.since.min(floor);
+        }
+        self.begun.store(true, Ordering::Release);
+    }
+
+    /// Ephemeral counter of the last change of who types.
+    #[must_use]
+    pub fn last_typing(&self) -> u64 {
+        self.last_typing.load(Ordering::Acquire)
+    }
+
+    /// The newest events in `(after, upto]`, newest first, at most `limit`, and whether there were more; `None` if memory
+    /// does not reach back that far.
+    #[must_use]
+    pub fn news(&self, after: StreamPos, upto: StreamPos, limit: usize) -> Option<(Vec<EventNid>, bool)> {
+        let ring = self.ring.lock();
+        let mut found = Vec::new();
+        for (pos, nid) in ring.events.iter().rev() {
+            if *pos <= after {
+                return Some((found, false));
+            }
+            if *pos <= upto {
+                if found.len() == limit {
+                    return Some((found, true));
+                }
+                found.push(*nid);
+            }
+        }
+        (ring.since.max(ring.lost) <= after).then_some((found, false))
+    }
+
+    /// Our users who would hear of an event of this room.
+    #[must_use]
+    pub fn local_members(&self) -> Vec<UserNid> {
+        self.members.read().as_ref().map(|m| m.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Whether our members are known.
+    pub(super) fn knows_members(&self) -> bool {
+        self.members.read().is_some()
+    }
+
+    /// How many changes of membership there were.
+    pub(super) fn membership_changes(&self) -> u64 {
+        self.membership_changes.load(Ordering::Acquire)
+    }
+
+    /// Our members, as read after there had been that many changes; forgotten again if there were more meanwhile.
+    pub(super) fn set_members(&self, members: HashSet<UserNid>, before: u64) {
+        let mut kept = self.members.write();
+        if self.membership_changes() == before {
+            *kept = Some(members);
+        }
+    }
+
+    /// One of ours came or went.
+    pub(super) fn member_moved(&self, user: UserNid, here: bool) {
+        let mut members = self.members.write();
+        self.membership_changes.fetch_add(1, Ordering::AcqRel);
+        if let Some(members) = members.as_mut() {
+            if here {
+                members.insert(user);
+            } else {
+                members.remove(&user);
+            }
+        }
+    }
+
+    /// Adds our users who would hear of an event of this room.
+    pub(super) fn tell(&self, bells: &mut HashSet<UserNid>) {
+        bells.extend(self.members.read().iter().flatten());
+    }
+
+    /// Takes in an event that is news.
+    pub(super) fn push(&self, pos: StreamPos, nid: EventNid) {
+        let mut ring = self.ring.lock();
+        if ring.events.len() == RING
+            && let Some((old, _)) = ring.events.pop_front()
+        {
+            ring.lost = old;
+        }
+        ring.events.push_back((pos, nid));
+        drop(ring);
+        self.reaches(pos);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_that_is_not_loaded_yet_counts_as_news() {
+        let hub = RoomHub::new(RoomNid(1));
+        hub.push(StreamPos(9), EventNid(4));
+        assert_eq!((hub.last(), hub.last_receipt()), (StreamPos(i64::MAX), StreamPos(i64::MAX)));
+        assert_eq!(hub.news(StreamPos(3), StreamPos(9), 5), None, "nor is it known what came before");
+        hub.reaches(StreamPos(7));
+        hub.begin(StreamPos(8));
+        assert_eq!((hub.last(), hub.last_receipt()), (StreamPos(9), StreamPos(8)));
+        assert_eq!(hub.news(StreamPos(8), StreamPos(9), 5), Some((vec![EventNid(4)], false)));
+        assert_eq!(hub.news(StreamPos(7), StreamPos(9), 5), None);
+    }
+
+    #[test]
+    fn what_fell_out_of_the_ring_is_not_forgotten_by_loading() {
+        let hub = RoomHub::new(RoomNid(1));
+        for n in 1..=100 {
+            hub.push(StreamPos(n), EventNid(n));
+        }
+        hub.begin(StreamPos(0));
+        assert_eq!(hub.news(StreamPos(0), StreamPos(100), 200), None);
+        assert_eq!(hub.news(StreamPos(36), StreamPos(100), 200).map(|n| n.0.len()), Some(64));
+    }
+}

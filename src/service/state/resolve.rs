@@ -1,0 +1,169 @@
+//! One state from those of several branches of a room's history. The protocol's algorithm is in [`hearth_rules::resolve`];
+//! here stands what makes it affordable: only the entries in which the branches differ, and those that the rules ask for
+//! on the way, are handed to it, as events; all else stays numbers.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use hearth_base::{
+    Error, Result,
+    ids::{EventNid, KeyNid},
+};
+use hearth_rules::{
+    event::Pdu,
+    resolve::{self, EventSet},
+    versions::RoomVersion,
+};
+use hearth_store::{Store, state::StateMap};
+use ruma::{EventId, OwnedEventId};
+
+use super::State;
+
+/// Events that may not be on disk yet, with their auth events.
+pub type Fresh = HashMap<EventNid, FreshEvent>;
+
+/// An event on its way to the disk.
+#[derive(Clone, Debug)]
+pub struct FreshEvent {
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// What allows it.
+    pub auth: Arc<[EventNid]>,
+}
+
+impl State {
+    /// Resolves the states of several branches of a room. Independent of their order.
+    ///
+    /// # Errors
+    /// If the database fails, or an event that the states name is not there.
+    pub async fn resolve(&self, version: &'static RoomVersion, states: &[StateMap], fresh: &Fresh) -> Result<StateMap> {
+        let Some((first, rest)) = states.split_first() else { return Ok(StateMap::new()) };
+        let differing = differing_keys(first, rest);
+        if differing.is_empty() {
+            return Ok(first.clone());
+        }
+        let graph = Graph { store: &self.store, fresh };
+        let sides: Vec<Vec<EventNid>> =
+            states.iter().map(|s| differing.iter().filter_map(|k| s.get(k).copied()).collect()).collect();
+        // Each side's auth chain, without what all have in common anyway.
+        let mut chains = Vec::with_capacity(sides.len());
+        for side in &sides {
+            chains.push(graph.chain(side.iter().copied()).await?);
+        }
+        let mut difference: HashSet<EventNid> = chains.iter().flatten().copied().collect();
+        difference.retain(|nid| !chains.iter().all(|chain| chain.contains(nid)));
+        if !difference.is_empty() {
+            let agreed = first.iter().filter(|(key, _)| !differing.contains(key)).map(|(_, nid)| *nid);
+            let common = graph.chain(agreed).await?;
+            difference.retain(|nid| !common.contains(nid));
+            for chain in &mut chains {
+                chain.retain(|nid| difference.contains(nid));
+            }
+        } else {
+            chains.iter_mut().for_each(HashSet::clear);
+        }
+
+        let conflicted: HashSet<EventNid> = sides.iter().flatten().copied().collect();
+        let judged: Vec<EventNid> = conflicted.union(&difference).copied().collect();
+        let mut pdus = graph.events(&judged).await?;
+        let needed = resolve::needed_keys(version, pdus.values().map(|e| &**e));
+        let mut context: HashMap<KeyNid, EventNid> = HashMap::new();
+        for (event_type, state_key) in needed {
+            if let Some(key) = self.store.key_nid(&event_type.to_string(), &state_key).await?
+                && !differing.contains(&key)
+                && let Some(nid) = first.get(&key)
+            {
+                context.insert(key, *nid);
+            }
+        }
+        // Everything the algorithm may walk: the chains of all it is given.
+        let given: Vec<EventNid> = judged.iter().copied().chain(context.values().copied()).collect();
+        let mut wanted: Vec<EventNid> = graph.chain(given.iter().copied()).await?.into_iter().collect();
+        wanted.extend(given);
+        wanted.retain(|nid| !pdus.contains_key(nid));
+        pdus.extend(graph.events(&wanted).await?);
+
+        let keys: Vec<KeyNid> = differing.iter().chain(context.keys()).copied().collect();
+        let names = self.store.keys(&keys).await?;
+        let named: Vec<(KeyNid, (ruma::events::StateEventType, String))> = keys
+            .iter()
+            .copied()
+            .zip(names)
+            .map(|(nid, name)| (nid, (name.event_type.as_str().into(), name.state_key)))
+            .collect();
+        let id_of = |nid: &EventNid| pdus.get(nid).map(|pdu| pdu.event_id().to_owned());
+        let cut: Vec<resolve::StateMap> = states
+            .iter()
+            .map(|state| named.iter().filter_map(|(key, name)| Some((name.clone(), id_of(state.get(key)?)?))).collect())
+            .collect();
+        let chains: Vec<EventSet> =
+            chains.iter().map(|chain| chain.iter().filter_map(&id_of).collect::<EventSet>()).collect();
+        let nids: HashMap<OwnedEventId, EventNid> =
+            pdus.iter().map(|(nid, pdu)| (pdu.event_id().to_owned(), *nid)).collect();
+        let by_id: HashMap<OwnedEventId, Arc<Pdu>> =
+            pdus.into_values().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let fetch = move |id: &EventId| by_id.get(id).cloned();
+        let outcome = tokio::task::spawn_blocking(move || resolve::resolve(version, &cut, chains, fetch))
+            .await
+            .map_err(|e| Error::fault("resolving state", e))??;
+
+        let mut resolved = first.clone();
+        for (key, name) in &named {
+            if let Some(nid) = outcome.get(name).and_then(|id| nids.get(id)) {
+                resolved.insert(*key, *nid);
+            } else {
+                resolved.remove(key);
+            }
+        }
+        Ok(resolved)
+    }
+}
+
+/// The entries in which some of the states differ.
+fn differing_keys(first: &StateMap, rest: &[StateMap]) -> HashSet<KeyNid> {
+    use imbl::ordmap::DiffItem;
+    let mut keys = HashSet::new();
+    for other in rest {
+        keys.extend(first.diff(other).map(|change| match change {
+            DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => *key,
+        }));
+    }
+    keys
+}
+
+/// Events and what allows them, on disk or on their way there.
+struct Graph<'a> {
+    store: &'a Store,
+    fresh: &'a Fresh,
+}
+
+impl Graph<'_> {
+    /// The union of the auth chains of these events, which may be in it themselves only if one allows another.
+    async fn chain(&self, of: impl IntoIterator<Item = EventNid>) -> Result<HashSet<EventNid>> {
+        let (mut chain, mut stored) = (HashSet::new(), Vec::new());
+        let mut todo: Vec<EventNid> = of.into_iter().collect();
+        while let Some(nid) = todo.pop() {
+            match self.fresh.get(&nid) {
+                Some(event) => todo.extend(event.auth.iter().filter(|nid| chain.insert(**nid))),
+                None => stored.push(nid),
+            }
+        }
+        chain.extend(self.store.auth_chain(stored).await?);
+        Ok(chain)
+    }
+
+    async fn events(&self, nids: &[EventNid]) -> Result<HashMap<EventNid, Arc<Pdu>>> {
+        let mut found = HashMap::with_capacity(nids.len());
+        let mut stored = Vec::new();
+        for nid in nids {
+            match self.fresh.get(nid) {
+                Some(event) => drop(found.insert(*nid, event.pdu.clone())),
+                None => stored.push(*nid),
+            }
+        }
+        found.extend(self.store.events(&stored).await?.into_iter().map(|e| (e.nid, e.pdu.clone())));
+        Ok(found)
+    }
+}

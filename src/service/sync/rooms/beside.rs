@@ -1,0 +1,154 @@
+//! What stands beside the events of a room: account data, receipts and who types, unread counts, the summary.
+
+use hearth_base::{Result, ids::RoomNid};
+use hearth_store::{rooms::Room, state::StateMap};
+use ruma::OwnedUserId;
+use serde::Deserialize;
+
+use super::super::{
+    Sync, Turn,
+    own::write_piece,
+    section::{key, key_text},
+};
+use crate::{notifier::RoomHub, push::Count};
+
+impl Sync {
+    /// Writes receipts and who types.
+    pub(super) async fn write_ephemeral(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        room: &Room,
+        hub: &RoomHub,
+        newly: bool,
+        typing: bool,
+    ) -> Result<()> {
+        let filter = &turn.ask.filter.ephemeral;
+        if !filter.has_room(&room.room_id) {
+            return Ok(());
+        }
+        let mut events = String::new();
+        let after = turn.after();
+        if filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
+            let after = (!newly).then_some(after);
+            let content = self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
+            if let Some(content) = content {
+                events.push_str("{\"type\":\"m.receipt\",\"content\":");
+                events.push_str(&content);
+                events.push('}');
+            }
+        }
+        if filter.has_type("m.typing") && (newly || typing) {
+            let users = self.sources.typing.users(hub.nid);
+            if typing || !users.is_empty() {
+                if !events.is_empty() {
+                    events.push(',');
+                }
+                events.push_str("{\"type\":\"m.typing\",\"content\":{\"user_ids\":");
+                // User ids always serialise.
+                events.push_str(&serde_json::to_string(&users).unwrap_or_default());
+                events.push_str("}}");
+            }
+        }
+        if !events.is_empty() {
+            key(out, "ephemeral");
+            out.push_str("{\"events\":[");
+            out.push_str(&events);
+            out.push_str("]}");
+        }
+        Ok(())
+    }
+
+    /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
+    pub(super) async fn write_unread(&self, out: &mut String, turn: &Turn<'_>, room: RoomNid) -> Result<()> {
+        let unread = self.sources.push.unread(turn.who.user_nid, room).await?;
+        let by_thread = turn.ask.filter.timeline.thread_counts;
+        let count = if by_thread { unread.main } else { unread.total() };
+        key(out, "unread_notifications");
+        write_count(out, count);
+        if by_thread && !unread.threads.is_empty() {
+            key(out, "unread_thread_notifications");
+            out.push('{');
+            for (thread, count) in &unread.threads {
+                key_text(out, thread);
+                write_count(out, *count);
+            }
+            out.push('}');
+        }
+        Ok(())
+    }
+
+    /// Writes who is in the room, as far as a client needs it to name the room (spec: `RoomSummary`). Gives whom it names.
+    pub(super) async fn write_summary(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        room: &Room,
+        state: &StateMap,
+    ) -> Result<Vec<OwnedUserId>> {
+        const HEROES: usize = 5;
+        let (joined, invited) = self.store.member_counts(room.nid).await?;
+        out.push('{');
+        let mut heroes = Vec::new();
+        if !self.is_named(state).await? {
+            let nids = self.store.heroes(room.nid, turn.who.user_nid, HEROES).await?;
+            heroes = self.store.user_ids(&nids).await?;
+            key(out, "m.heroes");
+            // User ids always serialise.
+            out.push_str(&serde_json::to_string(&heroes).unwrap_or_default());
+        }
+        key(out, "m.invited_member_count");
+        out.push_str(itoa::Buffer::new().format(invited));
+        key(out, "m.joined_member_count");
+        out.push_str(itoa::Buffer::new().format(joined));
+        out.push('}');
+        Ok(heroes)
+    }
+
+    /// Whether a room has a name or canonical alias that is not empty.
+    async fn is_named(&self, state: &StateMap) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct Content {
+            name: Option<String>,
+            alias: Option<String>,
+        }
+        for event_type in ["m.room.name", "m.room.canonical_alias"] {
+            let content: Option<Content> =
+                self.state.entry(state, event_type, "").await?.and_then(|e| e.pdu.content_as());
+            if content.is_some_and(|c| [c.name, c.alias].into_iter().flatten().any(|t| !t.is_empty())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn write_count(out: &mut String, count: Count) {
+    out.push('{');
+    key(out, "highlight_count");
+    out.push_str(itoa::Buffer::new().format(count.highlights));
+    key(out, "notification_count");
+    out.push_str(itoa::Buffer::new().format(count.notifications));
+    out.push('}');
+}
+
+/// Writes account data of a room as the filter lets it pass.
+pub(super) fn write_account_data<'a>(
+    out: &mut String,
+    turn: &Turn<'_>,
+    data: impl Iterator<Item = (&'a str, &'a str)>,
+) {
+    let filter = &turn.ask.filter.room_account_data;
+    let mut first = true;
+    for (kind, content) in data.filter(|(kind, _)| filter.has_type(kind)) {
+        if first {
+            key(out, "account_data");
+            out.push_str("{\"events\":[");
+        }
+        first = false;
+        write_piece(out, kind, content);
+    }
+    if !first {
+        out.push_str("]}");
+    }
+}

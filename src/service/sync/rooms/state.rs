@@ -1,0 +1,144 @@
+//! The state that goes with a timeline, whole or as far as it changed, and which members of it (spec: "Lazy-loading room
+//! members").
+
+use std::{collections::HashMap, sync::Arc};
+
+use hearth_base::{
+    Result,
+    ids::{EventNid, KeyNid, StreamPos},
+};
+use hearth_store::{events::StoredEvent, rooms::Room, state::StateMap};
+use ruma::{OwnedUserId, UserId};
+
+use super::{
+    super::{Sync, Turn, section::key},
+    timeline::Timeline,
+};
+use crate::history::Viewer;
+
+/// The stretch of a room's history that an answer covers.
+pub(super) struct Span<'a> {
+    pub(super) from: StreamPos,
+    pub(super) upto: StreamPos,
+    /// All state is wanted, not only what changed.
+    pub(super) full: bool,
+    /// State at its end.
+    pub(super) newest: &'a StateMap,
+}
+impl Sync {
+    /// The state that goes with a timeline: all of it, or what changed between the last answer and the timeline (or, with
+    /// `state_after`, up to its end).
+    pub(super) async fn state_events(
+        &self,
+        turn: &Turn<'_>,
+        room: &Room,
+        timeline: &Timeline,
+        span: Span<'_>,
+    ) -> Result<Vec<Arc<StoredEvent>>> {
+        let filter = &turn.ask.filter.state;
+        if !filter.has_room(&room.room_id) {
+            return Ok(Vec::new());
+        }
+        let lazy = filter.lazy_members;
+        let after_timeline = turn.ask.state_after || turn.ask.state_after_unstable;
+        let first = timeline.events.first();
+        let mut wanted: Vec<EventNid> = if span.full {
+            let state = match first.and_then(|e| e.snap) {
+                Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
+                _ => span.newest.clone(),
+            };
+            if lazy { self.without_members(turn, &state).await? } else { state.values().copied().collect() }
+        } else if timeline.limited || after_timeline {
+            // Whatever changed in the gap, members too: they may be members the client knows.
+            let upto = match first.and_then(|e| e.pos) {
+                Some(pos) if !after_timeline => StreamPos(pos.0 - 1),
+                _ => span.upto,
+            };
+            let changes: HashMap<KeyNid, Option<EventNid>> =
+                self.store.state_changes(room.nid, span.from, upto).await?;
+            changes.into_values().flatten().collect()
+        } else {
+            Vec::new()
+        };
+        if lazy {
+            let state = match first.and_then(|e| e.snap) {
+                Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
+                _ => span.newest.clone(),
+            };
+            for nid in self.speakers(&state, timeline).await? {
+                if !wanted.contains(&nid) {
+                    wanted.push(nid);
+                }
+            }
+        }
+        let shown: Vec<EventNid> =
+            if after_timeline { Vec::new() } else { timeline.events.iter().map(|e| e.nid).collect() };
+        let events = self.store.events(&wanted).await?;
+        Ok(events.into_iter().filter(|e| !shown.contains(&e.nid) && filter.has(&e.pdu)).collect())
+    }
+
+    /// A whole state but for members other than the user (spec: "Lazy-loading room members").
+    async fn without_members(&self, turn: &Turn<'_>, state: &StateMap) -> Result<Vec<EventNid>> {
+        let keys = self.store.keys(&state.keys().copied().collect::<Vec<_>>()).await?;
+        let others = state
+            .values()
+            .zip(&keys)
+            .filter(|(_, key)| key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str());
+        Ok(others.map(|(event, _)| *event).collect())
+    }
+
+    /// Member events of those who speak in a timeline.
+    async fn speakers(&self, state: &StateMap, timeline: &Timeline) -> Result<Vec<EventNid>> {
+        let (mut seen, mut nids): (Vec<&UserId>, Vec<EventNid>) = (Vec::new(), Vec::new());
+        for sender in timeline.events.iter().map(|e| e.pdu.sender()) {
+            if seen.contains(&sender) {
+                continue;
+            }
+            seen.push(sender);
+            nids.extend(self.state.entry_nid(state, "m.room.member", sender.as_str()).await?);
+        }
+        Ok(nids)
+    }
+
+    /// Adds the member events of users the room is named by (spec: `RoomSummary`, with lazy loading).
+    pub(super) async fn add_members(
+        &self,
+        turn: &Turn<'_>,
+        state: &mut Vec<Arc<StoredEvent>>,
+        timeline: &Timeline,
+        newest: &StateMap,
+        users: &[OwnedUserId],
+    ) -> Result<()> {
+        let users: Vec<&UserId> = users.iter().map(|u| &**u).collect();
+        for event in self.history.members_of(newest, &users).await? {
+            if turn.ask.filter.state.has(&event.pdu)
+                && !state.iter().chain(&timeline.events).any(|e| e.nid == event.nid)
+            {
+                state.push(event);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn write_state(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        viewer: &Viewer,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<()> {
+        let name = match (turn.ask.state_after, turn.ask.state_after_unstable) {
+            (true, _) => "state_after",
+            (false, true) => "org.matrix.msc4222.state_after",
+            (false, false) => "state",
+        };
+        if events.is_empty() && name == "state" {
+            return Ok(());
+        }
+        key(out, name);
+        out.push_str("{\"events\":");
+        self.history.write_all(out, events, viewer, false).await?;
+        out.push('}');
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! The newest events of a room: as many as the filter wants, of those the user may see.
+
+use std::sync::Arc;
+
+use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
+use hearth_store::events::StoredEvent;
+
+use super::super::{Sync, Turn, section::key};
+use crate::{history::Viewer, notifier::RoomHub};
+
+/// Rounds of looking for events that a filter lets pass.
+const ROUNDS: usize = 5;
+
+/// The newest events of a room that are to be shown.
+pub(super) struct Timeline {
+    /// Oldest first.
+    pub(super) events: Vec<Arc<StoredEvent>>,
+    /// Whether some between the last answer and these are left out.
+    pub(super) limited: bool,
+    /// Place before the first.
+    pub(super) start: Option<HistoryToken>,
+}
+impl Sync {
+    /// The newest events in `(after, upto]` that the user may see and the filter lets pass.
+    pub(super) async fn timeline(
+        &self,
+        turn: &Turn<'_>,
+        viewer: &Viewer,
+        hub: &RoomHub,
+        after: StreamPos,
+        upto: StreamPos,
+    ) -> Result<Timeline> {
+        let filter = &turn.ask.filter.timeline;
+        let limit = filter.timeline_limit(self.settings.timeline_limit);
+        if !filter.has_room(&viewer.room.room_id) {
+            return Ok(Timeline { events: Vec::new(), limited: false, start: None });
+        }
+        let (mut events, mut limited, mut upto, mut newest) = (Vec::new(), false, upto, None);
+        for _ in 0..ROUNDS {
+            let (found, more) = match hub.news(after, upto, limit) {
+                Some((nids, more)) => (self.store.events(&nids).await?, more),
+                None => {
+                    let mut found = self.store.news(viewer.room.nid, after, upto, limit + 1).await?;
+                    let more = found.len() > limit;
+                    found.truncate(limit);
+                    (found, more)
+                }
+            };
+            let Some(oldest) = found.last().and_then(|e| e.pos) else { break };
+            newest = newest.or_else(|| found.first().and_then(|e| e.place()));
+            upto = StreamPos(oldest.0 - 1);
+            let mut shown = found.into_iter().filter(|e| viewer.may_see(e) && filter.has(&e.pdu));
+            while events.len() < limit
+                && let Some(event) = shown.next()
+            {
+                events.push(event);
+            }
+            limited = more || shown.next().is_some();
+            if !more || events.len() >= limit {
+                break;
+            }
+        }
+        events.reverse();
+        // If nothing is shown, all that is left out stands at or before the newest event.
+        let start = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(before).or(newest);
+        Ok(Timeline { events, limited, start })
+    }
+    pub(super) async fn write_timeline(&self, out: &mut String, viewer: &Viewer, timeline: &Timeline) -> Result<()> {
+        if timeline.events.is_empty() && !timeline.limited {
+            return Ok(());
+        }
+        key(out, "timeline");
+        out.push_str("{\"events\":");
+        self.history.write_all(out, &timeline.events, viewer, false).await?;
+        key(out, "limited");
+        out.push_str(if timeline.limited { "true" } else { "false" });
+        if let Some(start) = timeline.start {
+            key(out, "prev_batch");
+            out.push('"');
+            out.push_str(&start.to_string());
+            out.push('"');
+        }
+        out.push('}');
+        Ok(())
+    }
+}
+
+/// The place before an event's.
+pub(super) fn before(place: HistoryToken) -> HistoryToken {
+    HistoryToken { pos: StreamPos(place.pos.0.saturating_sub(1)), ..place }
+}
