@@ -6,9 +6,15 @@ pub mod directory;
 pub mod keys;
 pub mod profile;
 pub mod server_keys;
+pub mod transactions;
 
 /// All routes of other servers.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().merge(server_keys::routes()).merge(profile::routes()).merge(directory::routes()).merge(keys::routes())
+    Routes::new()
+        .merge(server_keys::routes())
+        .merge(profile::routes())
+        .merge(directory::routes())
+        .merge(keys::routes())
+        .merge(transactions::routes())
 }

@@ -16,8 +16,13 @@ use ruma::{
     api::{OutgoingRequest, auth_scheme::AuthScheme, federation::authentication::XMatrixSigningInput},
 };
 
+pub mod acl;
+pub mod edus;
 pub mod health;
+pub mod outbox;
+pub mod servers;
 pub mod tester;
+pub mod transactions;
 
 use health::Health;
 

@@ -24,6 +24,7 @@ pub mod backups;
 pub mod lists;
 mod memory;
 pub mod one_time;
+pub mod theirs;
 
 pub(crate) use memory::{Fresh, Memory};
 
@@ -261,8 +262,7 @@ impl Tx {
         if execute!(self, sql, to_json(&rows)?, signer.0, pos.0)? == 0 {
             return Ok(());
         }
-        let own: Vec<String> =
-            signatures.iter().filter(|s| s.target == signer).map(|s| s.target_key.clone()).collect();
+        let own: Vec<String> = signatures.iter().filter(|s| s.target == signer).map(|s| s.target_key.clone()).collect();
         if !own.is_empty() {
             // What is no device is the master key.
             let named = sql!("SELECT device_id FROM device_keys WHERE user_nid = $1 AND device_id " [in 2]);
@@ -304,6 +304,8 @@ impl Tx {
 async fn load(session: &mut Session, users: &[UserNid]) -> Result<HashMap<UserNid, UserKeys>> {
     let devices = sql!(
         "SELECT k.user_nid, k.device_id, k.json, d.display_name FROM device_keys k JOIN devices d ON d.user_nid = k.user_nid AND d.device_id = k.device_id WHERE k.user_nid "
+        [in 1]
+        " UNION ALL SELECT r.user_nid, r.device_id, r.json, r.display_name FROM remote_devices r WHERE r.json IS NOT NULL AND r.user_nid "
         [in 1]
     );
     let cross_signing = sql!("SELECT user_nid, usage, json FROM cross_signing_keys WHERE user_nid " [in 1]);

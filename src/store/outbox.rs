@@ -90,10 +90,8 @@ const CHANGED_SINCE: &str = "SELECT pos FROM device_changes WHERE pos > $1 ORDER
 
 /// The pattern of a server's users.
 fn users_of(server: &str) -> String {
-    let escaped: String = server
-        .chars()
-        .flat_map(|c| if matches!(c, '%' | '_' | '!') { vec!['!', c] } else { vec![c] })
-        .collect();
+    let escaped: String =
+        server.chars().flat_map(|c| if matches!(c, '%' | '_' | '!') { vec!['!', c] } else { vec![c] }).collect();
     format!("%:{escaped}")
 }
 
@@ -180,8 +178,7 @@ impl Store {
         let rooms: Vec<(i64,)> = fetch_all!(&mut session, (i64,), SHARED, users_of(server))?;
         let mut newest = Vec::new();
         for (room,) in rooms {
-            let row: Option<(i64,)> =
-                fetch_optional!(&mut session, (i64,), NEWEST_OF, room, after.0, users_of(ours))?;
+            let row: Option<(i64,)> = fetch_optional!(&mut session, (i64,), NEWEST_OF, room, after.0, users_of(ours))?;
             newest.extend(row.map(|(nid,)| EventNid(nid)));
         }
         Ok(newest)

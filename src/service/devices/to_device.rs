@@ -220,13 +220,7 @@ struct Parcel<'m> {
 }
 
 /// One message as its recipient gets it.
-fn message(
-    user: UserNid,
-    device: &DeviceIdOrAllDevices,
-    kind: &str,
-    sender: &str,
-    content: &RawValue,
-) -> NewMessage {
+fn message(user: UserNid, device: &DeviceIdOrAllDevices, kind: &str, sender: &str, content: &RawValue) -> NewMessage {
     let content = content.get();
     NewMessage {
         user,

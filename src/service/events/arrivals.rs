@@ -156,6 +156,7 @@ impl Staged {
             push: Vec::new(),
             relation,
             redaction: None,
+            relay: false,
             pdu: pdu.clone(),
         };
         if matches!(standing, Standing::Live | Standing::Backfilled) {
@@ -297,6 +298,7 @@ impl Staged {
             redacted_by: None,
             device: None,
             txn_id: None,
+            relay: false,
             pdu: fresh.pdu.clone(),
         }))
     }
