@@ -10,6 +10,7 @@ pub mod media;
 pub mod profile;
 pub mod rooms;
 pub mod server_keys;
+pub mod transactions;
 
 /// All routes of other servers.
 #[must_use]
@@ -23,4 +24,5 @@ pub fn routes() -> Routes {
         .merge(history::routes())
         .merge(media::routes())
         .merge(rooms::routes())
+        .merge(transactions::routes())
 }

@@ -23,6 +23,7 @@ use serde_json::value::RawValue;
 use crate::{push::Push, relations, state::State};
 
 mod arrivals;
+mod heads;
 pub mod lane;
 
 pub use arrivals::{Arrival, Arrived};

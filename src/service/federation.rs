@@ -17,11 +17,16 @@ use ruma::{
     api::{OutgoingRequest, auth_scheme::AuthScheme, federation::authentication::XMatrixSigningInput},
 };
 
+pub mod acl;
 pub mod answers;
+pub mod edus;
 pub mod health;
 pub mod inbox;
+pub mod outbox;
 pub mod outliers;
+pub mod servers;
 pub mod tester;
+pub mod transactions;
 
 use health::Health;
 

@@ -43,7 +43,17 @@ use calls::Calls;
 use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
-use federation::{Federation, answers::Answers, inbox::Inbox, outliers::Outliers};
+use federation::{
+    Federation,
+    acl::Acls,
+    answers::Answers,
+    edus::{self, Edus, device_lists::DeviceLists},
+    inbox::Inbox,
+    outbox::{self, Outbox},
+    outliers::Outliers,
+    servers::Servers,
+    transactions::{self, Transactions},
+};
 use history::History;
 use keys::Keys;
 use login::{Login, tokens::Mint};
@@ -97,6 +107,10 @@ pub struct Settings {
     pub presence: presence::Settings,
     /// What /sync shows.
     pub sync: sync::Settings,
+    /// Transactions of other servers.
+    pub transactions: transactions::Settings,
+    /// Transactions to other servers.
+    pub outbox: outbox::Settings,
     /// Calls.
     pub calls: calls::Settings,
     /// Media.
@@ -123,6 +137,8 @@ impl Settings {
             profile: profile::Settings::default(),
             presence: presence::Settings::default(),
             sync: sync::Settings::default(),
+            transactions: transactions::Settings::default(),
+            outbox: outbox::Settings::default(),
             calls: calls::Settings::default(),
             media: media::Settings::default(),
             server_name,
@@ -194,6 +210,14 @@ pub struct Services {
     pub typing: Arc<Typing>,
     /// Who is here.
     pub presence: Arc<Presence>,
+    /// Which servers are in which rooms.
+    pub servers: Arc<Servers>,
+    /// Which servers rooms keep out.
+    pub acls: Arc<Acls>,
+    /// What other servers send.
+    pub transactions: Arc<Transactions>,
+    /// What other servers are owed.
+    pub outbox: Arc<Outbox>,
     /// Calls.
     pub calls: Arc<Calls>,
     /// What is new.
@@ -236,9 +260,16 @@ impl Services {
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
+        let acls = Arc::new(Acls::new(disk()));
         let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
-        let inbox =
-            Arc::new(Inbox::new(disk(), events.clone(), server_keys.clone(), federation.clone(), outliers.clone()));
+        let inbox = Arc::new(Inbox::new(
+            disk(),
+            events.clone(),
+            server_keys.clone(),
+            federation.clone(),
+            outliers.clone(),
+            acls.clone(),
+        ));
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
@@ -270,14 +301,8 @@ impl Services {
         let notified = Arc::new(Notified::new(disk(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
-        let media = Media::new(
-            name.clone(),
-            settings.media.clone(),
-            federation.clone(),
-            disk(),
-            time(),
-            supervisor.clone(),
-        );
+        let media =
+            Media::new(name.clone(), settings.media.clone(), federation.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
         let profile =
@@ -286,6 +311,26 @@ impl Services {
         let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
         let presence = Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
+        let servers = Arc::new(Servers::new(disk(), name.clone()));
+        let device_lists = DeviceLists::new(disk(), federation.clone());
+        let parts = edus::Parts {
+            acls: acls.clone(),
+            typing: typing.clone(),
+            presence: presence.clone(),
+            receipts: receipts.clone(),
+            to_device: to_device.clone(),
+            device_lists: device_lists.clone(),
+        };
+        let edus = Arc::new(Edus::new(disk(), name.clone(), parts));
+        let transactions = Transactions::new(edus, inbox.clone(), time(), supervisor.clone(), settings.transactions);
+        let parts = outbox::Parts {
+            servers: servers.clone(),
+            keys: keys.clone(),
+            typing: typing.clone(),
+            presence: presence.clone(),
+        };
+        let outbox =
+            Outbox::new(disk(), name.clone(), parts, federation.clone(), time(), supervisor.clone(), settings.outbox);
         let calls = Arc::new(Calls::new(settings.calls.clone(), time()));
         let sync = Arc::new(Sync::new(
             disk(),
@@ -304,11 +349,18 @@ impl Services {
             settings.sync.clone(),
         ));
         let (counting, writing) = (push.clone(), typing.clone());
+        let (placing, parting, sending) = (servers.clone(), device_lists.clone(), outbox.clone());
         notifier.listen(vec![
+            // Before the outbox, which asks it.
+            Box::new(move |logged| placing.on_change(logged)),
+            Box::new(move |logged| parting.on_change(logged)),
+            Box::new(move |logged| sending.on_change(logged)),
             Box::new(move |logged| counting.on_change(logged)),
             Box::new(move |logged| writing.on_change(logged)),
         ]);
         login.start(&supervisor);
+        device_lists.start(&supervisor);
+        outbox.start().await?;
         Ok(Arc::new(Self {
             settings,
             store,
@@ -341,6 +393,10 @@ impl Services {
             receipts,
             typing,
             presence,
+            servers,
+            acls,
+            transactions,
+            outbox,
             calls,
             sync,
         }))

@@ -15,6 +15,7 @@ use hearth_store::Store;
 use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId, presence::PresenceState};
 use serde_json::{Value, json};
+use tokio::sync::broadcast;
 
 use crate::{events::check_may_write, notifier::Notifier};
 
@@ -61,6 +62,8 @@ pub struct Presence {
     settings: Settings,
     users: Mutex<HashMap<UserNid, State>>,
     changes: Mutex<Changes>,
+    /// Our users whose presence changed: news for other servers.
+    news: broadcast::Sender<UserNid>,
 }
 
 /// One user.
@@ -78,7 +81,29 @@ struct State {
     synced_ms: u64,
     /// Syncs that wait at present.
     syncing: u32,
+    /// A user of another server: it alone says how they are.
+    remote: bool,
+    /// When other servers were last told, ms.
+    told_ms: u64,
 }
+
+/// How a user of another server is, as it says.
+#[derive(Clone, Debug)]
+pub struct RemotePresence {
+    /// Online, idle, offline.
+    pub presence: PresenceState,
+    /// What they say.
+    pub status: Option<String>,
+    /// How long ago they did something, ms.
+    pub last_active_ago: u64,
+}
+
+/// How often other servers are told of somebody who stays as they are, ms; and when a user is taken for gone of whom
+/// their server says no more.
+const TELL_AGAIN_MS: u64 = 25 * 60_000;
+const REMOTE: Duration = Duration::from_secs(30 * 60);
+/// News that a slow listener may miss.
+const UNHEARD: usize = 1024;
 
 #[derive(Debug, Default)]
 struct Changes {
@@ -122,6 +147,8 @@ impl State {
             active_ms: 0,
             synced_ms: 0,
             syncing: 0,
+            remote: false,
+            told_ms: 0,
         }
     }
 
@@ -130,6 +157,13 @@ impl State {
         let past = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) >= limit.as_millis();
         match self.wanted {
             PresenceState::Offline => PresenceState::Offline,
+            _ if self.remote => {
+                if past(self.synced_ms, REMOTE) {
+                    PresenceState::Offline
+                } else {
+                    self.wanted.clone()
+                }
+            }
             _ if self.syncing == 0 && past(self.synced_ms, settings.online) => PresenceState::Offline,
             PresenceState::Online if past(self.active_ms, settings.idle) => PresenceState::Unavailable,
             _ => self.wanted.clone(),
@@ -165,7 +199,15 @@ impl Presence {
         supervisor: &Supervisor,
     ) -> Arc<Self> {
         let changes = Mutex::new(Changes { floor: notifier.ephemeral(), ..Changes::default() });
-        let this = Arc::new(Self { store, notifier, clock, settings, users: Mutex::default(), changes });
+        let this = Arc::new(Self {
+            store,
+            notifier,
+            clock,
+            settings,
+            users: Mutex::default(),
+            changes,
+            news: broadcast::Sender::new(UNHEARD),
+        });
         if this.settings.enabled {
             let (weak, stopping) = (Arc::downgrade(&this), supervisor.stopping());
             supervisor.task("presence", move || {
@@ -212,7 +254,7 @@ impl Presence {
         let now = self.clock.now_ms();
         let changed = {
             let mut users = self.users.lock();
-            let Some(state) = entry(&mut users, who) else { return Ok(()) };
+            let Some(state) = entry(&mut users, who.user_nid, &who.user_id) else { return Ok(()) };
             (state.active_ms, state.synced_ms) = (now, now);
             state.wanted = wanted;
             let due = state.due(now, &self.settings);
@@ -236,7 +278,7 @@ impl Presence {
         let now = self.clock.now_ms();
         let changed = {
             let mut users = self.users.lock();
-            let Some(state) = entry(&mut users, who) else { return Ok(None) };
+            let Some(state) = entry(&mut users, who.user_nid, &who.user_id) else { return Ok(None) };
             if wanted == PresenceState::Online && state.wanted != PresenceState::Online {
                 state.active_ms = now;
             }
@@ -310,6 +352,12 @@ impl Presence {
             if state.shown != due {
                 state.shown = due;
                 changed.push(*nid);
+            } else if !state.remote
+                && due != PresenceState::Offline
+                && now.saturating_sub(state.told_ms) >= TELL_AGAIN_MS
+            {
+                state.told_ms = now;
+                let _ = self.news.send(*nid);
             }
         }
         for nid in changed {
@@ -318,8 +366,59 @@ impl Presence {
         Ok(())
     }
 
-    /// Tells those who share a room with a user, and the user's other devices.
+    /// What another server says of a user of its own whom somebody here may see.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn set_remote(&self, user: UserNid, user_id: &UserId, said: RemotePresence) -> Result<()> {
+        if !self.settings.enabled || check_state(&said.presence).is_err() {
+            return Ok(());
+        }
+        let now = self.clock.now_ms();
+        let status = said.status.filter(|s| !s.is_empty() && s.len() <= MAX_STATUS);
+        let changed = {
+            let mut users = self.users.lock();
+            let Some(state) = entry(&mut users, user, user_id) else { return Ok(()) };
+            state.remote = true;
+            state.synced_ms = now;
+            state.active_ms = now.saturating_sub(said.last_active_ago);
+            let changed = state.shown != said.presence || state.status != status;
+            state.wanted = said.presence.clone();
+            (state.shown, state.status) = (said.presence, status);
+            changed
+        };
+        if changed { self.tell(user).await } else { Ok(()) }
+    }
+
+    /// Hears whose presence changed of ours, from now on. Whoever is slow misses some.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<UserNid> {
+        self.news.subscribe()
+    }
+
+    /// How a user of ours is, as other servers are told; `None` if that is not known.
+    #[must_use]
+    pub fn for_server(&self, user: UserNid) -> Option<Value> {
+        let now = self.clock.now_ms();
+        let users = self.users.lock();
+        let state = users.get(&user).filter(|state| !state.remote)?;
+        let mut content = state.content(now, &self.settings);
+        if let Some(fields) = content.as_object_mut() {
+            fields.entry("last_active_ago").or_insert(json!(0));
+            fields.insert("user_id".to_owned(), json!(state.user));
+        }
+        Some(content)
+    }
+
+    /// Tells those who share a room with a user, and the user's other devices; other servers, if the user is ours.
     async fn tell(&self, user: UserNid) -> Result<()> {
+        let now = self.clock.now_ms();
+        if let Some(state) = self.users.lock().get_mut(&user)
+            && !state.remote
+        {
+            state.told_ms = now;
+            let _ = self.news.send(user);
+        }
         let mut recipients: HashSet<UserNid> = self.store.sharing_rooms_with(user).await?.into_iter().collect();
         recipients.insert(user);
         // Held, so that whoever is woken or sees the counter finds the change in the list.
@@ -343,14 +442,14 @@ impl Changes {
 }
 
 /// The memory of a user; `None` if there is no room for one more.
-fn entry<'a>(users: &'a mut HashMap<UserNid, State>, who: &Requester) -> Option<&'a mut State> {
-    if users.len() >= MAX_USERS && !users.contains_key(&who.user_nid) {
+fn entry<'a>(users: &'a mut HashMap<UserNid, State>, nid: UserNid, user: &UserId) -> Option<&'a mut State> {
+    if users.len() >= MAX_USERS && !users.contains_key(&nid) {
         users.retain(|_, s| s.shown != PresenceState::Offline || s.syncing > 0);
         if users.len() >= MAX_USERS {
             return None;
         }
     }
-    Some(users.entry(who.user_nid).or_insert_with(|| State::new(&who.user_id)))
+    Some(users.entry(nid).or_insert_with(|| State::new(user)))
 }
 
 fn check_state(state: &PresenceState) -> Result<()> {

@@ -49,6 +49,21 @@ pub struct Markers {
     pub private: Option<OwnedEventId>,
 }
 
+/// A public receipt of a user of another server.
+#[derive(Clone, Debug)]
+pub struct RemoteReceipt {
+    /// Where.
+    pub room: RoomNid,
+    /// Whose.
+    pub user: UserNid,
+    /// `main` or the root's event id; `None` is unthreaded.
+    pub thread: Option<String>,
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// When it was sent, ms.
+    pub ts_ms: i64,
+}
+
 /// One receipt in the content of `m.receipt`.
 #[derive(Serialize)]
 struct Entry {
@@ -128,6 +143,39 @@ impl Receipts {
                     tx.put_receipts(nid, user, &receipts).await?;
                     if let Some(content) = &fully_read {
                         tx.put_account_data(user, Some(nid), FULLY_READ, Some(content)).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Public receipts of users of other servers, who are in the rooms.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn receive(&self, receipts: Vec<RemoteReceipt>) -> Result<()> {
+        let mut new = Vec::with_capacity(receipts.len());
+        for r in receipts {
+            let event = self.store.event_by_id(&r.event_id).await?.filter(|e| e.room == r.room);
+            let receipt = NewReceipt {
+                kind: READ.to_owned(),
+                thread: r.thread,
+                event_id: r.event_id.to_string(),
+                event_pos: event.as_ref().and_then(|e| e.pos),
+                counter: event.map_or(0, |e| e.counter),
+                ts_ms: r.ts_ms,
+            };
+            new.push((r.room, r.user, receipt));
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.store
+            .write(move |tx| {
+                Box::pin(async move {
+                    for (room, user, receipt) in new {
+                        tx.put_receipts(room, user, &[receipt]).await?;
                     }
                     Ok(())
                 })

@@ -109,13 +109,7 @@ const SPACES: u64 = 1_000;
 impl Rooms {
     /// Made once.
     #[must_use]
-    pub fn new(
-        store: Store,
-        state: Arc<State>,
-        sources: Sources,
-        clock: Clock,
-        settings: Settings,
-    ) -> Self {
+    pub fn new(store: Store, state: Arc<State>, sources: Sources, clock: Clock, settings: Settings) -> Self {
         let Sources { events, directory, membership, answers, federation } = sources;
         let server_name = events.signer().server_name().to_owned();
         Self {

@@ -19,7 +19,7 @@ use ruma::{
     OwnedUserId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
 use crate::notifier::Notifier;
 
@@ -32,9 +32,28 @@ const MAX_TYPISTS: usize = 50;
 /// Rooms in which somebody types at most.
 const MAX_ROOMS: usize = 10_000;
 
+/// How often other servers are told of somebody who goes on typing.
+const TELL_AGAIN_MS: u64 = 30_000;
+/// How long somebody of another server types who does not say so again.
+const REMOTE: Duration = Duration::from_secs(60);
+/// News that a slow listener may miss.
+const UNHEARD: usize = 256;
+
+/// Somebody of ours began to type, goes on, or stopped: news for other servers.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// Where.
+    pub room: RoomNid,
+    /// Who.
+    pub user: OwnedUserId,
+    /// Whether they type.
+    pub types: bool,
+}
+
 /// Who types where.
 #[derive(Debug)]
 pub struct Typing {
+    news: broadcast::Sender<News>,
     store: Store,
     notifier: Arc<Notifier>,
     clock: Clock,
@@ -48,6 +67,8 @@ pub struct Typing {
 struct Typist {
     user: OwnedUserId,
     until_ms: u64,
+    /// When other servers were last told; `None` for who is of another server.
+    told_ms: Option<u64>,
 }
 
 impl Typing {
@@ -55,6 +76,7 @@ impl Typing {
     #[must_use]
     pub fn new(store: Store, notifier: Arc<Notifier>, clock: Clock, supervisor: &Supervisor) -> Arc<Self> {
         let this = Arc::new(Self {
+            news: broadcast::Sender::new(UNHEARD),
             store,
             notifier,
             clock,
@@ -105,16 +127,36 @@ impl Typing {
             return Ok(());
         }
         let changed = if types {
-            self.started(nid, user, timeout.unwrap_or(DEFAULT).min(LONGEST))
+            self.started(nid, user, timeout.unwrap_or(DEFAULT).min(LONGEST), true)
         } else {
             self.stopped(nid, user)
         };
         if changed { self.notifier.typing_changed(nid).await } else { Ok(()) }
     }
 
+    /// A user of another server, who is in the room, types there or has stopped.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn set_remote(&self, room: RoomNid, user: &UserId, types: bool) -> Result<()> {
+        let changed = if types { self.started(room, user, REMOTE, false) } else { self.stopped(room, user) };
+        if changed { self.notifier.typing_changed(room).await } else { Ok(()) }
+    }
+
+    /// Hears who of ours types, from now on. Whoever is slow misses some.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    fn tell(&self, room: RoomNid, user: &UserId, types: bool) {
+        let _ = self.news.send(News { room, user: user.to_owned(), types });
+    }
+
     /// Notes that somebody types; returns whether that is news.
-    fn started(&self, room: RoomNid, user: &UserId, timeout: Duration) -> bool {
-        let until_ms = self.clock.now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    fn started(&self, room: RoomNid, user: &UserId, timeout: Duration, ours: bool) -> bool {
+        let now = self.clock.now_ms();
+        let until_ms = now.saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let mut rooms = self.rooms.lock();
         if rooms.len() >= MAX_ROOMS && !rooms.contains_key(&room) {
             return false;
@@ -122,13 +164,22 @@ impl Typing {
         let typists = rooms.entry(room).or_default();
         if let Some(typist) = typists.iter_mut().find(|t| t.user == user) {
             typist.until_ms = until_ms;
+            if let Some(told) = &mut typist.told_ms
+                && now.saturating_sub(*told) >= TELL_AGAIN_MS
+            {
+                *told = now;
+                self.tell(room, user, true);
+            }
             return false;
         }
         if typists.len() >= MAX_TYPISTS {
             return false;
         }
-        typists.push(Typist { user: user.to_owned(), until_ms });
+        typists.push(Typist { user: user.to_owned(), until_ms, told_ms: ours.then_some(now) });
         drop(rooms);
+        if ours {
+            self.tell(room, user, true);
+        }
         self.wake.notify_one();
         true
     }
@@ -138,7 +189,12 @@ impl Typing {
         let mut rooms = self.rooms.lock();
         let Some(typists) = rooms.get_mut(&room) else { return false };
         let before = typists.len();
-        typists.retain(|t| t.user != user);
+        typists.retain(|t| {
+            if t.user == user && t.told_ms.is_some() {
+                self.tell(room, user, false);
+            }
+            t.user != user
+        });
         let changed = typists.len() != before;
         if typists.is_empty() {
             rooms.remove(&room);
@@ -159,7 +215,12 @@ impl Typing {
         let mut next = None;
         self.rooms.lock().retain(|room, typists| {
             let before = typists.len();
-            typists.retain(|t| t.until_ms > now);
+            typists.retain(|t| {
+                if t.until_ms <= now && t.told_ms.is_some() {
+                    self.tell(*room, &t.user, false);
+                }
+                t.until_ms > now
+            });
             if typists.len() != before {
                 changed.insert(*room);
             }

@@ -196,7 +196,7 @@ async fn insert(tx: &mut Tx, new: NewAccount) -> Result<Created> {
     if let Some((device, token)) = new.session {
         devices::upsert(tx, &device).await?;
         login::insert_token(tx, &token).await?;
-        tx.note_device_list(new.user).await?;
+        tx.note_devices(new.user, &[device.device_id]).await?;
     }
     Ok(Created::Yes)
 }

@@ -92,7 +92,7 @@ async fn drop_some(tx: &mut Tx, user: UserNid, devices: &[String]) -> Result<u64
     tx.delete_inboxes(user, devices).await?;
     tx.delete_pushers(user, devices).await?;
     if gone > 0 {
-        tx.note_device_list(user).await?;
+        tx.note_devices(user, devices).await?;
     }
     Ok(gone)
 }
@@ -136,7 +136,7 @@ impl Store {
                     if tx.is_cross_signing_key(device.user, &device.device_id).await? {
                         return Err(Error::invalid_param("A signing key of the user has this name"));
                     }
-                    tx.note_device_list(device.user).await?;
+                    tx.note_devices(device.user, std::slice::from_ref(&device.device_id)).await?;
                 }
                 Ok(())
             })
@@ -151,9 +151,9 @@ impl Store {
     pub async fn rename_device(&self, user: UserNid, device: String, name: Option<String>) -> Result<bool> {
         self.write(move |tx| {
             Box::pin(async move {
-                let done = execute!(tx, RENAME, user.0, device, name)? > 0;
+                let done = execute!(tx, RENAME, user.0, device.as_str(), name)? > 0;
                 if done {
-                    tx.note_device_list(user).await?;
+                    tx.note_devices(user, std::slice::from_ref(&device)).await?;
                 }
                 Ok(done)
             })

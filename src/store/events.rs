@@ -95,6 +95,8 @@ pub struct StoredEvent {
     pub device: Option<Box<str>>,
     /// That transaction id.
     pub txn_id: Option<Box<str>>,
+    /// See [`NewEvent::relay`]; known while it is news, false when read from disk.
+    pub relay: bool,
     /// The event as it is to be shown: redacted, if it was.
     pub pdu: Arc<Pdu>,
 }
@@ -202,6 +204,9 @@ pub struct NewEvent {
     pub relation: Option<NewRelation>,
     /// The event it redacts, if that takes effect now.
     pub redaction: Option<NewRedaction>,
+    /// A user of another server sent it and only we were told (`send_join` and its like): we owe it to the room's
+    /// servers, as we owe them our own events.
+    pub relay: bool,
 }
 
 impl NewEvent {
@@ -234,6 +239,7 @@ impl NewEvent {
             counted: false,
             thread: String::new(),
             push: Vec::new(),
+            relay: false,
             relation: None,
             redaction: None,
         }
@@ -354,6 +360,7 @@ impl Row {
             redacted_by: self.redacted_by.map(EventNid),
             device: self.device_id.map(Into::into),
             txn_id: self.txn_id.map(Into::into),
+            relay: false,
             pdu: Arc::new(Pdu::parse_stored(event_id, json, version)?.with_rejected(standing == Standing::Rejected)),
         })
     }

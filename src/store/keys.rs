@@ -24,6 +24,7 @@ pub mod backups;
 pub mod lists;
 pub mod one_time;
 mod remembered;
+pub mod theirs;
 
 pub(crate) use remembered::Memory;
 
@@ -208,7 +209,7 @@ impl Tx {
             _ => {}
         }
         execute!(self, PUT_DEVICE_KEYS, user.0, device, json)?;
-        self.note_device_list(user).await.map(drop)
+        self.note_devices(user, &[device.to_owned()]).await
     }
 
     async fn put_cross_signing_keys(
@@ -244,7 +245,7 @@ impl Tx {
             }
             execute!(self, PUT_CROSS_SIGNING, user.0, key.usage.as_str(), key.json.as_str())?;
         }
-        self.note_device_list(user).await?;
+        self.note_signing_keys(user).await?;
         Ok(CrossSigned::Done)
     }
 
@@ -262,8 +263,16 @@ impl Tx {
         if execute!(self, sql, to_json(&rows)?, signer.0, pos.0)? == 0 {
             return Ok(());
         }
-        if signatures.iter().any(|s| s.target == signer) {
-            self.note_device_list(signer).await?;
+        let own: Vec<String> = signatures.iter().filter(|s| s.target == signer).map(|s| s.target_key.clone()).collect();
+        if !own.is_empty() {
+            // What is no device is the master key.
+            let named = sql!("SELECT device_id FROM device_keys WHERE user_nid = $1 AND device_id " [in 2]);
+            let devices: Vec<(String,)> = fetch_all!(self, (String,), named, signer.0, Texts(own.clone()))?;
+            let devices: Vec<String> = devices.into_iter().map(|(d,)| d).collect();
+            self.note_devices(signer, &devices).await?;
+            if own.iter().any(|key| !devices.contains(key)) {
+                self.note_signing_keys(signer).await?;
+            }
         } else {
             self.log(Change::DeviceList { user: signer });
         }
@@ -296,6 +305,8 @@ impl Tx {
 async fn load(session: &mut Session, users: &[UserNid]) -> Result<HashMap<UserNid, UserKeys>> {
     let devices = sql!(
         "SELECT k.user_nid, k.device_id, k.json, d.display_name FROM device_keys k JOIN devices d ON d.user_nid = k.user_nid AND d.device_id = k.device_id WHERE k.user_nid "
+        [in 1]
+        " UNION ALL SELECT r.user_nid, r.device_id, r.json, r.display_name FROM remote_devices r WHERE r.json IS NOT NULL AND r.user_nid "
         [in 1]
     );
     let cross_signing = sql!("SELECT user_nid, usage, json FROM cross_signing_keys WHERE user_nid " [in 1]);

@@ -39,6 +39,7 @@ pub mod login;
 pub mod media;
 pub mod membership;
 pub mod migrate;
+pub mod outbox;
 mod ownership;
 pub mod profile;
 pub mod push;
@@ -122,6 +123,7 @@ pub(crate) struct Inner {
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
     pub(crate) inboxes: devices::to_device::Inboxes,
+    pub(crate) outgoing: outbox::Outgoing,
     pub(crate) destinations: destinations::Memory,
     pub(crate) server_keys: server_keys::Memory,
     blobs: Option<Blobs>,
@@ -179,6 +181,7 @@ impl Store {
                 media: media::MediaCache::default(),
                 e2ee: keys::Memory::new(head.pos),
                 inboxes: devices::to_device::Inboxes::default(),
+                outgoing: outbox::Outgoing::default(),
                 destinations: destinations::Memory::default(),
                 server_keys: server_keys::Memory::default(),
                 blobs,

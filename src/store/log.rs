@@ -156,6 +156,7 @@ impl From<&Logged> for LogRow {
                 row.room = Some(event.room.0);
                 row.user = Some(event.sender.0);
                 row.reference = Some(event.nid.0);
+                row.extra = event.relay.then(|| crate::outbox::RELAY.to_owned());
             }
             Change::State { room, .. } => {
                 row.kind = 7;

@@ -59,6 +59,8 @@ impl From<Row> for Membership {
 const MEMBERSHIP: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2";
 const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1";
 const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
+const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
+const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
@@ -66,7 +68,8 @@ const SHARE: &str = "SELECT CAST(1 AS BIGINT) FROM memberships a JOIN membership
 const HEROES: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('join', 'invite') ORDER BY pos, user_nid LIMIT $3";
 const HEROES_LEFT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('leave', 'ban') ORDER BY pos, user_nid LIMIT $3";
 const OF_SERVER: &str = "SELECT u.user_id, m.membership, k.key_nid FROM memberships m JOIN users u ON u.user_nid = m.user_nid JOIN state_keys k ON k.event_type = 'm.room.member' AND k.state_key = u.user_id WHERE m.room_nid = $1 AND NOT m.local AND u.user_id LIKE $2";
-const IS_RESIDENT: &str = "SELECT CAST(1 AS BIGINT) FROM memberships WHERE room_nid = $1 AND local AND membership = 'join' LIMIT 1";
+const IS_RESIDENT: &str =
+    "SELECT CAST(1 AS BIGINT) FROM memberships WHERE room_nid = $1 AND local AND membership = 'join' LIMIT 1";
 const FORGET: &str =
     "UPDATE memberships SET forgotten = TRUE WHERE room_nid = $1 AND user_nid = $2 AND membership IN ('leave', 'ban')";
 
@@ -148,6 +151,24 @@ impl Store {
     /// If the database fails.
     pub async fn is_resident(&self, room: RoomNid) -> Result<bool> {
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), IS_RESIDENT, room.0)?;
+        Ok(row.is_some())
+    }
+
+    /// Users of other servers who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn remote_members(&self, room: RoomNid) -> Result<Vec<(UserNid, String)>> {
+        let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), REMOTE_MEMBERS, room.0)?;
+        Ok(rows.into_iter().map(|(n, id)| (UserNid(n), id)).collect())
+    }
+
+    /// Whether a user is joined to a room that any of our users is joined to.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn meets_ours(&self, user: UserNid) -> Result<bool> {
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), MET_BY, user.0)?;
         Ok(row.is_some())
     }
 

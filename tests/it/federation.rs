@@ -1,7 +1,8 @@
 //! Servers among themselves: over TLS, signed, in one process ([`support`]).
 
 mod finding;
-mod rooms;
 mod media;
 mod reading;
+mod rooms;
+mod sending;
 pub mod support;

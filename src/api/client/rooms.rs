@@ -145,7 +145,8 @@ async fn summary(cx: Cx, req: OptionalClient<get_summary::v1::Request, Guests>) 
         #[serde(skip_serializing_if = "Option::is_none")]
         membership: Option<String>,
     }
-    let (summary, membership) = cx.rooms.summary(req.requester.as_deref(), &req.body.room_id_or_alias, &req.body.via).await?;
+    let (summary, membership) =
+        cx.rooms.summary(req.requester.as_deref(), &req.body.room_id_or_alias, &req.body.via).await?;
     let answer = Answer {
         version: &summary.room_version,
         encryption: summary.encryption.as_deref(),

@@ -29,6 +29,12 @@ pub fn services(config: &Config) -> Result<Settings> {
     to.public_baseurl = Some(config.server.public_baseurl.to_string());
     to.server_keys = signing_key(config)?;
     to.federation = super::federation(config);
+    let limits = &config.limits.federation;
+    to.transactions.window = limits.window;
+    to.transactions.sleep_limit = limits.sleep_limit;
+    to.transactions.sleep_delay = limits.sleep_delay;
+    to.transactions.reject_limit = limits.reject_limit;
+    to.outbox.receipts_per_second = config.limits.receipts_per_room_per_second;
     accounts(&config.accounts, &mut to);
     sessions(&config.accounts, &mut to);
     profiles(&config.accounts, &config.media, &mut to);

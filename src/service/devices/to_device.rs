@@ -5,12 +5,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hearth_base::{Error, Result, clock::Clock, ids::StreamPos, requester::Requester};
+use hearth_base::{
+    Error, Result,
+    clock::Clock,
+    ids::{StreamPos, UserNid},
+    requester::Requester,
+};
 use hearth_store::{
     Store,
     devices::to_device::{NewMessage, Sending},
+    outbox::NewOutgoing,
 };
-use ruma::{OwnedServerName, OwnedUserId, to_device::DeviceIdOrAllDevices};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, to_device::DeviceIdOrAllDevices};
 use serde_json::value::RawValue;
 
 use crate::keys::is_name;
@@ -34,6 +40,12 @@ impl Default for Settings {
 
 /// Messages that one /sync answer carries at most, as the specification recommends.
 pub const PER_SYNC: usize = 100;
+
+/// Bytes of messages in one EDU, unless a single message has more.
+const EDU_BYTES: usize = 16 << 10;
+/// How long ids of messages from other servers are remembered, ms, and how many.
+const REMEMBER_RECEIVED_MS: i64 = 7 * 86_400_000;
+const MAX_RECEIVED: i64 = 500_000;
 
 /// Messages by user and device.
 pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Box<RawValue>>>;
@@ -72,22 +84,14 @@ impl ToDevice {
         }
         let text = |text: &str| serde_json::to_string(text).map_err(|e| Error::fault("writing a message", e));
         let (kind, sender) = (text(event_type)?, text(requester.user_id.as_str())?);
-        // Users of other servers are reached once we federate.
+        let outgoing = self.outgoing(&messages, &kind, &sender)?;
         let users: Vec<OwnedUserId> =
             messages.keys().filter(|user| user.server_name() == self.server_name).cloned().collect();
         let mut new = Vec::new();
         for (user, nid) in self.store.user_nids(&users).await? {
             for (device, content) in messages.get(&user).into_iter().flatten() {
                 self.check(content)?;
-                let content = content.get();
-                new.push(NewMessage {
-                    user: nid,
-                    device: match device {
-                        DeviceIdOrAllDevices::DeviceId(id) => Some(id.to_string()),
-                        DeviceIdOrAllDevices::AllDevices => None,
-                    },
-                    json: Arc::from(format!(r#"{{"type":{kind},"sender":{sender},"content":{content}}}"#)),
-                });
+                new.push(message(nid, device, &kind, &sender, content));
             }
         }
         let sending = Sending {
@@ -96,7 +100,70 @@ impl ToDevice {
             txn_id: txn_id.to_owned(),
             now_ms: self.now_ms(),
         };
-        self.store.send_to_device(sending, new).await.map(drop)
+        self.store.send_to_device(sending, new, outgoing).await.map(drop)
+    }
+
+    /// The messages for users of other servers, as EDUs of a sane size (server-server API, "Send-to-device messaging").
+    fn outgoing(&self, messages: &Messages, kind: &str, sender: &str) -> Result<Vec<NewOutgoing>> {
+        let mut by_server: BTreeMap<&str, Vec<Parcel<'_>>> = BTreeMap::new();
+        for (user, devices) in messages.iter().filter(|(user, _)| user.server_name() != self.server_name) {
+            for (device, content) in devices {
+                self.check(content)?;
+                let parcels = by_server.entry(user.server_name().as_str()).or_default();
+                let full = parcels.last().is_none_or(|p| p.bytes + content.get().len() > EDU_BYTES);
+                if full {
+                    parcels.push(Parcel::default());
+                }
+                if let Some(parcel) = parcels.last_mut() {
+                    parcel.bytes += content.get().len();
+                    parcel.messages.entry(user).or_default().insert(device.to_string(), content);
+                }
+            }
+        }
+        let mut outgoing = Vec::new();
+        for (server, parcels) in by_server {
+            for parcel in parcels {
+                let fault = |e: serde_json::Error| Error::fault("writing a message", e);
+                let messages = serde_json::to_string(&parcel.messages).map_err(fault)?;
+                let id = crate::login::random_text(24);
+                let json = format!(
+                    r#"{{"edu_type":"m.direct_to_device","content":{{"sender":{sender},"type":{kind},"message_id":"{id}","messages":{messages}}}}}"#
+                );
+                outgoing.push(NewOutgoing { server: server.to_owned(), json });
+            }
+        }
+        Ok(outgoing)
+    }
+
+    /// Messages from a device of another server, once an id.
+    ///
+    /// # Errors
+    /// If the database fails. What is too large or no message is left out.
+    pub async fn receive(
+        &self,
+        origin: &ServerName,
+        sender: &UserId,
+        event_type: &str,
+        message_id: &str,
+        messages: Messages,
+    ) -> Result<()> {
+        let text = |text: &str| serde_json::to_string(text).map_err(|e| Error::fault("writing a message", e));
+        let (kind, sender) = (text(event_type)?, text(sender.as_str())?);
+        let users: Vec<OwnedUserId> =
+            messages.keys().filter(|user| user.server_name() == self.server_name).cloned().collect();
+        let mut new = Vec::new();
+        for (user, nid) in self.store.user_nids(&users).await? {
+            for (device, content) in messages.get(&user).into_iter().flatten() {
+                if self.check(content).is_ok() {
+                    new.push(message(nid, device, &kind, &sender, content));
+                }
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (origin, id) = (origin.to_string(), message_id.to_owned());
+        self.store.receive_to_device(origin, id, self.now_ms(), new).await.map(drop)
     }
 
     fn check(&self, content: &RawValue) -> Result<()> {
@@ -139,7 +206,29 @@ impl ToDevice {
     /// If the database fails.
     pub async fn sweep(&self) -> Result<()> {
         let before = self.now_ms().saturating_sub(self.settings.remember_txn_ms);
-        self.store.prune_to_device_txns(before).await.map(drop)
+        self.store.prune_to_device_txns(before).await?;
+        let before = self.now_ms().saturating_sub(REMEMBER_RECEIVED_MS);
+        self.store.prune_received_to_device(before, MAX_RECEIVED).await.map(drop)
+    }
+}
+
+/// Messages of one EDU.
+#[derive(Default)]
+struct Parcel<'m> {
+    bytes: usize,
+    messages: BTreeMap<&'m UserId, BTreeMap<String, &'m RawValue>>,
+}
+
+/// One message as its recipient gets it.
+fn message(user: UserNid, device: &DeviceIdOrAllDevices, kind: &str, sender: &str, content: &RawValue) -> NewMessage {
+    let content = content.get();
+    NewMessage {
+        user,
+        device: match device {
+            DeviceIdOrAllDevices::DeviceId(id) => Some(id.to_string()),
+            DeviceIdOrAllDevices::AllDevices => None,
+        },
+        json: Arc::from(format!(r#"{{"type":{kind},"sender":{sender},"content":{content}}}"#)),
     }
 }
 

@@ -277,6 +277,7 @@ impl Staged {
             push: outcome.actions,
             relation,
             redaction: with.redaction.map(|r| NewRedaction { target: r.target, json: r.json }),
+            relay: false,
             pdu,
         });
         Ok(Step::Staged)

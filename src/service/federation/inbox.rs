@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use hearth_base::{
     Error, OrNotFound, Result,
     ids::{EventNid, RoomNid},
@@ -24,6 +24,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Federation,
+    acl::Acls,
     outliers::{Outlier, Outliers, auth_ids},
 };
 use crate::{
@@ -45,6 +46,7 @@ pub struct Inbox {
     server_keys: Arc<ServerKeys>,
     federation: Arc<Federation>,
     outliers: Arc<Outliers>,
+    acls: Arc<Acls>,
     lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -57,7 +59,17 @@ struct Ready {
     /// States after predecessors that we do not have.
     states: Vec<StateMap>,
     missing: Vec<OwnedEventId>,
-    history: bool,
+}
+
+/// How events came to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    /// Their server tells everybody in the room.
+    News,
+    /// Only we were told (`send_join` and its like).
+    ToldToUs,
+    /// Asked for, as history.
+    History,
 }
 
 impl Inbox {
@@ -69,9 +81,10 @@ impl Inbox {
         server_keys: Arc<ServerKeys>,
         federation: Arc<Federation>,
         outliers: Arc<Outliers>,
+        acls: Arc<Acls>,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
-        Self { store, events, server_keys, federation, outliers, lanes }
+        Self { store, events, server_keys, federation, outliers, acls, lanes }
     }
 
     /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
@@ -90,11 +103,12 @@ impl Inbox {
                 rooms.entry(room_id).or_default().push(pdu);
             }
         }
-        let done: Vec<Result<Answers>> = stream::iter(rooms)
-            .map(|(room_id, pdus)| async move { self.receive_in(origin, &room_id, pdus).await })
-            .buffer_unordered(ROOMS_AT_ONCE)
-            .collect()
-            .await;
+        // Boxed: the compiler cannot see by itself that such a future may be sent to another thread.
+        let of_room = |(room_id, pdus): (OwnedRoomId, _)| -> BoxFuture<'_, Result<Answers>> {
+            Box::pin(async move { self.receive_in(origin, &room_id, pdus).await })
+        };
+        let done: Vec<Result<Answers>> =
+            stream::iter(rooms).map(of_room).buffer_unordered(ROOMS_AT_ONCE).collect().await;
         let mut answers = Answers::new();
         for of_room in done {
             answers.extend(of_room?);
@@ -109,9 +123,14 @@ impl Inbox {
             return Ok(answers);
         };
         let version = version_of(&room)?;
+        let admitted = self.acls.allows(room.nid, origin).await?;
         let mut events = Vec::new();
         for pdu in raw {
             match Pdu::parse_remote(pdu.get(), version) {
+                Ok(event) if !admitted => {
+                    let why = format!("{origin} is not admitted to this room");
+                    drop(answers.insert(event.claimed().event_id().to_owned(), Err(why)));
+                }
                 Ok(event) if event.claimed().room_id() == room_id => events.push(event),
                 Ok(event) => drop(answers.insert(event.claimed().event_id().to_owned(), Err("of another room".into()))),
                 Err(e) => tracing::debug!(server = %origin, room.id = %room_id, error = %e, "a malformed event"),
@@ -138,7 +157,7 @@ impl Inbox {
                 Err(e) => drop(answers.insert(id, Err(told(&e)))),
             }
         }
-        answers.extend(self.take_in(origin, &room, version, good, false).await?);
+        answers.extend(self.take_in(origin, &room, version, good, Sort::News).await?);
         Ok(answers)
     }
 
@@ -161,7 +180,7 @@ impl Inbox {
         {
             return Ok(());
         }
-        let mut answers = self.take_in(origin, &room, version, vec![pdu], false).await?;
+        let mut answers = self.take_in(origin, &room, version, vec![pdu], Sort::ToldToUs).await?;
         match answers.remove(&event_id) {
             Some(Ok(())) => Ok(()),
             Some(Err(why)) => Err(Error::forbidden(why)),
@@ -179,7 +198,7 @@ impl Inbox {
         let lane = self.lanes.get_with(room.nid, Arc::default);
         let _one = lane.lock().await;
         let good = self.verified(&room, version, raw).await?;
-        let answers = self.take_in(origin, &room, version, good, true).await?;
+        let answers = self.take_in(origin, &room, version, good, Sort::History).await?;
         Ok(answers.values().filter(|a| a.is_ok()).count())
     }
 
@@ -216,10 +235,10 @@ impl Inbox {
         room: &Room,
         version: &'static RoomVersion,
         events: Vec<Pdu>,
-        history: bool,
+        sort: Sort,
     ) -> Result<Answers> {
         let mut answers = Answers::new();
-        let ready = self.fill_gaps(origin, room, version, events, history).await?;
+        let ready = self.fill_gaps(origin, room, version, events, sort == Sort::History).await?;
         let mut waiting: Vec<Arrival> = Vec::new();
         let mut near: HashMap<OwnedEventId, ()> = HashMap::new();
         for event in ready {
@@ -229,7 +248,7 @@ impl Inbox {
                 near.clear();
             }
             let event_id = event.pdu.event_id().to_owned();
-            match self.arrival(origin, room, version, event).await? {
+            match self.arrival(origin, room, version, event, sort).await? {
                 Ok(arrival) => {
                     near.insert(event_id, ());
                     waiting.push(arrival);
@@ -272,8 +291,9 @@ impl Inbox {
         room: &Room,
         version: &'static RoomVersion,
         event: Ready,
+        sort: Sort,
     ) -> Result<std::result::Result<Arrival, String>> {
-        let Ready { pdu, states, missing, history } = event;
+        let Ready { pdu, states, missing } = event;
         let ids = auth_ids(version, &pdu);
         let mut known = self.by_id(room, &ids).await?;
         if ids.iter().any(|id| !known.contains_key(id)) {
@@ -301,7 +321,8 @@ impl Inbox {
             states,
             missing,
             referenced,
-            history,
+            history: sort == Sort::History,
+            relay: sort == Sort::ToldToUs,
         }))
     }
 

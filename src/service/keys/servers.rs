@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, stream};
-use hearth_base::{Error, OrNotFound, Requester, Result};
+use hearth_base::{Error, OrNotFound, Requester, Result, ids::UserNid};
 use hearth_remote::Failure;
 use hearth_store::keys::Usage;
 use ruma::{
@@ -53,6 +53,15 @@ pub struct UserDevice {
     pub device_display_name: Option<String>,
 }
 
+/// A device as other servers see it.
+#[derive(Debug)]
+pub struct ShownDevice {
+    /// Its identity keys, if it has any.
+    pub keys: Option<Box<RawValue>>,
+    /// Its name, where others may see it.
+    pub name: Option<String>,
+}
+
 fn by_server<T>(wanted: BTreeMap<OwnedUserId, T>) -> BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>> {
     let mut servers: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>> = BTreeMap::new();
     for (user, what) in wanted {
@@ -80,6 +89,7 @@ impl Keys {
         if wanted.is_empty() {
             return Ok(answer);
         }
+        let wanted = self.followed(wanted, &mut answer).await?;
         let asking = by_server(wanted).into_iter().map(|(server, wanted)| async move {
             let request = get_keys::v1::Request::new(wanted.clone());
             let patience = self.federation.short().up_to(MAX_ANSWER);
@@ -119,6 +129,44 @@ impl Keys {
         drop(asking);
         self.add_given(requester, &mut answer).await?;
         Ok(answer)
+    }
+
+    /// Answers for the users whom we follow; gives the others. Those who share a room with ours are followed from now on.
+    async fn followed(
+        &self,
+        wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+        answer: &mut QueriedKeys,
+    ) -> Result<BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>> {
+        let users: Vec<OwnedUserId> = wanted.keys().cloned().collect();
+        let nids: BTreeMap<OwnedUserId, UserNid> = self.store.user_nids(&users).await?.into_iter().collect();
+        let (mut others, mut begin) = (BTreeMap::new(), Vec::new());
+        for (user, devices) in wanted {
+            let meets = match nids.get(&user) {
+                Some(nid) if self.store.meets_ours(*nid).await? => Some(*nid),
+                _ => None,
+            };
+            let Some(nid) = meets else {
+                others.insert(user, devices);
+                continue;
+            };
+            match self.store.followed(nid).await? {
+                Some(followed) if !followed.stale => {
+                    let keys = self.store.keys_of(nid).await?;
+                    answer.device_keys.insert(user.clone(), super::chosen_devices(&keys, &devices));
+                    let of = |usage| keys.cross_signing(usage).map(|key| key.json.clone());
+                    answer.master_keys.extend(of(Usage::Master).map(|key| (user.clone(), key)));
+                    answer.self_signing_keys.extend(of(Usage::SelfSigning).map(|key| (user.clone(), key)));
+                    continue;
+                }
+                Some(_) => {}
+                None => begin.push(nid),
+            }
+            others.insert(user, devices);
+        }
+        if !begin.is_empty() {
+            self.store.follow(begin).await?;
+        }
+        Ok(others)
     }
 
     /// Adds what the requester signed of others' master keys.
@@ -212,7 +260,7 @@ impl Keys {
         let nid = self.store.user_nid(user).await?.or_not_found("User")?;
         self.store.account(nid).await?.or_not_found("User")?;
         // Before the keys: what changes meanwhile is told again, never left out.
-        let stream_id = self.store.device_list_pos(nid).await?.0;
+        let stream_id = self.store.newest_device_change(nid).await?.map_or(0, |change| change.pos);
         let all = self.store.user_keys(&[nid]).await?;
         let keys = all.get(&nid).cloned().unwrap_or_default();
         let mut devices = Vec::new();
@@ -228,6 +276,21 @@ impl Keys {
             master_key: of(Usage::Master),
             self_signing_key: of(Usage::SelfSigning),
         })
+    }
+
+    /// What `m.device_list_update` says of a device of ours: its keys and name, as far as others may see them; `None` if
+    /// it is gone.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn device_for_server(&self, user: UserNid, device: &str) -> Result<Option<ShownDevice>> {
+        let Some(row) = self.store.device(user, device).await? else { return Ok(None) };
+        let all = self.store.user_keys(&[user]).await?;
+        let keys = match all.get(&user).and_then(|keys| keys.devices.get(device)) {
+            Some(json) => Some(self.as_shown(json)?.0),
+            None => None,
+        };
+        Ok(Some(ShownDevice { keys, name: row.display_name.filter(|_| self.federation.settings().device_names) }))
     }
 
     /// Keys of a device as other servers see them, and the device's name if they may see that.

@@ -7,22 +7,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hearth_base::{
-    Error, Result,
-    clock::Clock,
-    error::Told,
-    tasks::Supervisor,
-};
+use hearth_base::{Error, Result, clock::Clock, error::Told, tasks::Supervisor};
 use hearth_remote::{Failure, http::Chunks};
 use hearth_store::{Store, blobs::Draft, media::Media as Row};
 use http::{HeaderMap, Request, StatusCode, header};
 use moka::sync::Cache;
 use parking_lot::Mutex;
-use ruma::{
-    OwnedServerName,
-    api::federation::authenticated_media::get_content,
-    http_headers::ContentDisposition,
-};
+use ruma::{OwnedServerName, api::federation::authenticated_media::get_content, http_headers::ContentDisposition};
 use tokio::sync::watch;
 
 use super::{

@@ -191,6 +191,7 @@ impl House {
                 key: r.key,
             }),
             redaction: None,
+            relay: false,
         };
         let on_rev = (!first).then_some(self.room.head.rev - 1);
         let append = Append {

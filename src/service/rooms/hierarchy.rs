@@ -266,7 +266,11 @@ impl Rooms {
     }
 
     /// A room that is here, and whether users of that server may hear of it.
-    async fn node_for(&self, server: &ServerName, room_id: &RoomId) -> Result<Option<(Arc<Summary>, Arc<Vec<Child>>, bool)>> {
+    async fn node_for(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Option<(Arc<Summary>, Arc<Vec<Child>>, bool)>> {
         let Some(nid) = self.store.room_nid(room_id).await? else { return Ok(None) };
         if !self.store.is_resident(nid).await? {
             return Ok(None);

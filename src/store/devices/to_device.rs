@@ -1,6 +1,7 @@
 //! Messages from device to device: stored until the recipient's next sync says that they arrived.
 //!
-//! Owns the tables `to_device` and `to_device_txns`. A message's id is its position in the log, which is the order of
+//! Owns the tables `to_device`, `to_device_txns` and `received_to_device`; what goes to other servers is put into the
+//! [`outbox`](crate::outbox) in the same transaction. A message's id is its position in the log, which is the order of
 //! arrival; one request makes one position. What is known of an inbox (nothing newer than, nothing older than, how
 //! full) is remembered, so that a sync of a device without mail costs no query and no write.
 
@@ -21,6 +22,7 @@ use crate::{
     execute, fetch_all, fetch_optional, insert_rows,
     keys::{one_time::DeviceName, to_json},
     log::{Change, Logged, Tx},
+    outbox::NewOutgoing,
     sql,
 };
 
@@ -84,19 +86,76 @@ impl Inboxes {
 
 const TXN: &str = "INSERT INTO to_device_txns (user_nid, device_id, txn_id, sent_ms) VALUES ($1, $2, $3, $4) ON CONFLICT (user_nid, device_id, txn_id) DO NOTHING";
 const OLD_TXNS: &str = "DELETE FROM to_device_txns WHERE sent_ms < $1";
+const RECEIVED: &str = "INSERT INTO received_to_device (server, message_id, received_ms) VALUES ($1, $2, $3) ON CONFLICT (server, message_id) DO NOTHING";
+const OLD_RECEIVED: &str = "DELETE FROM received_to_device WHERE received_ms < $1";
+const SURPLUS: &str = "SELECT received_ms FROM received_to_device ORDER BY received_ms DESC LIMIT 1 OFFSET $1";
 const INBOX_PAGE: &str =
     "SELECT id, json FROM to_device WHERE user_nid = $1 AND device_id = $2 AND id > $3 ORDER BY id LIMIT $4";
 const OLDEST: &str = "SELECT id FROM to_device WHERE user_nid = $1 AND device_id = $2 ORDER BY id LIMIT 1";
 const DELETE_UPTO: &str = "DELETE FROM to_device WHERE user_nid = $1 AND device_id = $2 AND id <= $3";
 
 impl Store {
-    /// Puts messages into the inboxes of those of the named devices that exist, unless the transaction id was used
-    /// before. Returns whether it was new.
+    /// Puts messages into the inboxes of those of the named devices that exist, and those for other servers into the
+    /// outbox, unless the transaction id was used before. Returns whether it was new.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn send_to_device(&self, sending: Sending, messages: Vec<NewMessage>) -> Result<bool> {
-        self.write(move |tx| Box::pin(async move { tx.send_to_device(&sending, &messages).await })).await
+    pub async fn send_to_device(
+        &self,
+        sending: Sending,
+        messages: Vec<NewMessage>,
+        outgoing: Vec<NewOutgoing>,
+    ) -> Result<bool> {
+        let outgoing = self.numbered(outgoing).await?;
+        self.write(move |tx| {
+            Box::pin(async move {
+                let new = tx.send_to_device(&sending, &messages).await?;
+                if new {
+                    tx.put_outgoing(outgoing).await?;
+                }
+                Ok(new)
+            })
+        })
+        .await
+    }
+
+    /// Puts messages from another server into inboxes, unless a message of that id came from there before. Returns
+    /// whether it was new.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn receive_to_device(
+        &self,
+        origin: String,
+        message_id: String,
+        now_ms: i64,
+        messages: Vec<NewMessage>,
+    ) -> Result<bool> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let new = execute!(tx, RECEIVED, origin.as_str(), message_id.as_str(), now_ms)? > 0;
+                if new {
+                    tx.put_to_device(&messages).await?;
+                }
+                Ok(new)
+            })
+        })
+        .await
+    }
+
+    /// Forgets ids of messages from other servers that arrived before that time, ms, and the oldest of more than `most`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn prune_received_to_device(&self, before_ms: i64, most: i64) -> Result<u64> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let surplus: Option<(i64,)> = fetch_optional!(tx, (i64,), SURPLUS, most)?;
+                let before = surplus.map_or(before_ms, |(ms,)| before_ms.max(ms));
+                execute!(tx, OLD_RECEIVED, before)
+            })
+        })
+        .await
     }
 
     /// The messages for a device in `(after, upto]`, oldest first, `limit` at most.

@@ -110,6 +110,7 @@ impl Placed<'_> {
             redacted_by: None,
             device: e.txn.as_ref().map(|t| t.0.as_str().into()),
             txn_id: e.txn.as_ref().map(|t| t.1.as_str().into()),
+            relay: e.relay,
             pdu: e.pdu.clone(),
         }
     }

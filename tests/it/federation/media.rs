@@ -45,7 +45,8 @@ fn http() -> reqwest::Client {
 async fn uploads(at: &Peer, user: &User, bytes: &[u8], content_type: &str) -> String {
     let url = format!("{}/_matrix/media/v3/upload?filename=a%20%C3%A4.png", at.base());
     let request = http().post(url).bearer_auth(user.token()).header(header::CONTENT_TYPE, content_type);
-    let answer: Value = serde_json::from_str(&request.body(bytes.to_vec()).send().await.unwrap().text().await.unwrap()).unwrap();
+    let answer: Value =
+        serde_json::from_str(&request.body(bytes.to_vec()).send().await.unwrap().text().await.unwrap()).unwrap();
     media_id(&answer)
 }
 
@@ -108,7 +109,10 @@ async fn images_of_other_servers_have_thumbnails() {
     // Other servers may ask for one as well.
     let answer = there.asks(&here, &format!("/_matrix/federation/v1/media/thumbnail/{id}?width=64&height=64")).await;
     assert_eq!(answer.status, 200);
-    there.asks(&here, &format!("/_matrix/federation/v1/media/thumbnail/{id}?width=0&height=64")).await.refused(400, "M_UNKNOWN");
+    there
+        .asks(&here, &format!("/_matrix/federation/v1/media/thumbnail/{id}?width=0&height=64"))
+        .await
+        .refused(400, "M_UNKNOWN");
     // Only ours.
     let foreign = format!("/_matrix/federation/v1/media/download/{id}");
     here.asks(&there, &foreign).await.refused(404, "M_NOT_FOUND");
@@ -202,7 +206,10 @@ async fn older_servers_are_asked_as_everybody_may() {
     let [here, _] = Peers::two().await;
     let alice = here.user("alice").await;
     let given = downloads(&here, &alice, &old.name, "file", "").await.good();
-    assert_eq!((given.bytes, &given.headers[header::CONTENT_TYPE]), (b"the file".to_vec(), &"image/png".parse().unwrap()));
+    assert_eq!(
+        (given.bytes, &given.headers[header::CONTENT_TYPE]),
+        (b"the file".to_vec(), &"image/png".parse().unwrap())
+    );
     let asked = old.asked();
     assert!(asked.iter().any(|p| p.starts_with(&download_path("file"))));
     let open = asked.iter().find(|p| p.starts_with("/_matrix/media/v3/")).unwrap();
@@ -220,21 +227,30 @@ async fn a_file_may_be_elsewhere_but_not_anywhere() {
         let location = match id.split_once('-') {
             Some(("plain", rest)) => format!("http://127.0.0.{}", rest.replace('-', ":")),
             Some((last, port)) => format!("https://127.0.0.{last}:{port}/file?signed=yes"),
-            None => return (StatusCode::OK, "multipart/mixed; boundary=b", "--b\r\n\r\n{}\r\n--b\r\n\r\nhalf a f".to_owned()),
+            None => {
+                return (
+                    StatusCode::OK,
+                    "multipart/mixed; boundary=b",
+                    "--b\r\n\r\n{}\r\n--b\r\n\r\nhalf a f".to_owned(),
+                );
+            }
         };
-        let body = format!("--b\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--b\r\nLocation: {location}\r\n\r\n\r\n--b--");
+        let body = format!(
+            "--b\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--b\r\nLocation: {location}\r\n\r\n\r\n--b--"
+        );
         (StatusCode::OK, "multipart/mixed; boundary=b", body)
     })
     .await;
-    let here = Peers::one(2, |plan| {
-        plan.services(|s| s.federation.remote.deny = vec!["127.0.0.9/32".parse().unwrap()])
-    })
-    .await;
+    let here =
+        Peers::one(2, |plan| plan.services(|s| s.federation.remote.deny = vec!["127.0.0.9/32".parse().unwrap()])).await;
     let alice = here.user("alice").await;
     let port = |fake: &Fake| fake.name.port().unwrap();
     let id = format!("8-{}", port(&store));
     let given = downloads(&here, &alice, &turning.name, &id, "").await.good();
-    assert_eq!((given.bytes, &given.headers[header::CONTENT_TYPE]), (b"from elsewhere".to_vec(), &"image/gif".parse().unwrap()));
+    assert_eq!(
+        (given.bytes, &given.headers[header::CONTENT_TYPE]),
+        (b"from elsewhere".to_vec(), &"image/gif".parse().unwrap())
+    );
     assert_eq!(store.asked(), ["/file?signed=yes"]);
     for id in [format!("9-{}", port(&inside)), format!("plain-8-{}", port(&store)), "half".to_owned()] {
         let given = downloads(&here, &alice, &turning.name, &id, "").await;

@@ -9,15 +9,20 @@ use ruma::{OwnedRoomId, events::TimelineEventType};
 use serde_json::{Value, json};
 
 use super::support::{Peer, Peers};
-use crate::support::{
-    User,
-    rooms::encoded,
-};
+use crate::support::{User, rooms::encoded};
 
 const V1: &str = "/_matrix/federation/v1";
 
 /// An event of a user of `of`, placed in a room of `at`; gives its id.
-async fn places(at: &Peer, room: &str, of: &Peer, sender: &User, kind: &str, key: Option<&str>, content: Value) -> String {
+async fn places(
+    at: &Peer,
+    room: &str,
+    of: &Peer,
+    sender: &User,
+    kind: &str,
+    key: Option<&str>,
+    content: Value,
+) -> String {
     let services = at.services();
     let room_id: OwnedRoomId = room.try_into().unwrap();
     let room = services.state.room(&room_id).await.unwrap();
@@ -43,7 +48,8 @@ async fn places(at: &Peer, room: &str, of: &Peer, sender: &User, kind: &str, key
     let id = pdu.event_id().to_string();
     let arrival = Arrival {
         pdu: Arc::new(pdu),
-        known: None,
+        nid: services.store.new_event_nid().await.unwrap(),
+        known: false,
         auth,
         rejected: None,
         refused: false,
@@ -51,6 +57,7 @@ async fn places(at: &Peer, room: &str, of: &Peer, sender: &User, kind: &str, key
         missing: Vec::new(),
         referenced: false,
         history: false,
+        relay: false,
     };
     let arrived = services.events.receive(room.nid, vec![arrival]).await.unwrap();
     assert_eq!(arrived, [Arrived::Placed]);
@@ -142,7 +149,9 @@ async fn a_server_reads_the_rooms_its_users_are_in() {
     there.asks(&here, &at("state", "!none:x", &id(&two))).await.refused(403, "M_FORBIDDEN");
     member(&here, &other, &there, &bob, "join").await;
     there.asks(&here, &at("state", &other, &id(&two))).await.refused(404, "M_NOT_FOUND");
-    assert!(list(&there.posts(&here, &at("get_missing_events", &other, ""), ask.clone()).await.good(), "events").is_empty());
+    assert!(
+        list(&there.posts(&here, &at("get_missing_events", &other, ""), ask.clone()).await.good(), "events").is_empty()
+    );
     let reads = [
         event(&one),
         at("state", &room, &id(&two)),
@@ -176,7 +185,8 @@ async fn what_a_server_may_not_see_it_gets_redacted() {
         let setting = json!({ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } });
         let room = alice.creates(json!({ "initial_state": [setting] })).await;
         let before = alice.says(&room, "before").await;
-        places(&here, &room, &here, &alice, "m.room.member", Some(bob.id.as_str()), json!({ "membership": "invite" })).await;
+        places(&here, &room, &here, &alice, "m.room.member", Some(bob.id.as_str()), json!({ "membership": "invite" }))
+            .await;
         alice.says(&room, "invited").await;
         member(&here, &room, &there, &bob, "join").await;
         let last = alice.says(&room, "in").await;
@@ -207,7 +217,8 @@ async fn a_state_of_many_pieces_is_whole() {
     let last = alice.says(&room, "x").await;
     let id = format!("?event_id={}", encoded(&last));
     let state = there.asks(&here, &at("state", &room, &id)).await.good();
-    let mut keys: Vec<String> = list(&state, "pdus").iter().map(|e| format!("{}{}", e["type"], e["state_key"])).collect();
+    let mut keys: Vec<String> =
+        list(&state, "pdus").iter().map(|e| format!("{}{}", e["type"], e["state_key"])).collect();
     let ids = there.asks(&here, &at("state_ids", &room, &id)).await.good();
     let count = keys.len();
     keys.sort();
@@ -250,12 +261,17 @@ async fn a_tree_goes_on_at_other_servers() {
     assert_eq!(asked(), before + 1, "what was told is remembered");
 
     // One room alone, for those who may ask others by us.
-    let summary = |room: &str| format!("/_matrix/client/v1/room_summary/{}?via={}", encoded(room), encoded(here.name().as_str()));
+    let summary =
+        |room: &str| format!("/_matrix/client/v1/room_summary/{}?via={}", encoded(room), encoded(here.name().as_str()));
     let told = bob.get(&summary(&open)).await.good();
-    assert_eq!((&told["name"], &told["membership"], &told["num_joined_members"]), (&json!("open"), &json!("leave"), &json!(1)));
+    assert_eq!(
+        (&told["name"], &told["membership"], &told["num_joined_members"]),
+        (&json!("open"), &json!("leave"), &json!(1))
+    );
     bob.get(&summary(&secret)).await.refused(404, "M_NOT_FOUND");
     there.nobody().get(&summary(&inner)).await.refused(404, "M_NOT_FOUND");
     // Whoever is invited may hear of it.
-    places(&here, &secret, &here, &alice, "m.room.member", Some(bob.id.as_str()), json!({ "membership": "invite" })).await;
+    places(&here, &secret, &here, &alice, "m.room.member", Some(bob.id.as_str()), json!({ "membership": "invite" }))
+        .await;
     assert_eq!(there.asks(&here, &at("hierarchy", &secret, "")).await.good()["room"]["name"], "secret");
 }

@@ -15,7 +15,10 @@ use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
 use serde_json::{Value, json, value::RawValue};
 
 use super::support::{Peer, Peers};
-use crate::support::{User, encoded};
+use crate::support::{
+    User,
+    rooms::{encoded, txn},
+};
 
 /// One server's side of the room.
 struct Side<'a> {
@@ -98,8 +101,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
 
     let services = there.services();
     let creator = services.store.intern_user(<&UserId>::try_from(alice.id.as_str()).unwrap()).await.unwrap();
-    let nid =
-        services.store.make_stub_room(room.room_id.clone(), room.version.clone(), creator, 0).await.unwrap();
+    let nid = services.store.make_stub_room(room.room_id.clone(), room.version.clone(), creator, 0).await.unwrap();
     let mut raw = Vec::new();
     for event_id in before.values() {
         raw.push(RawValue::from_string(ours.event(event_id.as_str()).await.pdu.json().to_owned()).unwrap());
@@ -121,6 +123,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         missing: join.prev_events().to_vec(),
         referenced: false,
         history: false,
+        relay: false,
         pdu: Arc::new(join),
     };
     services.events.enter(nid, state.values().map(|o| o.nid).collect(), arrival).await.unwrap();
@@ -128,7 +131,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
 }
 
 async fn says(user: &User, room_id: &str, body: &str) -> String {
-    let path = format!("send/m.room.message/{}", crate::support::txn());
+    let path = format!("send/m.room.message/{}", txn());
     let path = format!("/_matrix/client/v3/rooms/{}/{path}", encoded(room_id));
     user.put(&path, json!({"msgtype": "m.text", "body": body})).await.good()["event_id"].as_str().unwrap().to_owned()
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use hearth_base::Result;
 use hearth_remote::federation::Patience;
 use hearth_rules::{event::Pdu, versions::RoomVersion};
@@ -88,12 +88,7 @@ impl Inbox {
             .map(|pdu| {
                 let gone: Vec<OwnedEventId> =
                     pdu.prev_events().iter().filter(|id| missing.contains(*id)).cloned().collect();
-                Ready {
-                    states: gone.iter().filter_map(|id| states.get(id).cloned()).collect(),
-                    missing: gone,
-                    history,
-                    pdu,
-                }
+                Ready { states: gone.iter().filter_map(|id| states.get(id).cloned()).collect(), missing: gone, pdu }
             })
             .collect())
     }
@@ -210,14 +205,15 @@ impl Inbox {
     /// Fetches events one by one and keeps them as outliers.
     async fn fetch_events(&self, server: &ServerName, room: &Room, ids: &[OwnedEventId]) -> Result<()> {
         let patience = self.patience();
-        let found: Vec<Option<Box<RawValue>>> = stream::iter(ids)
-            .map(|id| async move {
-                let request = get_event::v1::Request::new(id.clone());
+        // Boxed: the compiler cannot see by itself that such a future may be sent to another thread.
+        let fetched = |id: OwnedEventId| -> BoxFuture<'_, Option<Box<RawValue>>> {
+            Box::pin(async move {
+                let request = get_event::v1::Request::new(id);
                 self.federation.send(server, request, patience).await.ok().map(|answer| answer.pdu)
             })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
+        };
+        let found: Vec<Option<Box<RawValue>>> =
+            stream::iter(ids.to_vec()).map(fetched).buffer_unordered(AT_ONCE).collect().await;
         self.outliers.take_in(room.nid, found.into_iter().flatten()).await.map(drop)
     }
 

@@ -157,7 +157,8 @@ fn read(room_id: &RoomId, body: &[u8]) -> Result<Tree, Failure> {
     let children: Vec<Child> = children.into_iter().map(|(_, child)| child).collect();
     let named: HashSet<&OwnedRoomId> = children.iter().map(|c| &c.room_id).collect();
     let summaries = answer.children.into_iter().filter_map(|c| serde_json::from_value::<Summary>(c).ok());
-    let summaries = summaries.filter(|s| named.contains(&s.room_id)).map(|s| (s.room_id.clone(), Arc::new(s))).collect();
+    let summaries =
+        summaries.filter(|s| named.contains(&s.room_id)).map(|s| (s.room_id.clone(), Arc::new(s))).collect();
     let inaccessible = answer.inaccessible_children.iter().filter_map(|id| RoomId::parse(id.as_str()?).ok());
     let inaccessible = inaccessible.filter(|id| named.contains(id)).collect();
     Ok(Tree {
@@ -209,7 +210,13 @@ mod tests {
     fn nonsense_about_a_child_costs_that_child() {
         let child = |key: &str, content: Value| json!({ "type": "m.space.child", "state_key": key, "sender": "@a:x", "origin_server_ts": 5, "content": content, "unsigned": {} });
         let via = json!({ "via": ["x", "not a name", 5, "y:1"], "suggested": true });
-        let state = json!([child("!b:x", via), child("!c:x", json!({})), child("no room", json!({ "via": ["x"] })), 5, child("!d:x", json!({ "via": ["x"] }))]);
+        let state = json!([
+            child("!b:x", via),
+            child("!c:x", json!({})),
+            child("no room", json!({ "via": ["x"] })),
+            5,
+            child("!d:x", json!({ "via": ["x"] }))
+        ]);
         let room = json!({ "room_id": "!a:x", "num_joined_members": 3, "world_readable": true, "guest_can_join": false, "children_state": state });
         let summary = |id: &str| json!({ "room_id": id, "num_joined_members": 1, "name": "n" });
         let tree = tree(&room, &json!([summary("!b:x"), summary("!stranger:x"), 7])).unwrap();

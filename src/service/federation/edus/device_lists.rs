@@ -1,0 +1,337 @@
+//! Follows the devices of other servers' users (server-server API, "Device Management").
+//!
+//! A list that is followed is handed out by us; each change says which change it comes after, and one that does not fit
+//! marks the list stale. Stale lists are fetched whole by a task, which goes round by itself and when woken. A user who
+//! shares no room with ours is followed no longer: their changes do not reach us any more.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use hearth_base::{
+    Result,
+    ids::{RoomNid, UserNid},
+    tasks::Supervisor,
+};
+use hearth_store::{
+    Store,
+    keys::{
+        Usage,
+        theirs::{RemoteDevice, RemoteList},
+    },
+    log::{Change, Logged},
+};
+use parking_lot::Mutex;
+use ruma::{
+    CanonicalJsonObject, OwnedServerName, OwnedUserId, ServerName, UserId, api::federation::device::get_devices,
+    events::TimelineEventType,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use crate::{federation::Federation, keys::is_name};
+
+/// Bytes of a key.
+const MAX_KEY: usize = 16 << 10;
+/// Bytes of a device's name that are kept.
+const MAX_NAME: usize = 256;
+/// Devices of a user.
+const MAX_DEVICES: usize = 2_000;
+/// Bytes of a whole list.
+const MAX_ANSWER: usize = 16 << 20;
+/// Lists fetched at the same time.
+const AT_ONCE: usize = 8;
+/// How often stale lists are looked at if nobody wakes.
+const ROUND: Duration = Duration::from_secs(60);
+/// The least pause between two rounds.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Users and rooms that wait to be looked at because somebody went.
+const GONE: usize = 20_000;
+
+/// Follows devices of others.
+#[derive(Debug)]
+pub struct DeviceLists {
+    store: Store,
+    name: OwnedServerName,
+    federation: Arc<Federation>,
+    bell: Notify,
+    gone: Mutex<HashSet<Gone>>,
+}
+
+/// Who may share no room with ours any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Gone {
+    /// A user of another server who left a room.
+    User(UserNid),
+    /// The members of a room that one of ours left.
+    Room(RoomNid),
+}
+
+#[derive(Deserialize)]
+struct Update {
+    user_id: OwnedUserId,
+    device_id: String,
+    stream_id: i64,
+    #[serde(default)]
+    prev_id: Vec<i64>,
+    #[serde(default)]
+    deleted: bool,
+    #[serde(default)]
+    device_display_name: Option<String>,
+    #[serde(default)]
+    keys: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct SigningKeys {
+    user_id: OwnedUserId,
+    #[serde(default)]
+    master_key: Option<Box<RawValue>>,
+    #[serde(default)]
+    self_signing_key: Option<Box<RawValue>>,
+}
+
+impl DeviceLists {
+    /// Made once. [`Self::on_change`] is to hear of every commit.
+    #[must_use]
+    pub fn new(store: Store, federation: Arc<Federation>) -> Arc<Self> {
+        let name = federation.name().to_owned();
+        Arc::new(Self { store, name, federation, bell: Notify::new(), gone: Mutex::default() })
+    }
+
+    /// Starts the task that fetches what is stale.
+    pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
+        let (this, stopping) = (self.clone(), supervisor.stopping());
+        supervisor.task("device-lists", move || {
+            let (this, stopping) = (this.clone(), stopping.clone());
+            async move {
+                loop {
+                    this.part().await?;
+                    tokio::select! {
+                        () = stopping.cancelled() => return Ok(()),
+                        done = this.fetch_stale() => done?,
+                    }
+                    // A server that sends nothing that fits is not fetched from without a pause.
+                    tokio::time::sleep(PAUSE).await;
+                    tokio::select! {
+                        () = stopping.cancelled() => return Ok(()),
+                        () = this.bell.notified() => {}
+                        () = tokio::time::sleep(ROUND) => {}
+                    }
+                }
+            }
+        });
+    }
+
+    /// Hears of a commit: who leaves a room may be followed no longer.
+    pub fn on_change(&self, logged: &Logged) {
+        let Change::Event(event) = &logged.change else { return };
+        if *event.pdu.event_type() != TimelineEventType::RoomMember || event.pdu.membership() == "join" {
+            return;
+        }
+        let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok()) else { return };
+        let gone = match (*user.server_name() == self.name, self.store.known_user(user)) {
+            (true, _) => Gone::Room(event.room),
+            (false, Some(nid)) => Gone::User(nid),
+            (false, None) => return,
+        };
+        let mut waiting = self.gone.lock();
+        if waiting.len() < GONE {
+            waiting.insert(gone);
+        }
+        drop(waiting);
+        self.bell.notify_one();
+    }
+
+    /// `m.device_list_update`.
+    pub(super) async fn update(&self, origin: &ServerName, content: &str) -> Result<()> {
+        let Ok(said) = serde_json::from_str::<Update>(content) else { return Ok(()) };
+        let Some((user, followed)) = self.of_origin(origin, &said.user_id).await? else { return Ok(()) };
+        if followed.stale {
+            return self.store.device_change_missed(user, said.stream_id).await;
+        }
+        if said.stream_id == followed.stream_id {
+            return Ok(());
+        }
+        let fits = !said.prev_id.is_empty() && said.prev_id.iter().all(|prev| *prev == followed.stream_id);
+        let change = if said.deleted { Err(said.device_id.clone()) } else { device(&said) };
+        let taken = match change {
+            _ if !fits || !is_name(&said.device_id) => false,
+            Ok(device) if device.json.is_none() && said.keys.is_some() => false,
+            change => {
+                let most = i64::try_from(MAX_DEVICES).unwrap_or(i64::MAX);
+                self.store.change_remote_list(user, said.stream_id, change, most).await?
+            }
+        };
+        if !taken {
+            tracing::debug!(user.id = %said.user_id, "a change of devices does not fit what we have");
+            self.store.mark_device_list_stale(user).await?;
+            self.bell.notify_one();
+        }
+        Ok(())
+    }
+
+    /// `m.signing_key_update`.
+    pub(super) async fn signing_keys(&self, origin: &ServerName, content: &str) -> Result<()> {
+        let Ok(said) = serde_json::from_str::<SigningKeys>(content) else { return Ok(()) };
+        let Some((user, _)) = self.of_origin(origin, &said.user_id).await? else { return Ok(()) };
+        let keys = signing_keys(&said.user_id, said.master_key.as_deref(), said.self_signing_key.as_deref());
+        if keys.is_empty() { Ok(()) } else { self.store.put_remote_signing_keys(user, keys).await }
+    }
+
+    /// A user of that server whom we follow. Others who share a room with ours hear that something changed.
+    async fn of_origin(
+        &self,
+        origin: &ServerName,
+        user: &UserId,
+    ) -> Result<Option<(UserNid, hearth_store::keys::theirs::Followed)>> {
+        if user.server_name() != origin {
+            return Ok(None);
+        }
+        let Some(nid) = self.store.user_nid(user).await? else { return Ok(None) };
+        match self.store.followed(nid).await? {
+            Some(followed) => Ok(Some((nid, followed))),
+            None => {
+                if self.store.meets_ours(nid).await? {
+                    self.store.tell_device_list(nid).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks at those who may share no room with ours any more.
+    async fn part(&self) -> Result<()> {
+        let gone = std::mem::take(&mut *self.gone.lock());
+        let mut users = HashSet::new();
+        for one in gone {
+            match one {
+                Gone::User(user) => drop(users.insert(user)),
+                Gone::Room(room) if self.store.local_members(&[room]).await?.is_empty() => {
+                    users.extend(self.store.remote_members(room).await?.into_iter().map(|(nid, _)| nid));
+                }
+                Gone::Room(_) => {}
+            }
+        }
+        for user in users {
+            if self.store.followed(user).await?.is_some() && !self.store.meets_ours(user).await? {
+                self.store.unfollow(user).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches stale lists, as far as their servers answer.
+    pub(super) async fn fetch_stale(&self) -> Result<()> {
+        let mut after = UserNid(0);
+        loop {
+            let stale = self.store.stale_device_lists(after, 100).await?;
+            let Some(last) = stale.last() else { return Ok(()) };
+            after = *last;
+            let mut fetching = stream::iter(stale.into_iter().map(|user| self.fetch(user))).buffer_unordered(AT_ONCE);
+            while let Some(done) = fetching.next().await {
+                done?;
+            }
+        }
+    }
+
+    async fn fetch(&self, nid: UserNid) -> Result<()> {
+        let user = self.store.user_id(nid).await?;
+        if !self.store.meets_ours(nid).await? {
+            return self.store.unfollow(nid).await;
+        }
+        let patience = self.federation.once().within(Duration::from_secs(20)).up_to(MAX_ANSWER);
+        let request = get_devices::v1::Request::new(user.clone());
+        let list = match self.federation.send(user.server_name(), request, patience).await {
+            Ok(list) => list,
+            Err(failure) if failure.is_not_found() => {
+                // There is no such user any more.
+                return self.store.put_remote_list(nid, empty()).await;
+            }
+            Err(failure) => {
+                tracing::debug!(user.id = %user, error = %failure, "a list of devices could not be fetched");
+                return Ok(());
+            }
+        };
+        if list.user_id != user {
+            return Ok(());
+        }
+        let mut devices: BTreeMap<String, RemoteDevice> = BTreeMap::new();
+        for found in list.devices.into_iter().take(MAX_DEVICES) {
+            let id = found.device_id.to_string();
+            if is_name(&id) && is_key_of(found.keys.json(), &user, Some(&id)) {
+                let display_name = found.device_display_name.map(|name| shortened(&name));
+                let json = Some(found.keys.json().get().to_owned());
+                devices.insert(id.clone(), RemoteDevice { device_id: id, display_name, json });
+            }
+        }
+        let key = |key: Option<&ruma::serde::Raw<ruma::encryption::CrossSigningKey>>| key.map(|k| k.json().to_owned());
+        let (master, own) = (key(list.master_key.as_ref()), key(list.self_signing_key.as_ref()));
+        let signing_keys = signing_keys(&user, master.as_deref(), own.as_deref());
+        let stream_id = i64::from(list.stream_id);
+        let list = RemoteList { stream_id, devices: devices.into_values().collect(), signing_keys };
+        self.store.put_remote_list(nid, list).await
+    }
+}
+
+fn empty() -> RemoteList {
+    RemoteList { stream_id: 0, devices: Vec::new(), signing_keys: Vec::new() }
+}
+
+fn device(said: &Update) -> std::result::Result<RemoteDevice, String> {
+    let keys = said.keys.as_deref().filter(|keys| is_key_of(keys, &said.user_id, Some(&said.device_id)));
+    Ok(RemoteDevice {
+        device_id: said.device_id.clone(),
+        display_name: said.device_display_name.as_deref().map(shortened),
+        json: keys.map(|keys| keys.get().to_owned()),
+    })
+}
+
+fn shortened(name: &str) -> String {
+    let mut short = String::new();
+    for c in name.chars().filter(|c| !c.is_control()) {
+        if short.len() + c.len_utf8() > MAX_NAME {
+            break;
+        }
+        short.push(c);
+    }
+    short
+}
+
+/// Whether keys say that they are of that user, and device.
+fn is_key_of(json: &RawValue, user: &UserId, device: Option<&str>) -> bool {
+    #[derive(Deserialize)]
+    struct Form {
+        user_id: String,
+        #[serde(default)]
+        device_id: Option<String>,
+    }
+    json.get().len() <= MAX_KEY
+        && !json.get().contains("\\u0000")
+        && serde_json::from_str::<CanonicalJsonObject>(json.get()).is_ok()
+        && serde_json::from_str::<Form>(json.get()).is_ok_and(|form| {
+            form.user_id == user.as_str() && device.is_none_or(|d| form.device_id.as_deref() == Some(d))
+        })
+}
+
+/// The cross-signing keys that are sound: of that user, for that use, one public key each.
+fn signing_keys(user: &UserId, master: Option<&RawValue>, own: Option<&RawValue>) -> Vec<(Usage, String)> {
+    #[derive(Deserialize)]
+    struct Form {
+        usage: Vec<String>,
+        keys: BTreeMap<String, String>,
+    }
+    let sound = |usage: Usage, json: &RawValue| {
+        is_key_of(json, user, None)
+            && serde_json::from_str::<Form>(json.get())
+                .is_ok_and(|form| form.keys.len() == 1 && form.usage.iter().any(|u| u == usage.as_str()))
+    };
+    [(Usage::Master, master), (Usage::SelfSigning, own)]
+        .into_iter()
+        .filter_map(|(usage, json)| json.filter(|json| sound(usage, json)).map(|json| (usage, json.get().to_owned())))
+        .collect()
+}

@@ -1,0 +1,154 @@
+//! Which servers are in which rooms, in memory: read once from the memberships, then kept up by what commits change.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use hearth_base::{
+    Result,
+    cache::Cache,
+    ids::{RoomNid, UserNid},
+};
+use hearth_store::{
+    Store,
+    log::{Change, Logged},
+};
+use parking_lot::RwLock;
+use ruma::{OwnedServerName, ServerName, UserId, events::TimelineEventType};
+
+/// Users of other servers that are remembered, in all rooms together.
+const REMEMBERED: u64 = 2_000_000;
+
+/// The servers of rooms, but for our own.
+#[derive(Debug)]
+pub struct Servers {
+    store: Store,
+    name: OwnedServerName,
+    rooms: Cache<RoomNid, Arc<RoomServers>>,
+}
+
+/// The other servers in a room.
+#[derive(Debug)]
+struct RoomServers {
+    inner: RwLock<Members>,
+    /// How many members there were when it was read, for the weight.
+    size: u32,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    joined: HashMap<OwnedServerName, HashSet<UserNid>>,
+    names: Arc<[OwnedServerName]>,
+}
+
+impl Members {
+    fn rename(&mut self) {
+        let mut names: Vec<OwnedServerName> = self.joined.keys().cloned().collect();
+        names.sort_unstable();
+        self.names = names.into();
+    }
+}
+
+impl Servers {
+    /// Seen from the server of this name. [`Self::on_change`] is to hear of every commit.
+    #[must_use]
+    pub fn new(store: Store, name: OwnedServerName) -> Self {
+        let weigh = |_: &RoomNid, room: &Arc<RoomServers>| room.size.saturating_add(4);
+        Self { store, name, rooms: Cache::weighed(REMEMBERED, weigh) }
+    }
+
+    /// The other servers with users joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn of_room(&self, room: RoomNid) -> Result<Arc<[OwnedServerName]>> {
+        let load = || async {
+            let mut members = Members::default();
+            let rows = self.store.remote_members(room).await?;
+            let size = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            for (nid, user) in rows {
+                if let Ok(user) = <&UserId>::try_from(user.as_str()) {
+                    members.joined.entry(user.server_name().to_owned()).or_default().insert(nid);
+                }
+            }
+            members.rename();
+            Ok(Arc::new(RoomServers { inner: RwLock::new(members), size }))
+        };
+        let room = self.rooms.get_or(room, load).await?;
+        let names = room.inner.read().names.clone();
+        Ok(names)
+    }
+
+    /// Whether a server has users joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_in(&self, server: &ServerName, room: RoomNid) -> Result<bool> {
+        Ok(self.of_room(room).await?.binary_search_by(|name| (**name).cmp(server)).is_ok())
+    }
+
+    /// The other servers that share a room with a user.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn of_user(&self, user: UserNid) -> Result<HashSet<OwnedServerName>> {
+        let mut servers = HashSet::new();
+        for room in self.store.joined_rooms(user).await? {
+            servers.extend(self.of_room(room).await?.iter().cloned());
+        }
+        Ok(servers)
+    }
+
+    /// Whether a room is known to have no other server in it, without asking the disk.
+    #[must_use]
+    pub fn is_ours_alone(&self, room: RoomNid) -> bool {
+        self.rooms.get(&room).is_some_and(|room| room.inner.read().names.is_empty())
+    }
+
+    /// Hears of a commit.
+    pub fn on_change(&self, logged: &Logged) {
+        match &logged.change {
+            Change::Event(event) if *event.pdu.event_type() == TimelineEventType::RoomMember => {
+                let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok()) else { return };
+                if user.server_name() == self.name {
+                    return;
+                }
+                match self.store.known_user(user) {
+                    Some(nid) => self.moved(event.room, user, nid, event.pdu.membership() == "join"),
+                    None => self.rooms.invalidate(&event.room),
+                }
+            }
+            // Resolution may have changed anybody's membership.
+            Change::State { room, changes } if changes.iter().any(|c| c.member.is_some_and(|(_, ours)| !ours)) => {
+                self.rooms.invalidate(room);
+            }
+            _ => {}
+        }
+    }
+
+    fn moved(&self, room: RoomNid, user: &UserId, nid: UserNid, joined: bool) {
+        let kept = self.rooms.get(&room);
+        // Whoever reads the disk just now may have read what was before.
+        self.rooms.invalidate(&room);
+        let Some(kept) = kept else { return };
+        {
+            let mut members = kept.inner.write();
+            let server = user.server_name();
+            let before = members.joined.len();
+            if joined {
+                members.joined.entry(server.to_owned()).or_default().insert(nid);
+            } else if let Some(users) = members.joined.get_mut(server) {
+                users.remove(&nid);
+                if users.is_empty() {
+                    members.joined.remove(server);
+                }
+            }
+            if members.joined.len() != before {
+                members.rename();
+            }
+        }
+        let ticket = self.rooms.ticket(&room);
+        self.rooms.fill(room, kept, ticket);
+    }
+}

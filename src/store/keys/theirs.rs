@@ -1,0 +1,217 @@
+//! Devices and keys of other servers' users, as far as we follow them (server-server API, "Device Management").
+//!
+//! Owns the tables `remote_device_lists` and `remote_devices`; their cross-signing keys stand beside ours. What is here
+//! is handed out by [`Store::user_keys`] like ours, and its changes are noted for our clients.
+
+use hearth_base::{Result, ids::UserNid};
+
+use super::Usage;
+use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
+
+/// How far we follow a user's devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Followed {
+    /// The `stream_id` of the newest change we have.
+    pub stream_id: i64,
+    /// Changes were missed: to be fetched whole.
+    pub stale: bool,
+}
+
+/// A device of another server's user.
+#[derive(Clone, Debug)]
+pub struct RemoteDevice {
+    /// Its id.
+    pub device_id: String,
+    /// Its name, if its server tells.
+    pub display_name: Option<String>,
+    /// Its identity keys, if it has any.
+    pub json: Option<String>,
+}
+
+/// All that a server tells of a user's devices.
+#[derive(Clone, Debug)]
+pub struct RemoteList {
+    /// How far it goes.
+    pub stream_id: i64,
+    /// The devices.
+    pub devices: Vec<RemoteDevice>,
+    /// The public cross-signing keys.
+    pub signing_keys: Vec<(Usage, String)>,
+}
+
+const FOLLOWED: &str = "SELECT stream_id, stale FROM remote_device_lists WHERE user_nid = $1";
+const STALE: &str = "SELECT user_nid FROM remote_device_lists WHERE stale AND user_nid > $1 ORDER BY user_nid LIMIT $2";
+const FOLLOW: &str = "INSERT INTO remote_device_lists (user_nid, stream_id, stale) VALUES ($1, $2, FALSE) ON CONFLICT (user_nid) DO UPDATE SET stale = remote_device_lists.stream_id > excluded.stream_id, stream_id = excluded.stream_id";
+const MISSED: &str = "UPDATE remote_device_lists SET stream_id = $2 WHERE user_nid = $1 AND stale AND stream_id < $2";
+const BEGIN: &str = "INSERT INTO remote_device_lists (user_nid, stream_id, stale) VALUES ($1, 0, TRUE) ON CONFLICT (user_nid) DO NOTHING";
+const MARK: &str = "UPDATE remote_device_lists SET stale = TRUE WHERE user_nid = $1 AND NOT stale";
+const UNFOLLOW: &str = "DELETE FROM remote_device_lists WHERE user_nid = $1";
+const PUT: &str = "INSERT INTO remote_devices (user_nid, device_id, display_name, json) VALUES ($1, $2, $3, $4) ON CONFLICT (user_nid, device_id) DO UPDATE SET display_name = excluded.display_name, json = excluded.json";
+const DROP: &str = "DELETE FROM remote_devices WHERE user_nid = $1 AND device_id = $2";
+const DROP_ALL: &str = "DELETE FROM remote_devices WHERE user_nid = $1";
+const COUNT: &str = "SELECT COUNT(*) FROM remote_devices WHERE user_nid = $1";
+const PUT_KEY: &str = "INSERT INTO cross_signing_keys (user_nid, usage, json) VALUES ($1, $2, $3) ON CONFLICT (user_nid, usage) DO UPDATE SET json = excluded.json";
+const DROP_KEYS: &str = "DELETE FROM cross_signing_keys WHERE user_nid = $1";
+
+impl Store {
+    /// How far we follow the devices of a user of another server; `None` if we do not.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn followed(&self, user: UserNid) -> Result<Option<Followed>> {
+        fetch_optional!(&mut self.read().await?, Followed, FOLLOWED, user.0)
+    }
+
+    /// Begins to follow users: their lists are fetched by whoever does that.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn follow(&self, users: Vec<UserNid>) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                for user in users {
+                    execute!(tx, BEGIN, user.0)?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Tells our clients that the devices changed of a user whom we do not follow.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn tell_device_list(&self, user: UserNid) -> Result<()> {
+        self.write(move |tx| Box::pin(async move { tx.note_device_list(user).await.map(drop) })).await
+    }
+
+    /// Users whose devices are to be fetched whole, those behind `after`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn stale_device_lists(&self, after: UserNid, limit: i64) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), STALE, after.0, limit)?;
+        Ok(rows.into_iter().map(|(nid,)| UserNid(nid)).collect())
+    }
+
+    /// Notes that changes of a user's devices were missed. Clients are told: they ask again.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn mark_device_list_stale(&self, user: UserNid) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                if execute!(tx, MARK, user.0)? > 0 {
+                    tx.note_device_list(user).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Notes a change of a list that is to be fetched: what is fetched must not be older.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn device_change_missed(&self, user: UserNid, stream_id: i64) -> Result<()> {
+        self.write(move |tx| Box::pin(async move { execute!(tx, MISSED, user.0, stream_id).map(drop) })).await
+    }
+
+    /// Puts all that a server tells of a user in place of what we had. If it is older than a change that was missed, it is
+    /// to be fetched again.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn put_remote_list(&self, user: UserNid, list: RemoteList) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                execute!(tx, DROP_ALL, user.0)?;
+                execute!(tx, DROP_KEYS, user.0)?;
+                for device in &list.devices {
+                    tx.put_remote_device(user, device).await?;
+                }
+                for (usage, json) in &list.signing_keys {
+                    execute!(tx, PUT_KEY, user.0, usage.as_str(), json.as_str())?;
+                }
+                execute!(tx, FOLLOW, user.0, list.stream_id)?;
+                tx.note_device_list(user).await.map(drop)
+            })
+        })
+        .await
+    }
+
+    /// Takes in one change of a list that we follow: the device, or (`Err`) the id of one that went. Gives whether there
+    /// was room for it: a user has `most` devices at most.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn change_remote_list(
+        &self,
+        user: UserNid,
+        stream_id: i64,
+        change: std::result::Result<RemoteDevice, String>,
+        most: i64,
+    ) -> Result<bool> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                match change {
+                    Ok(device) => {
+                        let count: Option<(i64,)> = fetch_optional!(tx, (i64,), COUNT, user.0)?;
+                        if count.is_some_and(|(n,)| n >= most) {
+                            return Ok(false);
+                        }
+                        tx.put_remote_device(user, &device).await?;
+                    }
+                    Err(device_id) => drop(execute!(tx, DROP, user.0, device_id.as_str())?),
+                }
+                execute!(tx, FOLLOW, user.0, stream_id)?;
+                tx.note_device_list(user).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Takes in cross-signing keys of a user whom we follow.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn put_remote_signing_keys(&self, user: UserNid, keys: Vec<(Usage, String)>) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                for (usage, json) in &keys {
+                    execute!(tx, PUT_KEY, user.0, usage.as_str(), json.as_str())?;
+                }
+                tx.note_device_list(user).await.map(drop)
+            })
+        })
+        .await
+    }
+
+    /// Follows a user no longer, whose changes do not reach us any more.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn unfollow(&self, user: UserNid) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                if execute!(tx, UNFOLLOW, user.0)? > 0 {
+                    execute!(tx, DROP_ALL, user.0)?;
+                    execute!(tx, DROP_KEYS, user.0)?;
+                    tx.note_device_list(user).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+impl Tx {
+    async fn put_remote_device(&mut self, user: UserNid, device: &RemoteDevice) -> Result<()> {
+        let (name, json) = (device.display_name.as_deref(), device.json.as_deref());
+        execute!(self, PUT, user.0, device.device_id.as_str(), name, json).map(drop)
+    }
+}

@@ -1,0 +1,141 @@
+//! What servers send each other: transactions in bounds and once, to-device messages that are neither lost nor doubled.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::support::{Peer, Peers, Told};
+use crate::support::{
+    User,
+    rooms::{V3, encoded},
+};
+
+const SEND: &str = "/_matrix/federation/v1/send";
+
+async fn sends_to(from: &User, to: &User, txn: &str, body: Value) {
+    let messages = json!({ "messages": { to.id.as_str(): { to.device.as_str(): body } } });
+    from.put(&format!("{V3}/sendToDevice/m.test/{txn}"), messages).await.good();
+}
+
+/// Messages to a device: what the next syncs bring until there are as many.
+async fn arrivals(user: &User, count: usize) -> Vec<Value> {
+    let (mut since, mut arrived) = (String::new(), Vec::new());
+    let all = async {
+        while arrived.len() < count {
+            let sync = user.get(&format!("{V3}/sync?timeout=2000{since}")).await.good();
+            since = format!("&since={}", encoded(sync["next_batch"].as_str().unwrap()));
+            arrived.extend(sync["to_device"]["events"].as_array().into_iter().flatten().cloned());
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), all).await.is_ok(), "only {arrived:?}");
+    arrived
+}
+
+async fn transaction(from: &Peer, to: &Peer, id: &str, pdus: Vec<Value>, edus: Vec<Value>) -> Told {
+    let body = json!({ "origin": from.name(), "origin_server_ts": 1, "pdus": pdus, "edus": edus });
+    from.calls(to, Method::PUT, &format!("{SEND}/{id}"), Some(body)).await
+}
+
+fn message(sender: &str, id: &str, to: &User, device: &str, n: usize) -> Value {
+    json!({ "edu_type": "m.direct_to_device", "content": {
+        "sender": sender, "type": "m.test", "message_id": id,
+        "messages": { to.id.as_str(): { device: { "n": n } } },
+    }})
+}
+
+#[tokio::test]
+async fn messages_reach_devices_of_other_servers() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    sends_to(&alice, &bob, "1", json!({ "n": 1 })).await;
+    // The same again is not another.
+    sends_to(&alice, &bob, "1", json!({ "n": 1 })).await;
+    sends_to(&alice, &bob, "2", json!({ "n": 2 })).await;
+    let arrived = arrivals(&bob, 2).await;
+    assert_eq!(arrived[0], json!({ "type": "m.test", "sender": alice.id, "content": { "n": 1 } }));
+    assert_eq!((arrived.len(), &arrived[1]["content"]["n"]), (2, &json!(2)));
+}
+
+#[tokio::test]
+async fn a_server_that_was_away_gets_its_messages_once() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    there.goes_away();
+    for n in 0..5 {
+        sends_to(&alice, &bob, &n.to_string(), json!({ "n": n })).await;
+    }
+    let away = async {
+        while here.services().federation.health().left_alone_until(there.name()).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), away).await.unwrap();
+    there.comes_back();
+    // It asks for something: that is a sign of life.
+    there.asks(&here, &format!("/_matrix/federation/v1/user/devices/{}", encoded(alice.id.as_str()))).await.good();
+    let arrived = arrivals(&bob, 5).await;
+    assert_eq!(arrived.iter().map(|m| m["content"]["n"].as_i64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_transaction_counts_once_and_a_message_too() {
+    let [here, there] = Peers::two().await;
+    let bob = there.user("bob").await;
+    let alice = format!("@alice:{}", here.name());
+    let edus = |id: &str, n| vec![message(&alice, id, &bob, "*", n)];
+    for _ in 0..2 {
+        let told = transaction(&here, &there, "t1", vec![], edus("a", 1)).await;
+        assert_eq!(told.good(), json!({ "pdus": {} }));
+    }
+    // Another transaction with the same message, and one with another.
+    transaction(&here, &there, "t2", vec![], edus("a", 1)).await.good();
+    transaction(&here, &there, "t3", vec![], edus("b", 2)).await.good();
+    let arrived = arrivals(&bob, 2).await;
+    assert_eq!(arrived.iter().map(|m| m["content"]["n"].as_i64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_edu_harms_nobody() {
+    let [here, there] = Peers::two().await;
+    let bob = there.user("bob").await;
+    let (alice, eve) = (format!("@alice:{}", here.name()), "@eve:elsewhere.test");
+    let room = bob.opens().await;
+    let bad = vec![
+        json!(5),
+        json!({ "edu_type": "m.direct_to_device", "content": [] }),
+        json!({ "edu_type": "org.example", "content": {} }),
+        // In another's name; of no user of the server's; in a room they are not in.
+        message(eve, "x", &bob, "*", 1),
+        json!({ "edu_type": "m.typing", "content": { "room_id": room, "user_id": alice, "typing": true } }),
+        json!({ "edu_type": "m.typing", "content": { "room_id": room, "user_id": bob.id, "typing": true } }),
+        json!({ "edu_type": "m.receipt", "content": { room.as_str(): { "m.read": { bob.id.as_str(): {
+            "data": { "ts": 1 }, "event_ids": ["$x"] } } } } }),
+        json!({ "edu_type": "m.presence", "content": { "push": [{ "user_id": bob.id, "presence": "offline" }] } }),
+        json!({ "edu_type": "m.device_list_update", "content": {
+            "user_id": bob.id, "device_id": bob.device, "stream_id": 1, "prev_id": [], "deleted": true } }),
+        json!({ "edu_type": "m.signing_key_update", "content": { "user_id": bob.id, "master_key": {} } }),
+        message(&alice, "y", &bob, &bob.device, 2),
+    ];
+    transaction(&here, &there, "t", vec![], bad).await.good();
+    let arrived = arrivals(&bob, 1).await;
+    assert_eq!(arrived, [json!({ "type": "m.test", "sender": alice, "content": { "n": 2 } })]);
+    let sync = bob.syncs("").await;
+    let ephemeral = &sync["rooms"]["join"][room.as_str()]["ephemeral"]["events"];
+    assert!(
+        ephemeral.as_array().unwrap().iter().all(|e| e["content"]["user_ids"].as_array().is_none_or(Vec::is_empty)),
+        "{ephemeral}"
+    );
+    bob.get(&format!("{V3}/devices/{}", bob.device)).await.good();
+}
+
+#[tokio::test]
+async fn transactions_have_bounds() {
+    let [here, there] = Peers::two().await;
+    let many = |n: usize| vec![json!({}); n];
+    transaction(&here, &there, "a", many(51), vec![]).await.refused(400, "M_INVALID_PARAM");
+    transaction(&here, &there, "b", vec![], many(101)).await.refused(400, "M_INVALID_PARAM");
+    transaction(&here, &there, "c", vec![], many(100)).await.good();
+    let told = here.calls(&there, Method::PUT, &format!("{SEND}/d"), Some(json!({}))).await;
+    assert_eq!(told.status, 400, "{told:?}");
+}
