@@ -202,7 +202,11 @@ impl Work {
         let told = self.authority.renewal_window(&current).await;
         let wait = schedule::wait(&current, told, OffsetDateTime::now_utc().unix_timestamp());
         if let Some(wait) = wait {
-            debug!(names = ?self.group.names, hours = wait.as_secs() / 3600, "certificate is looked at again");
+            debug!(
+                names = self.group.names.join(", "),
+                hours = wait.as_secs() / 3600,
+                "certificate is looked at again"
+            );
         }
         wait
     }
@@ -221,7 +225,7 @@ impl Work {
         self.shared.certificates.put(self.group.label(), certificate);
         tls::report(&self.shared.certificates);
         metrics::counter!("hearth_acme_orders_total", "result" => "ok").increment(1);
-        info!(names = ?self.group.names, days, "new certificate, now in use");
+        info!(names = self.group.names.join(", "), days, "new certificate, now in use");
         Ok(())
     }
 

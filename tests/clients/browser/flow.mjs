@@ -146,7 +146,6 @@ await step("after a reload the session and the room keys are there", async () =>
 await step("sign out", async () => {
     await alice.page.getByRole("button", { name: "Sign out" }).click();
     await alice.page.getByRole("heading", { name: "Sign in" }).waitFor();
-    await alice.page.screenshot({ path: join(process.env.SCREENSHOTS, "login.png") });
 });
 
 await step("nothing was blocked and nothing broke", async () => {
