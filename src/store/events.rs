@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod outliers;
+mod outside;
 mod write;
 
 pub(crate) use write::append_all;

@@ -59,6 +59,7 @@ impl From<Row> for Membership {
 const MEMBERSHIP: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2";
 const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1";
 const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
+const RESIDENT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND local AND membership = 'join' LIMIT 1";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
@@ -117,6 +118,15 @@ impl Store {
         let rooms = Ints(rooms.iter().map(|r| r.0).collect());
         let rows: Vec<(i64, i64)> = fetch_all!(&mut self.read().await?, (i64, i64), sql, rooms)?;
         Ok(rows.into_iter().map(|(room, user)| (RoomNid(room), UserNid(user))).collect())
+    }
+
+    /// Whether a user of ours is joined to a room: only then do other servers tell us what happens there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_resident(&self, room: RoomNid) -> Result<bool> {
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), RESIDENT, room.0)?;
+        Ok(row.is_some())
     }
 
     /// How many are joined and invited.
