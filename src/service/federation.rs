@@ -18,6 +18,7 @@ use ruma::{
 
 pub mod health;
 pub mod inbox;
+pub mod joins;
 pub mod outliers;
 pub mod tester;
 

@@ -43,7 +43,7 @@ use calls::Calls;
 use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
-use federation::{Federation, inbox::Inbox, outliers::Outliers};
+use federation::{Federation, inbox::Inbox, joins::Joins, outliers::Outliers};
 use history::History;
 use keys::Keys;
 use login::{Login, tokens::Mint};
@@ -170,6 +170,8 @@ pub struct Services {
     pub events: Arc<Events>,
     /// Aliases, published rooms, the search for users.
     pub directory: Arc<Directory>,
+    /// Going in and out of rooms with the help of other servers.
+    pub joins: Arc<Joins>,
     /// New rooms.
     pub rooms: Arc<Rooms>,
     /// Who is in which room.
@@ -237,7 +239,20 @@ impl Services {
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
-        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let joins = Joins::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            outliers.clone(),
+            federation.clone(),
+            server_keys.clone(),
+            time(),
+            supervisor.clone(),
+            federation::joins::Settings { block_invites: settings.membership.block_non_admin_invites },
+        );
+        let joins = Arc::new(joins);
+        let membership =
+            Membership::new(disk(), state.clone(), events.clone(), joins.clone(), time(), settings.membership.clone());
         let membership = Arc::new(membership);
         let rooms = Rooms::new(
             disk(),
@@ -305,6 +320,7 @@ impl Services {
             events,
             rooms,
             directory,
+            joins,
             membership,
             history,
             relations,
