@@ -52,7 +52,7 @@ use membership::Membership;
 use notifier::Notifier;
 use presence::Presence;
 use profile::Profile;
-use push::Push;
+use push::{Notified, Push};
 use receipts::Receipts;
 use relations::Relations;
 use reports::Reports;
@@ -178,6 +178,8 @@ pub struct Services {
     pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// What users were notified of.
+    pub notified: Arc<Notified>,
     /// Edits, reactions, threads.
     pub relations: Arc<Relations>,
     /// Reports to administrators.
@@ -251,8 +253,16 @@ impl Services {
             federation::joins::Settings { block_invites: settings.membership.block_non_admin_invites },
         );
         let joins = Arc::new(joins);
-        let membership =
-            Membership::new(disk(), state.clone(), events.clone(), joins.clone(), time(), settings.membership.clone());
+        let membership = Membership::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            joins.clone(),
+            account_data.clone(),
+            push.clone(),
+            time(),
+            settings.membership.clone(),
+        );
         let membership = Arc::new(membership);
         let rooms = Rooms::new(
             disk(),
@@ -265,6 +275,7 @@ impl Services {
         );
         let rooms = Arc::new(rooms);
         let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), time()));
+        let notified = Arc::new(Notified::new(disk(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
@@ -323,6 +334,7 @@ impl Services {
             joins,
             membership,
             history,
+            notified,
             relations,
             reports,
             profile,

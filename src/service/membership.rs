@@ -14,13 +14,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
+    account_data::AccountData,
     events::{Events, With, check_may_write},
     federation::joins::{Joins, Went},
+    push::Push,
     state::State,
 };
 
 mod content;
 mod everywhere;
+mod following;
 
 pub use content::MemberContent;
 
@@ -42,6 +45,8 @@ pub struct Membership {
     state: Arc<State>,
     events: Arc<Events>,
     joins: Arc<Joins>,
+    account_data: Arc<AccountData>,
+    push: Arc<Push>,
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
@@ -50,16 +55,19 @@ pub struct Membership {
 impl Membership {
     /// Made once.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "explicit dependencies")]
     pub fn new(
         store: Store,
         state: Arc<State>,
         events: Arc<Events>,
         joins: Arc<Joins>,
+        account_data: Arc<AccountData>,
+        push: Arc<Push>,
         clock: Clock,
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, joins, server_name, clock, settings }
+        Self { store, state, events, joins, account_data, push, server_name, clock, settings }
     }
 
     /// Whether this server is in a room, so that joining it needs nobody else.
@@ -87,7 +95,10 @@ impl Membership {
         }
         let content = self.content("join", who.user_nid, reason.clone()).await?.object()?;
         match self.joins.join(who, room_id, via, content).await? {
-            Went::In => Ok(room_id.to_owned()),
+            Went::In => {
+                self.follow(who, &*self.state.room(room_id).await?).await;
+                Ok(room_id.to_owned())
+            }
             Went::Open => {
                 let room = self.state.room(room_id).await?;
                 self.join_here(who, &room, via, reason).await
@@ -112,7 +123,10 @@ impl Membership {
                 Ok(voucher) => content.join_authorised_via_users_server = voucher,
                 Err(e) if matches!(e.errcode(), "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN") => {
                     return match self.joins.join_vouched(who, room, via, content.object()?).await {
-                        Ok(()) => Ok(room.room_id.clone()),
+                        Ok(()) => {
+                            self.follow(who, room).await;
+                            Ok(room.room_id.clone())
+                        }
                         // Nobody else is there who could.
                         Err(other) if other.errcode() == "M_NOT_FOUND" => Err(e),
                         Err(other) => Err(other),
@@ -122,6 +136,9 @@ impl Membership {
             }
         }
         self.write(room, who, &who.user_id, &content, None).await?;
+        if now != MembershipState::Join {
+            self.follow(who, room).await;
+        }
         Ok(room.room_id.clone())
     }
 

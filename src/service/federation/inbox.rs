@@ -152,7 +152,13 @@ impl Inbox {
         let event_id = pdu.event_id().to_owned();
         let lane = self.lanes.get_with(room.nid, Arc::default);
         let _one = lane.lock().await;
-        if self.store.known_events(&[event_id.clone()]).await?.values().any(|k| k.standing != Standing::Outlier) {
+        if self
+            .store
+            .known_events(std::slice::from_ref(&event_id))
+            .await?
+            .values()
+            .any(|k| k.standing != Standing::Outlier)
+        {
             return Ok(());
         }
         let mut answers = self.take_in(origin, &room, version, vec![pdu], false).await?;
