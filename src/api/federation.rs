@@ -7,6 +7,7 @@ pub mod events;
 pub mod history;
 pub mod keys;
 pub mod media;
+pub mod membership;
 pub mod profile;
 pub mod rooms;
 pub mod server_keys;
@@ -25,4 +26,5 @@ pub fn routes() -> Routes {
         .merge(media::routes())
         .merge(rooms::routes())
         .merge(transactions::routes())
+        .merge(membership::routes())
 }

@@ -25,6 +25,7 @@ use crate::{push::Push, relations, state::State};
 mod arrivals;
 mod heads;
 pub mod lane;
+mod offers;
 
 pub use arrivals::{Arrival, Arrived};
 use lane::{Builder, Head, Lane, Staged, Step};

@@ -22,6 +22,7 @@ pub mod answers;
 pub mod edus;
 pub mod health;
 pub mod inbox;
+pub mod joins;
 pub mod outbox;
 pub mod outliers;
 pub mod servers;

@@ -49,6 +49,7 @@ use federation::{
     answers::Answers,
     edus::{self, Edus, device_lists::DeviceLists},
     inbox::Inbox,
+    joins::Joins,
     outbox::{self, Outbox},
     outliers::Outliers,
     servers::Servers,
@@ -188,6 +189,8 @@ pub struct Services {
     pub events: Arc<Events>,
     /// Aliases, published rooms, the search for users.
     pub directory: Arc<Directory>,
+    /// Going in and out of rooms with the help of other servers.
+    pub joins: Arc<Joins>,
     /// New rooms.
     pub rooms: Arc<Rooms>,
     /// Who is in which room.
@@ -273,10 +276,23 @@ impl Services {
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
+        let joins = Joins::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            outliers.clone(),
+            federation.clone(),
+            server_keys.clone(),
+            time(),
+            supervisor.clone(),
+            federation::joins::Settings { block_invites: settings.membership.block_non_admin_invites },
+        );
+        let joins = Arc::new(joins);
         let membership = Membership::new(
             disk(),
             state.clone(),
             events.clone(),
+            joins.clone(),
             account_data.clone(),
             push.clone(),
             time(),
@@ -383,6 +399,7 @@ impl Services {
             events,
             rooms,
             directory,
+            joins,
             membership,
             history,
             notified,

@@ -1,4 +1,5 @@
-//! Join, invite, knock, leave, kick, ban, unban, forget: for users of this server in rooms this server is in.
+//! Join, invite, knock, leave, kick, ban, unban, forget. What can be decided in a room that this server is in is decided
+//! here; where others must help, [`Joins`] asks them.
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::{
     account_data::AccountData,
     events::{Events, With, check_may_write},
+    federation::joins::{Joins, Went},
     push::Push,
     state::State,
 };
@@ -22,7 +24,6 @@ use crate::{
 mod content;
 mod everywhere;
 mod following;
-mod restricted;
 
 pub use content::MemberContent;
 
@@ -43,6 +44,7 @@ pub struct Membership {
     store: Store,
     state: Arc<State>,
     events: Arc<Events>,
+    joins: Arc<Joins>,
     account_data: Arc<AccountData>,
     push: Arc<Push>,
     server_name: OwnedServerName,
@@ -53,37 +55,89 @@ pub struct Membership {
 impl Membership {
     /// Made once.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "explicit dependencies")]
     pub fn new(
         store: Store,
         state: Arc<State>,
         events: Arc<Events>,
+        joins: Arc<Joins>,
         account_data: Arc<AccountData>,
         push: Arc<Push>,
         clock: Clock,
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, account_data, push, server_name, clock, settings }
+        Self { store, state, events, joins, account_data, push, server_name, clock, settings }
     }
 
-    /// Joins a room.
+    /// Whether this server is in a room, so that joining it needs nobody else.
     ///
     /// # Errors
-    /// 404 for rooms we do not know, 403 if the room's rules do not allow it.
-    pub async fn join(&self, who: &Requester, room_id: &RoomId, reason: Option<String>) -> Result<OwnedRoomId> {
+    /// If the database fails.
+    pub async fn is_here(&self, room_id: &RoomId) -> Result<bool> {
+        Ok(self.joins.resident(room_id).await?.is_some())
+    }
+
+    /// Joins a room: here if this server is in it, else through the servers of `via` and those we know of.
+    ///
+    /// # Errors
+    /// 404 if nobody is known who is in the room, 403 if its rules do not allow it, 502 and 504 if no server can be asked.
+    pub async fn join(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<OwnedRoomId> {
         check_may_write(who)?;
-        let room = self.state.room(room_id).await.map_err(|_| Error::not_found("No known servers are in this room"))?;
+        if let Some(room) = self.joins.resident(room_id).await? {
+            return self.join_here(who, &room, via, reason).await;
+        }
+        let content = self.content("join", who.user_nid, reason.clone()).await?.object()?;
+        match self.joins.join(who, room_id, via, content).await? {
+            Went::In => {
+                self.follow(who, &*self.state.room(room_id).await?).await;
+                Ok(room_id.to_owned())
+            }
+            Went::Open => {
+                let room = self.state.room(room_id).await?;
+                self.join_here(who, &room, via, reason).await
+            }
+        }
+    }
+
+    async fn join_here(
+        &self,
+        who: &Requester,
+        room: &Room,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<OwnedRoomId> {
         let now = self.state.membership(room.nid, who.user_nid).await?;
         if now == MembershipState::Join && reason.is_none() {
             return Ok(room.room_id.clone());
         }
         let mut content = self.content("join", who.user_nid, reason).await?;
-        if now != MembershipState::Join && now != MembershipState::Invite {
-            content.join_authorised_via_users_server = self.authoriser(who, &room).await?;
+        if !matches!(now, MembershipState::Join | MembershipState::Invite | MembershipState::Ban) {
+            match self.joins.authoriser(Some(who.user_nid), room).await {
+                Ok(voucher) => content.join_authorised_via_users_server = voucher,
+                Err(e) if matches!(e.errcode(), "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN") => {
+                    return match self.joins.join_vouched(who, room, via, content.object()?).await {
+                        Ok(()) => {
+                            self.follow(who, room).await;
+                            Ok(room.room_id.clone())
+                        }
+                        // Nobody else is there who could.
+                        Err(other) if other.errcode() == "M_NOT_FOUND" => Err(e),
+                        Err(other) => Err(other),
+                    };
+                }
+                Err(e) => return Err(e),
+            }
         }
-        self.write(&room, who, &who.user_id, &content, None).await?;
+        self.write(room, who, &who.user_id, &content, None).await?;
         if now != MembershipState::Join {
-            self.follow(who, &room).await;
+            self.follow(who, room).await;
         }
         Ok(room.room_id.clone())
     }
@@ -104,7 +158,12 @@ impl Membership {
             MembershipState::Ban => return Err(Error::forbidden("You are banned from this room")),
             _ => {
                 let content = MemberContent::bare("leave", reason);
-                self.write(&room, who, &who.user_id, &content, None).await?;
+                match self.store.membership(room.nid, who.user_nid).await? {
+                    Some(invite) if !self.store.is_resident(room.nid).await? => {
+                        self.joins.leave(who, room.clone(), invite, content.object()?).await?;
+                    }
+                    _ => self.write(&room, who, &who.user_id, &content, None).await.map(drop)?,
+                }
             }
         }
         if self.settings.forget_on_leave {
@@ -123,38 +182,67 @@ impl Membership {
             return Err(Error::forbidden("Invites have been disabled on this server"));
         }
         let room = self.known(room_id).await?;
-        if user.server_name() != self.server_name {
-            return Err(Error::told(
-                http::StatusCode::BAD_GATEWAY,
-                "M_UNKNOWN",
-                "Users of other servers cannot be invited yet",
-            ));
-        }
-        self.check_invitee(user).await?;
-        let nid = self.store.intern_user(user).await?;
-        if self.state.membership(room.nid, nid).await? == MembershipState::Ban {
+        if self.of(&room, user).await? == MembershipState::Ban {
             return Err(Error::forbidden("The user is banned from this room"));
         }
-        let content = self.invite_content(nid, reason).await?;
-        self.write(&room, who, user, &content, None).await.map(drop)
+        self.invite_as(who, &room, user, reason, false).await.map(drop)
     }
 
-    /// A local user who is to be invited must exist.
-    pub(crate) async fn check_invitee(&self, user: &UserId) -> Result<()> {
-        if user.server_name() == self.server_name && self.store.user_nid(user).await?.is_none() {
-            return Err(Error::not_found(format!("There is no user {user}")));
-        }
-        Ok(())
-    }
-
-    /// Knocks at a room's door.
+    /// Invites a user, of whatever server, with the content of our choosing.
     ///
     /// # Errors
-    /// 404 for rooms we do not know, 403 if its join rules do not take knocks.
-    pub async fn knock(&self, who: &Requester, room_id: &RoomId, reason: Option<String>) -> Result<OwnedRoomId> {
+    /// As [`Self::invite`].
+    pub(crate) async fn invite_as(
+        &self,
+        who: &Requester,
+        room: &Room,
+        user: &UserId,
+        reason: Option<String>,
+        is_direct: bool,
+    ) -> Result<OwnedEventId> {
+        self.check_invitee(user).await?;
+        let nid = self.store.intern_user(user).await?;
+        let content = self.invite_content(nid, reason).await?.direct(is_direct);
+        if user.server_name() == self.server_name {
+            return self.write(room, who, user, &content, None).await;
+        }
+        let draft = self.draft(room, who, user, &content)?;
+        self.joins.invite(room, &draft, user).await
+    }
+
+    /// A local user who is to be invited must exist, and take invites.
+    pub(crate) async fn check_invitee(&self, user: &UserId) -> Result<()> {
+        if user.server_name() != self.server_name {
+            return Ok(());
+        }
+        if self.store.user_nid(user).await?.is_none() {
+            return Err(Error::not_found(format!("There is no user {user}")));
+        }
+        match self.joins.may_be_invited(user).await {
+            Err(e) if e.errcode() == "M_INVITE_BLOCKED" => Err(e),
+            Err(e @ Error::Fault(_)) => Err(e),
+            // Invites of closed accounts and of names nobody has yet are pointless, not forbidden.
+            _ => Ok(()),
+        }
+    }
+
+    /// Knocks at a room's door: here if this server is in it, else through others.
+    ///
+    /// # Errors
+    /// 404 if nobody is known who is in the room, 403 if its join rules do not take knocks.
+    pub async fn knock(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<OwnedRoomId> {
         check_may_write(who)?;
-        let room = self.state.room(room_id).await?;
         let content = self.content("knock", who.user_nid, reason).await?;
+        if !self.is_here(room_id).await? && self.joins.knock(who, room_id, via, content.object()?).await? == Went::In {
+            return Ok(room_id.to_owned());
+        }
+        let room = self.state.room(room_id).await?;
         self.write(&room, who, &who.user_id, &content, None).await?;
         Ok(room.room_id.clone())
     }
@@ -253,6 +341,9 @@ impl Membership {
             &content,
             self.clock.now_ms(),
         )?;
+        if wanted.membership == "invite" && user.server_name() != self.server_name {
+            return self.joins.invite(&room, &draft, user).await;
+        }
         self.events.append(room.nid, who.user_nid, draft, With { dedupe: true, ..With::default() }).await
     }
 
@@ -278,14 +369,18 @@ impl Membership {
         content: &MemberContent,
         stripped: Option<String>,
     ) -> Result<OwnedEventId> {
-        let draft = Draft::of(
+        let draft = self.draft(room, who, user, content)?;
+        self.events.append(room.nid, who.user_nid, draft, With { stripped, dedupe: true, ..With::default() }).await
+    }
+
+    fn draft(&self, room: &Room, who: &Requester, user: &UserId, content: &MemberContent) -> Result<Draft> {
+        Draft::of(
             Some(room.room_id.clone()),
             who.user_id.clone(),
             TimelineEventType::RoomMember,
             Some(user.to_string()),
             content,
             self.clock.now_ms(),
-        )?;
-        self.events.append(room.nid, who.user_nid, draft, With { stripped, dedupe: true, ..With::default() }).await
+        )
     }
 }

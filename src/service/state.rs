@@ -15,6 +15,17 @@ mod resolve;
 
 pub use resolve::{Fresh, FreshEvent};
 
+/// What a room shows of itself to those outside.
+const SHOWN: [&str; 7] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+];
+
 /// Reads state. Owns no memory: rooms, snapshots and events are cached by the store.
 #[derive(Debug)]
 pub struct State {
@@ -109,6 +120,22 @@ impl State {
     /// If the database fails.
     pub async fn membership(&self, room: RoomNid, user: UserNid) -> Result<MembershipState> {
         Ok(self.store.membership(room, user).await?.map_or(MembershipState::Leave, |m| m.membership))
+    }
+
+    /// The events of a state that one may know before joining (client-server API, "Stripped state"), with the member event
+    /// of who invites; not all of them exist.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn before_joining(&self, state: &StateMap, inviter: Option<&UserId>) -> Result<Vec<Arc<StoredEvent>>> {
+        let mut shown = Vec::with_capacity(SHOWN.len() + 1);
+        for event_type in SHOWN {
+            shown.extend(self.entry(state, event_type, "").await?);
+        }
+        if let Some(inviter) = inviter {
+            shown.extend(self.entry(state, "m.room.member", inviter.as_str()).await?);
+        }
+        Ok(shown)
     }
 
     /// The history visibility that a state sets.

@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod outliers;
+mod outside;
 mod texts;
 mod write;
 

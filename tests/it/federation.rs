@@ -1,8 +1,11 @@
 //! Servers among themselves: over TLS, signed, in one process ([`support`]).
 
 mod finding;
+mod invites;
+mod joining;
 mod media;
 mod reading;
+mod resident;
 mod rooms;
 mod sending;
 pub mod support;

@@ -75,7 +75,7 @@ async fn send_state(
             let user = UserId::parse(&*body.state_key)
                 .map_err(|_| Error::invalid_param("The state key of a membership is a user id"))?;
             // Joining and inviting are what they are, whichever way they are asked for.
-            super::membership::may_set(&cx, who, &body.room_id, &user, content)?;
+            super::membership::may_set(&cx, who, &body.room_id, &user, content).await?;
             cx.membership.set(who, &body.room_id, &user, content.get()).await?
         }
         StateEventType::RoomCanonicalAlias if body.state_key.is_empty() => {

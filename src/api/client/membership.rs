@@ -3,7 +3,7 @@
 use hearth_base::{Error, Requester, Result};
 use http::StatusCode;
 use ruma::{
-    OwnedRoomId, RoomId, RoomOrAliasId, UserId,
+    OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId,
     api::client::membership::{
         ban_user, forget_room, get_member_events, invite_user, join_room_by_id, joined_members, joined_rooms,
         kick_user, leave_room, unban_user,
@@ -43,15 +43,15 @@ async fn join_by_id(
     cx: Cx,
     req: Client<join_room_by_id::v3::Request, Guests>,
 ) -> Result<join_room_by_id::v3::Response> {
-    may_join(&cx, &req.requester, &req.body.room_id)?;
-    let room_id = cx.membership.join(&req.requester, &req.body.room_id, req.body.reason).await?;
+    may_join(&cx, &req.requester, &req.body.room_id).await?;
+    let room_id = cx.membership.join(&req.requester, &req.body.room_id, &[], req.body.reason).await?;
     Ok(join_room_by_id::v3::Response::new(room_id))
 }
 
 mod joining {
     //! `POST /join/{roomIdOrAlias}`. Ruma's type demands a body, which the specification does not.
     use ruma::{
-        OwnedRoomId, OwnedRoomOrAliasId,
+        OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName,
         api::{auth_scheme::AccessToken, request, response},
         metadata,
     };
@@ -72,6 +72,14 @@ mod joining {
         /// Its id or alias.
         #[ruma_api(path)]
         pub room_id_or_alias: OwnedRoomOrAliasId,
+        /// Servers that may help.
+        #[ruma_api(query)]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub via: Vec<OwnedServerName>,
+        /// The same by its older name.
+        #[ruma_api(query)]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub server_name: Vec<OwnedServerName>,
         /// Why.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub reason: Option<String>,
@@ -86,16 +94,17 @@ mod joining {
 }
 
 async fn join(cx: Cx, req: Client<joining::Request, Guests>) -> Result<joining::Response> {
-    let room_id = resolved(&cx, &req.body.room_id_or_alias).await?;
-    may_join(&cx, &req.requester, &room_id)?;
-    let room_id = cx.membership.join(&req.requester, &room_id, req.body.reason).await?;
+    let body = req.body;
+    let (room_id, via) = resolved(&cx, &body.room_id_or_alias, body.via, body.server_name).await?;
+    may_join(&cx, &req.requester, &room_id).await?;
+    let room_id = cx.membership.join(&req.requester, &room_id, &via, body.reason).await?;
     Ok(joining::Response { room_id })
 }
 
 mod knocking {
     //! `POST /knock/{roomIdOrAlias}`. Ruma's type demands a body, which the specification does not.
     use ruma::{
-        OwnedRoomId, OwnedRoomOrAliasId,
+        OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName,
         api::{auth_scheme::AccessToken, request, response},
         metadata,
     };
@@ -116,6 +125,14 @@ mod knocking {
         /// The room's id or alias.
         #[ruma_api(path)]
         pub room_id_or_alias: OwnedRoomOrAliasId,
+        /// Servers that may help.
+        #[ruma_api(query)]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub via: Vec<OwnedServerName>,
+        /// The same by its older name.
+        #[ruma_api(query)]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub server_name: Vec<OwnedServerName>,
         /// Why.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub reason: Option<String>,
@@ -131,8 +148,9 @@ mod knocking {
 
 async fn knock(cx: Cx, req: Client<knocking::Request>) -> Result<knocking::Response> {
     cx.limits().user(Limit::Message, &req.requester)?;
-    let room_id = resolved(&cx, &req.body.room_id_or_alias).await?;
-    let room_id = cx.membership.knock(&req.requester, &room_id, req.body.reason).await?;
+    let body = req.body;
+    let (room_id, via) = resolved(&cx, &body.room_id_or_alias, body.via, body.server_name).await?;
+    let room_id = cx.membership.knock(&req.requester, &room_id, &via, body.reason).await?;
     Ok(knocking::Response { room_id })
 }
 
@@ -196,16 +214,33 @@ async fn list_joined_members(cx: Cx, req: Client<joined_members::v3::Request, Gu
     Ok(RawJson(cx.history.joined_members_json(&req.requester, &req.body.room_id).await?.into()))
 }
 
-async fn resolved(cx: &Cx, room: &RoomOrAliasId) -> Result<OwnedRoomId> {
+/// Servers that a client may name.
+const MAX_VIA: usize = 20;
+
+/// The room, and servers that may be in it: those the client names, then those the alias' server knows.
+async fn resolved(
+    cx: &Cx,
+    room: &RoomOrAliasId,
+    via: Vec<OwnedServerName>,
+    server_name: Vec<OwnedServerName>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    let mut named = via;
+    named.extend(server_name);
+    named.truncate(MAX_VIA);
     match <&RoomId>::try_from(room) {
-        Ok(room_id) => Ok(room_id.to_owned()),
-        Err(alias) => Ok(cx.directory.resolve(alias).await?.0),
+        Ok(room_id) => Ok((room_id.to_owned(), named)),
+        Err(alias) => {
+            let (room_id, servers) = cx.directory.resolve(alias).await?;
+            named.extend(servers);
+            Ok((room_id, named))
+        }
     }
 }
 
 /// How often a user may join rooms, and how many may join one.
-fn may_join(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId) -> Result<()> {
-    cx.limits().user(Limit::JoinsLocal, who)?;
+async fn may_join(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId) -> Result<()> {
+    let local = cx.membership.is_here(room_id).await?;
+    cx.limits().user(if local { Limit::JoinsLocal } else { Limit::JoinsRemote }, who)?;
     cx.limits().check(Limit::JoinsPerRoom, room_id)
 }
 
@@ -220,7 +255,7 @@ fn may_invite(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId, to: &UserId) -> R
 }
 
 /// The same for a membership set as state.
-pub(super) fn may_set(
+pub(super) async fn may_set(
     cx: &Cx,
     who: &Arc<Requester>,
     room_id: &RoomId,
@@ -234,7 +269,7 @@ pub(super) fn may_set(
     let wanted: Option<Wanted> = serde_json::from_str(content.get()).ok();
     match wanted.as_ref().map(|w| w.membership.as_str()) {
         Some("invite") => may_invite(cx, who, room_id, user),
-        Some("join") => may_join(cx, who, room_id),
+        Some("join") => may_join(cx, who, room_id).await,
         _ => Ok(()),
     }
 }

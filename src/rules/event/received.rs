@@ -11,11 +11,11 @@ use ruma::{
     events::{TimelineEventType, room::policy::RoomPolicyEventContent},
     room_version_rules::EventsReferenceFormatVersion,
     serde::{Base64, base64::Standard},
-    signatures::{PublicKeyMap, verify_canonical_json_bytes, verify_policy_server_signature},
+    signatures::{PublicKeyMap, sign_event, verify_canonical_json_bytes, verify_policy_server_signature},
 };
 
 use super::{
-    Pdu,
+    Pdu, Signer,
     canonical::{self, MAX_AUTH, MAX_EVENT, MAX_FIELD, MAX_PREV},
     room_id_of_create,
 };
@@ -109,6 +109,16 @@ impl Unverified {
         Ok(servers.into_iter().map(|server| (keys_of(&server), server)).map(|(keys, server)| (server, keys)).collect())
     }
 
+    /// The same with our signature beside those it has: for a join that one of our users vouches for, which is not whole
+    /// without it (rooms/v8). Nothing of it may leave the server before [`Self::verify`].
+    pub fn co_signed(mut self, signer: &Signer) -> Result<Self, Malformed> {
+        let rules = &self.version.rules.redaction;
+        sign_event(signer.server_name().as_str(), signer.key_pair(), &mut self.object, rules)
+            .map_err(|e| Malformed(e.to_string()))?;
+        self.pdu = read(&self.object, self.version)?;
+        Ok(self)
+    }
+
     /// Checks signatures and content hash. `keys` holds, by server, the keys that were valid when the event was sent
     /// (since version 5 the caller leaves out those that were not); keys it does not know are skipped, and each server
     /// of [`Self::signers`] must be left with one good signature and no bad one.
@@ -139,6 +149,30 @@ impl Unverified {
     #[must_use]
     pub fn signed_by_policy_server(&self, policy: &RoomPolicyEventContent) -> bool {
         verify_policy_server_signature(policy, &self.object, &self.version.rules).is_ok()
+    }
+}
+
+impl Pdu {
+    /// The same event with the signatures that `server` put on a copy of it (server-server API, "Inviting to a room").
+    /// Nothing else of the copy counts, as long as it is one.
+    pub fn with_signatures_of(
+        &self,
+        server: &ServerName,
+        copy: &str,
+        version: &'static RoomVersion,
+    ) -> Result<Self, Malformed> {
+        let copy = Self::parse_remote(copy, version)?;
+        if copy.pdu.event_id != self.event_id {
+            return Err(Malformed::new("this is another event"));
+        }
+        let theirs = copy.object.get("signatures").and_then(|all| all.as_object()?.get(server.as_str())?.as_object());
+        let theirs = theirs.filter(|keys| !keys.is_empty() && keys.values().all(CanonicalJsonValue::is_string));
+        let theirs = theirs.ok_or_else(|| Malformed(format!("not signed by {server}")))?;
+        let mut object: CanonicalJsonObject = serde_json::from_str(&self.json).map_err(|e| Malformed(e.to_string()))?;
+        if let Some(CanonicalJsonValue::Object(all)) = object.get_mut("signatures") {
+            all.insert(server.to_string(), CanonicalJsonValue::Object(theirs.clone()));
+        }
+        Ok(read(&object, version)?.with_rejected(self.rejected))
     }
 }
 

@@ -294,14 +294,21 @@ pub(super) struct Builder<'a> {
 }
 
 /// The state entries that allow an event.
-struct AllowedBy(Vec<(StateEventType, String, EventNid, Arc<Pdu>)>);
+pub(super) struct AllowedBy(Vec<(StateEventType, String, EventNid, Arc<Pdu>)>);
 
 impl AllowedBy {
-    async fn gather(store: &Store, head: &Head, draft: &Draft) -> Result<Self> {
-        let mut keys = draft.auth_keys(head.version)?;
-        if draft.event_type != TimelineEventType::RoomCreate
-            && !keys.iter().any(|(t, _)| *t == StateEventType::RoomCreate)
-        {
+    pub(super) async fn gather(store: &Store, head: &Head, draft: &Draft) -> Result<Self> {
+        Self::of(store, head, draft.auth_keys(head.version)?, draft.event_type == TimelineEventType::RoomCreate).await
+    }
+
+    /// The entries of these keys, and the create event unless this is one.
+    pub(super) async fn of(
+        store: &Store,
+        head: &Head,
+        mut keys: Vec<(StateEventType, String)>,
+        is_create: bool,
+    ) -> Result<Self> {
+        if !is_create && !keys.iter().any(|(t, _)| *t == StateEventType::RoomCreate) {
             keys.push((StateEventType::RoomCreate, String::new()));
         }
         let mut found = Vec::with_capacity(keys.len());
@@ -316,7 +323,7 @@ impl AllowedBy {
     }
 
     /// Ids for `auth_events`: since version 12 without the create event.
-    fn named(&self, version: &RoomVersion) -> Vec<OwnedEventId> {
+    pub(super) fn named(&self, version: &RoomVersion) -> Vec<OwnedEventId> {
         self.0
             .iter()
             .filter(|(t, ..)| !(version.room_id_is_create_hash() && *t == StateEventType::RoomCreate))
@@ -325,7 +332,7 @@ impl AllowedBy {
     }
 
     /// Numbers of them all.
-    fn nids(&self) -> Vec<EventNid> {
+    pub(super) fn nids(&self) -> Vec<EventNid> {
         self.0.iter().map(|(_, _, nid, _)| *nid).collect()
     }
 
@@ -336,11 +343,11 @@ impl AllowedBy {
         PowerLevels::of(version, &create, levels.as_deref()).map(Some).map_err(|e| Error::fault("power levels", e))
     }
 
-    fn by_id(&self, id: &EventId) -> Option<Arc<Pdu>> {
+    pub(super) fn by_id(&self, id: &EventId) -> Option<Arc<Pdu>> {
         self.0.iter().find(|(.., pdu)| pdu.event_id() == id).map(|(.., pdu)| pdu.clone())
     }
 
-    fn by_key(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
+    pub(super) fn by_key(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
         self.0.iter().find(|(t, k, ..)| t == event_type && k == state_key).map(|(.., pdu)| pdu.clone())
     }
 }
@@ -350,7 +357,7 @@ pub(super) fn opens(pdu: &Pdu) -> bool {
     matches!(pdu.event_type(), TimelineEventType::RoomJoinRules | TimelineEventType::RoomHistoryVisibility)
 }
 
-fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
+pub(super) fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
     if extremities.len() <= MAX_PREV {
         return extremities.iter().map(|e| e.event_id.clone()).collect();
     }

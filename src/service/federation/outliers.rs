@@ -96,6 +96,7 @@ impl Outliers {
                 }
             }
         }
+        let told = self.take_told(&mut found).await?;
         fresh.retain(|event| !found.contains_key(event.claimed().event_id()));
         let mut verified = Vec::with_capacity(fresh.len());
         while !fresh.is_empty() {
@@ -108,8 +109,22 @@ impl Outliers {
                 }
             }
         }
-        self.check_and_store(room, &known.room_id, version, verified, &mut found).await?;
+        self.check_and_store(room, &known.room_id, version, verified, &told, &mut found).await?;
         Ok(found)
+    }
+
+    /// Invites and the like that were told to us from outside the room, when there was nothing to check them by.
+    async fn take_told(&self, found: &mut HashMap<OwnedEventId, Outlier>) -> Result<HashMap<OwnedEventId, EventNid>> {
+        let mut told: HashMap<OwnedEventId, EventNid> = found
+            .iter()
+            .filter(|(_, o)| o.standing == Standing::Outlier && !matches!(&*o.pdu.membership(), "" | "join"))
+            .map(|(id, o)| (id.clone(), o.nid))
+            .collect();
+        let nids: Vec<EventNid> = told.values().copied().collect();
+        let checked = self.store.auth_edges(&nids).await?;
+        told.retain(|_, nid| !checked.contains_key(nid));
+        found.retain(|id, _| !told.contains_key(id));
+        Ok(told)
     }
 
     async fn check_and_store(
@@ -118,6 +133,7 @@ impl Outliers {
         room_id: &RoomId,
         version: &'static RoomVersion,
         events: Vec<Pdu>,
+        told: &HashMap<OwnedEventId, EventNid>,
         found: &mut HashMap<OwnedEventId, Outlier>,
     ) -> Result<()> {
         let inside: HashSet<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
@@ -161,6 +177,13 @@ impl Outliers {
                 Some(state_key) => Some(self.store.intern_key(&pdu.event_type().to_string(), state_key).await?),
                 None => None,
             };
+            if let Some(nid) = told.get(pdu.event_id()).copied() {
+                self.store.judge_outlier(nid, auth_nids, refused.is_some()).await?;
+                context.insert(pdu.event_id().to_owned(), (nid, pdu.clone()));
+                let standing = if refused.is_some() { Standing::Rejected } else { Standing::Outlier };
+                found.insert(pdu.event_id().to_owned(), Outlier { nid, pdu, standing });
+                continue;
+            }
             let nid = self.store.new_event_nid().await?;
             let sender = self.store.intern_user(pdu.sender()).await?;
             context.insert(pdu.event_id().to_owned(), (nid, pdu.clone()));

@@ -131,7 +131,7 @@ impl World {
     }
 
     async fn join(&self, who: &Requester, room: &OwnedRoomId) {
-        self.membership.join(who, room, None).await.unwrap();
+        self.membership.join(who, room, &[], None).await.unwrap();
     }
 
     async fn leave(&self, who: &Requester, room: &OwnedRoomId) {

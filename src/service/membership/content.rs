@@ -1,6 +1,6 @@
 //! What member events say that we write: membership, name and avatar, and why.
 
-use hearth_base::{Result, ids::UserNid};
+use hearth_base::{Doing, Error, Result, ids::UserNid};
 use ruma::OwnedUserId;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -29,6 +29,14 @@ impl MemberContent {
     /// Without name and avatar.
     pub(super) fn bare(membership: &'static str, reason: Option<String>) -> Self {
         Self { membership, reason, ..Self::default() }
+    }
+
+    /// As an object, for where it is completed elsewhere.
+    pub(super) fn object(&self) -> Result<Map<String, Value>> {
+        match serde_json::to_value(self).doing("writing the content of a member event")? {
+            Value::Object(object) => Ok(object),
+            _ => Err(Error::broken("the content of a member event is no object")),
+        }
     }
 
     /// Marks an invite as one to a conversation of two.

@@ -114,6 +114,7 @@ impl Rooms {
                 ("M_ROOM_IN_USE", Some(alias)) => in_use(&alias),
                 _ => e,
             })?;
+        self.invite_others(who, &new, &room_id).await?;
         Ok(room_id)
     }
 
@@ -154,18 +155,28 @@ impl Rooms {
             .map_err(|_| Error::invalid_param("`room_alias_name` is not the local part of an alias"))
     }
 
-    async fn invites(&self, new: &NewRoom, who: &Requester) -> Result<Vec<(OwnedUserId, MemberContent)>> {
-        let mut invites: Vec<(OwnedUserId, MemberContent)> = Vec::with_capacity(new.invite.len());
-        for user in &new.invite {
-            if *user == who.user_id || invites.iter().any(|(u, _)| u == user) {
+    /// Invites users of other servers, whose servers are asked when the room is there. One that refuses is passed over.
+    async fn invite_others(&self, who: &Requester, new: &NewRoom, room_id: &RoomId) -> Result<()> {
+        let room = self.state.room(room_id).await?;
+        let mut invited: Vec<&OwnedUserId> = Vec::new();
+        for user in new.invite.iter().filter(|user| user.server_name() != self.server_name) {
+            if invited.contains(&user) {
                 continue;
             }
-            if user.server_name() != self.server_name {
-                return Err(Error::told(
-                    http::StatusCode::BAD_GATEWAY,
-                    "M_UNKNOWN",
-                    "Users of other servers cannot be invited yet",
-                ));
+            invited.push(user);
+            if let Err(e) = self.membership.invite_as(who, &room, user, None, new.is_direct).await {
+                tracing::info!(room.id = %room_id, user.id = %user, error = %e, "an invite to a new room failed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Users of ours who are invited by the room's first events.
+    async fn invites(&self, new: &NewRoom, who: &Requester) -> Result<Vec<(OwnedUserId, MemberContent)>> {
+        let mut invites: Vec<(OwnedUserId, MemberContent)> = Vec::with_capacity(new.invite.len());
+        for user in new.invite.iter().filter(|user| user.server_name() == self.server_name) {
+            if *user == who.user_id || invites.iter().any(|(u, _)| u == user) {
+                continue;
             }
             self.membership.check_invitee(user).await?;
             let nid: UserNid = self.store.intern_user(user).await?;

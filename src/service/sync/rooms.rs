@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
 use hearth_rules::client_format::write_stripped;
-use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room};
+use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 
 use super::{
@@ -127,22 +127,13 @@ impl Sync {
     /// What one may know of a room before joining: the events the specification names, and the invite itself.
     async fn write_stripped_state(&self, out: &mut String, room: &Room, membership: &Membership) -> Result<()> {
         let Some(own) = self.store.event(membership.event).await? else { return Ok(()) };
-        let state = self.state.after(&own).await?;
-        let sender = own.pdu.sender().to_string();
-        let wanted = [
-            ("m.room.create", ""),
-            ("m.room.name", ""),
-            ("m.room.avatar", ""),
-            ("m.room.topic", ""),
-            ("m.room.join_rules", ""),
-            ("m.room.canonical_alias", ""),
-            ("m.room.encryption", ""),
-            ("m.room.member", sender.as_str()),
-        ];
-        for (event_type, state_key) in wanted {
-            if let Some(event) = self.state.entry(&state, event_type, state_key).await?
-                && event.nid != own.nid
-            {
+        // Of an invite that came from outside there is no state; the room may be known by now.
+        let state = match own.after {
+            Some(after) => self.store.snapshot(after).await?,
+            None => self.state.current(room).await?,
+        };
+        for event in self.state.before_joining(&state, Some(own.pdu.sender())).await? {
+            if event.nid != own.nid {
                 write_stripped(out, &event.pdu, false);
                 out.push(',');
             }
@@ -171,7 +162,11 @@ impl Sync {
             (Some(own), left) if viewer.was_ever_in() && viewer.may_see(own) => {
                 let upto = membership.pos.min(turn.now.pos);
                 let timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
-                let newest = self.state.after(left.unwrap_or(own)).await?;
+                let newest = match left.unwrap_or(own).after {
+                    Some(after) => self.store.snapshot(after).await?,
+                    // They left while we were not in the room, and know no more than we did then.
+                    None => StateMap::new(),
+                };
                 let span = Span { from, upto, full, newest: &newest };
                 let state = self.state_events(turn, &room, &timeline, span).await?;
                 (timeline, state)

@@ -146,8 +146,8 @@ async fn both_hear_each_other_and_agree_after_a_fork() {
     for version in ["6", "9", "10", "11", "12"] {
         let [here, there] = Peers::two().await;
         let (alice, bob) = (here.user("alice").await, there.user("bob").await);
-        let levels = json!({"users": {alice.id.as_str(): 100, bob.id.as_str(): 100}});
-        let levels = if version == "12" { json!({"users": {bob.id.as_str(): 100}}) } else { levels };
+        let levels = json!({"users": {alice.id.as_str(): 100, bob.id.as_str(): 50}});
+        let levels = if version == "12" { json!({"users": {bob.id.as_str(): 50}}) } else { levels };
         let body = json!({"preset": "public_chat", "room_version": version, "power_level_content_override": levels});
         let (ours, theirs) = shared(&here, &there, &alice, &bob, body).await;
         assert_eq!(ours.state().await, theirs.state().await);
@@ -214,11 +214,14 @@ async fn bad_events_cost_nobody_else_anything() {
         event.pdu.json().replace("\"depth\":", "\"depth\":-"),
         event.pdu.json().replace(bob.id.as_str(), alice.id.as_str()),
         event.pdu.json().replace("\"auth_events\":[", "\"auth_events\":[5,"),
-        event.pdu.json().replace("ed25519:", "ed25519:x"),
         "{}".to_owned(),
         "[]".to_owned(),
         format!("{{\"room_id\":\"{}\"}}", ours.room_id),
     ];
+    // Not signed by a key of the sender: refused, and welcome when it comes as it was sent.
+    let unsigned = raw(event.pdu.json().replace("ed25519:", "ed25519:x"));
+    let answers = here.services().inbox.receive(there.name(), vec![unsigned]).await.unwrap();
+    assert!(answers[event.event_id()].is_err());
     let raws = bad.into_iter().chain([event.pdu.json().to_owned()]).map(raw).collect();
     let answers = here.services().inbox.receive(there.name(), raws).await.unwrap();
     assert_eq!(answers[event.event_id()], Ok(()));

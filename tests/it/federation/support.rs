@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, middleware};
 use bytes::Bytes;
 use hearth_base::tasks::Supervisor;
 use hearth_remote::Failure;
@@ -91,12 +91,16 @@ impl Authority {
 pub struct Door {
     is_open: watch::Sender<bool>,
     asked: Arc<Mutex<HashMap<String, usize>>>,
+    lie: Arc<Mutex<Option<Lie>>>,
 }
+
+/// Changes an answer that is JSON: the path that was asked for, and the body.
+pub type Lie = Arc<dyn Fn(&str, &mut Value) + Send + Sync>;
 
 impl Door {
     /// An open door.
     pub fn open() -> Self {
-        Self { is_open: watch::Sender::new(true), asked: Arc::default() }
+        Self { is_open: watch::Sender::new(true), asked: Arc::default(), lie: Arc::default() }
     }
 
     /// Shuts it or opens it.
@@ -106,16 +110,36 @@ impl Door {
 
     fn counting(&self, router: Router) -> Router {
         let asked = self.asked.clone();
-        router.layer(axum::middleware::map_request(move |request: axum::extract::Request| {
+        router.layer(middleware::map_request(move |request: axum::extract::Request| {
             *asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
             std::future::ready(request)
+        }))
+    }
+
+    fn lying(&self, router: Router) -> Router {
+        let lie = self.lie.clone();
+        router.layer(middleware::from_fn(move |request: axum::extract::Request, next: middleware::Next| {
+            let lie = lie.lock().unwrap().clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let answer = next.run(request).await;
+                let Some(lie) = lie else { return answer };
+                let (mut parts, body) = answer.into_parts();
+                let mut bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                if let Ok(mut json) = serde_json::from_slice(&bytes) {
+                    lie(&path, &mut json);
+                    bytes = json.to_string().into();
+                }
+                parts.headers.remove(header::CONTENT_LENGTH);
+                axum::response::Response::from_parts(parts, axum::body::Body::from(bytes))
+            }
         }))
     }
 
     /// Serves a router by TLS until the stop.
     pub fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>, router: Router, supervisor: &Supervisor) {
         let (acceptor, door, stopping) = (TlsAcceptor::from(tls), self.clone(), supervisor.stopping());
-        let (jobs, stop, router) = (supervisor.clone(), stopping.clone(), self.counting(router));
+        let (jobs, stop, router) = (supervisor.clone(), stopping.clone(), self.lying(self.counting(router)));
         supervisor.detach(async move {
             loop {
                 let accepted = tokio::select! {
@@ -241,9 +265,19 @@ impl Peer {
         self.door.set(true);
     }
 
+    /// Changes what other servers are answered, or with `None` tells the truth again.
+    pub fn lies(&self, lie: Option<Lie>) {
+        *self.door.lie.lock().unwrap() = lie;
+    }
+
     /// How often other servers asked for a path.
     pub fn was_asked(&self, path: &str) -> usize {
         self.door.asked.lock().unwrap().get(path).copied().unwrap_or_default()
+    }
+
+    /// How often other servers asked for paths with this in them.
+    pub fn was_asked_for(&self, part: &str) -> usize {
+        self.door.asked.lock().unwrap().iter().filter(|(path, _)| path.contains(part)).map(|(_, n)| n).sum()
     }
 
     /// GET from another server, signed.

@@ -43,7 +43,7 @@ async fn world(change: impl FnOnce(&mut hearth_service::Settings)) -> World {
     }
     let new = NewRoom { invite: vec![id("bob")], ..NewRoom::default() };
     world.room = world.services.rooms.create(&world.who("ada").await, new).await.unwrap();
-    world.services.membership.join(&world.who("bob").await, &world.room, None).await.unwrap();
+    world.services.membership.join(&world.who("bob").await, &world.room, &[], None).await.unwrap();
     world
 }
 

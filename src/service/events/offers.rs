@@ -1,0 +1,120 @@
+//! Events that another server has a say in before they have a place: templates that it is to complete (`make_join` and its
+//! kin), and our own that it is to sign as well (invites). They stand on the room's newest head without holding its lane:
+//! until they come back by [`Events::receive`] the room may have moved on, which then is a fork like any other.
+
+use std::sync::Arc;
+
+use hearth_base::{
+    Error, Result,
+    ids::{EventNid, RoomNid},
+};
+use hearth_rules::{
+    auth,
+    event::{Draft, Pdu},
+};
+use ruma::{OwnedEventId, events::TimelineEventType};
+
+use super::{
+    Arrival, Events,
+    lane::{AllowedBy, Head, newest_extremities},
+};
+
+/// Where an event would stand.
+struct Place {
+    head: Head,
+    allowed_by: AllowedBy,
+    prev: Vec<OwnedEventId>,
+    depth: u64,
+}
+
+impl Arrival {
+    /// An event that stands on what we have.
+    #[must_use]
+    pub fn placed(nid: EventNid, pdu: Arc<Pdu>, auth: Vec<EventNid>) -> Self {
+        Self {
+            pdu,
+            nid,
+            known: false,
+            auth,
+            rejected: None,
+            refused: false,
+            states: Vec::new(),
+            missing: Vec::new(),
+            referenced: false,
+            history: false,
+            relay: true,
+        }
+    }
+}
+
+impl Events {
+    /// An event without hashes and signatures for a user of another server, if the room's rules allow it (server-server
+    /// API, "Joining Rooms").
+    ///
+    /// # Errors
+    /// 403 if they do not.
+    pub async fn template(&self, room: RoomNid, draft: &Draft) -> Result<String> {
+        let place = self.place(room, draft).await?;
+        // What its server will sign is not ours to know; the rules look at no signature.
+        self.built(&place, draft)?;
+        let version = place.head.version;
+        draft.template(version, &place.prev, place.depth, &place.allowed_by.named(version))
+    }
+
+    /// An event of ours, signed, that becomes part of the room by [`Events::receive`].
+    ///
+    /// # Errors
+    /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
+    pub async fn offer(&self, room: RoomNid, draft: &Draft) -> Result<Arrival> {
+        let place = self.place(room, draft).await?;
+        let pdu = Arc::new(self.built(&place, draft)?);
+        let nid = self.store.new_event_nid().await?;
+        Ok(Arrival::placed(nid, pdu, place.allowed_by.nids()))
+    }
+
+    /// Whether the room's present state allows an event of another server.
+    ///
+    /// # Errors
+    /// 403 if it does not.
+    pub async fn check_now(&self, room: RoomNid, pdu: &Pdu) -> Result<()> {
+        let head = self.newest(room).await?;
+        let keys = auth::auth_keys(head.version, pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content_json())?;
+        let is_create = *pdu.event_type() == TimelineEventType::RoomCreate;
+        let allowed_by = AllowedBy::of(&self.store, &head, keys, is_create).await?;
+        auth::check_against(head.version, pdu, |t, k| allowed_by.by_key(t, k))?;
+        Ok(())
+    }
+
+    /// The newest head of a room, which may be on its way to the disk.
+    async fn newest(&self, room: RoomNid) -> Result<Head> {
+        let lane = self.lanes.get_with(room, Arc::default);
+        let mut newest = lane.newest.lock().await;
+        match &newest.head {
+            Some(head) => Ok(head.clone()),
+            None => {
+                let head = Head::read(&self.store, room).await?;
+                newest.head = Some(head.clone());
+                Ok(head)
+            }
+        }
+    }
+
+    async fn place(&self, room: RoomNid, draft: &Draft) -> Result<Place> {
+        let head = self.newest(room).await?;
+        if draft.event_type == TimelineEventType::RoomCreate || head.room.head.extremities.is_empty() {
+            return Err(Error::forbidden("Nothing can be added to this room"));
+        }
+        let allowed_by = AllowedBy::gather(&self.store, &head, draft).await?;
+        let prev = newest_extremities(&head.room.head.extremities);
+        let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
+        Ok(Place { head, allowed_by, prev, depth: deepest.saturating_add(1).unsigned_abs() })
+    }
+
+    fn built(&self, place: &Place, draft: &Draft) -> Result<Pdu> {
+        let (version, allowed_by) = (place.head.version, &place.allowed_by);
+        let named = allowed_by.named(version);
+        let pdu = draft.build(version, &place.prev, place.depth, &named, &self.signer)?;
+        auth::check(version, &pdu, |id| allowed_by.by_id(id), |t, k| allowed_by.by_key(t, k))?;
+        Ok(pdu)
+    }
+}

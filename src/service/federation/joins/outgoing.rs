@@ -1,0 +1,256 @@
+//! What our users do to rooms of other servers beside joining: reject an invite, knock; and whom of other servers they
+//! invite into rooms of ours.
+
+use std::{sync::Arc, time::Duration};
+
+use hearth_base::{Error, Requester, Result};
+use hearth_rules::{
+    event::{Draft, Pdu},
+    versions::RoomVersion,
+};
+use hearth_store::{membership::Membership, rooms::Room};
+use ruma::{
+    OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
+    api::federation::membership::{
+        RawStrippedState, create_invite, create_knock_event, create_leave_event, prepare_knock_event,
+        prepare_leave_event,
+    },
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde_json::{Map, Value};
+
+use super::{
+    Joins, Went,
+    template::{Given, nonsense},
+    through::raw,
+    version_named,
+};
+use crate::{events::Arrived, state::version_of};
+
+/// How long one server may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Servers that are tried.
+const MAX_SERVERS: usize = 5;
+/// Bytes of an answer.
+const MAX_ANSWER: usize = 2 << 20;
+
+impl Joins {
+    /// Rejects an invite to a room that we are not in, or takes back a knock. Where nobody can be told it is so all the
+    /// same: nothing obliges a user to keep an invite. Runs to its end even if the caller goes.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn leave(
+        self: &Arc<Self>,
+        who: &Requester,
+        room: Arc<Room>,
+        invite: Membership,
+        content: Map<String, Value>,
+    ) -> Result<()> {
+        let (this, user, nid) = (self.clone(), who.user_id.clone(), who.user_nid);
+        let servers = self.servers_for(who, &room.room_id, &[]).await?;
+        self.supervisor
+            .job(async move {
+                let lane = this.lanes.get_with(room.room_id.clone(), Arc::default);
+                let _one = lane.lock().await;
+                let mut left = None;
+                for server in servers.iter().take(MAX_SERVERS) {
+                    match this.leave_through(server, &room, &user, &content).await {
+                        Ok(pdu) => {
+                            left = Some(pdu);
+                            break;
+                        }
+                        Err(e) => {
+                            tracing::info!(room.id = %room.room_id, server = %server, error = %e, "a rejection could not be told");
+                        }
+                    }
+                }
+                let pdu = match left {
+                    Some(pdu) => pdu,
+                    None => this.own_leave(&room, &user, &invite, &content).await?,
+                };
+                this.tell(room.nid, Arc::new(pdu), nid, MembershipState::Leave, None).await
+            })
+            .await
+    }
+
+    async fn leave_through(
+        &self,
+        server: &ServerName,
+        room: &Room,
+        user: &UserId,
+        content: &Map<String, Value>,
+    ) -> Result<Pdu> {
+        let (room_id, patience) = (&room.room_id, self.federation.once().within(PATIENCE).up_to(MAX_ANSWER));
+        let request = prepare_leave_event::v1::Request::new(room_id.clone(), user.to_owned());
+        let made = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let version = version_named(made.room_version.as_ref().map_or("1", |v| v.as_str()))?;
+        let given = Given::read(server, made.event.get(), room_id, user, "leave")?;
+        let signer = self.server_keys.signer();
+        let pdu = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
+        let json = raw(pdu.json())?;
+        let request = create_leave_event::v2::Request::new(room_id.clone(), pdu.event_id().to_owned(), json);
+        self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        Ok(pdu)
+    }
+
+    /// A leave that stands on nothing but what it ends.
+    async fn own_leave(
+        &self,
+        room: &Room,
+        user: &UserId,
+        invite: &Membership,
+        content: &Map<String, Value>,
+    ) -> Result<Pdu> {
+        let ended = self.store.event(invite.event).await?;
+        let ended = ended.ok_or_else(|| Error::broken("a membership without its event"))?;
+        let draft = Draft::of(
+            Some(room.room_id.clone()),
+            user.to_owned(),
+            TimelineEventType::RoomMember,
+            Some(user.to_string()),
+            content,
+            self.clock.now_ms(),
+        )?;
+        let before = [ended.event_id().to_owned()];
+        let depth = ended.pdu.depth().saturating_add(1);
+        draft.build(version_of(room)?, &before, depth, &before, self.server_keys.signer())
+    }
+
+    /// Knocks at a room that we are not in.
+    ///
+    /// # Errors
+    /// What the most telling of the servers said; 404 if none is known.
+    pub async fn knock(
+        self: &Arc<Self>,
+        who: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        content: Map<String, Value>,
+    ) -> Result<Went> {
+        let servers = self.servers_for(who, room_id, via).await?;
+        let (this, room_id) = (self.clone(), room_id.to_owned());
+        let (user, nid) = (who.user_id.clone(), who.user_nid);
+        self.supervisor
+            .job(async move {
+                let lane = this.lanes.get_with(room_id.clone(), Arc::default);
+                let _one = lane.lock().await;
+                if this.resident(&room_id).await?.is_some() {
+                    return Ok(Went::Open);
+                }
+                let mut refused = None;
+                for server in servers.iter().take(MAX_SERVERS) {
+                    match this.knock_through(server, &room_id, &user, &content).await {
+                        Ok((version, pdu, stripped)) => {
+                            let creator = this.store.intern_user(&user).await?;
+                            let version = version.id.clone();
+                            let room = this.store.make_stub_room(room_id, version, creator, this.now_ms()).await?;
+                            this.tell(room, Arc::new(pdu), nid, MembershipState::Knock, Some(stripped)).await?;
+                            return Ok(Went::In);
+                        }
+                        Err(e) => {
+                            tracing::info!(room.id = %room_id, server = %server, error = %e, "a knock through a server failed");
+                            refused = Some(super::through::more_telling(refused, e));
+                        }
+                    }
+                }
+                Err(refused.unwrap_or_else(|| Error::not_found("No known servers are in this room")))
+            })
+            .await
+    }
+
+    async fn knock_through(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        user: &UserId,
+        content: &Map<String, Value>,
+    ) -> Result<(&'static RoomVersion, Pdu, String)> {
+        let patience = self.federation.once().within(PATIENCE).up_to(MAX_ANSWER);
+        let mut request = prepare_knock_event::v1::Request::new(room_id.to_owned(), user.to_owned());
+        request.ver = RoomVersion::supported().map(|v| v.id.clone()).collect();
+        let made = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let version = version_named(made.room_version.as_str())?;
+        if version.room_id_is_create_hash() != room_id.server_name().is_none() {
+            return Err(nonsense(server, "the room is of another version"));
+        }
+        let given = Given::read(server, made.event.get(), room_id, user, "knock")?;
+        let signer = self.server_keys.signer();
+        let pdu = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
+        let json = raw(pdu.json())?;
+        let request = create_knock_event::v1::Request::new(room_id.to_owned(), pdu.event_id().to_owned(), json);
+        let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let shown = answer.knock_room_state.iter().filter_map(|e| serde_json::value::to_raw_value(e).ok());
+        let shown: Vec<_> = shown.collect();
+        let stripped = match self.stripped(room_id, version, &shown, &pdu, false).await {
+            Ok(stripped) => stripped,
+            // The knock stands, whatever is shown of the room.
+            Err(_) => self.stripped(room_id, version, &[], &pdu, false).await?,
+        };
+        Ok((version, pdu, stripped))
+    }
+
+    /// Invites a user of another server to a room we are in: their server signs the invite with us.
+    ///
+    /// # Errors
+    /// 403 if the room or that server does not allow it; 502 and 504 if it cannot be asked.
+    pub async fn invite(&self, room: &Room, draft: &Draft, user: &UserId) -> Result<OwnedEventId> {
+        let version = version_of(room)?;
+        let mut arrival = self.events.offer(room.nid, draft).await?;
+        let shown = self.shown_events(room, Some(&draft.sender)).await?;
+        let server = user.server_name();
+        let request = create_invite::v2::Request::new(
+            room.room_id.clone(),
+            arrival.pdu.event_id().to_owned(),
+            room.version.clone(),
+            raw(arrival.pdu.json())?,
+            shown.into_iter().map(RawStrippedState::Pdu).collect(),
+        );
+        let patience = self.federation.once().within(PATIENCE).up_to(MAX_ANSWER);
+        let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let signed = arrival.pdu.with_signatures_of(server, answer.event.get(), version);
+        arrival.pdu = Arc::new(signed.map_err(|e| nonsense(server, e))?);
+        let event_id = arrival.pdu.event_id().to_owned();
+        match self.events.receive(room.nid, vec![arrival]).await?.pop() {
+            Some(Arrived::Placed) => Ok(event_id),
+            Some(Arrived::SoftFailed(why) | Arrived::Rejected(why)) => Err(Error::forbidden(why)),
+            None => Err(Error::broken("nothing became of an invite")),
+        }
+    }
+
+    /// Takes note that an invite was withdrawn or a knock refused in a room we are not in: `event`, whose signature is
+    /// good, makes one of ours leave. Whoever's server invited them may say so, or for a knock a server that spoke of the
+    /// room; nothing else can be told from outside. Gives whether it was so.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn withdrawn(&self, room: &Room, event: Arc<Pdu>) -> Result<bool> {
+        let Some(user) = event.state_key().and_then(|key| <&UserId>::try_from(key).ok()) else { return Ok(false) };
+        if user.server_name() != self.name() || !matches!(&*event.membership(), "leave" | "ban") {
+            return Ok(false);
+        }
+        let Some(nid) = self.store.user_nid(user).await? else { return Ok(false) };
+        if self.store.is_resident(room.nid).await? {
+            return Ok(false);
+        }
+        let Some(told) = self.store.membership(room.nid, nid).await? else { return Ok(false) };
+        if !matches!(told.membership, MembershipState::Invite | MembershipState::Knock) {
+            return Ok(false);
+        }
+        let from = event.sender().server_name();
+        let inviter = self.store.event(told.event).await?;
+        let known = inviter.is_some_and(|e| e.pdu.sender().server_name() == from)
+            || told
+                .stripped
+                .as_deref()
+                .map(super::stripped::senders)
+                .unwrap_or_default()
+                .iter()
+                .any(|u| u.server_name() == from);
+        if !known {
+            return Ok(false);
+        }
+        self.tell(room.nid, event.clone(), nid, MembershipState::from(event.membership().into_owned()), None).await?;
+        Ok(true)
+    }
+}

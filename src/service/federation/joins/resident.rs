@@ -1,0 +1,287 @@
+//! The resident's side: templates for users of other servers, and the events they make of them. What comes back is
+//! looked at as if we had never seen it: the template was advice.
+
+use std::{collections::HashSet, sync::Arc};
+
+use hearth_base::{Doing, Error, Result, ids::EventNid};
+use hearth_rules::{
+    auth,
+    event::{Draft, Pdu, Unverified},
+    versions::RoomVersion,
+};
+use hearth_store::{
+    events::{Standing, StoredEvent},
+    rooms::Room,
+};
+use ruma::{
+    EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+
+use super::{Joins, incompatible};
+use crate::{
+    events::{Arrival, Arrived},
+    federation::outliers::auth_ids,
+    state::version_of,
+};
+
+/// What `make_join`, `make_leave` and `make_knock` answer.
+#[derive(Debug, Serialize)]
+pub struct Template {
+    room_version: RoomVersionId,
+    event: Box<RawValue>,
+}
+
+/// Which event another server asks to add.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'a> {
+    /// Who asks.
+    pub origin: &'a ServerName,
+    /// The room of the path.
+    pub room_id: &'a RoomId,
+    /// The event id of the path.
+    pub event_id: &'a EventId,
+    /// The event.
+    pub json: &'a str,
+}
+
+/// Events written at a time.
+const PART: usize = 500;
+
+impl Joins {
+    /// A template for a user of `origin` (`make_join`, `make_leave`, `make_knock`); `versions` are those it offers.
+    ///
+    /// # Errors
+    /// 404 for rooms we are not in, 403 if the room or its ACL does not allow it, 400 `M_INCOMPATIBLE_ROOM_VERSION`,
+    /// `M_UNABLE_TO_AUTHORISE_JOIN` and `M_UNABLE_TO_GRANT_JOIN`.
+    pub async fn make(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        user: &UserId,
+        wish: MembershipState,
+        versions: Option<&[RoomVersionId]>,
+    ) -> Result<Template> {
+        if user.server_name() != origin {
+            return Err(Error::forbidden(format!("{user} is not a user of {origin}")));
+        }
+        let room = self.resident_for(origin, room_id).await?;
+        if versions.is_some_and(|offered| !offered.contains(&room.version)) {
+            return Err(incompatible(room.version.as_str()));
+        }
+        let (nid, now) = self.membership_of(&room, user).await?;
+        let mut content = json!({ "membership": wish });
+        match (&wish, &now) {
+            (MembershipState::Join, MembershipState::Join | MembershipState::Invite | MembershipState::Ban) => {}
+            (MembershipState::Join, _) => {
+                if let Some(voucher) = self.authoriser(nid, &room).await? {
+                    content["join_authorised_via_users_server"] = json!(voucher);
+                }
+            }
+            (MembershipState::Leave, MembershipState::Leave) => {
+                return Err(Error::forbidden(format!("{user} is not in this room")));
+            }
+            _ => {}
+        }
+        let draft = Draft::of(
+            Some(room.room_id.clone()),
+            user.to_owned(),
+            TimelineEventType::RoomMember,
+            Some(user.to_string()),
+            &content,
+            self.clock.now_ms(),
+        )?;
+        let event = self.events.template(room.nid, &draft).await?;
+        let event = RawValue::from_string(event).doing("writing a template")?;
+        Ok(Template { room_version: room.version.clone(), event })
+    }
+
+    /// Takes a join; gives the JSON of the room's state before it, of the auth chain and of the event as it stands here.
+    ///
+    /// # Errors
+    /// As [`Self::make`], and 400 `M_INVALID_PARAM` for what is no such event.
+    pub async fn send_join(&self, reply: Reply<'_>, reduced: bool) -> Result<String> {
+        let (room, event) = self.take(reply, MembershipState::Join).await?;
+        self.joined(&room, &event, reduced).await
+    }
+
+    /// Takes a leave: an invite rejected, a knock taken back.
+    ///
+    /// # Errors
+    /// As [`Self::send_join`].
+    pub async fn send_leave(&self, reply: Reply<'_>) -> Result<()> {
+        self.take(reply, MembershipState::Leave).await.map(drop)
+    }
+
+    /// Takes a knock; gives what one may know of the room before joining, as events.
+    ///
+    /// # Errors
+    /// As [`Self::send_join`].
+    pub async fn send_knock(&self, reply: Reply<'_>) -> Result<Vec<Box<RawValue>>> {
+        let (room, _) = self.take(reply, MembershipState::Knock).await?;
+        self.shown_events(&room, None).await
+    }
+
+    /// A room we are in and that does not keep `origin` out.
+    async fn resident_for(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.resident(room_id).await?;
+        let room = room.ok_or_else(|| Error::not_found("This server is not in that room"))?;
+        self.check_acl(&room, origin).await?;
+        Ok(room)
+    }
+
+    async fn take(&self, reply: Reply<'_>, wish: MembershipState) -> Result<(Arc<Room>, Arc<StoredEvent>)> {
+        let room = self.resident_for(reply.origin, reply.room_id).await?;
+        let version = version_of(&room)?;
+        let event = Pdu::parse_remote(reply.json, version).map_err(|e| Error::invalid_param(e.to_string()))?;
+        check_form(event.claimed(), &reply, &wish)?;
+        if let Some(known) = self.store.event_by_id(reply.event_id).await?.filter(|e| e.standing != Standing::Outlier) {
+            // Its server did not get our answer.
+            return match known.standing {
+                Standing::Live if known.room == room.nid => Ok((room, known)),
+                _ => Err(Error::forbidden("This event was refused before")),
+            };
+        }
+        let event = self.vouched(event, &room, &wish).await?;
+        let pdu = self.verified(event, version).await?;
+        // Refused before anything is kept: a stranger could fill the disk otherwise.
+        self.events.check_now(room.nid, &pdu).await?;
+        let arrival = self.arrival(pdu, &room, version).await?;
+        match self.events.receive(room.nid, vec![arrival]).await?.pop() {
+            Some(Arrived::Placed) => {}
+            Some(Arrived::SoftFailed(why) | Arrived::Rejected(why)) => return Err(Error::forbidden(why)),
+            None => return Err(Error::broken("nothing became of an event")),
+        }
+        let event = self.store.event_by_id(reply.event_id).await?;
+        Ok((room, event.ok_or_else(|| Error::broken("an event that was stored is not there"))?))
+    }
+
+    /// A join that one of ours is to vouch for gets our signature, if its user meets a condition.
+    async fn vouched(&self, event: Unverified, room: &Room, wish: &MembershipState) -> Result<Unverified> {
+        #[derive(Deserialize)]
+        struct Voucher {
+            join_authorised_via_users_server: Option<OwnedUserId>,
+        }
+        let restricted = version_of(room)?.rules.authorization.restricted_join_rule;
+        let claimed = event.claimed();
+        let voucher = claimed.content_as::<Voucher>().and_then(|c| c.join_authorised_via_users_server);
+        let ours = voucher.is_some_and(|user| user.server_name() == self.name());
+        if !restricted || *wish != MembershipState::Join || !ours {
+            return Ok(event);
+        }
+        let (nid, now) = self.membership_of(room, claimed.sender()).await?;
+        if !matches!(now, MembershipState::Join | MembershipState::Invite) {
+            self.authoriser(nid, room).await?;
+        }
+        event.co_signed(self.server_keys.signer()).map_err(|e| Error::invalid_param(e.to_string()))
+    }
+
+    /// An event whose signatures and hash are good.
+    pub(super) async fn verified(&self, event: Unverified, version: &'static RoomVersion) -> Result<Pdu> {
+        let checked = self.server_keys.verify(vec![event], version).await?.pop();
+        checked.ok_or_else(|| Error::broken("a check without outcome"))?.map_err(|e| match e {
+            Error::Told(told) => Error::invalid_param(told.error),
+            fault => fault,
+        })
+    }
+
+    /// An event that leans on nothing but what we have.
+    async fn arrival(&self, pdu: Pdu, room: &Room, version: &RoomVersion) -> Result<Arrival> {
+        let ids = auth_ids(version, &pdu);
+        let auth = self.store.events_by_id(&ids).await?;
+        let auth: Vec<Arc<StoredEvent>> = auth.into_iter().filter(|e| e.room == room.nid).collect();
+        if auth.len() != ids.len() {
+            return Err(Error::invalid_param("The event names auth events that are not of this room"));
+        }
+        auth::check_auth_events(version, &pdu, |id| auth.iter().find(|e| e.event_id() == id).map(|e| e.pdu.clone()))?;
+        let prev = self.store.events_by_id(pdu.prev_events()).await?;
+        let placed = prev.iter().filter(|e| e.room == room.nid && e.after.is_some()).count();
+        if placed == 0 || placed != pdu.prev_events().len() {
+            return Err(Error::invalid_param("The event names predecessors that are not of this room"));
+        }
+        let known = self.store.event_by_id(pdu.event_id()).await?;
+        let nid = match &known {
+            Some(known) => known.nid,
+            None => self.store.new_event_nid().await?,
+        };
+        let arrival = Arrival::placed(nid, Arc::new(pdu), auth.iter().map(|e| e.nid).collect());
+        Ok(Arrival { known: known.is_some(), ..arrival })
+    }
+
+    /// The answer to a join. `reduced` leaves out of the auth chain what stands in the state already.
+    async fn joined(&self, room: &Room, event: &StoredEvent, reduced: bool) -> Result<String> {
+        let before = event.snap.ok_or_else(|| Error::broken("a join without a state before it"))?;
+        let state: Vec<EventNid> = self.store.snapshot(before).await?.values().copied().collect();
+        let mut chain = self.store.auth_chain(state.iter().copied().chain([event.nid])).await?;
+        if reduced {
+            let state: HashSet<EventNid> = state.iter().copied().collect();
+            chain.retain(|nid| !state.contains(nid));
+        }
+        let mut chain: Vec<EventNid> = chain.into_iter().collect();
+        chain.sort_unstable();
+        let mut out = String::with_capacity((state.len() + chain.len()) * 800);
+        out.push_str("{\"auth_chain\":[");
+        self.write_events(&mut out, &chain).await?;
+        out.push_str("],\"event\":");
+        out.push_str(event.pdu.json());
+        out.push_str(",\"members_omitted\":false,\"origin\":");
+        out.push_str(&json!(self.name()).to_string());
+        if reduced {
+            out.push_str(",\"servers_in_room\":");
+            out.push_str(&json!(self.servers_before(room, event).await?).to_string());
+        }
+        out.push_str(",\"state\":[");
+        self.write_events(&mut out, &state).await?;
+        out.push_str("]}");
+        Ok(out)
+    }
+
+    async fn write_events(&self, out: &mut String, nids: &[EventNid]) -> Result<()> {
+        let mut first = true;
+        for part in nids.chunks(PART) {
+            for event in self.store.events(part).await? {
+                if !std::mem::take(&mut first) {
+                    out.push(',');
+                }
+                out.push_str(event.pdu.json());
+            }
+        }
+        Ok(())
+    }
+
+    /// The servers that were in the room before somebody joined.
+    async fn servers_before(&self, room: &Room, join: &StoredEvent) -> Result<Vec<String>> {
+        let members = self.store.members(room.nid, &MembershipState::Join).await?;
+        let others: Vec<_> = members.iter().filter(|m| m.event != join.nid).map(|m| m.user).collect();
+        let mut servers: Vec<String> =
+            self.store.user_ids(&others).await?.iter().map(|u| u.server_name().to_string()).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        Ok(servers)
+    }
+
+    /// Whether the room's ACL lets a server take part.
+    pub(super) async fn check_acl(&self, _room: &Room, _server: &ServerName) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether an event is what the path says, of a user of who asks (server-server API, `send_join`).
+fn check_form(event: &Pdu, reply: &Reply<'_>, wish: &MembershipState) -> Result<()> {
+    let what_is_wrong = if event.event_id() != reply.event_id {
+        "The event is not the one of the path"
+    } else if event.room_id() != reply.room_id {
+        "The event is of another room"
+    } else if *event.event_type() != TimelineEventType::RoomMember || event.membership() != wish.as_str() {
+        "The event is of another kind"
+    } else if event.sender().server_name() != reply.origin {
+        "The event is of another server's user"
+    } else if event.state_key() != Some(event.sender().as_str()) {
+        "The event is about somebody else"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid_param(what_is_wrong))
+}

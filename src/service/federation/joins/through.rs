@@ -1,0 +1,350 @@
+//! Joining a room through servers that are in it: one after the other, until one lets us in with an answer that holds.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use hearth_base::{
+    Error, Requester, Result,
+    ids::{EventNid, RoomNid},
+};
+use hearth_remote::Failure;
+use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
+use hearth_store::{events::Standing, rooms::Room, state::StateMap};
+use ruma::{
+    EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
+    api::federation::membership::{create_join_event, prepare_join_event},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{
+    Joins, stripped,
+    template::{Given, nonsense},
+    version_named,
+};
+use crate::{
+    events::{Arrival, Arrived},
+    federation::outliers::{Outlier, auth_ids},
+};
+
+/// What became of a wish to go into a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Went {
+    /// The user is in.
+    In,
+    /// The server is in the room meanwhile; the user can join here.
+    Open,
+}
+
+/// A user who wants in.
+#[derive(Clone, Debug)]
+struct Wish {
+    user: OwnedUserId,
+    room_id: ruma::OwnedRoomId,
+    content: Map<String, Value>,
+}
+
+/// Servers that are tried.
+const MAX_SERVERS: usize = 20;
+/// How long one may take for a template, and for the room's state.
+const FOR_TEMPLATE: Duration = Duration::from_secs(20);
+const FOR_STATE: Duration = Duration::from_secs(180);
+/// Bytes of a room's state and auth chain.
+const MAX_STATE: usize = 128 << 20;
+
+impl Joins {
+    /// Joins a user of ours to a room that we are not in, through servers that are. Runs to its end even if the caller
+    /// goes. `content` is the member event's, with `membership`.
+    ///
+    /// # Errors
+    /// What the most telling of the servers said; 404 if none is known.
+    pub async fn join(
+        self: &Arc<Self>,
+        who: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        content: Map<String, Value>,
+    ) -> Result<Went> {
+        let servers = self.servers_for(who, room_id, via).await?;
+        let wish = Wish { user: who.user_id.clone(), room_id: room_id.to_owned(), content };
+        let this = self.clone();
+        self.supervisor
+            .job(async move {
+                let lane = this.lanes.get_with(wish.room_id.clone(), Arc::default);
+                let _one = lane.lock().await;
+                if this.resident(&wish.room_id).await?.is_some() {
+                    return Ok(Went::Open);
+                }
+                this.try_servers(&servers, &wish).await.map(|()| Went::In)
+            })
+            .await
+    }
+
+    /// Joins a user of ours to a room that we are in and may not let them into: somebody of another server is to vouch
+    /// for them.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_vouched(
+        self: &Arc<Self>,
+        who: &Requester,
+        room: &Room,
+        via: &[OwnedServerName],
+        content: Map<String, Value>,
+    ) -> Result<()> {
+        let mut servers = self.servers_that_invite(room).await?;
+        for server in via {
+            if self.federation.admits(server) && !servers.contains(server) {
+                servers.push(server.clone());
+            }
+        }
+        let wish = Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content };
+        let this = self.clone();
+        self.supervisor
+            .job(async move {
+                let lane = this.lanes.get_with(wish.room_id.clone(), Arc::default);
+                let _one = lane.lock().await;
+                this.try_servers(&servers, &wish).await
+            })
+            .await
+    }
+
+    async fn try_servers(&self, servers: &[OwnedServerName], wish: &Wish) -> Result<()> {
+        let mut refused: Option<Error> = None;
+        for server in servers.iter().take(MAX_SERVERS) {
+            match self.join_through(server, wish).await {
+                Ok(()) => return Ok(()),
+                Err(e) => {
+                    tracing::info!(room.id = %wish.room_id, server = %server, error = %e, "a join through a server failed");
+                    refused = Some(more_telling(refused, e));
+                }
+            }
+        }
+        Err(refused.unwrap_or_else(|| Error::not_found("No known servers are in this room")))
+    }
+
+    async fn join_through(&self, server: &ServerName, wish: &Wish) -> Result<()> {
+        let Wish { user, room_id, content } = wish;
+        let mut request = prepare_join_event::v1::Request::new(room_id.clone(), user.clone());
+        request.ver = RoomVersion::supported().map(|v| v.id.clone()).collect();
+        let patience = self.federation.once().within(FOR_TEMPLATE);
+        let made = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let version = version_named(made.room_version.as_ref().map_or("1", |v| v.as_str()))?;
+        let given = Given::read(server, made.event.get(), room_id, user, "join")?;
+        let signer = self.server_keys.signer();
+        let join = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
+
+        let json = raw(join.json())?;
+        let request = create_join_event::v2::Request::new(room_id.clone(), join.event_id().to_owned(), json);
+        let patience = self.federation.once().within(FOR_STATE).up_to(MAX_STATE);
+        let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let answer = answer.room_state;
+        let join = match given.voucher().filter(|_| version.rules.authorization.restricted_join_rule) {
+            Some(voucher) => {
+                let copy = answer.event.as_deref().ok_or_else(|| nonsense(server, "it did not sign the join"))?;
+                self.vouched_for(server, &join, voucher, copy, version).await?
+            }
+            None => join,
+        };
+        let room = self.known_room(server, room_id, version, &answer.state).await?;
+        // The state's auth events stand in the chain, so that comes first.
+        let chain = self.outliers.take_in(room, answer.auth_chain).await?;
+        let state = self.outliers.take_in(room, answer.state).await?;
+        self.go_in(server, room, version, join, &chain, &state).await
+    }
+
+    /// The join with the signature of the server that vouches for it.
+    async fn vouched_for(
+        &self,
+        server: &ServerName,
+        join: &Pdu,
+        voucher: &UserId,
+        copy: &RawValue,
+        version: &'static RoomVersion,
+    ) -> Result<Pdu> {
+        let signed = join.with_signatures_of(voucher.server_name(), copy.get(), version);
+        let signed = signed.map_err(|e| nonsense(server, e))?;
+        let event = Pdu::parse_remote(signed.json(), version).map_err(|e| nonsense(server, e))?;
+        self.verified(event, version).await.map_err(|e| nonsense(server, e))
+    }
+
+    /// The room's row, made or corrected by its create event: the one thing of an answer that decides all else, and that
+    /// nobody but the room's own server can have made.
+    async fn known_room(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        version: &'static RoomVersion,
+        state: &[Box<RawValue>],
+    ) -> Result<RoomNid> {
+        let create = state
+            .iter()
+            .filter(|raw| raw.get().contains("m.room.create"))
+            .filter_map(|raw| Pdu::parse_remote(raw.get(), version).ok())
+            .find(|e| e.claimed().is(&TimelineEventType::RoomCreate, "") && e.claimed().room_id() == room_id)
+            .ok_or_else(|| nonsense(server, "the room's state has no create event"))?;
+        let create = self.verified(create, version).await.map_err(|e| nonsense(server, e))?;
+        auth::check_independent(version, &create, |_| None).map_err(|e| nonsense(server, e))?;
+        let creator = self.store.intern_user(create.sender()).await?;
+        let nid = self.store.make_stub_room(room_id.to_owned(), version.id.clone(), creator, self.now_ms()).await?;
+        let room = self.state.room_by_nid(nid).await?;
+        if room.version != version.id {
+            if !room.head.extremities.is_empty() {
+                return Err(nonsense(server, "the room is of another version"));
+            }
+            self.store.revise_stub_room(room, version.id.clone(), creator).await?;
+        }
+        Ok(nid)
+    }
+
+    /// Goes into the room with the state before the join, if that holds.
+    async fn go_in(
+        &self,
+        server: &ServerName,
+        room: RoomNid,
+        version: &'static RoomVersion,
+        join: Pdu,
+        chain: &HashMap<OwnedEventId, Outlier>,
+        state: &HashMap<OwnedEventId, Outlier>,
+    ) -> Result<()> {
+        let find = |id: &EventId| state.get(id).or_else(|| chain.get(id));
+        let mut entries: HashMap<(StateEventType, &str), &Outlier> = HashMap::with_capacity(state.len());
+        let mut map = StateMap::new();
+        for outlier in state.values().filter(|o| o.standing != Standing::Rejected) {
+            let Some(state_key) = outlier.pdu.state_key() else { continue };
+            let event_type = outlier.pdu.event_type().to_string();
+            let key = self.store.intern_key(&event_type, state_key).await?;
+            if entries.insert((event_type.into(), state_key), outlier).is_some() {
+                return Err(nonsense(server, "the room's state has an entry twice"));
+            }
+            map.insert(key, outlier.nid);
+        }
+        if !entries.contains_key(&(StateEventType::RoomCreate, "")) {
+            return Err(nonsense(server, "the room's state has no create event that holds"));
+        }
+        let mut auth = Vec::new();
+        for id in auth_ids(version, &join) {
+            let event = find(&id).ok_or_else(|| nonsense(server, "the join leans on events that are not there"))?;
+            auth.push(event.nid);
+        }
+        let allowed = auth::check_auth_events(version, &join, |id| find(id).map(|o| o.pdu.clone())).and_then(|()| {
+            auth::check_against(version, &join, |t, k| entries.get(&(t.clone(), k)).map(|o| o.pdu.clone()))
+        });
+        allowed.map_err(|e| nonsense(server, format!("the room's state does not allow the join: {e}")))?;
+        let prev: Vec<OwnedEventId> = join.prev_events().to_vec();
+        let known = self.store.events_by_id(&prev).await?;
+        let mut missing = prev;
+        missing.retain(|id| !known.iter().any(|e| e.room == room && e.after.is_some() && e.event_id() == id));
+        let arrival = Arrival::placed(self.store.new_event_nid().await?, Arc::new(join), auth);
+        let arrival = Arrival { missing, ..arrival };
+        if self.store.is_resident(room).await? {
+            return self.place_among(room, arrival, map).await;
+        }
+        let state: Vec<EventNid> = map.values().copied().collect();
+        self.events.enter(room, state, arrival).await
+    }
+
+    /// Places a join that another server vouched for in a room we are in.
+    async fn place_among(&self, room: RoomNid, arrival: Arrival, before: StateMap) -> Result<()> {
+        let states = if arrival.missing.is_empty() { Vec::new() } else { vec![before] };
+        match self.events.receive(room, vec![Arrival { states, ..arrival }]).await?.pop() {
+            Some(Arrived::Placed) => Ok(()),
+            Some(Arrived::SoftFailed(why) | Arrived::Rejected(why)) => Err(Error::forbidden(why)),
+            None => Err(Error::broken("nothing became of a join")),
+        }
+    }
+
+    /// Whom to ask about a room that we are not in: whom the user names, whoever invited them or spoke of the room, the
+    /// server in its id, and those that were in it when we were.
+    pub(super) async fn servers_for(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+    ) -> Result<Vec<OwnedServerName>> {
+        let mut servers: Vec<OwnedServerName> = via.to_vec();
+        let known = self.store.room_nid(room_id).await?;
+        if let Some(nid) = known
+            && let Some(told) = self.store.membership(nid, who.user_nid).await?
+        {
+            if let Some(event) = self.store.event(told.event).await? {
+                servers.push(event.pdu.sender().server_name().to_owned());
+            }
+            let stripped = told.stripped.as_deref().map(stripped::senders).unwrap_or_default();
+            servers.extend(stripped.iter().map(|user| user.server_name().to_owned()));
+        }
+        servers.extend(room_id.server_name().map(ToOwned::to_owned));
+        if let Some(nid) = known {
+            servers.extend(self.servers_once_in(nid).await?);
+        }
+        let mut seen = std::collections::HashSet::new();
+        servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
+        Ok(servers)
+    }
+
+    /// The servers with joined users by the state we have, those with the most users first.
+    async fn servers_once_in(&self, room: RoomNid) -> Result<Vec<OwnedServerName>> {
+        let members = self.store.members(room, &MembershipState::Join).await?;
+        let users: Vec<_> = members.iter().filter(|m| !m.local).map(|m| m.user).collect();
+        let mut counts: BTreeMap<OwnedServerName, usize> = BTreeMap::new();
+        for user in self.store.user_ids(&users).await? {
+            *counts.entry(user.server_name().to_owned()).or_default() += 1;
+        }
+        let mut servers: Vec<(OwnedServerName, usize)> = counts.into_iter().collect();
+        servers.sort_by_key(|(_, users)| std::cmp::Reverse(*users));
+        servers.truncate(MAX_SERVERS);
+        Ok(servers.into_iter().map(|(server, _)| server).collect())
+    }
+
+    /// The other servers whose users may invite to a room, and so let in those whom its conditions allow.
+    async fn servers_that_invite(&self, room: &Room) -> Result<Vec<OwnedServerName>> {
+        let levels = self.state.power_levels(room).await?;
+        let needed = self.invite_level(room).await?;
+        let members = self.store.members(room.nid, &MembershipState::Join).await?;
+        let users: Vec<_> = members.iter().filter(|m| !m.local).map(|m| m.user).collect();
+        let mut servers: Vec<OwnedServerName> = Vec::new();
+        for user in self.store.user_ids(&users).await? {
+            let server = user.server_name();
+            if servers.len() >= MAX_SERVERS {
+                break;
+            }
+            if !servers.iter().any(|s| s == server) && self.federation.admits(server) && levels.can(&user, needed) {
+                servers.push(server.to_owned());
+            }
+        }
+        Ok(servers)
+    }
+
+    /// What a user is told of a server's failure. That we asked in a wrong way is not theirs to mend (server-server API,
+    /// `make_join`, 400).
+    pub(super) fn said(&self, server: &ServerName, failure: &Failure) -> Error {
+        let told = self.federation.told(server, failure);
+        match told.errcode() {
+            "M_INVALID_PARAM" | "M_MISSING_PARAM" | "M_BAD_JSON" | "M_NOT_JSON" => nonsense(server, failure),
+            _ => told,
+        }
+    }
+}
+
+/// An event as a body.
+pub(super) fn raw(json: &str) -> Result<Box<RawValue>> {
+    RawValue::from_string(json.to_owned()).map_err(|e| Error::fault("writing an event", e))
+}
+
+/// Which of two failures says more: what a server of the room decided, rather than that another could not be asked.
+pub(super) fn more_telling(before: Option<Error>, now: Error) -> Error {
+    let weight = |e: &Error| match e.errcode() {
+        "M_FORBIDDEN" | "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => 4,
+        "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" => 3,
+        "M_NOT_FOUND" => 1,
+        _ if e.status().is_client_error() => 2,
+        _ => 0,
+    };
+    match before {
+        Some(before) if weight(&before) >= weight(&now) => before,
+        _ => now,
+    }
+}

@@ -1,0 +1,232 @@
+//! Invites and knocks between servers: taken, turned down, withdrawn, refused.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{
+    joining::{joins_through, membership},
+    support::{Peer, Peers},
+};
+use crate::support::{
+    User,
+    rooms::{V3, encoded, state_of},
+};
+
+/// Invites a user of another server.
+async fn invited(alice: &User, version: &str, whom: &User) -> String {
+    let room = alice.creates(json!({ "room_version": version, "name": "Private" })).await;
+    alice.invites(&room, whom).await.good();
+    room
+}
+
+#[tokio::test]
+async fn an_invite_is_shown_and_taken() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    for version in ["6", "9", "10", "11", "12"] {
+        let since = bob.now().await;
+        let room = invited(&alice, version, &bob).await;
+        assert_eq!(membership(&alice, &room, &bob).await, "invite");
+        let news = bob.syncs_since(&since).await;
+        let shown = &news["rooms"]["invite"][&room]["invite_state"]["events"];
+        assert_eq!(state_of(shown, "m.room.name", "").unwrap()["content"]["name"], "Private", "{news}");
+        let own = state_of(shown, "m.room.member", bob.id.as_str()).unwrap();
+        assert_eq!((&own["content"]["membership"], &own["sender"]), (&json!("invite"), &json!(alice.id)));
+        assert!(state_of(shown, "m.room.create", "").is_some());
+        assert!(own["signatures"].is_null() && own["event_id"].is_null(), "clients see stripped events: {own}");
+        bob.in_room(&room, "state").await.refused(403, "M_FORBIDDEN");
+        bob.in_room(&room, "messages?dir=b").await.refused(403, "M_FORBIDDEN");
+        // Who invited says where the room is.
+        bob.joins(&room).await.good();
+        assert_eq!(membership(&alice, &room, &bob).await, "join");
+        assert_eq!(membership(&bob, &room, &alice).await, "join");
+    }
+}
+
+#[tokio::test]
+async fn an_invite_is_turned_down_even_if_nobody_hears_of_it() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = invited(&alice, "10", &bob).await;
+    let since = bob.now().await;
+    bob.leaves(&room).await.good();
+    assert_eq!(membership(&alice, &room, &bob).await, "leave");
+    let news = bob.syncs_since(&since).await;
+    assert!(news["rooms"]["leave"][&room].is_object() && news["rooms"]["invite"].is_null(), "{news}");
+    joins_through(&bob, &room, &[here.name().as_str()]).await.refused(403, "M_FORBIDDEN");
+    // Again, and nobody is there to be told.
+    alice.invites(&room, &bob).await.good();
+    let since = bob.now().await;
+    here.goes_away();
+    bob.leaves(&room).await.good();
+    let news = bob.syncs_since(&since).await;
+    assert!(news["rooms"]["leave"][&room].is_object(), "{news}");
+    assert!(bob.syncs("").await["rooms"]["invite"].is_null());
+    here.comes_back();
+    bob.post_in_room(&room, "forget", json!({})).await.good();
+}
+
+#[tokio::test]
+async fn a_new_room_invites_users_of_other_servers() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, here.user("carol").await);
+    let nobody = format!("@nobody:{}", there.name());
+    let body = json!({ "preset": "trusted_private_chat", "is_direct": true, "invite": [bob.id, carol.id, nobody] });
+    let room = alice.creates(body).await;
+    for guest in [&bob, &carol] {
+        let sync = guest.syncs("").await;
+        let shown = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+        let own = state_of(shown, "m.room.member", guest.id.as_str()).unwrap();
+        assert_eq!(own["content"]["is_direct"], true, "{sync}");
+    }
+    alice.reads(&room, "m.room.member", &nobody).await.refused(404, "M_NOT_FOUND");
+    bob.joins(&room).await.good();
+    assert_eq!(membership(&alice, &room, &bob).await, "join");
+    alice.post_in_room(&room, "invite", json!({ "user_id": nobody })).await.refused(403, "M_FORBIDDEN");
+    alice.post_in_room(&room, "invite", json!({ "user_id": "@x:127.0.0.9:1" })).await.refused(502, "M_UNKNOWN");
+    // As state, it goes the same way.
+    let dave = there.user("dave").await;
+    alice.sets(&room, "m.room.member", dave.id.as_str(), json!({ "membership": "invite" })).await.good();
+    assert!(dave.syncs("").await["rooms"]["invite"][&room].is_object());
+}
+
+#[tokio::test]
+async fn who_wants_no_invites_gets_none() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, here.user("carol").await);
+    let path = |user: &User| format!("{V3}/user/{}/account_data/m.invite_permission_config", encoded(user.id.as_str()));
+    for guest in [&bob, &carol] {
+        guest.put(&path(guest), json!({ "default_action": "block" })).await.good();
+    }
+    let room = alice.creates(json!({})).await;
+    alice.invites(&room, &bob).await.refused(403, "M_INVITE_BLOCKED");
+    alice.invites(&room, &carol).await.refused(403, "M_INVITE_BLOCKED");
+    assert!(bob.syncs("").await["rooms"]["invite"].is_null());
+    bob.put(&path(&bob), json!({})).await.good();
+    alice.invites(&room, &bob).await.good();
+    assert!(bob.syncs("").await["rooms"]["invite"][&room].is_object());
+    let closed = Peers::one(5, |plan| plan.services(|s| s.membership.block_non_admin_invites = true)).await;
+    let dave = closed.user("dave").await;
+    alice.invites(&room, &dave).await.refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_knock_is_heard_and_answered() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, there.user("carol").await);
+    for version in ["7", "10", "12"] {
+        let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+        let room = alice.creates(json!({ "room_version": version, "name": "Door", "initial_state": rules })).await;
+        let knock = |user: &User| {
+            let path = format!("{V3}/knock/{}?via={}", encoded(&room), encoded(here.name().as_str()));
+            let user = user.clone();
+            async move { user.post(&path, json!({ "reason": "let me in" })).await }
+        };
+        assert_eq!(knock(&bob).await.good()["room_id"], room);
+        assert_eq!(membership(&alice, &room, &bob).await, "knock");
+        let sync = bob.syncs("").await;
+        let shown = &sync["rooms"]["knock"][&room]["knock_state"]["events"];
+        assert_eq!(state_of(shown, "m.room.name", "").unwrap()["content"]["name"], "Door", "{sync}");
+        assert_eq!(state_of(shown, "m.room.member", bob.id.as_str()).unwrap()["content"]["reason"], "let me in");
+        // Let in.
+        alice.invites(&room, &bob).await.good();
+        let sync = bob.syncs("").await;
+        assert!(sync["rooms"]["knock"].is_null() && sync["rooms"]["invite"][&room].is_object(), "{sync}");
+        bob.joins(&room).await.good();
+        // Taken back: this server is in the room by now, so nobody needs to be asked.
+        alice.sets(&room, "m.room.topic", "", json!({ "topic": "t" })).await.good();
+        drop(carol.leaves(&room).await);
+    }
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    let path = format!("{V3}/knock/{}?via={}", encoded(&room), encoded(here.name().as_str()));
+    carol.post(&path, json!({})).await.refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_knock_is_taken_back() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+    let room = alice.creates(json!({ "initial_state": rules })).await;
+    let path = format!("{V3}/knock/{}?server_name={}", encoded(&room), encoded(here.name().as_str()));
+    bob.post(&path, json!({})).await.good();
+    bob.leaves(&room).await.good();
+    assert_eq!(membership(&alice, &room, &bob).await, "leave");
+    assert!(bob.syncs("").await["rooms"]["knock"].is_null());
+}
+
+/// An invite as its server would send it.
+async fn invitation(there: &Peer, inviter: &User, room: &str, whom: &str, content: Value) -> (String, Value) {
+    use hearth_rules::{Draft, RoomVersion};
+    let draft = Draft::of(
+        Some(room.try_into().unwrap()),
+        inviter.id.clone(),
+        "m.room.member".into(),
+        Some(whom.to_owned()),
+        &content,
+        there.clock().now_ms(),
+    );
+    let (before, signer) = (["$x".try_into().unwrap()], there.services().server_keys.signer());
+    let pdu = draft.unwrap().build(RoomVersion::get("10").unwrap(), &before, 3, &before, signer).unwrap();
+    let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(room), encoded(pdu.event_id().as_str()));
+    (path, serde_json::from_str(pdu.json()).unwrap())
+}
+
+#[tokio::test]
+async fn what_is_no_invite_is_not_signed() {
+    let [here, there] = Peers::two().await;
+    let (alice, mallory) = (here.user("alice").await, there.user("mallory").await);
+    let room = format!("!made-up:{}", there.name());
+    let invite = json!({ "membership": "invite" });
+    let put = |path: String, body: Value| {
+        let (here, there) = (here.clone(), there.clone());
+        async move { there.calls(&here, Method::PUT, &path, Some(body)).await }
+    };
+    let (path, good) = invitation(&there, &mallory, &room, alice.id.as_str(), invite.clone()).await;
+    let body = |version: &str, event: &Value| json!({ "room_version": version, "event": event });
+    let told = put(path.clone(), body("99", &good)).await.refused(400, "M_INCOMPATIBLE_ROOM_VERSION");
+    assert_eq!(told["room_version"], "99");
+    put(path.clone(), body("12", &good)).await.refused(400, "M_INVALID_PARAM");
+    let elsewhere = path.replace(&encoded(&room), &encoded("!other:x.org"));
+    put(elsewhere, body("10", &good)).await.refused(400, "M_INVALID_PARAM");
+    let mut forged = good.clone();
+    forged["origin_server_ts"] = json!(5);
+    put(path.clone(), body("10", &forged)).await.refused(400, "M_INVALID_PARAM");
+    let mut unsigned = good.clone();
+    unsigned["signatures"] = json!({});
+    put(path.clone(), body("10", &unsigned)).await.refused(400, "M_INVALID_PARAM");
+    let too_much = json!({ "room_version": "10", "event": good, "invite_room_state": vec![json!({}); 200] });
+    put(path.clone(), too_much).await.refused(400, "M_INVALID_PARAM");
+    put(path.clone(), json!({ "room_version": "10" })).await.refused(400, "M_BAD_JSON");
+    for (whom, content) in [
+        (format!("@nobody:{}", here.name()), invite.clone()),
+        ("@x:elsewhere.org".to_owned(), invite.clone()),
+        (alice.id.to_string(), json!({ "membership": "join" })),
+        (alice.id.to_string(), json!({ "membership": "ban" })),
+    ] {
+        let (path, event) = invitation(&there, &mallory, &room, &whom, content.clone()).await;
+        let told = put(path, body("10", &event)).await;
+        assert!(matches!(told.status, 400 | 403), "{whom} {content}: {told:?}");
+        assert!(told.body["event"].is_null());
+    }
+    assert!(alice.syncs("").await["rooms"]["invite"].is_null());
+    // What is one is signed by both, whatever else is shown of the room.
+    let shown = json!([
+        { "type": "m.room.name", "state_key": "", "sender": mallory.id, "content": { "name": "Trap" } },
+        { "type": "m.room.topic" }, 7, "x",
+    ]);
+    let event =
+        put(path.clone(), json!({ "room_version": "10", "event": good, "invite_room_state": shown })).await.good();
+    let signatures = event["event"]["signatures"].as_object().unwrap();
+    assert!(signatures.contains_key(here.name().as_str()) && signatures.contains_key(there.name().as_str()));
+    let sync = alice.syncs("").await;
+    let shown = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+    assert_eq!(state_of(shown, "m.room.name", "").unwrap()["content"]["name"], "Trap");
+    assert_eq!(shown.as_array().unwrap().len(), 2);
+    // The first form is for versions we take no part in.
+    put(path.replace("v2", "v1"), good).await.refused(400, "M_INCOMPATIBLE_ROOM_VERSION");
+    // There is no such room; the invite goes all the same.
+    alice.joins(&room).await.refused(404, "M_NOT_FOUND");
+    alice.leaves(&room).await.good();
+    assert!(alice.syncs("").await["rooms"]["invite"].is_null());
+}

@@ -1,0 +1,306 @@
+//! Going into rooms of other servers: through whom, into what, and with answers that lie.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::support::{Lie, Peers};
+use crate::support::{
+    Answer, User,
+    rooms::{V3, encoded, joined, state_of},
+};
+
+/// The versions whose rules differ in what a join is about.
+const VERSIONS: [&str; 5] = ["6", "9", "10", "11", "12"];
+
+/// Joins through servers.
+pub async fn joins_through(user: &User, room: &str, servers: &[&str]) -> Answer {
+    let via: Vec<String> = servers.iter().map(|s| format!("via={}", encoded(s))).collect();
+    user.post(&format!("{V3}/join/{}?{}", encoded(room), via.join("&")), json!({})).await
+}
+
+/// What a user is in a room, as somebody there sees it.
+pub async fn membership(asked: &User, room: &str, whose: &User) -> String {
+    let content = asked.reads(room, "m.room.member", whose.id.as_str()).await.good();
+    content["membership"].as_str().unwrap().to_owned()
+}
+
+/// The whole state of a room in a comparable form.
+async fn state(asked: &User, room: &str) -> Vec<String> {
+    let state = asked.in_room(room, "state").await.good();
+    let mut ids: Vec<String> =
+        state.as_array().unwrap().iter().map(|e| e["event_id"].as_str().unwrap().to_owned()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn a_room_of_each_version_is_joined() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, there.user("carol").await);
+    for version in VERSIONS {
+        let room = alice.creates(json!({ "preset": "public_chat", "room_version": version, "name": "Far away" })).await;
+        alice.says(&room, "before").await;
+        let since = bob.now().await;
+        assert_eq!(joins_through(&bob, &room, &[here.name().as_str()]).await.good()["room_id"], room);
+        assert_eq!(membership(&alice, &room, &bob).await, "join");
+        assert_eq!(state(&alice, &room).await, state(&bob, &room).await, "version {version}");
+        let news = bob.syncs_since(&since).await;
+        let news = joined(&news, &room);
+        let mut seen = news["state"]["events"].as_array().unwrap().clone();
+        seen.extend(news["timeline"]["events"].as_array().unwrap().iter().cloned());
+        let seen = json!(seen);
+        assert_eq!(state_of(&seen, "m.room.name", "").unwrap()["content"]["name"], "Far away", "{news}");
+        assert_eq!(state_of(&seen, "m.room.member", bob.id.as_str()).unwrap()["content"]["displayname"], "bob");
+        assert_eq!(news["summary"]["m.joined_member_count"], 2);
+        // The next of the same server needs nobody else.
+        let asked = here.was_asked_for("make_join");
+        carol.joins(&room).await.good();
+        assert_eq!(membership(&bob, &room, &carol).await, "join");
+        assert_eq!(here.was_asked_for("make_join"), asked);
+        bob.says(&room, "hello").await;
+    }
+}
+
+#[tokio::test]
+async fn both_ways_and_by_alias() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let one = alice.creates(json!({ "preset": "public_chat", "room_alias_name": "one" })).await;
+    let other = bob.creates(json!({ "preset": "public_chat", "room_alias_name": "other" })).await;
+    assert_eq!(bob.joins(&format!("#one:{}", here.name())).await.good()["room_id"], one);
+    assert_eq!(alice.joins(&format!("#other:{}", there.name())).await.good()["room_id"], other);
+    assert_eq!(membership(&alice, &one, &bob).await, "join");
+    assert_eq!(membership(&bob, &other, &alice).await, "join");
+    bob.joins(&format!("#none:{}", here.name())).await.refused(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn several_servers_are_tried_and_the_most_telling_answer_is_told() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let open = alice.opens().await;
+    let closed = alice.creates(json!({ "preset": "private_chat" })).await;
+    // Nobody is there, and who is there is not in the room.
+    let via = ["127.0.0.9:1", third.name().as_str(), here.name().as_str()];
+    joins_through(&bob, &open, &via).await.good();
+    assert_eq!(membership(&alice, &open, &bob).await, "join");
+    let via = ["127.0.0.9:1", here.name().as_str(), third.name().as_str()];
+    joins_through(&bob, &closed, &via).await.refused(403, "M_FORBIDDEN");
+    joins_through(&bob, &closed, &[third.name().as_str()]).await.refused(404, "M_NOT_FOUND");
+    joins_through(&bob, &closed, &["127.0.0.9:1"]).await.refused(502, "M_UNKNOWN");
+    bob.joins("!nowhere-at-all").await.refused(404, "M_NOT_FOUND");
+    joins_through(&bob, &open, &["not a server"]).await.refused(400, "M_INVALID_PARAM");
+    // Who is banned stays out, wherever they come from.
+    let carol = there.user("carol").await;
+    let banning = alice.opens().await;
+    alice.does_to(&banning, "ban", &carol).await.good();
+    joins_through(&carol, &banning, &[here.name().as_str()]).await.refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn two_of_one_server_go_in_at_once() {
+    let [here, there] = Peers::two().await;
+    let alice = here.user("alice").await;
+    let room = alice.opens().await;
+    let (bob, carol) = (there.user("bob").await, there.user("carol").await);
+    let via = [here.name().as_str()];
+    let (one, other) = tokio::join!(joins_through(&bob, &room, &via), joins_through(&carol, &room, &via));
+    one.good();
+    other.good();
+    assert_eq!(membership(&bob, &room, &carol).await, "join");
+    assert_eq!(membership(&carol, &room, &bob).await, "join");
+    // One of them went out, the other found the room open.
+    assert_eq!(here.was_asked_for("make_join"), 1);
+}
+
+#[tokio::test]
+async fn who_comes_back_finds_the_room_as_it_is_now() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    for version in ["10", "12"] {
+        let room = alice.creates(json!({ "preset": "public_chat", "room_version": version, "name": "Old" })).await;
+        joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+        bob.leaves(&room).await.good();
+        alice.sets(&room, "m.room.name", "", json!({ "name": "New" })).await.good();
+        alice.sets(&room, "m.room.topic", "", json!({ "topic": "What was missed" })).await.good();
+        // Whom to ask is known from before.
+        bob.joins(&room).await.good();
+        assert_eq!(bob.reads(&room, "m.room.name", "").await.good()["name"], "New");
+        assert_eq!(bob.reads(&room, "m.room.topic", "").await.good()["topic"], "What was missed");
+        assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+    }
+}
+
+#[tokio::test]
+async fn members_of_a_space_are_let_in_by_who_may() {
+    let [here, there] = Peers::two().await;
+    let alice = here.user("alice").await;
+    let (bob, carol, dave) = (there.user("bob").await, there.user("carol").await, there.user("dave").await);
+    for version in ["8", "10", "12"] {
+        let space = alice.opens().await;
+        let allow = json!([{ "type": "m.room_membership", "room_id": space }]);
+        let room = alice
+            .creates(json!({
+                "room_version": version,
+                "power_level_content_override": { "invite": 50 },
+                "initial_state": [{
+                    "type": "m.room.join_rules", "content": { "join_rule": "restricted", "allow": allow },
+                }],
+            }))
+            .await;
+        let via = [here.name().as_str()];
+        joins_through(&bob, &room, &via).await.refused(403, "M_FORBIDDEN");
+        joins_through(&carol, &space, &via).await.good();
+        // Through the other server, which vouches by signing.
+        joins_through(&carol, &room, &via).await.good();
+        let join = carol.reads(&room, "m.room.member", carol.id.as_str()).await.good();
+        assert_eq!(join["join_authorised_via_users_server"], alice.id.as_str());
+        assert_eq!(state(&alice, &room).await, state(&carol, &room).await);
+        // In both rooms, but with nobody here who could vouch: the other server does.
+        bob.joins(&room).await.refused(403, "M_FORBIDDEN");
+        alice.invites(&room, &dave).await.good();
+        dave.joins(&room).await.good();
+    }
+    // Who is in the space, and in a room where their own server has nobody with the power to let them in.
+    let space = alice.opens().await;
+    joins_through(&carol, &space, &[here.name().as_str()]).await.good();
+    let allow = json!([{ "type": "m.room_membership", "room_id": space }]);
+    let room = alice
+        .creates(json!({
+            "power_level_content_override": { "invite": 50 },
+            "invite": [bob.id],
+            "initial_state": [{
+                "type": "m.room.join_rules", "content": { "join_rule": "restricted", "allow": allow },
+            }],
+        }))
+        .await;
+    bob.joins(&room).await.good();
+    carol.joins(&room).await.good();
+    assert_eq!(membership(&alice, &room, &carol).await, "join");
+    assert_eq!(membership(&bob, &room, &carol).await, "join");
+    dave.joins(&room).await.refused(403, "M_FORBIDDEN");
+}
+
+/// Changes the answers of what is asked for by such a path.
+fn lie(what: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Lie {
+    Arc::new(move |path, body| {
+        if path.contains(what) {
+            change(body);
+        }
+    })
+}
+
+#[tokio::test]
+async fn answers_that_lie_are_refused_and_do_no_harm() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let other = alice.opens().await;
+    let forget = |key: &'static str| {
+        lie("send_join", move |body| {
+            body["state"].as_array_mut().unwrap().retain(|e| e["type"] != key);
+            body["auth_chain"].as_array_mut().unwrap().retain(|e| e["type"] != key);
+        })
+    };
+    let (elsewhere, somebody) = (json!(other), json!(alice.id));
+    let lies: Vec<(&str, Lie)> = vec![
+        ("a version that we do not have", lie("make_join", |b| b["room_version"] = json!("99"))),
+        ("another version than it is", lie("make_join", |b| b["room_version"] = json!("9"))),
+        ("no version", lie("make_join", |b| drop(b.as_object_mut().unwrap().remove("room_version")))),
+        ("another room", lie("make_join", move |b| b["event"]["room_id"] = elsewhere.clone())),
+        ("somebody else's join", {
+            let somebody = somebody.clone();
+            lie("make_join", move |b| b["event"]["sender"] = somebody.clone())
+        }),
+        ("a join of somebody else", lie("make_join", move |b| b["event"]["state_key"] = somebody.clone())),
+        ("another membership", lie("make_join", |b| b["event"]["content"]["membership"] = json!("leave"))),
+        ("another type", lie("make_join", |b| b["event"]["type"] = json!("m.room.power_levels"))),
+        ("no place", lie("make_join", |b| b["event"]["prev_events"] = json!([]))),
+        ("too many predecessors", lie("make_join", |b| b["event"]["prev_events"] = json!(vec!["$x"; 30]))),
+        ("no depth", lie("make_join", |b| b["event"]["depth"] = json!(-5))),
+        ("no template", lie("make_join", |b| b["event"] = json!(7))),
+        ("no create event", forget("m.room.create")),
+        ("no power levels, which allow the join", forget("m.room.power_levels")),
+        ("nothing", lie("send_join", |b| *b = json!({ "state": [], "auth_chain": [] }))),
+        ("no state", lie("send_join", |b| b["state"] = json!([]))),
+        ("no lists", lie("send_join", |b| *b = json!({ "state": 1, "auth_chain": {} }))),
+        (
+            "a create event by another",
+            lie("send_join", |b| {
+                for list in ["state", "auth_chain"] {
+                    for event in b[list].as_array_mut().unwrap() {
+                        if event["type"] == "m.room.create" {
+                            event["signatures"] = json!({ "127.0.0.9:1": { "ed25519:a": "AAAA" } });
+                        }
+                    }
+                }
+            }),
+        ),
+        (
+            "all signatures gone",
+            lie("send_join", |b| {
+                for list in ["state", "auth_chain"] {
+                    for event in b[list].as_array_mut().unwrap() {
+                        event["signatures"] = json!({});
+                    }
+                }
+            }),
+        ),
+        (
+            "rules that nobody signed",
+            lie("send_join", |b| {
+                for list in ["state", "auth_chain"] {
+                    for event in b[list].as_array_mut().unwrap() {
+                        if event["type"] == "m.room.join_rules" {
+                            event["content"]["join_rule"] = json!("invite");
+                        }
+                    }
+                }
+            }),
+        ),
+    ];
+    for (what, told) in lies {
+        let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10", "name": what })).await;
+        here.lies(Some(told));
+        let answer = joins_through(&bob, &room, &[here.name().as_str()]).await;
+        let status = answer.status.as_u16();
+        assert!(matches!(status, 400 | 502), "{what}: {answer:?}");
+        bob.in_room(&room, "state").await.refused(403, "M_FORBIDDEN");
+        assert!(bob.syncs("").await["rooms"]["join"][&room].is_null(), "{what}");
+        // The same room can be joined as soon as somebody tells the truth.
+        here.lies(None);
+        joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+        assert_eq!(bob.reads(&room, "m.room.name", "").await.good()["name"], what);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_event_among_many_is_left_out() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "name": "Name", "topic": "Topic" })).await;
+    here.lies(Some(lie("send_join", |b| {
+        let state = b["state"].as_array_mut().unwrap();
+        for event in state.iter_mut() {
+            if event["type"] == "m.room.topic" {
+                event["sender"] = json!("@mallory:127.0.0.9:1");
+            }
+        }
+        state.push(json!({ "type": "m.room.name" }));
+        state.push(json!("x"));
+        state.push(json!({}));
+    })));
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    assert_eq!(bob.reads(&room, "m.room.name", "").await.good()["name"], "Name");
+    bob.reads(&room, "m.room.topic", "").await.refused(404, "M_NOT_FOUND");
+}
+
+/// A server that only speaks to some.
+#[tokio::test]
+async fn servers_that_may_not_be_spoken_to_are_not_asked() {
+    let [here, _] = Peers::two().await;
+    let closed = Peers::one(5, |plan| plan.services(|s| s.federation.only = Some(Vec::new()))).await;
+    let (alice, bob) = (here.user("alice").await, closed.user("bob").await);
+    let room = alice.opens().await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.refused(404, "M_NOT_FOUND");
+}
