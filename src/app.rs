@@ -1,11 +1,11 @@
-//! The whole server on one page: store, services, api, edge, in this order.
+//! The whole server on one page: sockets, store, services, api, edge, in this order.
 //!
-//! [`main`] reads the arguments; [`Server::start`] assembles a server from a configuration and is what tests use as
-//! well; `lifecycle` waits for signals.
+//! [`main`] reads the arguments; [`Bound::open`] and [`Bound::start`] assemble a server from a configuration, and tests
+//! use them as well; `lifecycle` goes from there to the end of the process.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, routing::get};
 use hearth_base::{Error, Result, clock::Clock, tasks::Supervisor};
 use hearth_config::Config;
 use hearth_edge::{Address, Edge, Routers};
@@ -13,11 +13,15 @@ use hearth_service::Services;
 use hearth_store::Store;
 
 mod cli;
+mod greeting;
 mod lifecycle;
 mod register;
 pub mod settings;
+mod tasks;
 mod telemetry;
 mod welcome;
+
+use welcome::Welcome;
 
 /// How long requests and work under way may take to end after a signal.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -28,6 +32,46 @@ pub fn main() -> ExitCode {
     cli::run()
 }
 
+/// A server whose sockets are open, and that has touched nothing else: a port in use leaves no database behind.
+pub struct Bound {
+    edge: Edge,
+    addresses: Vec<Address>,
+    supervisor: Supervisor,
+}
+
+impl Bound {
+    /// Opens the sockets. Callers wait in the kernel until [`Bound::start`]. `data_dir` is where certificates are kept.
+    ///
+    /// # Errors
+    /// One sentence for the operator: what is wrong, and the way out.
+    pub fn open(config: &Config, data_dir: PathBuf) -> Result<Self> {
+        let supervisor = Supervisor::new();
+        let edge = Edge::new(settings::edge(config, data_dir), supervisor.clone()).map_err(operator)?;
+        let addresses = edge.bind().map_err(operator)?;
+        Ok(Self { edge, addresses, supervisor })
+    }
+
+    /// Opens the database, makes the services and begins to answer.
+    ///
+    /// # Errors
+    /// One sentence for the operator.
+    pub async fn start(self, config: &Config, metrics: Router) -> Result<Server> {
+        let Self { edge, addresses, supervisor } = self;
+        let store_settings = settings::store(config)?;
+        let service_settings = settings::services(config)?;
+        let api_settings = settings::api(config);
+        let store = Store::open(&store_settings, &supervisor).await?;
+        let services = Services::start(service_settings, store, Clock::new(), supervisor.clone()).await?;
+        tasks::start(&services, config, &supervisor);
+        let welcome = Arc::new(Welcome::new(config, services.clone())?);
+        // Says that the process answers and no more: whoever restarts it when the database is away wins nothing.
+        let health = Router::new().route("/health", get(async || "OK"));
+        let app = hearth_api::router(services.clone(), api_settings).merge(welcome.clone().routes()).merge(health);
+        edge.serve(Routers { app, metrics }).map_err(operator)?;
+        Ok(Server { services, supervisor, edge, addresses, welcome })
+    }
+}
+
 /// A running server.
 pub struct Server {
     /// Its services.
@@ -35,26 +79,16 @@ pub struct Server {
     supervisor: Supervisor,
     edge: Edge,
     addresses: Vec<Address>,
+    welcome: Arc<Welcome>,
 }
 
 impl Server {
-    /// Opens the database, makes the services, binds the sockets and begins to answer.
+    /// Both steps of the start at once.
     ///
     /// # Errors
     /// One sentence for the operator: what is wrong, and the way out.
     pub async fn start(config: &Config, data_dir: PathBuf, metrics: Router) -> Result<Self> {
-        let supervisor = Supervisor::new();
-        // Sockets first: a port in use must not leave a database half made.
-        let store_settings = settings::store(config)?;
-        let service_settings = settings::services(config)?;
-        let bound = Bound::new(config, data_dir, metrics, supervisor.clone())?;
-        let store = Store::open(&store_settings, &supervisor).await?;
-        let services = Services::start(service_settings, store, Clock::new(), supervisor.clone()).await?;
-        let app = hearth_api::router(services.clone(), settings::api(config));
-        let app = welcome::with_page(app, &config.server.name);
-        let (edge, addresses) = bound.open(app)?;
-        edge.serve().map_err(|e| Error::broken(e.to_string()))?;
-        Ok(Self { services, supervisor, edge, addresses })
+        Bound::open(config, data_dir)?.start(config, metrics).await
     }
 
     /// Where the server listens.
@@ -69,12 +103,21 @@ impl Server {
         &self.edge
     }
 
+    /// Path and query of the page that makes the first account, an administrator's; none once there is an account.
+    /// Whoever knows it may make that account.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn first_account(&self) -> Result<Option<String>> {
+        self.welcome.first_account().await
+    }
+
     /// Takes new settings of the front door, with certificates read again.
     ///
     /// # Errors
     /// What is wrong with them; the old ones stay in force.
     pub fn reload(&self, config: &Config, data_dir: PathBuf) -> Result<()> {
-        self.edge.reload(settings::edge(config, data_dir)).map_err(|e| Error::broken(e.to_string()))
+        self.edge.reload(settings::edge(config, data_dir)).map_err(operator)
     }
 
     /// Refuses new requests, lets those under way end within the deadline, writes what is queued, closes the database.
@@ -88,23 +131,7 @@ impl Server {
     }
 }
 
-/// What is known before there is an application to answer.
-struct Bound {
-    settings: hearth_edge::settings::Settings,
-    metrics: Router,
-    supervisor: Supervisor,
-}
-
-impl Bound {
-    fn new(config: &Config, data_dir: PathBuf, metrics: Router, supervisor: Supervisor) -> Result<Self> {
-        Ok(Self { settings: settings::edge(config, data_dir), metrics, supervisor })
-    }
-
-    fn open(self, app: Router) -> Result<(Edge, Vec<Address>)> {
-        let operator = |e: hearth_edge::Error| Error::broken(e.to_string());
-        let routers = Routers { app, metrics: self.metrics };
-        let edge = Edge::new(self.settings, routers, self.supervisor).map_err(operator)?;
-        let addresses = edge.bind().map_err(operator)?;
-        Ok((edge, addresses))
-    }
+/// The edge's sentences are the operator's already.
+fn operator(e: hearth_edge::Error) -> Error {
+    Error::broken(e.to_string())
 }

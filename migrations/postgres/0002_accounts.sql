@@ -57,6 +57,7 @@ CREATE TABLE access_tokens (
     puppet_of    BIGINT                  -- admin who acts as this user
 );
 CREATE INDEX access_tokens_device ON access_tokens (user_nid, device_id);
+CREATE INDEX access_tokens_refresh ON access_tokens (refresh_hash) WHERE refresh_hash IS NOT NULL;
 
 CREATE TABLE refresh_tokens (
     token_hash   BYTEA PRIMARY KEY,
@@ -67,6 +68,7 @@ CREATE TABLE refresh_tokens (
     ultimate_ms  BIGINT                  -- end of the whole session
 );
 CREATE INDEX refresh_tokens_device ON refresh_tokens (user_nid, device_id);
+CREATE INDEX refresh_tokens_next ON refresh_tokens (next_hash) WHERE next_hash IS NOT NULL;
 
 CREATE TABLE login_tokens (
     token_hash   BYTEA PRIMARY KEY,

@@ -4,9 +4,18 @@
 CREATE TABLE log_head (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
     pos       BIGINT NOT NULL,
-    next_nid  BIGINT NOT NULL
+    next_nid  BIGINT NOT NULL,
+    commits   BIGINT NOT NULL,           -- transactions of writers so far, counted on PostgreSQL only
+    run       BIGINT NOT NULL            -- who writes: runs.boot
 );
-INSERT INTO log_head (id, pos, next_nid) VALUES (1, 0, 1);
+INSERT INTO log_head (id, pos, next_nid, commits, run) VALUES (1, 0, 1, 0, 0);
+
+-- Each start of the server: the number that its sync tokens bear, and where the log stood (store::runs).
+CREATE TABLE runs (
+    number  INTEGER PRIMARY KEY,
+    boot    BIGINT NOT NULL,
+    pos     BIGINT NOT NULL
+);
 
 -- What became visible to /sync, in the order of commits. Followed by other nodes and by the outbox; pruned from below.
 CREATE TABLE log (
@@ -16,6 +25,11 @@ CREATE TABLE log (
     user_nid  BIGINT,
     ref_nid   BIGINT,
     extra     TEXT
+);
+-- When the log had come how far; tells the age of a position.
+CREATE TABLE log_marks (
+    pos    INTEGER PRIMARY KEY,
+    at_ms  BIGINT NOT NULL
 );
 
 -- Matrix ids <-> numbers.
@@ -121,6 +135,7 @@ CREATE TABLE memberships (
     PRIMARY KEY (room_nid, user_nid)
 ) WITHOUT ROWID;
 CREATE INDEX memberships_user ON memberships (user_nid, membership);
+CREATE INDEX memberships_local ON memberships (room_nid, user_nid) WHERE local;
 
 -- How far a user has read: the room's counter and the position there.
 CREATE TABLE read_positions (

@@ -16,11 +16,11 @@ pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod relations;
 pub mod reports;
 pub mod rooms;
 pub mod server;
 pub mod sync;
-pub mod to_device;
 pub mod typing;
 
 /// All routes of clients.
@@ -41,10 +41,10 @@ pub fn routes() -> Routes {
         .merge(profile::routes())
         .merge(push::routes())
         .merge(receipts::routes())
+        .merge(relations::routes())
         .merge(reports::routes())
         .merge(rooms::routes())
         .merge(server::routes())
         .merge(sync::routes())
-        .merge(to_device::routes())
         .merge(typing::routes())
 }

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use hearth_base::{Error, Result, peer::Peer, requester::Requester};
 use http::{HeaderMap, HeaderValue, Method, Uri, request::Parts};
 use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata,
     error::{DeserializationError, FromHttpRequestError},
@@ -20,8 +19,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{Cx, auth, routes::Route};
 
+mod body;
 mod federation;
 
+use body::{check_depth, check_object, is_json, not_json, read};
 pub use federation::Federation;
 
 /// What a handler may take as its second argument.
@@ -326,45 +327,10 @@ impl<R: IncomingRequest> Decoded<R> {
         // GET and HEAD have no meaning for a body (RFC 9110, 9.3.1).
         let json = if matches!(parts.method, Method::GET | Method::HEAD) { Bytes::new() } else { json };
         check_object(&json)?;
+        check_depth(&json)?;
         let (body, parts) = decode(route, parts, &json)?;
         Ok(Self { body, json, parts })
     }
-}
-
-async fn read(body: Body, limit: usize) -> Result<Bytes> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large(limit));
-    }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => Err(too_large(limit)),
-        Err(_) => Err(Error::unknown("The body of the request was cut off")),
-    }
-}
-
-fn too_large(limit: usize) -> Error {
-    Error::too_large(format!("The body of this request may have {limit} bytes at most"))
-}
-
-/// Bodies are objects. Serde would take a list for a struct as well, and some endpoints never look.
-fn check_object(json: &[u8]) -> Result<()> {
-    match json.iter().find(|b| !b.is_ascii_whitespace()) {
-        None if json.is_empty() => Ok(()),
-        Some(b'{') => Ok(()),
-        _ if is_json(json) => Err(Error::bad_json("The body must be a JSON object")),
-        _ => Err(not_json()),
-    }
-}
-
-fn is_json(json: &[u8]) -> bool {
-    serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok()
-}
-
-fn not_json() -> Error {
-    Error::not_json("The body is not JSON")
 }
 
 fn decode<R: IncomingRequest>(route: &Route, parts: Parts, json: &Bytes) -> Result<(R, Parts)> {

@@ -3,8 +3,12 @@
 use crate::routes::Routes;
 
 pub mod directory;
+pub mod events;
+pub mod history;
 pub mod keys;
+pub mod media;
 pub mod profile;
+pub mod rooms;
 pub mod server_keys;
 pub mod transactions;
 
@@ -16,5 +20,9 @@ pub fn routes() -> Routes {
         .merge(profile::routes())
         .merge(directory::routes())
         .merge(keys::routes())
+        .merge(events::routes())
+        .merge(history::routes())
+        .merge(media::routes())
+        .merge(rooms::routes())
         .merge(transactions::routes())
 }

@@ -231,3 +231,14 @@ fn no_path_stands_twice() {
         assert!(seen.insert((route.method.clone(), route.path.clone())), "{} {}", route.method, route.path);
     }
 }
+
+#[tokio::test]
+async fn what_nests_too_deep_is_refused() {
+    let world = world().await;
+    let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+    let body = |levels: usize| format!("{{\"refresh_token\":\"{{{{[[\\\"\",\"x\":{}}}", nested(levels));
+    let (parts, answer) = world.send("POST", REFRESH, None, &body(99)).await;
+    assert_eq!((parts.status.as_u16(), &answer["got"]), (200, &json!("{{[[\"")));
+    assert_eq!(world.errcode("POST", REFRESH, None, &body(100)).await, (400, "M_BAD_JSON".to_owned()));
+    assert_eq!(world.errcode("POST", REFRESH, None, &"[".repeat(900)).await, (400, "M_NOT_JSON".to_owned()));
+}

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use hearth_base::{Doing, Error, clock::Clock};
 use hearth_config::{Config, Env, Loaded, federation::SigningKey, generate::Plan};
 
-use super::{lifecycle, register, telemetry};
+use super::{lifecycle, register};
 
 /// A Matrix homeserver with its own front door.
 #[derive(Debug, Parser)]
@@ -84,9 +84,6 @@ struct Generate {
     data_dir: Option<PathBuf>,
 }
 
-/// The folder of a first start.
-const FIRST: &str = "hearth-data";
-
 /// Does what the command line says.
 pub(super) fn run() -> ExitCode {
     let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -96,9 +93,9 @@ pub(super) fn run() -> ExitCode {
     }
     let cli = Cli::parse_from(args);
     match cli.command {
-        None => serve(cli.serve.config_path),
+        None => lifecycle::run(cli.serve.config_path),
         Some(Command::Serve(args)) => {
-            serve(if args.config_path.is_empty() { cli.serve.config_path } else { args.config_path })
+            lifecycle::run(if args.config_path.is_empty() { cli.serve.config_path } else { args.config_path })
         }
         Some(Command::CheckConfig(args)) => match load(&args.config_path) {
             Some(loaded) => match loaded.config.telemetry.log() {
@@ -162,69 +159,7 @@ fn federation_test(name: Option<String>, config: &[PathBuf]) -> ExitCode {
     }
 }
 
-fn serve(mut paths: Vec<PathBuf>) -> ExitCode {
-    let env = Env::of_process();
-    let named = env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some();
-    let mut data_dir = None;
-    let first_start = paths.is_empty() && !named;
-    if first_start {
-        let dir = Path::new(FIRST);
-        let written = Plan::first_start(dir).and_then(|plan| plan.write(&mut rand::rng()));
-        if let Err(e) = written {
-            complain(&e.to_string());
-            return ExitCode::FAILURE;
-        }
-        paths = vec![dir.join("homeserver.yaml")];
-        data_dir = Some(dir.to_owned());
-    }
-    let Some(mut loaded) = load(&paths) else { return ExitCode::FAILURE };
-    if let Err(mistakes) = loaded.config.make_missing(&mut rand::rng()) {
-        complain(&mistakes.to_string());
-        return ExitCode::FAILURE;
-    }
-    if let Err(why) = log(&loaded) {
-        complain(&why);
-        return ExitCode::FAILURE;
-    }
-    let data_dir = data_dir.unwrap_or_else(|| data_dir_of(&loaded.config));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            complain(&format!("the threads of the server cannot be started: {e}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    let first = first_start.then(|| paths.clone());
-    let greet = move |server: &super::Server| {
-        if let Some(paths) = first {
-            greeting(server, &paths);
-        }
-    };
-    runtime.block_on(lifecycle::serve(loaded.config, paths, data_dir, greet))
-}
-
-/// What somebody needs to know who starts the server on their own machine.
-fn greeting(server: &super::Server, paths: &[PathBuf]) {
-    let file = paths.first().map(|p| p.display().to_string()).unwrap_or_default();
-    let at: Vec<String> =
-        server.addresses().iter().map(|a| format!("{}://{}", if a.tls { "https" } else { "http" }, a.label)).collect();
-    say(&format!("\nHearth answers at {}", at.join(", ")));
-    say(&format!("Configuration and data are in {FIRST}/"));
-    if let Some(ca) = server.edge().local_ca() {
-        say(&format!("Browsers trust it once they know the authority in {}", ca.display()));
-    }
-    say(&format!("Make the first account:  hearth register-user -a -c {file}\n"));
-}
-
-/// Certificates are kept beside the signing key, which every installation keeps safe.
-fn data_dir_of(config: &Config) -> PathBuf {
-    match config.federation.signing_key_path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
-fn load(paths: &[PathBuf]) -> Option<Loaded> {
+pub(super) fn load(paths: &[PathBuf]) -> Option<Loaded> {
     match Config::load(paths, Env::of_process()) {
         Ok(loaded) => Some(loaded),
         Err(mistakes) => {
@@ -232,15 +167,6 @@ fn load(paths: &[PathBuf]) -> Option<Loaded> {
             None
         }
     }
-}
-
-fn log(loaded: &Loaded) -> Result<(), String> {
-    let (config, notices) = loaded.config.telemetry.log().map_err(|mistakes| mistakes.to_string())?;
-    telemetry::log(&config).map_err(|e| e.to_string())?;
-    for notice in loaded.notices.iter().chain(&notices) {
-        tracing::info!("{notice}");
-    }
-    Ok(())
 }
 
 fn generate(args: Generate) -> ExitCode {

@@ -1,74 +1,305 @@
-//! From start to stop: signals, readiness, reload.
+//! From the configuration to the end of the process: the start in an order that leaves nothing half done, readiness,
+//! signals, reload, stop.
+//!
+//! Sockets are opened first, then missing keys are made, then the database is opened. What a first start wrote before
+//! its sockets turned out to be taken is taken away again.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
-use hearth_config::{Config, Env};
-use tokio::signal::unix::{SignalKind, signal};
+use hearth_base::{Error, Result};
+use hearth_config::{
+    Config, Env, Loaded,
+    database::Engine,
+    generate::{Plan, Written},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{STOP_DEADLINE, Server, telemetry};
+use super::{
+    Bound, STOP_DEADLINE, Server,
+    cli::{complain, load},
+    greeting, telemetry,
+};
 
-/// Serves until SIGTERM or SIGINT. SIGHUP reads certificates and the static parts of the configuration again.
-pub(super) async fn serve(
-    config: Config,
+/// The folder of a first start.
+pub(super) const FIRST: &str = "hearth-data";
+
+/// What the server is started from.
+struct Sources {
+    /// Configuration files, to be read again on SIGHUP.
     paths: Vec<PathBuf>,
+    /// Where certificates are kept.
     data_dir: PathBuf,
-    greet: impl FnOnce(&Server),
-) -> ExitCode {
-    let started = match telemetry::metrics(config.telemetry.metrics) {
-        Ok(metrics) => Server::start(&config, data_dir.clone(), metrics).await,
-        Err(e) => Err(e),
-    };
-    let server = match started {
-        Ok(server) => server,
+    /// The folder of our own choice, when nobody named a configuration.
+    folder: Option<PathBuf>,
+    /// What was written just now.
+    written: Written,
+}
+
+/// Serves by these configuration files; without any by those that the environment names, or by `hearth-data/`, which is
+/// made if need be.
+pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
+    let env = Env::of_process();
+    let named = env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some();
+    let (mut folder, mut written) = (None, Written::default());
+    if paths.is_empty() && !named {
+        let dir = PathBuf::from(FIRST);
+        match Plan::first_start(&dir).and_then(|plan| plan.write(&mut rand::rng())) {
+            Ok(done) => written = done,
+            Err(e) => {
+                complain(&format!(
+                    "{FIRST}/ cannot be made: {e}; start in a folder where this user may write, or name a configuration by -c"
+                ));
+                return ExitCode::FAILURE;
+            }
+        }
+        paths = vec![dir.join("homeserver.yaml")];
+        folder = Some(dir);
+    }
+    let Some(loaded) = load(&paths) else { return ExitCode::FAILURE };
+    if let Err(why) = log(&loaded) {
+        complain(&why);
+        return ExitCode::FAILURE;
+    }
+    let config = loaded.config;
+    raise_file_limit(config.server.soft_file_limit);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
         Err(e) => {
-            error!("hearth cannot start: {e}");
+            complain(&format!("the threads of the server cannot be started: {e}"));
             return ExitCode::FAILURE;
         }
     };
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut term), Ok(mut int), Ok(mut hup)) = signals else {
+    let data_dir = folder.clone().unwrap_or_else(|| data_dir_of(&config));
+    let code = runtime.block_on(serve(config, Sources { paths, data_dir, folder, written }));
+    // Work that does not end by itself is not waited for: the stop had its deadline.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    code
+}
+
+/// Each connection is an open file. 0 asks for as many as there may be.
+fn raise_file_limit(wanted: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let current = match (wanted, now.maximum) {
+        (0, most) => most,
+        (wanted, Some(most)) => Some(wanted.min(most)),
+        (wanted, None) => Some(wanted),
+    };
+    if current != now.current
+        && let Err(e) = setrlimit(Resource::Nofile, Rlimit { current, maximum: now.maximum })
+    {
+        warn!("soft_file_limit: the limit of open files cannot be changed: {e}");
+    }
+    if wanted > 0 && current.is_some_and(|current| current < wanted) {
+        warn!("soft_file_limit is {wanted}, and the system allows {} open files", current.unwrap_or_default());
+    }
+}
+
+/// Where certificates and ACME accounts are kept (in a folder `edge`): beside the signing key, which every installation
+/// keeps safe. Where that stands among read-only configuration, as in `/etc`, beside the database or the media. What was
+/// found once is found again by its folder.
+fn data_dir_of(config: &Config) -> PathBuf {
+    let mut files = vec![&config.federation.signing_key_path];
+    if let Engine::Sqlite { path } = &config.database.main {
+        files.push(path);
+    }
+    files.push(&config.media.store_path);
+    let folder = |file: &PathBuf| match file.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let folders: Vec<PathBuf> = files.into_iter().map(folder).collect();
+    let writable = |dir: &&PathBuf| rustix::fs::access(*dir, rustix::fs::Access::WRITE_OK).is_ok();
+    let used = folders.iter().find(|dir| dir.join("edge").is_dir());
+    used.or_else(|| folders.iter().find(writable)).or(folders.first()).cloned().unwrap_or_default()
+}
+
+fn log(loaded: &Loaded) -> std::result::Result<(), String> {
+    let (config, notices) = loaded.config.telemetry.log().map_err(|mistakes| mistakes.to_string())?;
+    telemetry::log(&config).map_err(|e| sentence(&e))?;
+    for notice in loaded.notices.iter().chain(&notices) {
+        tracing::info!("{notice}");
+    }
+    Ok(())
+}
+
+/// Opens, in the order that leaves nothing half done.
+async fn open(config: &mut Config, sources: &Sources) -> Result<Server> {
+    let bound = match Bound::open(config, sources.data_dir.clone()) {
+        Ok(bound) => bound,
+        Err(e) => {
+            undo(sources);
+            return Err(e);
+        }
+    };
+    config.make_missing(&mut rand::rng()).map_err(|mistakes| Error::broken(mistakes.to_string()))?;
+    let metrics = telemetry::metrics(config.telemetry.metrics)?;
+    bound.start(config, metrics).await
+}
+
+/// Takes away what a first start wrote.
+fn undo(sources: &Sources) {
+    for file in &sources.written.made {
+        let _ = fs::remove_file(file);
+    }
+    if let Some(folder) = &sources.folder
+        && !sources.written.made.is_empty()
+    {
+        // Only if there is nothing else in it.
+        let _ = fs::remove_dir(folder);
+    }
+}
+
+/// Serves until SIGTERM or SIGINT; a second one does not wait for what is under way. SIGHUP reads certificates, log
+/// configuration and the static parts of the configuration again.
+async fn serve(mut config: Config, sources: Sources) -> ExitCode {
+    let server = match open(&mut config, &sources).await {
+        Ok(server) => server,
+        Err(e) => {
+            let why = format!("cannot start: {}", sentence(&e));
+            // Whoever reads the log only is told as well.
+            if !telemetry::on_terminal() {
+                error!("{why}");
+            }
+            complain(&why);
+            return ExitCode::FAILURE;
+        }
+    };
+    let (Ok(mut stop), Ok(mut hup)) = (Stop::listen(), signal(SignalKind::hangup())) else {
         error!("hearth cannot listen for signals");
         return ExitCode::FAILURE;
     };
     if let Some(path) = &config.server.pid_file
-        && let Err(e) = std::fs::write(path, format!("{}\n", std::process::id()))
+        && let Err(e) = fs::write(path, format!("{}\n", std::process::id()))
     {
         warn!("pid_file {} cannot be written: {e}", path.display());
     }
     for address in server.addresses() {
         info!(listener = %address.listener, tls = address.tls, "listening on {}", address.label);
     }
-    greet(&server);
+    if let Err(e) = greeting::say_hello(&server, &config, sources.folder.as_deref()).await {
+        warn!("whether there is an account cannot be told: {e}");
+    }
     // Fails where no service manager waits for it, which is no fault.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    loop {
+    let code = loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
-            _ = hup.recv() => reload(&server, &paths, &data_dir),
+            () = stop.asked() => break ExitCode::SUCCESS,
+            // What we remember is worth nothing any more; whoever starts us again has us begin with what is there.
+            why = server.services.store.lost() => {
+                error!("ending, to be started again: {why}");
+                break ExitCode::FAILURE;
+            }
+            _ = hup.recv() => reload(&server, &sources),
         }
-    }
+    };
     info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    let clean = server.stop(STOP_DEADLINE).await;
+    let clean = tokio::select! {
+        clean = server.stop(STOP_DEADLINE) => Some(clean),
+        () = stop.asked() => None,
+    };
     if let Some(path) = &config.server.pid_file {
-        let _ = std::fs::remove_file(path);
+        let _ = fs::remove_file(path);
     }
-    if clean {
-        info!("stopped");
-    } else {
-        warn!("stopped; some requests did not end in time");
+    match clean {
+        Some(true) => info!("stopped"),
+        Some(false) => warn!("stopped; some requests did not end in time"),
+        None => {
+            warn!("stopped at the second signal; requests under way were cut off");
+            return ExitCode::FAILURE;
+        }
     }
-    ExitCode::SUCCESS
+    code
 }
 
-fn reload(server: &Server, paths: &[PathBuf], data_dir: &std::path::Path) {
-    match Config::load(paths, Env::of_process()) {
-        Ok(loaded) => match server.reload(&loaded.config, data_dir.to_owned()) {
-            Ok(()) => info!("certificates and static configuration read again"),
-            Err(e) => warn!("the old configuration stays in force: {e}"),
-        },
+/// SIGTERM and SIGINT.
+struct Stop {
+    term: Signal,
+    int: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+fn reload(server: &Server, sources: &Sources) {
+    match Config::load(&sources.paths, Env::of_process()) {
+        Ok(loaded) => {
+            match loaded.config.telemetry.log() {
+                Ok((log, notices)) => match telemetry::log(&log) {
+                    Ok(()) => notices.iter().for_each(|notice| info!("{notice}")),
+                    Err(e) => warn!("the old log configuration stays in force: {}", sentence(&e)),
+                },
+                Err(mistakes) => warn!("the old log configuration stays in force:\n{mistakes}"),
+            }
+            match server.reload(&loaded.config, sources.data_dir.clone()) {
+                Ok(()) => info!("certificates, log and static configuration read again"),
+                Err(e) => warn!("the old configuration stays in force: {}", sentence(&e)),
+            }
+        }
         Err(mistakes) => warn!("the old configuration stays in force:\n{mistakes}"),
+    }
+}
+
+/// An error as the operator is told: what and why, without the place in the code.
+fn sentence(e: &Error) -> String {
+    match e {
+        Error::Told(told) => told.error.to_string(),
+        Error::Fault(fault) => {
+            let mut text = fault.what.to_string();
+            let mut cause = fault.cause.as_deref().map(|c| c as &dyn std::error::Error);
+            while let Some(c) = cause {
+                // A cause often repeats the next one's words.
+                let said = c.to_string();
+                if !text.contains(&said) {
+                    text = format!("{text}: {said}");
+                }
+                cause = c.source();
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn certificates_are_kept_where_one_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("etc")).unwrap();
+        fs::write(at("etc/signing.key"), "ed25519 a_1 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n").unwrap();
+        fs::create_dir(at("lib")).unwrap();
+        let yaml = format!(
+            "server_name: a.test\nreport_stats: false\nsigning_key_path: {0}/etc/signing.key\nmedia_store_path: {0}/lib/media\n\
+             database: {{ name: psycopg2, args: {{ database: x }} }}\n",
+            dir.path().display()
+        );
+        fs::write(at("homeserver.yaml"), yaml).unwrap();
+        let mut config = Config::load(&[at("homeserver.yaml")], Env::default()).unwrap().config;
+        assert_eq!(data_dir_of(&config), at("etc"));
+        fs::create_dir(at("lib/edge")).unwrap();
+        assert_eq!(data_dir_of(&config), at("lib"), "what was made there is found there");
+        fs::remove_dir(at("lib/edge")).unwrap();
+        // Rights do not bind root; what is not there cannot be written by anybody.
+        config.federation.signing_key_path = at("gone/signing.key");
+        assert_eq!(data_dir_of(&config), at("lib"));
+        config.federation.signing_key_path = "signing.key".into();
+        assert_eq!(data_dir_of(&config), PathBuf::from("."));
     }
 }

@@ -4,7 +4,8 @@
 //! Synapse: a nonce, then an HMAC-SHA1 over nonce, name, password and role.
 
 use std::{
-    io::{BufRead, Write},
+    io::{BufRead, IsTerminal, Write},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -12,13 +13,17 @@ use std::{
 use clap::Args;
 use hearth_config::{
     Config, Env,
-    server::{ListenerKind, Socket},
+    server::{Listener, ListenerKind, Resource, Socket},
 };
 use hmac::{Hmac, Mac};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use super::cli::{complain, say};
+use super::{
+    cli::{complain, say},
+    lifecycle::FIRST,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct RegisterUser {
@@ -32,7 +37,7 @@ pub(super) struct RegisterUser {
     #[arg(long)]
     password_file: Option<PathBuf>,
     /// Type of user, e.g. bot or support.
-    #[arg(short = 't', long)]
+    #[arg(short = 't', long = "user_type", alias = "user-type", value_name = "TYPE")]
     user_type: Option<String>,
     /// Make the user an administrator of the server.
     #[arg(short, long, conflicts_with = "no_admin")]
@@ -110,10 +115,10 @@ impl Wanted {
         let (secret, from_config) = match args.shared_secret {
             Some(secret) => (secret, None),
             None => {
-                if args.config.is_empty() {
+                let Some(paths) = usual(args.config) else {
                     return Err("give the configuration by -c, or the shared secret by -k".to_owned().into());
-                }
-                let loaded = Config::load(&args.config, Env::of_process()).map_err(|e| e.to_string())?;
+                };
+                let loaded = Config::load(&paths, Env::of_process()).map_err(|e| e.to_string())?;
                 let secret = loaded.config.accounts.registration.shared_secret.as_ref().map(|s| s.expose().clone());
                 let secret = secret.ok_or_else(|| {
                     "registration_shared_secret is not set; set it, restart the server and try again".to_owned()
@@ -123,43 +128,109 @@ impl Wanted {
         };
         let user = match args.user {
             Some(user) => user,
-            None => ask("New user's local part: ")?,
+            None => ask("New user localpart: ", true)?,
         };
         let password = match (args.password, args.password_file) {
             (Some(password), _) => password,
             (None, Some(file)) => std::fs::read_to_string(&file)
                 .map_err(|e| format!("{} cannot be read: {e}", file.display()))?
-                .trim_end_matches(['\r', '\n'])
+                .trim()
                 .to_owned(),
-            (None, None) => ask("Password: ")?,
+            (None, None) => ask_password()?,
         };
         let admin = if args.admin || args.no_admin {
             args.admin
         } else {
-            ask("Make administrator [no]: ")?.to_lowercase().starts_with('y')
+            ask("Make admin [no]: ", false)?.to_lowercase().starts_with('y')
         };
         let url = args.server_url.or(from_config).unwrap_or_else(|| "http://localhost:8008".to_owned());
         Ok(Self { url: url.trim_end_matches('/').to_owned(), secret, user, password, admin, user_type: args.user_type })
     }
 }
 
-fn ask(question: &str) -> Result<String, Failure> {
+/// Asks; an answer that is needed must not be empty.
+fn ask(question: &str, needed: bool) -> Result<String, Failure> {
     let failed = |e: std::io::Error| Failure::Other(format!("the terminal cannot be read: {e}"));
     let mut out = std::io::stdout();
     out.write_all(question.as_bytes()).and_then(|()| out.flush()).map_err(failed)?;
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(failed)?;
     let line = line.trim_end_matches(['\r', '\n']).to_owned();
-    if line.is_empty() && !question.contains('[') {
-        return Err("nothing was said".to_owned().into());
+    if line.is_empty() && needed {
+        return Err("nothing was said; see --help for how to say it beforehand".to_owned().into());
     }
     Ok(line)
 }
 
+/// Asks twice, unseen; once where nobody looks on, as in a script.
+fn ask_password() -> Result<String, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return ask("Password: ", true);
+    }
+    let unseen = Unseen::begin();
+    let both = ask("Password: ", true).and_then(|once| {
+        say("");
+        ask("Confirm password: ", true).map(|again| (once, again))
+    });
+    say("");
+    drop(unseen);
+    match both? {
+        (once, again) if once == again => Ok(once),
+        _ => Err("the passwords are not the same".to_owned().into()),
+    }
+}
+
+/// A terminal that does not show what is typed; as before when this is dropped.
+struct Unseen(Option<Termios>);
+
+impl Unseen {
+    fn begin() -> Self {
+        let stdin = std::io::stdin();
+        // A terminal that cannot be asked shows what is typed, which is better than no account.
+        let before = tcgetattr(&stdin).ok();
+        if let Some(before) = &before {
+            let mut silent = before.clone();
+            silent.local_modes.remove(LocalModes::ECHO);
+            let _ = tcsetattr(&stdin, OptionalActions::Flush, &silent);
+        }
+        Self(before)
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+/// The configuration that `serve` would take: the named one, that of the environment (then no path), `hearth-data/`.
+fn usual(named: Vec<PathBuf>) -> Option<Vec<PathBuf>> {
+    let env = Env::of_process();
+    let by_env = env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some();
+    if !named.is_empty() || by_env {
+        return Some(named);
+    }
+    let own = PathBuf::from(FIRST).join("homeserver.yaml");
+    own.exists().then(|| vec![own])
+}
+
 /// The configuration's first plain listener for clients.
 fn listener_url(config: &Config) -> Option<String> {
-    config.server.listeners.iter().filter(|l| l.kind == ListenerKind::Http && !l.tls).find_map(|l| match &l.socket {
-        Socket::Tcp { port, .. } => Some(format!("http://localhost:{port}")),
+    let for_clients = |l: &&Listener| {
+        l.kind == ListenerKind::Http
+            && !l.tls
+            && l.resources.iter().flat_map(|r| &r.names).any(|name| *name == Resource::Client)
+    };
+    config.server.listeners.iter().filter(for_clients).find_map(|l| match &l.socket {
+        Socket::Tcp { port, addresses } => {
+            let here = addresses.iter().any(|ip| ip.is_loopback() || ip.is_unspecified());
+            Some(match addresses.first().filter(|_| !here) {
+                Some(ip) => format!("http://{}", SocketAddr::new(*ip, *port)),
+                None => format!("http://localhost:{port}"),
+            })
+        }
         Socket::Unix { .. } => None,
     })
 }

@@ -1,80 +1,56 @@
 //! What the operator sees while the server runs: log lines as `log_config` wants them, and the metrics router.
 //!
-//! Levels and formats of the log file are followed, and its targets except syslog; files are appended to, and rotating
-//! them is left to logrotate. The log is set up once, at the start.
+//! The log is one layer ([`layer`]) whose routes are replaced whole when `log_config` is read again. A record finds its
+//! loggers by name ([`names`]), gets its form ([`form`]), and goes to its sinks ([`sink`], [`file`]).
 
-use std::{fs::OpenOptions, sync::Mutex};
+use std::sync::{Arc, OnceLock};
 
-use axum::{Router, routing::get};
+use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use hearth_base::{Error, Result};
-use hearth_config::telemetry::{Level, LogConfig, LogFormat, LogHandler, LogTarget};
+use hearth_config::telemetry::LogConfig;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    filter::LevelFilter,
-    fmt::{MakeWriter, layer},
-    layer::SubscriberExt as _,
-    util::SubscriberInitExt as _,
-};
+use tracing::warn;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-/// A log target of any sort.
-type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+mod file;
+mod form;
+mod layer;
+mod names;
+mod process;
+mod sink;
 
-/// Sets up the log. `HEARTH_LOG`, in the form of tracing's `EnvFilter`, is stronger than the file's levels.
+use layer::{Layer, Routes};
+
+/// The routes of this process's log.
+static LOG: OnceLock<Arc<layer::Live>> = OnceLock::new();
+
+/// Sets up the log, or replaces it: files are opened anew. `HEARTH_LOG`, as `info,hearth_store=debug`, is stronger than
+/// the file's levels.
 ///
 /// # Errors
-/// One sentence if a log file cannot be opened.
+/// One sentence if a log file cannot be opened; then all stays as it was.
 pub(super) fn log(config: &LogConfig) -> Result<()> {
-    let mut targets: Vec<Lines> = Vec::new();
-    for handler in &config.handlers {
-        targets.push(target(handler)?);
+    let forced: Option<Targets> = std::env::var("HEARTH_LOG").ok().and_then(|text| text.parse().ok());
+    let routes = Routes::new(config, forced)?;
+    match LOG.get() {
+        Some(live) => live.replace(routes),
+        None => {
+            let live = Arc::new(layer::Live::new(routes));
+            // A log that is there already is another's (a test's), and stays.
+            if tracing_subscriber::registry().with(Layer(live.clone())).try_init().is_ok() {
+                let _ = LOG.set(live);
+            }
+        }
     }
-    let filter = EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| EnvFilter::new(name(config.root)));
-    // A log that is there already is another's (a test's), and stays.
-    let _ = tracing_subscriber::registry().with(targets.with_filter(filter)).try_init();
+    for name in config.loggers.iter().map(|l| &l.name).filter(|name| !names::is_known(name)) {
+        warn!("log_config: no part of this server is called {name}; what is said of it has no effect");
+    }
     Ok(())
 }
 
-fn target(handler: &LogHandler) -> Result<Lines> {
-    match &handler.target {
-        LogTarget::Stdout => Ok(lines(handler, std::io::stdout, true)),
-        LogTarget::Stderr | LogTarget::Syslog(_) => Ok(lines(handler, std::io::stderr, true)),
-        LogTarget::File { path, .. } => {
-            let file = OpenOptions::new().create(true).append(true).open(path).map_err(|e| {
-                Error::fault(
-                    format!("the log file {} cannot be written: check its folder and owner", path.display()),
-                    e,
-                )
-            })?;
-            Ok(lines(handler, Mutex::new(file), false))
-        }
-    }
-}
-
-fn lines<W>(handler: &LogHandler, writer: W, terminal: bool) -> Lines
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
-    let level = match handler.level {
-        Level::Debug => LevelFilter::TRACE,
-        Level::Info => LevelFilter::INFO,
-        Level::Warning => LevelFilter::WARN,
-        Level::Error | Level::Critical => LevelFilter::ERROR,
-    };
-    let colours = terminal && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    match handler.format {
-        LogFormat::Json { .. } => layer().json().with_writer(writer).with_filter(level).boxed(),
-        LogFormat::Text(_) => layer().with_ansi(colours).with_writer(writer).with_filter(level).boxed(),
-    }
-}
-
-fn name(level: Level) -> &'static str {
-    match level {
-        Level::Debug => "debug",
-        Level::Info => "info",
-        Level::Warning => "warn",
-        Level::Error | Level::Critical => "error",
-    }
+/// Whether errors of the log are seen on standard error.
+pub(super) fn on_terminal() -> bool {
+    LOG.get().is_some_and(|live| live.on_terminal())
 }
 
 /// The metrics in Prometheus' form, at `/metrics` and at Synapse's path; nothing where they are off.
@@ -86,9 +62,13 @@ pub(super) fn metrics(enabled: bool) -> Result<Router> {
         return Ok(Router::new());
     }
     let handle = PrometheusBuilder::new().install_recorder().map_err(|e| Error::fault("metrics", e))?;
+    metrics::gauge!("hearth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let show = move || {
         let handle = handle.clone();
-        async move { handle.render() }
+        async move {
+            process::measure();
+            ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
+        }
     };
     Ok(Router::new().route("/metrics", get(show.clone())).route("/_synapse/metrics", get(show)))
 }

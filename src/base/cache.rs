@@ -73,6 +73,15 @@ where
         }
     }
 
+    /// Remembers what a commit has just written, instead of what readers are about to say of it.
+    pub fn put(&self, key: K, value: V) {
+        if let Some(epoch) = self.epochs.get(self.shard(&key)) {
+            let mut epoch = epoch.write();
+            *epoch += 1;
+            self.entries.insert(key, value);
+        }
+    }
+
     /// Forgets a value, and what readers are about to say of it.
     pub fn invalidate(&self, key: &K) {
         if let Some(epoch) = self.epochs.get(self.shard(key)) {
@@ -141,5 +150,9 @@ mod tests {
         assert_eq!(cache.get(&1), Some("new"));
         cache.invalidate(&1);
         assert_eq!(cache.get(&1), None);
+        let ticket = cache.ticket(&1);
+        cache.put(1, "newest");
+        cache.fill(1, "older", ticket);
+        assert_eq!(cache.get(&1), Some("newest"));
     }
 }

@@ -13,7 +13,8 @@ pub struct SyncToken {
     pub pos: StreamPos,
     /// To-device messages up to here have been handed out; of its own, since an answer may carry only some.
     pub to_device: i64,
-    /// Which run of which node counted `ephemeral`; another run resends what is ephemeral.
+    /// The run that gave this out: it says whether `pos` is of a history that the database has, and who counted
+    /// `ephemeral`; another run resends what is ephemeral.
     pub boot: u32,
     /// Typing and presence up to here have been handed out.
     pub ephemeral: u64,
@@ -57,6 +58,12 @@ impl HistoryToken {
     pub const START: Self = Self { depth: 0, pos: StreamPos(i64::MIN) };
     /// After the last event of any room.
     pub const END: Self = Self { depth: i64::MAX, pos: StreamPos(i64::MAX) };
+
+    /// The place just before the event that this place follows.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self { pos: StreamPos(self.pos.0.saturating_sub(1)), ..self }
+    }
 }
 
 impl fmt::Display for HistoryToken {

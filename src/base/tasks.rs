@@ -99,6 +99,33 @@ impl Supervisor {
         );
     }
 
+    /// Runs idempotent work now and then until the stop, with a pause before each time; what fails is logged and made
+    /// again at the next. It is dropped wherever it stands when the stop begins.
+    pub fn every<F, Fut>(&self, name: &'static str, pause: Duration, work: F)
+    where
+        F: Fn() -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        let soft = self.inner.soft.clone();
+        self.task(name, move || {
+            let (soft, work) = (soft.clone(), work.clone());
+            async move {
+                let rounds = async move {
+                    loop {
+                        tokio::time::sleep(pause).await;
+                        if let Err(e) = work().await {
+                            warn!(error = %e, "periodic work failed; it is made again at its next time");
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = soft.cancelled() => Ok(()),
+                    () = rounds => Ok(()),
+                }
+            }
+        });
+    }
+
     /// Runs a piece of work to its end even if the caller is dropped, and gives its result to a caller who stays.
     ///
     /// # Errors
@@ -178,6 +205,27 @@ mod tests {
     async fn sup_wait(sup: &Supervisor) -> bool {
         sup.inner.tracker.close();
         tokio::time::timeout(Duration::from_secs(600), sup.inner.tracker.wait()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn periodic_work_goes_on_after_an_error_and_ends_at_the_stop() {
+        let sup = Supervisor::new();
+        let runs = Arc::new(AtomicU32::new(0));
+        let seen = runs.clone();
+        sup.every("now-and-then", Duration::from_secs(60), move || {
+            let n = seen.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match n {
+                    0 => Err(Error::broken("not today")),
+                    // Work that hangs is dropped by the stop.
+                    2 => std::future::pending().await,
+                    _ => Ok(()),
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(250)).await;
+        assert_eq!(runs.load(Ordering::SeqCst), 3);
+        assert!(sup.stop(Duration::from_secs(1)).await);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Where the data is: an SQLite file or a PostgreSQL database, told in the terms of Python's drivers.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use crate::{mistakes::NoticeSort, read::At, secret::Secret};
 
@@ -52,8 +52,6 @@ pub struct Postgres {
     pub application_name: Option<String>,
     /// Settings of the session, as `-c name=value`.
     pub options: Option<String>,
-    /// How long a connection may take to come up.
-    pub connect_timeout: Option<Duration>,
     /// Connections kept open. The pool of Python's driver has a minimum of 3 and a maximum of 5.
     pub cp_min: u32,
     /// Connections at most.
@@ -150,7 +148,6 @@ impl Postgres {
             "sslkey",
             "application_name",
             "options",
-            "connect_timeout",
             "cp_min",
             "cp_max",
         ];
@@ -174,7 +171,6 @@ impl Postgres {
             sslkey: args.get("sslkey").opt_path(),
             application_name: args.get("application_name").opt_str(),
             options: args.get("options").opt_str(),
-            connect_timeout: args.get("connect_timeout").opt_int().filter(|s| *s > 0).map(Duration::from_secs),
             cp_min: number("cp_min", 3),
             cp_max: number("cp_max", 5),
         };

@@ -79,11 +79,17 @@ impl Plan {
     /// `SYNAPSE_LOG_LEVEL`, `SYNAPSE_LOG_SENSITIVE`, `SYNAPSE_ENABLE_METRICS`, `SYNAPSE_ENABLE_REGISTRATION`.
     pub fn from_env(env: &Env) -> Result<Self, GenerateError> {
         let missing = |name: &str, what: &str| GenerateError::Plan(format!("{name} must be set: {what}"));
-        let name =
-            env.get("SYNAPSE_SERVER_NAME").ok_or_else(|| missing("SYNAPSE_SERVER_NAME", "the domain of the ids"))?;
+        let name = env
+            .get("SYNAPSE_SERVER_NAME")
+            .ok_or_else(|| missing("SYNAPSE_SERVER_NAME", "the domain of the ids (or --server-name)"))?;
         match env.get("SYNAPSE_REPORT_STATS") {
             Some("yes" | "no") => {}
-            _ => return Err(missing("SYNAPSE_REPORT_STATS", "yes or no; nothing is reported either way")),
+            _ => {
+                return Err(missing(
+                    "SYNAPSE_REPORT_STATS",
+                    "yes or no (or --report-stats); nothing is reported either way",
+                ));
+            }
         }
         let dir = |name: &str| PathBuf::from(env.get(name).unwrap_or("/data"));
         let mut plan = Self::new(name, &dir("SYNAPSE_CONFIG_DIR"), &dir("SYNAPSE_DATA_DIR"))?;
@@ -176,7 +182,6 @@ pub fn sample() -> String {
 pub(crate) struct Secrets {
     registration: String,
     macaroon: String,
-    form: String,
     /// What stands before their lines: `#` in the sample, so that nobody starts with a secret that all the world knows.
     lead: &'static str,
 }
@@ -184,12 +189,12 @@ pub(crate) struct Secrets {
 impl Secrets {
     fn generate(rng: &mut (impl Rng + CryptoRng)) -> Self {
         let mut one = || random_secret(rng);
-        Self { registration: one(), macaroon: one(), form: one(), lead: "" }
+        Self { registration: one(), macaroon: one(), lead: "" }
     }
 
     fn placeholders() -> Self {
         let one = || "a long random text".to_owned();
-        Self { registration: one(), macaroon: one(), form: one(), lead: "#" }
+        Self { registration: one(), macaroon: one(), lead: "#" }
     }
 }
 

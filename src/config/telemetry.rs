@@ -4,7 +4,7 @@ mod log_config;
 
 use std::path::PathBuf;
 
-pub use self::log_config::{Level, LogConfig, LogFormat, LogHandler, LogTarget, Rotation};
+pub use self::log_config::{Level, LogConfig, LogFormat, LogHandler, LogTarget, Logger, Rotation, When};
 use crate::{
     mistakes::{Mistakes, Notice},
     read::At,

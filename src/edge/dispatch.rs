@@ -83,7 +83,9 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<I
     let door = &caller.door;
     let resources = match door.serves {
         Serves::Http(resources) => resources,
-        Serves::Metrics => return (Target::Metrics, app(caller, live, told, &caller.shared.metrics, request).await),
+        Serves::Metrics => {
+            return (Target::Metrics, app(caller, live, told, &caller.shared.routers().metrics, request).await);
+        }
     };
     let path = request.uri().path();
     if let Some(wait) = caller.shared.gate.request(&live.limits, told.ip) {
@@ -177,10 +179,10 @@ async fn homeserver(
         return (Target::Refused, answer::matrix(&Error::forbidden("The admin API does not answer here")));
     }
     if path == "/_synapse/metrics" {
-        return (Target::Metrics, app(caller, live, told, &caller.shared.metrics, request).await);
+        return (Target::Metrics, app(caller, live, told, &caller.shared.routers().metrics, request).await);
     }
     let is_media = media::is_media(path);
-    let mut response = app(caller, live, told, &caller.shared.app, request).await;
+    let mut response = app(caller, live, told, &caller.shared.routers().app, request).await;
     if is_media {
         media::guard(response.headers_mut());
     }

@@ -1,7 +1,7 @@
 //! Hearth's own front door: listeners, TLS with certificates that renew themselves, limits, and who answers what.
 //!
-//! [`Edge::new`] builds it from [`Settings`], [`Edge::bind`] opens the sockets, [`Edge::serve`] starts answering,
-//! [`Edge::reload`] takes new settings and certificates, [`Edge::stop`] drains. Connections are accepted and secured
+//! [`Edge::new`] reads what [`Settings`] name, [`Edge::bind`] opens the sockets, [`Edge::serve`] starts answering by
+//! [`Routers`], [`Edge::reload`] takes new settings and certificates, [`Edge::stop`] drains. Connections are accepted and secured
 //! by Pingora and spoken to by hyper (measured in `tests/baseline/edge-gate.md`); the homeserver is an axum router
 //! called in-process, whose requests carry a [`hearth_base::peer::Peer`].
 
@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -92,8 +92,8 @@ pub struct Address {
 /// What connections share.
 pub(crate) struct Shared {
     pub live: ArcSwap<Live>,
-    pub app: Router,
-    pub metrics: Router,
+    /// Empty until [`Edge::serve`].
+    routers: OnceLock<Routers>,
     pub gate: Gate,
     pub counted: Counted,
     pub certificates: Arc<Certificates>,
@@ -108,27 +108,31 @@ pub(crate) struct Shared {
     pub abort: CancellationToken,
 }
 
+impl Shared {
+    /// The routers that are called in-process.
+    pub fn routers(&self) -> &Routers {
+        self.routers.get_or_init(Routers::default)
+    }
+}
+
 /// How often files of certificates are looked at, and self-made certificates for their age.
 const WATCH_PERIOD: Duration = Duration::from_secs(10);
 
 impl Edge {
-    /// Builds everything that can be built without a socket: routes, certificates from files, the local authority,
-    /// self-signed certificates for names that have none yet.
+    /// Builds everything that can be built without a socket and without writing: routes, certificates from files.
     ///
     /// # Errors
     /// A sentence on the setting or file that is wrong.
-    pub fn new(settings: Settings, routers: Routers, supervisor: Supervisor) -> Result<Self, Error> {
+    pub fn new(settings: Settings, supervisor: Supervisor) -> Result<Self, Error> {
         // For the libraries that ask the process for a provider (the ACME client); it may have one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let live = Live::new(&settings)?;
         let certificates = Certificates::new(principal(&settings));
         let files = Files::load(certificate_files(&settings)?, &certificates)?;
         acme::load_kept(&settings, &certificates)?;
-        own_certificates(&settings, &certificates)?;
         let shared = Shared {
             live: ArcSwap::new(live),
-            app: routers.app,
-            metrics: routers.metrics,
+            routers: OnceLock::new(),
             gate: Gate::default(),
             counted: Counted::default(),
             acceptor: certificates.acceptor()?,
@@ -153,15 +157,18 @@ impl Edge {
         })
     }
 
-    /// Opens the sockets; connections wait in the kernel until [`Self::serve`].
+    /// Opens the sockets; connections wait in the kernel until [`Self::serve`]. Only then the local authority and
+    /// certificates for names that have none are made: a port in use leaves nothing behind.
     ///
     /// # Errors
     /// A sentence naming the address and the way out, for the first that cannot be opened.
     pub fn bind(&self) -> Result<Vec<Address>, Error> {
+        let settings = self.settings.lock().clone();
         let mut bound = Vec::new();
-        for planned in listener::plan(&self.settings.lock()) {
+        for planned in listener::plan(&settings) {
             bound.extend(bind::open(&planned)?);
         }
+        own_certificates(&settings, &self.shared.certificates)?;
         let addresses: Vec<Address> = bound
             .iter()
             .map(|b| Address {
@@ -176,12 +183,15 @@ impl Edge {
         Ok(addresses)
     }
 
-    /// Starts to answer and to look after certificates; returns at once. Ends with [`Self::stop`], or drops everything
-    /// when the supervisor stops first.
+    /// Starts to answer by these routers and to look after certificates; returns at once. Ends with [`Self::stop`], or
+    /// drops everything when the supervisor stops first.
     ///
     /// # Errors
     /// If there is an ACME authority that cannot be ordered from as configured.
-    pub fn serve(&self) -> Result<(), Error> {
+    pub fn serve(&self, routers: Routers) -> Result<(), Error> {
+        if self.shared.routers.set(routers).is_err() {
+            return Err(Error::State("the edge serves already"));
+        }
         let bound = std::mem::take(&mut *self.bound.lock());
         let mut sockets = Fds::new();
         let services: Vec<_> = bound.into_iter().map(|b| bind::service(b, &self.shared, &mut sockets)).collect();

@@ -94,6 +94,8 @@ impl Failure {
     pub fn is_away(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::TimedOut(_) => true,
+            // What it says of a file, and not of itself.
+            Self::Refused(r) if matches!(r.errcode.as_str(), "M_NOT_YET_UPLOADED" | "M_TOO_LARGE") => false,
             // A proxy before a server that is down; a server that is overrun or falls over.
             Self::Refused(r) => r.status.is_server_error() || r.status == StatusCode::TOO_MANY_REQUESTS,
             _ => false,
@@ -205,6 +207,7 @@ mod tests {
         assert!(refused(503, "").is_away() && refused(503, "").may_pass());
         assert!(refused(500, "").is_away() && !refused(500, "").may_pass());
         assert!(!refused(404, "").is_away());
+        assert!(!refused(504, r#"{"errcode":"M_NOT_YET_UPLOADED"}"#).is_away());
         let long = Refusal::read(
             StatusCode::BAD_REQUEST,
             &HeaderMap::new(),

@@ -28,8 +28,8 @@ use ruma::{
 
 use crate::{
     Failure, Refusal, Settings,
-    discovery::{Discovery, Lookup, dns::Dns},
-    http::{Http, read},
+    discovery::{Authority, Discovery, Lookup, dns::Dns},
+    http::{Chunks, Http, read},
 };
 
 /// How long, how often and for how much a caller waits.
@@ -74,6 +74,8 @@ struct Inner {
     signer: Arc<Signer>,
     discovery: Discovery,
     http: Http,
+    /// For addresses on the web that servers point to.
+    web: Http,
     settings: Settings,
 }
 
@@ -111,8 +113,9 @@ impl Federation {
             None => Dns::system()?,
         };
         let discovery = Discovery::new(&settings, dns.clone(), clock)?;
-        let http = Http::new(&settings, dns, Lookup::Server)?;
-        Ok(Self(Arc::new(Inner { signer, discovery, http, settings })))
+        let http = Http::new(&settings, dns.clone(), Lookup::Server)?;
+        let web = Http::new(&settings, dns, Lookup::Web(443))?;
+        Ok(Self(Arc::new(Inner { signer, discovery, http, web, settings })))
     }
 
     /// Finds servers.
@@ -236,15 +239,46 @@ impl Federation {
         let authority = self.0.discovery.authority(to).await?;
         let headers = request.headers_mut();
         headers.entry(header::ACCEPT).or_insert(http::HeaderValue::from_static("*/*"));
-        let answer = self.0.http.start(&authority, request).await?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let (parts, body) = answer.into_parts();
-        let body = read(body, MAX_REFUSAL).await.unwrap_or_default();
-        Err(Failure::Refused(Box::new(Refusal::read(status, &parts.headers, body))))
+        successful(self.0.http.start(&authority, request).await?).await
     }
+
+    /// The same, for a body that is to be read piece by piece.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn stream(&self, to: &ServerName, request: Request<Bytes>) -> Result<Response<Chunks>, Failure> {
+        self.start(to, request).await.map(Chunks::of)
+    }
+
+    /// GET of an address on the web that another server pointed to: `https` alone, no redirects, and no addresses that are
+    /// forbidden. The deadline is the caller's.
+    ///
+    /// # Errors
+    /// [`Failure::Nonsense`] for any other kind of address, else as [`Self::start`].
+    pub async fn fetch(&self, url: &str) -> Result<Response<Chunks>, Failure> {
+        let nonsense = || Failure::Nonsense("it points to no https address".to_owned());
+        let url = url::Url::parse(url).map_err(|_| nonsense())?;
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        let host = url.host_str().filter(|_| url.scheme() == "https" && !has_user).ok_or_else(nonsense)?;
+        let authority = match url.port() {
+            Some(port) => Authority::parse(&format!("{host}:{port}"))?,
+            None => Authority::parse(host)?,
+        };
+        let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+        let request = Request::get(path).header(header::ACCEPT, "*/*").body(Bytes::new());
+        let request = request.map_err(|_| nonsense())?;
+        successful(self.0.web.start(&authority, request).await?).await.map(Chunks::of)
+    }
+}
+
+async fn successful(answer: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let (parts, body) = answer.into_parts();
+    let body = read(body, MAX_REFUSAL).await.unwrap_or_default();
+    Err(Failure::Refused(Box::new(Refusal::read(status, &parts.headers, body))))
 }
 
 fn decode<R: OutgoingRequest>(answer: &Response<Bytes>) -> Result<R::IncomingResponse, Failure> {

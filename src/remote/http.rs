@@ -107,6 +107,36 @@ impl Http {
     }
 }
 
+/// A body that is read piece by piece, for what is too large for memory. Nothing bounds it but its reader.
+#[derive(Debug)]
+pub struct Chunks(Incoming);
+
+impl Chunks {
+    pub(crate) fn of(answer: Response<Incoming>) -> Response<Self> {
+        answer.map(Self)
+    }
+
+    /// Bytes there are at least, if that was said.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.0.size_hint().lower()
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`] if it is cut off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        while let Some(frame) = self.0.frame().await {
+            let frame = frame.map_err(|e| Failure::Unreachable(format!("the answer was cut off: {e}")))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// Reads a body of `limit` bytes at most.
 ///
 /// # Errors

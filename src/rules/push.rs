@@ -17,7 +17,7 @@ use crate::{auth::PowerLevels, event::Pdu, property_path};
 
 pub mod defaults;
 pub mod edit;
-mod glob;
+pub mod glob;
 
 pub use defaults::{DefaultOutcome, Effect, default_outcome};
 

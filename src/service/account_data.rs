@@ -3,19 +3,21 @@
 //! Push rules are account data, too, and are read here with the server's default rules filled in; changing them is
 //! [`crate::push`]'s, the fully-read marker [`crate::receipts`]'.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use hearth_base::{
     Doing, Error, OrNotFound, Requester, Result,
-    cache::Cache,
     ids::{RoomNid, StreamPos, UserNid},
 };
 use hearth_store::{Store, account_data::AccountData as Piece};
 use http::StatusCode;
-use ruma::{RoomId, UserId, api::client::filter::FilterDefinition};
+use moka::sync::Cache as Moka;
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 
 pub mod filters;
+mod following;
+pub mod ignored;
 pub mod push_rules;
 
 /// How account data is limited.
@@ -44,22 +46,24 @@ pub const PUSH_RULES: &str = "m.push_rules";
 const TAGS: &str = "m.tag";
 /// Bytes of a name: of a kind, of a tag.
 const MAX_NAME: usize = 255;
-/// Parsed filters remembered.
-const FILTERS: u64 = 2_000;
+/// Lists of ignored users remembered.
+const IGNORED: u64 = 2_000;
 
 /// Account data and filters.
 #[derive(Debug)]
 pub struct AccountData {
     store: Store,
     settings: Settings,
-    filters: Cache<(UserNid, i64), Arc<FilterDefinition>>,
+    ignored: Moka<UserNid, ignored::Parsed>,
+    /// Whom those ignore who ignore nobody.
+    nobody: Arc<HashSet<OwnedUserId>>,
 }
 
 impl AccountData {
     /// Made once.
     #[must_use]
     pub fn new(store: Store, settings: Settings) -> Self {
-        Self { store, settings, filters: Cache::new(FILTERS) }
+        Self { store, settings, ignored: Moka::new(IGNORED), nobody: Arc::default() }
     }
 
     /// One piece, global if `room` is `None`.

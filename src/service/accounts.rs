@@ -4,7 +4,10 @@
 //! becomes of the rooms of a closed account is membership's work: it reads [`Store::closed_in_rooms`] and is woken by
 //! [`Accounts::closed`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use hearth_base::{Error, Requester, Result, clock::Clock, ids::UserNid};
 pub use hearth_store::accounts::Flag;
@@ -33,6 +36,8 @@ pub struct Settings {
     pub policy: passwords::Policy,
     /// Whether passwords are used at all (`password_config.enabled`).
     pub passwords_enabled: bool,
+    /// Whether one logs in by them, or only confirms what one does (`password_config.enabled: only_for_reauth`).
+    pub password_login: bool,
     /// Whether anybody may register (`enable_registration`).
     pub registration: bool,
     /// Whether registering takes a token (`registration_requires_token`).
@@ -43,6 +48,8 @@ pub struct Settings {
     pub guests: bool,
     /// Tell nobody that a name is taken (`inhibit_user_in_use_error`).
     pub hide_taken_names: bool,
+    /// Names may begin with `_`, which bridges use (`allow_underscore_prefixed_registration`).
+    pub allow_underscore: bool,
     /// What newcomers must agree to.
     pub terms: Option<Terms>,
     /// Whether users may change their display name (`enable_set_displayname`).
@@ -72,11 +79,13 @@ impl Default for Settings {
             passwords: passwords::Settings::default(),
             policy: passwords::Policy::default(),
             passwords_enabled: true,
+            password_login: true,
             registration: false,
             registration_token: false,
             shared_secret: None,
             guests: false,
             hide_taken_names: false,
+            allow_underscore: false,
             terms: None,
             set_displayname: true,
             set_avatar_url: true,
@@ -97,6 +106,10 @@ pub struct Accounts {
     /// Nonces of the registration by shared secret that nobody has used yet.
     nonces: Cache<String, ()>,
     closed: Arc<Notify>,
+    /// Whether there is known to be an account.
+    any: AtomicBool,
+    /// Held while the first account is made.
+    first: tokio::sync::Mutex<()>,
 }
 
 impl Accounts {
@@ -105,7 +118,18 @@ impl Accounts {
     pub fn new(server_name: OwnedServerName, settings: Settings, store: Store, clock: Clock, mint: Mint) -> Self {
         let passwords = Passwords::new(settings.passwords.clone());
         let nonces = Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build();
-        Self { server_name, settings, store, clock, mint, passwords, nonces, closed: Arc::default() }
+        Self {
+            server_name,
+            settings,
+            store,
+            clock,
+            mint,
+            passwords,
+            nonces,
+            closed: Arc::default(),
+            any: AtomicBool::new(false),
+            first: tokio::sync::Mutex::default(),
+        }
     }
 
     /// How accounts are made and kept.

@@ -21,9 +21,11 @@ use crate::{
 };
 
 mod public_rooms;
+mod rules;
 mod summary;
 
 pub use public_rooms::PublicRooms;
+pub use rules::Rule;
 pub use summary::Summary;
 
 /// How the directory behaves.
@@ -35,6 +37,10 @@ pub struct Settings {
     pub room_list: bool,
     /// Aliases are made by members of the room only (`require_membership_for_aliases`).
     pub aliases_by_members: bool,
+    /// Who may make which alias; the first rule that fits decides, and if none does, nobody (`alias_creation_rules`).
+    pub alias_rules: Option<Vec<Rule>>,
+    /// Who may publish which room, in the same way (`room_list_publication_rules`).
+    pub publication_rules: Option<Vec<Rule>>,
     /// Users can be searched for (`user_directory.enabled`).
     pub user_search: bool,
     /// All local users are found, not only those in common or open rooms (`user_directory.search_all_users`).
@@ -47,6 +53,8 @@ impl Default for Settings {
             public_rooms_without_login: false,
             room_list: true,
             aliases_by_members: true,
+            alias_rules: None,
+            publication_rules: None,
             user_search: true,
             search_all_users: false,
         }
@@ -174,6 +182,7 @@ impl Directory {
         {
             return Err(outside());
         }
+        self.check_alias_rules(who, room_id, &alias)?;
         let name = alias.clone();
         self.store.add_alias(alias, nid, who.user_nid).await.map_err(|e| match e.errcode() {
             "M_ROOM_IN_USE" => {
@@ -181,6 +190,28 @@ impl Directory {
             }
             _ => e,
         })
+    }
+
+    /// Whether the operator's rules let a user make this alias for this room.
+    ///
+    /// # Errors
+    /// 403 if they do not.
+    pub fn check_alias_rules(&self, who: &Requester, room_id: &RoomId, alias: &RoomAliasId) -> Result<()> {
+        if rules::allow(self.settings.alias_rules.as_deref(), &who.user_id, room_id, &[alias.as_str()]) {
+            return Ok(());
+        }
+        Err(Error::forbidden("The rules of this server do not let you make this alias"))
+    }
+
+    /// Whether the operator's rules let a user publish this room, which has these aliases.
+    ///
+    /// # Errors
+    /// 403 if they do not.
+    pub fn check_publication_rules(&self, who: &Requester, room_id: &RoomId, aliases: &[&str]) -> Result<()> {
+        if rules::allow(self.settings.publication_rules.as_deref(), &who.user_id, room_id, aliases) {
+            return Ok(());
+        }
+        Err(Error::forbidden("The rules of this server do not let you publish this room"))
     }
 
     fn check_own(&self, alias: &RoomAliasId) -> Result<()> {
@@ -324,6 +355,10 @@ impl Directory {
         let room = self.state.room_by_nid(nid).await?;
         if !who.is_admin && !self.has_power(who, &room).await? {
             return Err(Error::forbidden("You may not publish this room"));
+        }
+        if published {
+            let aliases = self.store.aliases_of(nid).await?;
+            self.check_publication_rules(who, room_id, &aliases.iter().map(|a| a.as_str()).collect::<Vec<_>>())?;
         }
         self.store.publish_room(nid, published).await
     }

@@ -8,6 +8,7 @@ use hearth_base::{Error, Result, clock::Clock};
 use hearth_remote::{
     Failure,
     federation::{Federation as Remote, Paths, Patience},
+    http::Chunks,
 };
 use hearth_rules::Signer;
 use hearth_store::Store;
@@ -17,9 +18,12 @@ use ruma::{
 };
 
 pub mod acl;
+pub mod answers;
 pub mod edus;
 pub mod health;
+pub mod inbox;
 pub mod outbox;
+pub mod outliers;
 pub mod servers;
 pub mod tester;
 pub mod transactions;
@@ -161,6 +165,24 @@ impl Federation {
     ) -> Result<http::Response<Bytes>, Failure> {
         self.may_call(to).await?;
         let ended = self.remote.exchange(to, request, patience).await;
+        self.note(to, &ended).await;
+        ended
+    }
+
+    /// A request made already, whose answer is read piece by piece: given as soon as its headers are there, which is waited
+    /// for that long.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn stream(
+        &self,
+        to: &ServerName,
+        request: http::Request<Bytes>,
+        wait: Duration,
+    ) -> Result<http::Response<Chunks>, Failure> {
+        self.may_call(to).await?;
+        let ended = tokio::time::timeout(wait, self.remote.stream(to, request)).await;
+        let ended = ended.unwrap_or(Err(Failure::TimedOut(wait)));
         self.note(to, &ended).await;
         ended
     }

@@ -8,24 +8,25 @@ use hearth_base::{
     ids::StreamPos,
     stream::{HistoryToken, SyncToken},
 };
-use hearth_rules::{
-    client_format::{Unsigned, write_client_event},
-    visibility::HistoryVisibility,
-};
+use hearth_rules::visibility::HistoryVisibility;
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{
     EventId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 
-use crate::state::State;
+use crate::{account_data::AccountData, state::State};
 
 mod answers;
+mod children;
 pub mod viewer;
+mod writing;
 
 pub use answers::Messages;
+pub(crate) use children::Bundles;
 pub use hearth_store::events::Direction;
 pub use viewer::Viewer;
+pub use writing::Form;
 
 /// Events in a page at most, whatever a client asks for.
 const MAX_PAGE: usize = 1000;
@@ -37,6 +38,7 @@ const MAX_ROUNDS: usize = 10;
 pub struct History {
     store: Store,
     state: Arc<State>,
+    account_data: Arc<AccountData>,
     clock: Clock,
 }
 
@@ -74,8 +76,8 @@ pub struct Context {
 impl History {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, clock: Clock) -> Self {
-        Self { store, state, clock }
+    pub fn new(store: Store, state: Arc<State>, account_data: Arc<AccountData>, clock: Clock) -> Self {
+        Self { store, state, account_data, clock }
     }
 
     /// A room through the eyes of a user.
@@ -83,7 +85,8 @@ impl History {
     /// # Errors
     /// If the database fails.
     pub async fn viewer(&self, who: &Requester, room: &Arc<Room>) -> Result<Viewer> {
-        Viewer::new(&self.store, &self.state, who, room.clone()).await
+        let ignored = self.account_data.ignored(who.user_nid).await?;
+        Viewer::new(&self.store, &self.state, who, room.clone(), ignored).await
     }
 
     /// A room through the eyes of a user who is or was in it, or who may look in from outside.
@@ -121,7 +124,7 @@ impl History {
         self.store
             .event_by_id(event_id)
             .await?
-            .filter(|e| e.room == viewer.room.nid && e.pos.is_some() && viewer.may_see(e))
+            .filter(|e| e.room == viewer.room.nid && e.pos.is_some() && viewer.shows(e))
             .or_not_found("Event")
     }
 
@@ -180,10 +183,10 @@ impl History {
                 start = found.first().and_then(|e| e.place()).unwrap_or(start);
             }
             at = match direction {
-                Direction::Backward => just_before(last),
+                Direction::Backward => last.before(),
                 Direction::Forward => last,
             };
-            events.extend(found.into_iter().filter(|e| viewer.may_see(e) && wanted(e)));
+            events.extend(found.into_iter().filter(|e| viewer.shows(e) && wanted(e)));
             if exhausted {
                 return Ok(Page { events, start, end: None });
             }
@@ -222,9 +225,9 @@ impl History {
         let place = event.place().or_not_found("Event")?;
         let limit = limit.min(MAX_PAGE);
         let (start, end) = (HistoryToken::START, HistoryToken::END);
-        let before = self.page(viewer, Direction::Backward, just_before(place), start, limit / 2, wanted).await?.events;
+        let before = self.page(viewer, Direction::Backward, place.before(), start, limit / 2, wanted).await?.events;
         let after = self.page(viewer, Direction::Forward, place, end, limit - limit / 2, wanted).await?.events;
-        let start = before.last().and_then(|e| e.place()).map_or(just_before(place), just_before);
+        let start = before.last().and_then(|e| e.place()).map_or(place.before(), HistoryToken::before);
         let end = after.last().and_then(|e| e.place()).unwrap_or(place);
         let state = self.state.after(after.last().unwrap_or(&event)).await?;
         Ok(Context { event, before, after, start, end, state })
@@ -306,70 +309,7 @@ impl History {
         let viewer = self.enter(who, room_id).await?;
         let origin_ms = i64::try_from(origin_ms).unwrap_or(i64::MAX);
         let nearest = self.store.events_by_time(viewer.room.nid, direction, origin_ms, LOOK_THROUGH).await?;
-        nearest.into_iter().find(|e| viewer.may_see(e)).or_not_found("Event")
-    }
-
-    /// Appends an event in the form clients get it.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn write(
-        &self,
-        out: &mut String,
-        event: &StoredEvent,
-        viewer: &Viewer,
-        with_room_id: bool,
-    ) -> Result<()> {
-        let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
-            - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
-        let replaced = match event.replaces {
-            Some(nid) => self.store.event(nid).await?,
-            None => None,
-        };
-        let mut because = String::new();
-        if let Some(nid) = event.redacted_by
-            && let Some(redaction) = self.store.event(nid).await?
-        {
-            let unsigned = Unsigned { age_ms: Some(age), ..Unsigned::default() };
-            write_client_event(&mut because, &redaction.pdu, true, &unsigned);
-        }
-        let own = viewer.user == event.sender
-            && event.device.as_deref().is_some_and(|d| viewer.device.as_ref().is_some_and(|own| own.as_str() == d));
-        let unsigned = Unsigned {
-            age_ms: Some(age),
-            transaction_id: event.txn_id.as_deref().filter(|_| own),
-            membership: Some(viewer.membership_at(event)),
-            prev_content: replaced.as_ref().map(|e| e.pdu.content_json()),
-            prev_sender: replaced.as_ref().map(|e| e.pdu.sender()),
-            replaces_state: replaced.as_ref().map(|e| e.pdu.event_id()),
-            redacted_because: (!because.is_empty()).then_some(because.as_str()),
-            relations: None,
-            more: &[],
-        };
-        write_client_event(out, &event.pdu, with_room_id, &unsigned);
-        Ok(())
-    }
-
-    /// Appends a JSON array of events.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn write_all(
-        &self,
-        out: &mut String,
-        events: &[Arc<StoredEvent>],
-        viewer: &Viewer,
-        with_room_id: bool,
-    ) -> Result<()> {
-        out.push('[');
-        for (n, event) in events.iter().enumerate() {
-            if n > 0 {
-                out.push(',');
-            }
-            self.write(out, event, viewer, with_room_id).await?;
-        }
-        out.push(']');
-        Ok(())
+        nearest.into_iter().find(|e| viewer.shows(e)).or_not_found("Event")
     }
 
     /// Member events of the senders of these events, for lazy loading (spec: "Lazy-loading room members").
@@ -387,11 +327,6 @@ impl History {
         }
         self.store.events(&nids).await
     }
-}
-
-/// The place just before an event.
-fn just_before(place: HistoryToken) -> HistoryToken {
-    HistoryToken { depth: place.depth, pos: StreamPos(place.pos.0.saturating_sub(1)) }
 }
 
 /// Whether a room may be read by people who were never in it.

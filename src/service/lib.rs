@@ -26,12 +26,16 @@ pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod relations;
 pub mod reports;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod typing;
+pub mod upkeep;
 
 use account_data::AccountData;
 use accounts::Accounts;
@@ -42,8 +46,11 @@ use events::Events;
 use federation::{
     Federation,
     acl::Acls,
+    answers::Answers,
     edus::{self, Edus, device_lists::DeviceLists},
+    inbox::Inbox,
     outbox::{self, Outbox},
+    outliers::Outliers,
     servers::Servers,
     transactions::{self, Transactions},
 };
@@ -55,8 +62,9 @@ use membership::Membership;
 use notifier::Notifier;
 use presence::Presence;
 use profile::Profile;
-use push::Push;
+use push::{Notified, Push};
 use receipts::Receipts;
+use relations::Relations;
 use reports::Reports;
 use rooms::Rooms;
 use server_keys::ServerKeys;
@@ -152,6 +160,10 @@ pub struct Services {
     pub notifier: Arc<Notifier>,
     /// Other servers: who may be called, and the calls.
     pub federation: Arc<Federation>,
+    /// Events that others name.
+    pub outliers: Arc<Outliers>,
+    /// Events of other servers.
+    pub inbox: Arc<Inbox>,
     /// Our signing key, and those of others.
     pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
@@ -168,6 +180,8 @@ pub struct Services {
     pub account_data: Arc<AccountData>,
     /// What a room is like.
     pub state: Arc<State>,
+    /// What other servers read of our rooms.
+    pub answers: Arc<Answers>,
     /// Push rules and unread counts.
     pub push: Arc<Push>,
     /// Sending and redacting.
@@ -180,6 +194,10 @@ pub struct Services {
     pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// What users were notified of.
+    pub notified: Arc<Notified>,
+    /// Edits, reactions, threads.
+    pub relations: Arc<Relations>,
     /// Reports to administrators.
     pub reports: Arc<Reports>,
     /// What people say of themselves.
@@ -238,27 +256,53 @@ impl Services {
         let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
         let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
         let state = Arc::new(State::new(disk()));
+        let answers = Arc::new(Answers::new(disk(), state.clone(), name.clone(), time()));
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
+        let acls = Arc::new(Acls::new(disk()));
+        let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
+        let inbox = Arc::new(Inbox::new(
+            disk(),
+            events.clone(),
+            server_keys.clone(),
+            federation.clone(),
+            outliers.clone(),
+            acls.clone(),
+        ));
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
-        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Membership::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            account_data.clone(),
+            push.clone(),
+            time(),
+            settings.membership.clone(),
+        );
         let membership = Arc::new(membership);
         let rooms = Rooms::new(
             disk(),
             state.clone(),
-            events.clone(),
-            directory.clone(),
-            membership.clone(),
+            rooms::Sources {
+                events: events.clone(),
+                directory: directory.clone(),
+                membership: membership.clone(),
+                answers: answers.clone(),
+                federation: federation.clone(),
+            },
             time(),
             settings.rooms.clone(),
         );
         let rooms = Arc::new(rooms);
-        let history = Arc::new(History::new(disk(), state.clone(), time()));
+        let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), time()));
+        let notified = Arc::new(Notified::new(disk(), history.clone()));
+        let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
-        let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
+        let media =
+            Media::new(name.clone(), settings.media.clone(), federation.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
         let profile =
@@ -268,7 +312,6 @@ impl Services {
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
         let presence = Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
         let servers = Arc::new(Servers::new(disk(), name.clone()));
-        let acls = Arc::new(Acls::new(disk()));
         let device_lists = DeviceLists::new(disk(), federation.clone());
         let parts = edus::Parts {
             acls: acls.clone(),
@@ -279,8 +322,7 @@ impl Services {
             device_lists: device_lists.clone(),
         };
         let edus = Arc::new(Edus::new(disk(), name.clone(), parts));
-        let transactions =
-            Transactions::new(edus, Box::new(not_yet), time(), supervisor.clone(), settings.transactions);
+        let transactions = Transactions::new(edus, inbox.clone(), time(), supervisor.clone(), settings.transactions);
         let parts = outbox::Parts {
             servers: servers.clone(),
             keys: keys.clone(),
@@ -326,6 +368,8 @@ impl Services {
             supervisor,
             notifier,
             federation,
+            outliers,
+            inbox,
             server_keys,
             accounts,
             login,
@@ -334,12 +378,15 @@ impl Services {
             to_device,
             account_data,
             state,
+            answers,
             push,
             events,
             rooms,
             directory,
             membership,
             history,
+            notified,
+            relations,
             reports,
             profile,
             media,
@@ -354,12 +401,4 @@ impl Services {
             sync,
         }))
     }
-}
-
-/// Events of other servers are not taken in here yet: they are to come again.
-fn not_yet(
-    _: OwnedServerName,
-    _: Vec<Box<serde_json::value::RawValue>>,
-) -> futures_util::future::BoxFuture<'static, Result<transactions::Outcomes>> {
-    Box::pin(async { Err(hearth_base::Error::unavailable("inbox", "events of other servers are not accepted yet")) })
 }

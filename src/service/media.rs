@@ -2,8 +2,7 @@
 //!
 //! Owns the policy: who may upload how much, what is served to whom, which sizes thumbnails have. Bytes stream
 //! through [`Blobs`] in both directions; rows are the [`Store`]'s. Scaling of images is done by `thumbnail.rs` on a
-//! bounded part of the blocking pool. Media of other servers are served if a row is there; fetching them is
-//! [`Media::fetch_remote`].
+//! bounded part of the blocking pool. Media of other servers are served from here once they were fetched (`remote.rs`).
 
 use std::{
     collections::HashSet,
@@ -22,6 +21,8 @@ use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
 use tokio::sync::Semaphore;
 
 mod arrivals;
+mod multipart;
+mod remote;
 pub mod sizes;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,10 @@ mod uploads;
 
 use arrivals::Arrivals;
 pub use hearth_store::blobs::Reader;
+use remote::Remote;
 use sizes::{Sizes, Wish};
+
+use crate::federation::Federation;
 
 /// What the operator decides.
 #[derive(Clone, Debug)]
@@ -153,6 +157,7 @@ pub struct Media {
     scaling_queue: AtomicUsize,
     thumbnails: moka::future::Cache<ThumbnailKey, thumbnail::Outcome>,
     asked_for: Mutex<HashSet<(OwnedServerName, String)>>,
+    remote: Arc<Remote>,
 }
 
 impl std::fmt::Debug for Media {
@@ -167,17 +172,21 @@ impl Media {
     pub fn new(
         server_name: OwnedServerName,
         settings: Settings,
+        federation: Arc<Federation>,
         store: Store,
         clock: Clock,
         supervisor: Supervisor,
     ) -> Self {
+        let settings = Arc::new(settings);
+        let remote = Remote::new(federation, store.clone(), clock.clone(), supervisor.clone(), settings.clone());
         Self {
             server_name,
+            remote,
             store,
             clock,
             supervisor,
             scaling: Arc::new(Semaphore::new(settings.scaling_threads.max(1))),
-            settings: Arc::new(settings),
+            settings,
             arrivals: Arc::default(),
             scaling_queue: AtomicUsize::new(0),
             thumbnails: moka::future::Cache::new(thumbnail::REMEMBERED),
@@ -227,15 +236,6 @@ impl Media {
         self.blobs()?.read(content.blob, range).await?.ok_or_else(unavailable)
     }
 
-    /// A medium of another server that we do not hold.
-    ///
-    /// # Errors
-    /// 404 always: there is no way to ask other servers here.
-    pub async fn fetch_remote(&self, server_name: &ServerName, media_id: &str) -> Result<Arc<Row>> {
-        tracing::debug!(server.name = %server_name, media.id = media_id, "remote medium is not held");
-        Err(Error::not_found("Remote media not available"))
-    }
-
     /// The row behind an id that may be served, waiting for it if it was announced.
     async fn find(&self, server_name: &str, media_id: &str, access: Access) -> Result<Arc<Row>> {
         self.blobs()?;
@@ -249,7 +249,11 @@ impl Media {
             let row = match self.store.media(&server_name, media_id).await? {
                 Some(row) => row,
                 None if server_name != self.server_name && access.allow_remote => {
-                    self.fetch_remote(&server_name, media_id).await?
+                    // What is fetched now is only for those who authenticate.
+                    if self.settings.authenticated_media && !access.authenticated {
+                        return Err(unavailable());
+                    }
+                    self.remote.fetch(server_name.clone(), media_id, access.wait.min(MAX_WAIT)).await?
                 }
                 None => return Err(unavailable()),
             };

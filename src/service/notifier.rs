@@ -48,7 +48,6 @@ pub struct Notifier {
     server_name: OwnedServerName,
     supervisor: Supervisor,
     /// Tells this run's ephemeral counters from those of others.
-    boot: u32,
     rooms: DashMap<RoomNid, Weak<RoomHub>>,
     users: DashMap<UserNid, Weak<UserSlot>>,
     kept: Cache<UserNid, Arc<UserSlot>>,
@@ -77,7 +76,6 @@ impl Notifier {
             store: store.clone(),
             server_name,
             supervisor: supervisor.clone(),
-            boot: rand::random(),
             rooms: DashMap::new(),
             users: DashMap::new(),
             kept: Cache::builder().time_to_idle(KEEP).max_capacity(KEPT).build(),
@@ -92,17 +90,17 @@ impl Notifier {
             let slots = weak.upgrade().map(|notifier| notifier.publish(changes)).unwrap_or_default();
             Box::new(move || slots.iter().for_each(|slot| slot.ring_bell()))
         }));
-        let weak = Arc::downgrade(&this);
+        let (weak, stopping) = (Arc::downgrade(&this), supervisor.stopping());
         supervisor.task("notifier-sweep", move || {
-            let weak = weak.clone();
+            let (weak, stopping) = (weak.clone(), stopping.clone());
             async move {
-                loop {
-                    tokio::time::sleep(KEEP / 3).await;
-                    let Some(notifier) = weak.upgrade() else { return Ok(()) };
+                while stopping.run_until_cancelled(tokio::time::sleep(KEEP / 3)).await.is_some() {
+                    let Some(notifier) = weak.upgrade() else { break };
                     notifier.kept.run_pending_tasks();
                     notifier.users.retain(|_, slot| slot.strong_count() > 0);
                     notifier.rooms.retain(|_, hub| hub.strong_count() > 0);
                 }
+                Ok(())
             }
         });
         this
@@ -116,7 +114,7 @@ impl Notifier {
     /// This run, for sync tokens.
     #[must_use]
     pub fn boot(&self) -> u32 {
-        self.boot
+        self.store.boot()
     }
 
     /// The newest ephemeral change.

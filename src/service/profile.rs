@@ -26,6 +26,10 @@ pub struct Settings {
     pub set_displayname: bool,
     /// Users may change their avatar (`enable_set_avatar_url`).
     pub set_avatar_url: bool,
+    /// Bytes of an avatar at most (`max_avatar_size`).
+    pub max_avatar_size: Option<u64>,
+    /// Types that an avatar may have; none means all (`allowed_avatar_mimetypes`).
+    pub avatar_types: Option<Vec<String>>,
     /// Users may set other fields.
     pub set_fields: bool,
     /// If set, users may set these other fields only.
@@ -41,6 +45,8 @@ impl Default for Settings {
             shared_rooms_only: false,
             set_displayname: true,
             set_avatar_url: true,
+            max_avatar_size: None,
+            avatar_types: None,
             set_fields: true,
             allowed_fields: None,
             forbidden_fields: Vec::new(),
@@ -212,7 +218,11 @@ impl Profile {
         self.check_may_set(who, user, field)?;
         let value = match field {
             NAME => name_of(value)?,
-            AVATAR => avatar_of(value)?,
+            AVATAR => {
+                let avatar = avatar_of(value)?;
+                self.check_avatar(avatar.as_deref()).await?;
+                avatar
+            }
             _ => Some(value.get().to_owned()),
         };
         let size = field.len() + value.as_ref().map_or(0, String::len);
@@ -252,6 +262,26 @@ impl Profile {
         };
         if (!allowed || s.forbidden_fields.iter().any(|f| f == field)) && !who.is_admin {
             return Err(Error::forbidden("This field of profiles cannot be changed here"));
+        }
+        Ok(())
+    }
+
+    /// Whether an avatar, a JSON string, is as small and of such a type as the operator wants. One that is not here
+    /// cannot be looked at, and is refused where there are such wishes.
+    async fn check_avatar(&self, avatar: Option<&str>) -> Result<()> {
+        let (most, types) = (self.settings.max_avatar_size, &self.settings.avatar_types);
+        let Some(avatar) = avatar.filter(|_| most.is_some() || types.is_some()) else { return Ok(()) };
+        let url: String = serde_json::from_str(avatar).doing("reading an avatar")?;
+        let parts = <&MxcUri>::from(url.as_str()).parts();
+        let (server, id) = parts.map_err(|_| Error::invalid_param("`avatar_url` must be an mxc:// address"))?;
+        let media = self.store.media(server, id).await?.filter(|m| m.blob.is_some());
+        let media = media.ok_or_else(|| Error::forbidden("The avatar was not found: upload it here first"))?;
+        if most.is_some_and(|most| media.size > most) {
+            return Err(Error::forbidden(format!("Avatars have {} bytes at most", most.unwrap_or_default())));
+        }
+        let kind = media.content_type.as_deref().and_then(|t| t.split(';').next()).unwrap_or_default().trim();
+        if types.as_ref().is_some_and(|types| !types.iter().any(|t| t.eq_ignore_ascii_case(kind))) {
+            return Err(Error::forbidden("Avatars of this type are not allowed here"));
         }
         Ok(())
     }

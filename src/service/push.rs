@@ -24,12 +24,13 @@ use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, events::TimelineEventType};
 use serde::Deserialize;
 
-use crate::account_data::{PUSH_RULES, push_rules};
+use crate::account_data::{PUSH_RULES, ignored::IGNORED_USERS, push_rules};
 
 mod counts;
 mod deviants;
 mod deviation;
 mod editing;
+mod notified;
 mod pushers;
 mod unread;
 
@@ -37,6 +38,7 @@ pub use counts::{Count, Unread};
 use counts::{Deviation, MAIN, MemberCounts, RoomCounts, Sum, Thread};
 use deviants::{Changes, Members};
 use deviation::UserRules;
+pub use notified::Notified;
 pub use pushers::NewPusher;
 
 /// How push is configured.
@@ -69,7 +71,6 @@ pub struct Outcome {
     pub actions: Vec<NewPushAction>,
 }
 
-const IGNORED_USERS: &str = "m.ignored_user_list";
 /// Rooms remembered.
 const ROOMS: u64 = 20_000;
 /// Units of memory for users' rules, about bytes.

@@ -21,12 +21,11 @@ use hearth_store::{
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
 
-use crate::history::History;
+use crate::{
+    history::History,
+    relations::{self, MAIN, RelatesTo},
+};
 
-/// Relations followed from an event to find its thread (spec: "Threaded read receipts").
-const HOPS: usize = 3;
-/// The thread that is none.
-const MAIN: &str = "main";
 const READ: &str = "m.read";
 const PRIVATE: &str = "m.read.private";
 const FULLY_READ: &str = "m.fully_read";
@@ -218,35 +217,14 @@ impl Receipts {
         if thread.is_empty() {
             return Err(Error::invalid_param("`thread_id` must not be empty"));
         }
-        if thread != event.event_id() && self.thread_of(event, thread).await? != thread {
-            return Err(Error::invalid_param("The event is not in the thread that `thread_id` names"));
+        let is_in = match RelatesTo::of(event.pdu.content_json()) {
+            Some(relation) => relations::thread_of(&self.store, event.room, &relation, Some(thread)).await?,
+            None => MAIN.to_owned(),
+        };
+        if thread == event.event_id() || is_in == thread {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// The thread of an event: `main`, or the root's id. What relates to the root of the thread `wanted` is taken to be in
-    /// it, since clients show it there.
-    async fn thread_of(&self, event: &StoredEvent, wanted: &str) -> Result<String> {
-        #[derive(Deserialize)]
-        struct Content {
-            #[serde(rename = "m.relates_to")]
-            relates_to: RelatesTo,
-        }
-        #[derive(Deserialize)]
-        struct RelatesTo {
-            rel_type: String,
-            event_id: OwnedEventId,
-        }
-        let mut next = event.pdu.content_as::<Content>();
-        for _ in 0..HOPS {
-            let Some(Content { relates_to }) = next else { break };
-            if relates_to.rel_type == "m.thread" || relates_to.event_id == wanted {
-                return Ok(relates_to.event_id.to_string());
-            }
-            let target = self.store.event_by_id(&relates_to.event_id).await?.filter(|e| e.room == event.room);
-            next = target.and_then(|e| e.pdu.content_as());
-        }
-        Ok(MAIN.to_owned())
+        Err(Error::invalid_param("The event is not in the thread that `thread_id` names"))
     }
 
     /// For /sync: the content of `m.receipt` with what changed in `(after, upto]`, or (`None`) with all there is as of

@@ -5,23 +5,28 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use hearth_base::{Error, Requester, Result, clock::Clock};
+use hearth_base::{Error, Requester, Result, clock::Clock, ids::SnapNid};
 use hearth_rules::versions::RoomVersion;
 use hearth_store::Store;
+use moka::sync::Cache;
 use ruma::{OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Map, Value};
 
 use crate::{
     directory::{Directory, Summary},
     events::Events,
+    federation::{Federation, answers::Answers},
     membership::Membership,
     state::State,
 };
 
 mod create;
+mod hierarchy;
 mod upgrade;
 
 pub use create::NewRoom;
+pub use hierarchy::Hierarchy;
+use hierarchy::elsewhere::{Budget, Elsewhere};
 
 /// How rooms are made.
 #[derive(Clone, Debug)]
@@ -77,22 +82,50 @@ pub struct Rooms {
     settings: Settings,
     /// When the newest room was made, ms.
     newest_ms: AtomicU64,
+    /// Children of spaces, by their state.
+    children: Cache<SnapNid, Arc<Vec<hierarchy::Child>>>,
+    answers: Arc<Answers>,
+    elsewhere: Elsewhere,
 }
+
+/// Whom rooms are made and told of with.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Sends the events of new rooms.
+    pub events: Arc<Events>,
+    /// Knows aliases and summaries.
+    pub directory: Arc<Directory>,
+    /// Moves users from a room to its successor.
+    pub membership: Arc<Membership>,
+    /// Knows which servers are in which rooms.
+    pub answers: Arc<Answers>,
+    /// Asks other servers.
+    pub federation: Arc<Federation>,
+}
+
+/// Spaces whose children are remembered.
+const SPACES: u64 = 1_000;
 
 impl Rooms {
     /// Made once.
     #[must_use]
-    pub fn new(
-        store: Store,
-        state: Arc<State>,
-        events: Arc<Events>,
-        directory: Arc<Directory>,
-        membership: Arc<Membership>,
-        clock: Clock,
-        settings: Settings,
-    ) -> Self {
+    pub fn new(store: Store, state: Arc<State>, sources: Sources, clock: Clock, settings: Settings) -> Self {
+        let Sources { events, directory, membership, answers, federation } = sources;
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, directory, membership, server_name, clock, settings, newest_ms: AtomicU64::new(0) }
+        Self {
+            store,
+            state,
+            events,
+            directory,
+            membership,
+            server_name,
+            clock,
+            settings,
+            newest_ms: AtomicU64::new(0),
+            children: Cache::new(SPACES),
+            answers,
+            elsewhere: Elsewhere::new(federation),
+        }
     }
 
     /// A time for a new room, ms: now, but no two alike. Since version 12 a room is named by the hash of its create
@@ -109,7 +142,8 @@ impl Rooms {
         &self.settings.default_version
     }
 
-    /// What is told of a room to somebody, and what they are in it.
+    /// What is told of a room to somebody, and what they are in it. Of a room that is not here, the servers `via` are
+    /// asked for those who have authenticated.
     ///
     /// # Errors
     /// 404 if there is no such room, or none that they may hear of.
@@ -117,34 +151,69 @@ impl Rooms {
         &self,
         who: Option<&Requester>,
         room: &RoomOrAliasId,
+        via: &[OwnedServerName],
     ) -> Result<(Arc<Summary>, Option<MembershipState>)> {
         let missing = || Error::not_found("Room not found");
+        let mut via = via.to_vec();
         let room_id = match <&RoomId>::try_from(room) {
             Ok(room_id) => room_id.to_owned(),
-            Err(alias) => self.directory.resolve(alias).await?.0,
+            Err(alias) => {
+                let (room_id, servers) = self.directory.resolve(alias).await?;
+                via.extend(servers);
+                room_id
+            }
         };
-        let room = self.state.room(&room_id).await.map_err(|_| missing())?;
-        let summary = self.directory.summary(&room).await?;
-        let membership = match who {
-            Some(who) => self.store.membership(room.nid, who.user_nid).await?.map(|m| m.membership),
-            None => None,
+        via.extend(room_id.server_name().map(ToOwned::to_owned));
+        let nid = self.store.room_nid(&room_id).await?;
+        let is_here = match nid {
+            Some(nid) => self.store.is_resident(nid).await?,
+            None => false,
         };
+        let tree = match who {
+            Some(_) if !is_here => self.elsewhere.tree(&room_id, &via, &mut Budget::new()).await,
+            _ => None,
+        };
+        let summary = match (tree, nid) {
+            (Some(tree), _) => tree.summary.clone(),
+            (None, Some(nid)) => self.directory.summary(&*self.state.room_by_nid(nid).await?).await?,
+            (None, None) => return Err(missing()),
+        };
+        let membership = match (who, nid) {
+            (Some(who), Some(nid)) => self.store.membership(nid, who.user_nid).await?.map(|m| m.membership),
+            _ => None,
+        };
+        if self.may_hear_of(who, &summary, membership.as_ref()).await? {
+            Ok((summary, membership))
+        } else {
+            Err(missing())
+        }
+    }
+
+    /// Whether somebody may be told of a room: whoever is in it or may come in, and everybody if anybody may read it (spec:
+    /// `GET /room_summary`, `GET /rooms/{roomId}/hierarchy`).
+    async fn may_hear_of(
+        &self,
+        who: Option<&Requester>,
+        summary: &Summary,
+        membership: Option<&MembershipState>,
+    ) -> Result<bool> {
         use MembershipState as M;
-        let mut may = summary.is_open() || matches!(membership, Some(M::Join | M::Invite | M::Knock));
-        if let Some(who) = who
-            && !may
-        {
-            // Bounded by the size of an event.
-            for other in &summary.allowed_room_ids {
-                if let Some(nid) = self.store.room_nid(other).await?
-                    && self.state.membership(nid, who.user_nid).await? == M::Join
-                {
-                    may = true;
-                    break;
-                }
+        match membership {
+            Some(M::Join | M::Invite | M::Knock) => return Ok(true),
+            Some(M::Ban) => return Ok(summary.world_readable),
+            _ if summary.is_open() => return Ok(true),
+            _ => {}
+        }
+        let Some(who) = who else { return Ok(false) };
+        // Bounded by the size of an event.
+        for other in &summary.allowed_room_ids {
+            if let Some(nid) = self.store.room_nid(other).await?
+                && self.state.membership(nid, who.user_nid).await? == M::Join
+            {
+                return Ok(true);
             }
         }
-        if may { Ok((summary, membership)) } else { Err(missing()) }
+        Ok(false)
     }
 
     fn version(&self, id: Option<&RoomVersionId>) -> Result<&'static RoomVersion> {

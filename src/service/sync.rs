@@ -16,9 +16,9 @@ use moka::sync::Cache;
 use ruma::{events::room::member::MembershipState, presence::PresenceState};
 
 use crate::{
-    account_data::AccountData,
+    account_data::{AccountData, filters},
     devices::to_device::ToDevice,
-    history::History,
+    history::{Form, History},
     keys::Keys,
     notifier::{Notifier, UserRooms, UserSlot},
     presence::Presence,
@@ -51,8 +51,6 @@ impl Default for Settings {
 
 /// The longest a sync waits, whatever the client asks for.
 const LONGEST: Duration = Duration::from_secs(300);
-/// How long a token from the future is given to become the present.
-const AHEAD: Duration = Duration::from_secs(5);
 
 /// The services whose news /sync tells, beside rooms and their events.
 pub struct Sources {
@@ -93,8 +91,6 @@ enum FilterKey {
 
 /// Filters remembered.
 const FILTERS: u64 = 2_000;
-/// Bytes of an inline filter at most; longer ones are refused.
-const MAX_FILTER: usize = 64 * 1024;
 /// Bytes of a filter that is worth remembering.
 const SMALL_FILTER: usize = 2048;
 
@@ -144,6 +140,12 @@ impl Turn<'_> {
         self.since.filter(|s| s.boot == self.now.boot).map_or(0, |s| s.ephemeral)
     }
 
+    /// How the filter wants events written.
+    pub(crate) fn form(&self) -> Form<'_> {
+        let filter = &self.ask.filter;
+        Form { fields: filter.event_fields.as_ref(), federation: filter.federation_format, ..Form::default() }
+    }
+
     /// Whether the client's ephemeral picture is of another run, and so worth nothing.
     pub(crate) fn other_run(&self) -> bool {
         self.since.is_some_and(|s| s.boot != self.now.boot)
@@ -169,32 +171,15 @@ impl Sync {
     /// # Errors
     /// 400 for what is neither.
     pub async fn filter(&self, who: &Requester, named: &str) -> Result<Arc<Filter>> {
-        let inline = named.trim_start().starts_with('{');
-        let key = if inline {
-            if named.len() > MAX_FILTER {
-                return Err(Error::invalid_param("The filter is too long"));
-            }
-            FilterKey::Inline(named.into())
-        } else {
-            let number = named.parse().map_err(|_| Error::invalid_param("There is no such filter"))?;
-            FilterKey::Kept(who.user_nid, number)
+        let key = match named.parse() {
+            Ok(number) => FilterKey::Kept(who.user_nid, number),
+            Err(_) => FilterKey::Inline(named.into()),
         };
         if let Some(filter) = self.filters.get(&key) {
             return Ok(filter);
         }
-        let text: Arc<str> = match &key {
-            FilterKey::Inline(text) => (**text).into(),
-            FilterKey::Kept(user, number) => {
-                let kept = self.store.filter(*user, *number).await?;
-                kept.ok_or_else(|| Error::invalid_param("There is no such filter"))?
-            }
-        };
-        let definition = serde_json::from_str(&text).map_err(|e| match inline {
-            true if e.is_data() => Error::bad_json(format!("The filter is none: {e}")),
-            true => Error::not_json("The filter is not JSON"),
-            false => Error::fault("filters table", e),
-        })?;
-        let filter = Arc::new(Filter::of(definition));
+        let text = self.sources.account_data.filter_text(who.user_nid, named).await?;
+        let filter = Arc::new(Filter::of(filters::read(&text)?));
         if text.len() <= SMALL_FILTER {
             self.filters.insert(key, filter.clone());
         }
@@ -208,7 +193,7 @@ impl Sync {
     pub async fn sync(&self, who: &Requester, ask: &Ask) -> Result<String> {
         let deadline = tokio::time::Instant::now() + ask.timeout.min(LONGEST);
         let since = match &ask.since {
-            Some(token) => self.since(token).await?,
+            Some(token) => self.since(token)?,
             None => None,
         };
         let slot = self.notifier.user(who.user_nid);
@@ -242,19 +227,12 @@ impl Sync {
         }
     }
 
-    /// Reads a token. One from the future waits for us to catch up; one that no database of ours ever gave (an older
-    /// backup was restored) starts anew.
-    async fn since(&self, token: &str) -> Result<Option<SyncToken>> {
+    /// Reads a token. One that was given on a history which this database does not have (an older backup was restored,
+    /// an older replica took over) starts anew: what it stands for has been given out a second time.
+    fn since(&self, token: &str) -> Result<Option<SyncToken>> {
         let token: SyncToken =
             token.parse().map_err(|_| Error::invalid_param("`since` is not a token of this server"))?;
-        let give_up = tokio::time::Instant::now() + AHEAD;
-        while token.pos > self.store.head() {
-            if tokio::time::Instant::now() >= give_up {
-                return Ok(None);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(Some(token))
+        Ok(self.store.gave_out(token.boot, token.pos).then_some(token))
     }
 
     /// Puts an answer together; `None` if there is nothing to say and it need not be said.

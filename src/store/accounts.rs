@@ -150,7 +150,7 @@ const SET_APPROVED: &str = "UPDATE accounts SET approved = $2 WHERE user_nid = $
 const CLOSE: &str = "UPDATE accounts SET deactivated = TRUE, erased = (erased OR $2), password_hash = NULL, admin = FALSE WHERE user_nid = $1";
 const DROP_THREEPIDS: &str = "DELETE FROM threepids WHERE user_nid = $1";
 const DROP_THREEPID: &str = "DELETE FROM threepids WHERE user_nid = $1 AND medium = $2 AND address = $3";
-const CLOSED_IN_ROOMS: &str = "SELECT DISTINCT u.user_nid, u.user_id FROM accounts a JOIN memberships m ON m.user_nid = a.user_nid AND m.membership IN ('join', 'invite', 'knock') JOIN users u ON u.user_nid = a.user_nid WHERE a.deactivated ORDER BY u.user_nid LIMIT $1";
+const CLOSED_IN_ROOMS: &str = "SELECT DISTINCT u.user_nid, u.user_id FROM accounts a JOIN memberships m ON m.user_nid = a.user_nid AND m.membership IN ('join', 'invite', 'knock') JOIN users u ON u.user_nid = a.user_nid WHERE a.deactivated AND u.user_nid > $1 ORDER BY u.user_nid LIMIT $2";
 const THREEPIDS: &str =
     "SELECT medium, address, validated_ms, added_ms FROM threepids WHERE user_nid = $1 ORDER BY added_ms, address";
 const ADD_THREEPID: &str = "INSERT INTO threepids (medium, address, user_nid, validated_ms, added_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (medium, address) DO UPDATE SET user_nid = excluded.user_nid, validated_ms = excluded.validated_ms, added_ms = excluded.added_ms";
@@ -160,6 +160,7 @@ const TOKEN: &str =
 const ADD_TOKEN: &str = "INSERT INTO registration_tokens (token, uses_allowed, pending, completed, expires_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (token) DO NOTHING";
 const SPEND_TOKEN: &str = "UPDATE registration_tokens SET completed = completed + 1 WHERE token = $1";
 const COUNT: &str = "SELECT COUNT(*) FROM accounts WHERE NOT guest AND NOT deactivated";
+const ANY: &str = "SELECT user_nid FROM accounts WHERE NOT guest LIMIT 1";
 
 async fn insert(tx: &mut Tx, new: NewAccount) -> Result<Created> {
     // Whatever refuses comes before whatever writes: the token is asked first and spent last.
@@ -270,13 +271,14 @@ impl Store {
         .await
     }
 
-    /// Closed accounts that are still in rooms, invited or knocking; some of them, if there are many.
+    /// Closed accounts that are still in rooms, invited or knocking, by number behind `after`; some of them, if there are
+    /// many.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn closed_in_rooms(&self, limit: u32) -> Result<Vec<(UserNid, OwnedUserId)>> {
+    pub async fn closed_in_rooms(&self, after: UserNid, limit: u32) -> Result<Vec<(UserNid, OwnedUserId)>> {
         let rows: Vec<(i64, String)> =
-            fetch_all!(&mut self.read().await?, (i64, String), CLOSED_IN_ROOMS, i64::from(limit))?;
+            fetch_all!(&mut self.read().await?, (i64, String), CLOSED_IN_ROOMS, after.0, i64::from(limit))?;
         rows.into_iter().map(named).collect()
     }
 
@@ -287,6 +289,14 @@ impl Store {
     pub async fn count_accounts(&self) -> Result<i64> {
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), COUNT)?;
         Ok(row.map_or(0, |r| r.0))
+    }
+
+    /// Whether anybody has an account or ever had one; guests do not count, closed accounts do.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn has_accounts(&self) -> Result<bool> {
+        Ok(fetch_optional!(&mut self.read().await?, (i64,), ANY)?.is_some())
     }
 
     /// The third-party identifiers of a user.

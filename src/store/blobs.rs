@@ -16,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, atomic::AtomicU64},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -153,6 +154,29 @@ impl Blobs {
     /// If it is not there or cannot be read.
     pub fn open_blocking(&self, name: BlobName) -> io::Result<File> {
         File::open(self.inner.path(name))
+    }
+
+    /// The blobs of one folder (the first byte of their names) that were there before that time, ms since 1970.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn older(&self, folder: u8, before_ms: i64) -> Result<Vec<BlobName>> {
+        let path = self.inner.blobs.join(format!("{folder:02x}"));
+        let before = UNIX_EPOCH + Duration::from_millis(u64::try_from(before_ms).unwrap_or(0));
+        let found = blocking(move || {
+            let mut found = Vec::new();
+            for entry in fs::read_dir(path)? {
+                let entry = entry?;
+                // What is no blob is not ours to remove, and what is gone meanwhile need not be.
+                let Some(name) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                let Ok(seen) = entry.metadata() else { continue };
+                if seen.is_file() && seen.modified()? < before {
+                    found.push(name);
+                }
+            }
+            Ok(found)
+        });
+        found.await.map_err(disk)
     }
 
     /// Removes a blob unless it is referred to, which is asked while nobody can begin to. Gives whether it is gone.

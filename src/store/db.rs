@@ -239,6 +239,8 @@ list_parameter!(Texts, String);
 
 /// Readers of SQLite beside the one writer.
 const SQLITE_READERS: u32 = 4;
+/// A connection of PostgreSQL that was not used for so long is asked whether it still is one.
+const IDLE: Duration = Duration::from_secs(1);
 /// Prepared statements kept by a connection; more than we have.
 const STATEMENTS: usize = 512;
 
@@ -258,7 +260,7 @@ impl Db {
                     .pragma("cache_size", "-8192")
                     .pragma("temp_store", "memory")
                     .pragma("journal_size_limit", "67108864")
-                    .log_statements(tracing::log::LevelFilter::Trace)
+                    .log_statements(tracing::log::LevelFilter::Debug)
                     .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
                 let write = SqlitePoolOptions::new()
                     .max_connections(1)
@@ -279,12 +281,20 @@ impl Db {
                 Ok(Self::Sqlite { write, read })
             }
             Engine::Postgres { options, max_connections } => {
+                let named = options.get_application_name().unwrap_or("hearth").to_owned();
                 let options = (**options)
                     .clone()
-                    .application_name("hearth")
+                    .application_name(&named)
                     .statement_cache_capacity(STATEMENTS)
-                    .options([("search_path", "hearth"), ("client_min_messages", "warning")])
-                    .log_statements(tracing::log::LevelFilter::Trace)
+                    .options([
+                        ("search_path", "hearth"),
+                        ("client_min_messages", "warning"),
+                        // A server that lost us ends our session, and with it our claim on the database, in a minute.
+                        ("tcp_keepalives_idle", "30"),
+                        ("tcp_keepalives_interval", "10"),
+                        ("tcp_keepalives_count", "3"),
+                    ])
+                    .log_statements(tracing::log::LevelFilter::Debug)
                     .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
                 let name = format!(
                     "PostgreSQL database {} at {}:{} as user {}",
@@ -293,14 +303,28 @@ impl Db {
                     options.get_port(),
                     options.get_username()
                 );
-                let pool = PgPoolOptions::new()
+                let opened = PgPoolOptions::new()
                     .max_connections((*max_connections).max(2))
                     .test_before_acquire(false)
                     .acquire_timeout(Duration::from_secs(10))
-                    .connect_with(options)
-                    .await
-                    .map_err(|e| cannot_open(&name, e))?;
-                Ok(Self::Postgres(pool))
+                    // Whoever was idle for a moment may have lost the server meanwhile: it is asked first.
+                    .before_acquire(|connection, idle| {
+                        Box::pin(
+                            async move { Ok(idle.idle_for < IDLE || sqlx::Connection::ping(connection).await.is_ok()) },
+                        )
+                    })
+                    .connect_with(options.clone())
+                    .await;
+                match opened {
+                    Ok(pool) => Ok(Self::Postgres(pool)),
+                    // The pool tried again and again, and does not say why in vain; a connection by itself does.
+                    Err(sqlx::Error::PoolTimedOut) => {
+                        let again = tokio::time::timeout(Duration::from_secs(5), options.connect()).await;
+                        let why = again.ok().and_then(Result::err).unwrap_or(sqlx::Error::PoolTimedOut);
+                        Err(cannot_open(&name, why))
+                    }
+                    Err(e) => Err(cannot_open(&name, e)),
+                }
             }
         }
     }
@@ -313,11 +337,25 @@ impl Db {
         }
     }
 
-    /// The connection that writes.
+    /// The connection that writes. It is closed when it is dropped, since then its transaction may be open.
     pub(crate) async fn writer(&self) -> Result<Session> {
         match self {
-            Self::Sqlite { write, .. } => Ok(Session::Sqlite(write.acquire().await.map_err(failed)?)),
-            Self::Postgres(pool) => Ok(Session::Postgres(pool.acquire().await.map_err(failed)?)),
+            Self::Sqlite { write, .. } => {
+                let mut connection = write.acquire().await.map_err(failed)?;
+                connection.close_on_drop();
+                Ok(Session::Sqlite(connection))
+            }
+            Self::Postgres(pool) => {
+                // Readers may have left connections that are lost.
+                for _ in 0..pool.options().get_max_connections() {
+                    let mut connection = pool.acquire().await.map_err(failed)?;
+                    connection.close_on_drop();
+                    if sqlx::Connection::ping(&mut *connection).await.is_ok() {
+                        return Ok(Session::Postgres(connection));
+                    }
+                }
+                Err(Error::unavailable("database", "every connection to it is lost"))
+            }
         }
     }
 
@@ -325,6 +363,10 @@ impl Db {
         match self {
             Self::Sqlite { write, read } => {
                 read.close().await;
+                // The last to go takes the write-ahead log along, which readers cannot.
+                if let Ok(last) = write.acquire().await {
+                    let _ = last.close().await;
+                }
                 write.close().await;
             }
             Self::Postgres(pool) => pool.close().await,

@@ -180,14 +180,18 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn delete_other_devices(&self, user: UserNid, but: Option<String>) -> Result<()> {
-        let others: Vec<String> = self
-            .devices(user)
-            .await?
-            .into_iter()
-            .map(|d| d.device_id)
-            .filter(|id| but.as_deref() != Some(id.as_str()))
-            .collect();
-        self.delete_devices(user, others).await
+        self.write(move |tx| {
+            Box::pin(async move {
+                // Asked within the transaction: a device that logs in meanwhile is before it or after it.
+                let devices: Vec<Device> = fetch_all!(tx, Device, LIST, user.0)?;
+                let others: Vec<String> =
+                    devices.into_iter().map(|d| d.device_id).filter(|id| but.as_ref() != Some(id)).collect();
+                login::drop_device_tokens(tx, user, &others).await?;
+                login::drop_tokens_without_device(tx, user).await?;
+                drop_some(tx, user, &others).await.map(drop)
+            })
+        })
+        .await
     }
 
     /// Ends all sessions of a user and deletes all their devices.

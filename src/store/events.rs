@@ -13,12 +13,14 @@ use ruma::{EventId, OwnedEventId, events::room::member::MembershipState};
 use crate::{
     Store,
     db::{Ints, Texts},
-    fetch_all, fetch_optional,
+    execute, fetch_all, fetch_optional,
     rooms::Room,
     sql,
     state::SnapRow,
 };
 
+mod outliers;
+mod texts;
 mod write;
 
 pub(crate) use write::append_all;
@@ -207,6 +209,43 @@ pub struct NewEvent {
     pub relay: bool,
 }
 
+impl NewEvent {
+    /// An event that others name and that has no place in the timeline; `rejected` if its auth events refuse it.
+    #[must_use]
+    pub fn outlier(
+        nid: EventNid,
+        pdu: Arc<Pdu>,
+        sender: UserNid,
+        key: Option<KeyNid>,
+        auth: Option<Vec<EventNid>>,
+        rejected: bool,
+    ) -> Self {
+        Self {
+            nid,
+            pdu,
+            standing: if rejected { Standing::Rejected } else { Standing::Outlier },
+            sender,
+            key,
+            known: false,
+            snap: None,
+            after: None,
+            auth,
+            counter: 0,
+            replaces: None,
+            sets_state: false,
+            txn: None,
+            membership: None,
+            reads: false,
+            counted: false,
+            thread: String::new(),
+            push: Vec::new(),
+            relay: false,
+            relation: None,
+            redaction: None,
+        }
+    }
+}
+
 /// A change of the current state that no event of the same [`Append`] makes by itself: the outcome of a resolution, or
 /// (then old and new are the same) that an event which seems to change the state does not.
 #[derive(Clone, Debug)]
@@ -251,6 +290,22 @@ pub struct Append {
     pub members: Vec<MemberRow>,
     /// Events that these name as their predecessors and that we do not have, with the depth of who names them.
     pub missing: Vec<(OwnedEventId, i64)>,
+}
+
+impl Append {
+    /// Nothing yet, on that revision of the room.
+    #[must_use]
+    pub fn on(room: Room, on_rev: Option<i64>) -> Self {
+        Self {
+            room,
+            on_rev,
+            snaps: Vec::new(),
+            events: Vec::new(),
+            changes: Vec::new(),
+            members: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
 }
 
 /// What became of an [`Append`].
@@ -322,6 +377,7 @@ const BY_TIME_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND p
 const BY_TIME_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms <= $2 ORDER BY origin_ms DESC, depth DESC, pos DESC LIMIT $3";
 const STATE_CHANGES: &str =
     "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
+const PRUNE_REDACTED: &str = "DELETE FROM redacted_events WHERE event_nid IN (SELECT event_nid FROM redacted_events WHERE redacted_ms < $1 LIMIT $2)";
 const REDACTED: &str = "SELECT json FROM redacted_events WHERE event_nid = $1";
 
 /// Which way to read history.
@@ -355,14 +411,14 @@ impl Store {
                 "SELECT e.event_nid, e.event_id, e.room_nid, e.pos, e.depth, e.standing, e.sender_nid, e.key_nid, e.snap_nid, e.after_nid, e.counter, e.replaces_nid, e.redacted_by, e.device_id, e.txn_id, e.json, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid WHERE e.event_nid "
                 [in 1]
             );
-            let seen = self.inner.redactions.load(std::sync::atomic::Ordering::Acquire);
+            // A redaction committed while this is read makes it stale: then it is not kept.
+            let tickets: HashMap<i64, _> = missing.iter().map(|n| (*n, cache.ticket(&EventNid(*n)))).collect();
             let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(missing))?;
             let mut loaded = HashMap::with_capacity(rows.len());
             for row in rows {
                 let event = Arc::new(row.read()?);
-                // A redaction committed meanwhile may make what was read stale: then do not keep it.
-                if self.inner.redactions.load(std::sync::atomic::Ordering::Acquire) == seen {
-                    cache.insert(event.nid, event.clone());
+                if let Some(ticket) = tickets.get(&event.nid.0) {
+                    cache.fill(event.nid, event.clone(), *ticket);
                 }
                 self.inner.event_nids.insert(event.event_id().as_str().into(), event.nid);
                 loaded.insert(event.nid, event);
@@ -516,6 +572,14 @@ impl Store {
         let rows: Vec<(i64, Option<i64>)> =
             fetch_all!(&mut self.read().await?, (i64, Option<i64>), STATE_CHANGES, room.0, after.0, upto.0)?;
         Ok(rows.into_iter().map(|(key, new)| (KeyNid(key), new.map(EventNid))).collect())
+    }
+
+    /// Forgets for good what was redacted before that time, ms; `most` at once. Gives how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn prune_redacted(&self, before_ms: i64, most: u32) -> Result<u64> {
+        self.write(move |tx| Box::pin(async move { execute!(tx, PRUNE_REDACTED, before_ms, i64::from(most)) })).await
     }
 
     /// What an event said before it was redacted, if that is still kept.

@@ -3,9 +3,13 @@
 //! A new name gets its number at once and is *pending* until the writer has stored it: each batch stores all that
 //! is pending first, so no row can refer to a number that is not there.
 
-use std::{hash::Hash, ops::Range};
+use std::{
+    hash::Hash,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use hearth_base::{
     Error, OrNotFound, Result,
     ids::{EventNid, KeyNid, RoomNid, SnapNid, UserNid},
@@ -55,11 +59,18 @@ pub(crate) struct Interner<K: Hash + Eq + Clone + Send + Sync + 'static> {
     by_name: Cache<K, i64>,
     by_nid: Cache<i64, K>,
     pending: DashMap<K, i64>,
+    /// Counts commits that stored names; whoever sees it move looks again before giving a name a number.
+    settled: AtomicU64,
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Default for Interner<K> {
     fn default() -> Self {
-        Self { by_name: Cache::new(REMEMBERED), by_nid: Cache::new(REMEMBERED), pending: DashMap::new() }
+        Self {
+            by_name: Cache::new(REMEMBERED),
+            by_nid: Cache::new(REMEMBERED),
+            pending: DashMap::new(),
+            settled: AtomicU64::new(0),
+        }
     }
 }
 
@@ -74,7 +85,21 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
         self.by_name.insert(name, nid);
     }
 
+    /// Gives a name a number unless somebody else just has. `None` if names were stored since `seen`: this one may be
+    /// among them, and a second number for it could never be stored.
+    fn give(&self, name: &K, nid: i64, seen: u64) -> Option<i64> {
+        match self.pending.entry(name.clone()) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(_) if self.settled.load(Ordering::Acquire) != seen => None,
+            Entry::Vacant(free) => Some(*free.insert(nid)),
+        }
+    }
+
     fn settle(&self, names: Vec<(K, i64)>) {
+        if !names.is_empty() {
+            // Before any of them ceases to be pending.
+            self.settled.fetch_add(1, Ordering::AcqRel);
+        }
         for (name, nid) in names {
             self.remember(name.clone(), nid);
             self.pending.remove(&name);
@@ -202,13 +227,19 @@ impl Store {
     /// The number of a user, given now if there is none.
     ///
     /// # Errors
-    /// If the database fails.
+    /// 400 for a name that cannot be stored; else if the database fails.
     pub async fn intern_user(&self, user: &UserId) -> Result<UserNid> {
-        if let Some(nid) = self.user_nid(user).await? {
-            return Ok(nid);
+        check_name(user.as_str())?;
+        let (users, name) = (&self.inner.users, user.to_owned());
+        loop {
+            let seen = users.settled.load(Ordering::Acquire);
+            if let Some(nid) = self.user_nid(user).await? {
+                return Ok(nid);
+            }
+            if let Some(nid) = users.give(&name, self.nid().await?, seen) {
+                return Ok(UserNid(nid));
+            }
         }
-        let nid = self.nid().await?;
-        Ok(UserNid(*self.inner.users.pending.entry(user.to_owned()).or_insert(nid)))
     }
 
     /// The id of a user.
@@ -296,16 +327,20 @@ impl Store {
     /// The number of a state key, given now if there is none.
     ///
     /// # Errors
-    /// 400 for names with NUL, which PostgreSQL cannot hold; else if the database fails.
+    /// 400 for a name with NUL, which PostgreSQL cannot hold, 413 for one that is too long; else if the database fails.
     pub async fn intern_key(&self, event_type: &str, state_key: &str) -> Result<KeyNid> {
-        if event_type.contains('\0') || state_key.contains('\0') {
-            return Err(Error::invalid_param("Event types and state keys cannot contain NUL"));
+        check_name(event_type)?;
+        check_name(state_key)?;
+        let (keys, name) = (&self.inner.keys, StateKey::new(event_type, state_key));
+        loop {
+            let seen = keys.settled.load(Ordering::Acquire);
+            if let Some(nid) = self.key_nid(event_type, state_key).await? {
+                return Ok(nid);
+            }
+            if let Some(nid) = keys.give(&name, self.nid().await?, seen) {
+                return Ok(KeyNid(nid));
+            }
         }
-        if let Some(nid) = self.key_nid(event_type, state_key).await? {
-            return Ok(nid);
-        }
-        let nid = self.nid().await?;
-        Ok(KeyNid(*self.inner.keys.pending.entry(StateKey::new(event_type, state_key)).or_insert(nid)))
     }
 
     /// The names of many state keys, in the order asked for; large lists cost one query for what is not remembered.
@@ -339,6 +374,20 @@ impl Store {
     }
 }
 
+/// Bytes of a name at most (spec: "Size limits" of events, "Common Identifier Format").
+const LONGEST: usize = 255;
+
+/// Holds back names that no database could store: pending, they would stand in the way of every commit.
+fn check_name(name: &str) -> Result<()> {
+    if name.contains('\0') {
+        return Err(Error::invalid_param("Names cannot contain NUL here"));
+    }
+    if name.len() > LONGEST {
+        return Err(Error::too_large("A name is longer than 255 bytes"));
+    }
+    Ok(())
+}
+
 fn parse_user(name: String) -> Result<OwnedUserId> {
     OwnedUserId::try_from(name).map_err(|e| Error::fault("users table", e))
 }
@@ -352,4 +401,24 @@ pub(crate) async fn reserve_first(session: &mut crate::db::Session, nids: &Nids)
     execute!(session, SET, next + BLOCK)?;
     *nids.free.lock() = next..next + BLOCK;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_stored_while_it_was_looked_up_gets_no_second_number() {
+        let names: Interner<String> = Interner::default();
+        let name = "@a:localhost".to_owned();
+        let before = names.settled.load(Ordering::Acquire);
+        // One asks and finds nothing; meanwhile another gives it a number, which is stored.
+        assert_eq!(names.give(&name, 1, before), Some(1));
+        assert_eq!(names.give(&name, 2, before), Some(1), "pending");
+        names.settle(names.waiting());
+        assert_eq!(names.give(&name, 3, before), None, "to be looked up again");
+        assert_eq!(names.known(&name), Some(1));
+        assert!(names.waiting().is_empty());
+    }
 }

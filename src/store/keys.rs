@@ -22,11 +22,11 @@ use crate::{
 
 pub mod backups;
 pub mod lists;
-mod memory;
 pub mod one_time;
+mod remembered;
 pub mod theirs;
 
-pub(crate) use memory::{Fresh, Memory};
+pub(crate) use remembered::Memory;
 
 /// What a cross-signing key is for (spec: "Cross-signing").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,10 +152,11 @@ impl Store {
             }
         }
         if !missing.is_empty() {
-            let ticket = cache.ticket();
-            for (user, keys) in load(&mut self.read().await?, &missing).await? {
-                let keys = Arc::new(keys);
-                cache.fill(ticket, user, keys.clone());
+            let tickets: Vec<_> = missing.iter().map(|user| (*user, cache.ticket(user))).collect();
+            let mut loaded = load(&mut self.read().await?, &missing).await?;
+            for (user, ticket) in tickets {
+                let keys = Arc::new(loaded.remove(&user).unwrap_or_default());
+                cache.fill(user, keys.clone(), ticket);
                 found.insert(user, keys);
             }
         }

@@ -5,17 +5,17 @@
 //! same statements ([`db`]); every change goes through the one writer ([`log`]).
 
 use std::{
-    collections::HashMap,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
 use hearth_base::{
-    Error, Result,
+    Error, Result, cache,
     ids::{EventNid, RoomNid, SnapNid, StreamPos},
     tasks::Supervisor,
 };
@@ -40,19 +40,24 @@ pub mod media;
 pub mod membership;
 pub mod migrate;
 pub mod outbox;
+mod ownership;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+pub mod relations;
 pub mod reports;
 pub mod rooms;
+pub mod runs;
 pub mod server_keys;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use blobs::Blobs;
 use db::{Db, Engine, Session};
 use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
-use log::{Logged, Writer};
+use log::{Head, Logged, Writer};
 use rooms::Room;
 use state::StateMap;
 
@@ -108,15 +113,13 @@ pub(crate) struct Inner {
     pub(crate) keys: Interner<StateKey>,
     pub(crate) room_nids: Cache<String, RoomNid>,
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
-    pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
+    pub(crate) events: cache::Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) event_nids: Cache<Box<str>, EventNid>,
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
     pub(crate) receipts: receipts::Memory,
-    /// Counts commits that changed stored events; a reader that sees it move does not fill the cache.
-    pub(crate) redactions: AtomicU64,
     pub(crate) media: media::MediaCache,
     pub(crate) e2ee: keys::Memory,
     pub(crate) inboxes: devices::to_device::Inboxes,
@@ -126,6 +129,10 @@ pub(crate) struct Inner {
     blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
+    pub(crate) runs: runs::Runs,
+    /// Why nothing can be written any more; see [`Store::lost`].
+    pub(crate) lost: OnceLock<Arc<str>>,
+    pub(crate) losing: Notify,
     pub(crate) closing: Notify,
     pub(crate) drained: Notify,
     /// Holds the lock file of a SQLite database for as long as we live.
@@ -136,21 +143,20 @@ impl Store {
     /// Opens the database, brings its tables up to date and starts the writer.
     ///
     /// # Errors
-    /// One sentence for the operator: database unreachable, newer than us, or in use by another process.
+    /// One sentence for the operator: database unreachable, not ours, newer than us, or in use by another process.
     pub async fn open(settings: &Settings, supervisor: &Supervisor) -> Result<Self> {
+        ownership::check(&settings.engine).await?;
         let lock = lock(&settings.engine)?;
-        let blobs = match &settings.media {
-            Some(folder) => Some(Blobs::open(folder).await?),
-            None => None,
-        };
         let db = Db::open(&settings.engine).await?;
         let mut session = db.writer().await?;
         claim(&mut session).await?;
         migrate::run(&mut session).await?;
+        let blobs = match &settings.media {
+            Some(folder) => Some(Blobs::open(folder).await?),
+            None => None,
+        };
         let nids = Nids::default();
-        intern::reserve_first(&mut session, &nids).await?;
-        let row: Option<(i64,)> = fetch_optional!(&mut session, (i64,), "SELECT pos FROM log_head WHERE id = 1")?;
-        let pos = row.map(|r| r.0).ok_or_else(|| Error::broken("log_head has no row"))?;
+        let (head, runs) = begin_run(&mut session, &nids).await?;
         let (queue, jobs) = mpsc::channel(log::QUEUE);
         let weigh = |_: &EventNid, e: &Arc<StoredEvent>| u32::try_from(e.pdu.json().len() + 700).unwrap_or(u32::MAX);
         let store = Self {
@@ -164,7 +170,7 @@ impl Store {
                 rooms: Cache::new(20_000),
                 event_nids: Cache::new(50_000),
                 auth_edges: graph::cache(),
-                events: Cache::builder().weigher(weigh).max_capacity(settings.event_cache_bytes).build(),
+                events: cache::Cache::weighed(settings.event_cache_bytes, weigh),
                 snaps: Cache::builder()
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)
@@ -172,23 +178,24 @@ impl Store {
                 sessions: login::Sessions::default(),
                 account_data: account_data::Memory::default(),
                 receipts: receipts::Memory::default(),
-                redactions: AtomicU64::new(0),
                 media: media::MediaCache::default(),
-                e2ee: keys::Memory::new(pos),
+                e2ee: keys::Memory::new(head.pos),
                 inboxes: devices::to_device::Inboxes::default(),
                 outgoing: outbox::Outgoing::default(),
                 destinations: destinations::Memory::default(),
                 server_keys: server_keys::Memory::default(),
                 blobs,
-                head: AtomicI64::new(pos),
+                head: AtomicI64::new(head.pos),
                 subscriber: OnceLock::new(),
+                runs,
+                lost: OnceLock::new(),
+                losing: Notify::new(),
                 closing: Notify::new(),
                 drained: Notify::new(),
                 _lock: lock,
             }),
         };
-        let writer = Writer { store: store.clone(), session: Some(session), pos, revs: HashMap::new() };
-        supervisor.detach(writer.run(jobs));
+        supervisor.detach(Writer::new(store.clone(), session, head).run(jobs));
         Ok(store)
     }
 
@@ -220,29 +227,36 @@ impl Store {
     /// After a commit: caches first, then the notifier, then the head, so that whoever sees a position can read it; then
     /// those who wait are woken, and see it.
     pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid], rooms: Vec<Room>) {
-        if !stale.is_empty() {
-            self.inner.redactions.fetch_add(1, Ordering::AcqRel);
-            for nid in stale {
-                self.inner.events.invalidate(nid);
-            }
-        }
         for room in rooms {
             self.remember_room(room);
         }
         for logged in changes {
             if let log::Change::Event(event) = &logged.change {
-                self.inner.events.insert(event.nid, event.clone());
+                self.inner.events.put(event.nid, event.clone());
             }
+        }
+        // After the insertions: an event may be redacted by the commit that brings it.
+        for nid in stale {
+            self.inner.events.invalidate(nid);
         }
         self.inner.e2ee.published(&self.inner, changes);
         self.inner.inboxes.published(changes);
         self.inner.account_data.published(changes);
         self.inner.receipts.published(changes);
-        let wake = self.inner.subscriber.get().map(|subscriber| subscriber(changes));
+        // What is committed is committed: a listener that panics costs itself its news, not the caller their answer.
+        let guarded = |work: &mut dyn FnMut()| {
+            if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+                tracing::error!("a listener panicked at a commit");
+            }
+        };
+        let mut wake = None;
+        guarded(&mut || wake = self.inner.subscriber.get().map(|subscriber| subscriber(changes)));
         self.inner.head.store(head.0, Ordering::Release);
-        if let Some(wake) = wake {
-            wake();
-        }
+        guarded(&mut || {
+            if let Some(wake) = wake.take() {
+                wake();
+            }
+        });
     }
 
     /// Writes what is queued, then closes the database. For the end of the process, after everybody else stopped.
@@ -259,6 +273,18 @@ impl Store {
     pub async fn ping(&self) -> Result<()> {
         execute!(&mut self.read().await?, "SELECT 1").map(drop)
     }
+}
+
+/// Reserves numbers and notes a new run, both or neither.
+async fn begin_run(session: &mut Session, nids: &Nids) -> Result<(Head, runs::Runs)> {
+    const HEAD: &str = "SELECT pos, commits FROM log_head WHERE id = 1";
+    session.batch("BEGIN".to_owned()).await?;
+    intern::reserve_first(session, nids).await?;
+    let row: Option<(i64, i64)> = fetch_optional!(session, (i64, i64), HEAD)?;
+    let (pos, commits) = row.ok_or_else(|| Error::broken("log_head has no row"))?;
+    let runs = runs::begin(session, pos).await?;
+    session.batch("COMMIT".to_owned()).await?;
+    Ok((Head { pos, commits, run: i64::from(runs.boot()) }, runs))
 }
 
 /// Makes sure that a SQLite database has one process.

@@ -1,23 +1,21 @@
 //! Sessions: access and refresh tokens, and the cache that makes an authenticated request cost no SQL. What proves
-//! something once (login and OpenID tokens, user-interactive authentication) is in [`once`].
+//! something once (login and OpenID tokens, user-interactive authentication) is in [`single_use`].
 //!
-//! Tokens are kept as SHA-256. The cache is told of every change in the same write; a reader that loaded a session
-//! while one was being dropped does not put it back ([`Sessions::generation`]).
+//! Tokens are kept as SHA-256. The cache is told of every change between its commit and the answer.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicI64},
 };
 
-use hearth_base::{Error, Result, ids::UserNid, requester::Requester};
-use moka::sync::Cache;
+use hearth_base::{Error, Result, cache::Cache, ids::UserNid, requester::Requester};
 use ruma::OwnedUserId;
 
 use crate::{Store, db::Texts, execute, fetch_all, fetch_optional, log::Tx, sql};
 
-pub mod once;
+pub mod single_use;
 
-pub use once::{Redeemed, UiaSession};
+pub use single_use::{Redeemed, UiaSession};
 
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
@@ -111,6 +109,8 @@ const PREDECESSOR: &str = "SELECT token_hash FROM refresh_tokens WHERE next_hash
 const DROP_REFRESH: &str = "DELETE FROM refresh_tokens WHERE token_hash = $1";
 const DROP_ACCESS_OF_REFRESH: &str = "DELETE FROM access_tokens WHERE refresh_hash = $1 RETURNING token_hash";
 const DROP_ACCESS: &str = "DELETE FROM access_tokens WHERE token_hash = $1 RETURNING token_hash";
+const DROP_ACCESS_WITHOUT_DEVICE: &str =
+    "DELETE FROM access_tokens WHERE user_nid = $1 AND device_id IS NULL AND puppet_of IS NULL RETURNING token_hash";
 const DROP_ACCESS_OF_USER: &str = "DELETE FROM access_tokens WHERE user_nid = $1 RETURNING token_hash";
 const DROP_REFRESH_OF_USER: &str = "DELETE FROM refresh_tokens WHERE user_nid = $1";
 const TOKENS_OF_USER: &str = "SELECT token_hash FROM access_tokens WHERE user_nid = $1";
@@ -119,24 +119,11 @@ const SET_NEXT: &str = "UPDATE refresh_tokens SET next_hash = $2 WHERE token_has
 
 /// The cache of sessions.
 #[derive(Debug)]
-pub(crate) struct Sessions {
-    cache: Cache<TokenHash, Arc<Session>>,
-    /// Counts drops; a reader that sees it move does not fill the cache.
-    generation: AtomicU64,
-}
+pub(crate) struct Sessions(Cache<TokenHash, Arc<Session>>);
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { cache: Cache::new(REMEMBERED), generation: AtomicU64::new(0) }
-    }
-}
-
-impl Sessions {
-    fn forget(&self, hashes: &[TokenHash]) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        for hash in hashes {
-            self.cache.invalidate(hash);
-        }
+        Self(Cache::new(REMEMBERED))
     }
 }
 
@@ -148,7 +135,7 @@ fn hash_of(bytes: &[u8]) -> Result<TokenHash> {
 fn forget(tx: &mut Tx, rows: &[(Vec<u8>,)]) -> Result<()> {
     let ended = rows.iter().map(|(h,)| hash_of(h)).collect::<Result<Vec<_>>>()?;
     if !ended.is_empty() {
-        tx.after_commit(move |store| store.inner.sessions.forget(&ended));
+        tx.after_commit(move |store| ended.iter().for_each(|hash| store.inner.sessions.0.invalidate(hash)));
     }
     Ok(())
 }
@@ -162,10 +149,16 @@ pub(crate) async fn drop_device_tokens(tx: &mut Tx, user: UserNid, devices: &[St
     forget(tx, &ended)
 }
 
+/// Ends the sessions of a user that have no device.
+pub(crate) async fn drop_tokens_without_device(tx: &mut Tx, user: UserNid) -> Result<()> {
+    let ended = fetch_all!(tx, (Vec<u8>,), DROP_ACCESS_WITHOUT_DEVICE, user.0)?;
+    forget(tx, &ended)
+}
+
 /// Ends all sessions of a user, login and OpenID tokens included.
 pub(crate) async fn drop_user_tokens(tx: &mut Tx, user: UserNid) -> Result<()> {
     execute!(tx, DROP_REFRESH_OF_USER, user.0)?;
-    once::drop_of_user(tx, user).await?;
+    single_use::drop_of_user(tx, user).await?;
     let ended = fetch_all!(tx, (Vec<u8>,), DROP_ACCESS_OF_USER, user.0)?;
     forget(tx, &ended)
 }
@@ -229,11 +222,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn session(&self, token: &TokenHash) -> Result<Option<Arc<Session>>> {
-        let sessions = &self.inner.sessions;
-        if let Some(session) = sessions.cache.get(token) {
+        let sessions = &self.inner.sessions.0;
+        if let Some(session) = sessions.get(token) {
             return Ok(Some(session));
         }
-        let generation = sessions.generation.load(Ordering::Acquire);
+        let ticket = sessions.ticket(token);
         let row: Option<SessionRow> = fetch_optional!(&mut self.read().await?, SessionRow, SESSION, &token[..])?;
         let Some(row) = row else { return Ok(None) };
         let requester = Requester {
@@ -255,12 +248,7 @@ impl Store {
             used: AtomicBool::new(row.used),
             seen_ms: AtomicI64::new(row.last_seen_ms.unwrap_or(0)),
         });
-        if sessions.generation.load(Ordering::Acquire) == generation {
-            sessions.cache.insert(*token, session.clone());
-            if sessions.generation.load(Ordering::Acquire) != generation {
-                sessions.cache.invalidate(token);
-            }
-        }
+        sessions.fill(*token, session.clone(), ticket);
         Ok(Some(session))
     }
 

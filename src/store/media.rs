@@ -3,16 +3,12 @@
 //! A row without a blob is announced and not uploaded yet (spec: `POST /media/v1/create`). Rows with one never change
 //! but for quarantine, protection and the time of last access, so they are cached, and forgotten here when they change.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::{collections::HashSet, sync::Arc};
 
-use hearth_base::{Error, Result, ids::UserNid};
-use moka::sync::Cache;
+use hearth_base::{Error, Result, cache::Cache, ids::UserNid};
 use ruma::{OwnedServerName, ServerName};
 
-use crate::{Store, blobs::BlobName, execute, fetch_all, fetch_optional, log::Tx};
+use crate::{Store, blobs::BlobName, db::Texts, execute, fetch_all, fetch_optional, log::Tx, sql};
 
 /// What an `mxc://` id stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,26 +108,17 @@ pub struct Thumbnail {
     pub size: u64,
 }
 
+/// Blobs asked about at once.
+const BLOBS: usize = 500;
 /// Media rows remembered.
 const CACHED: u64 = 5_000;
 
 /// The rows asked for lately, only those that have a blob.
-pub(crate) struct MediaCache {
-    rows: Cache<(String, String), Arc<Media>>,
-    /// Counts changes; a reader that sees it move does not leave in the cache what it read.
-    changes: AtomicU64,
-}
+pub(crate) struct MediaCache(Cache<(String, String), Arc<Media>>);
 
 impl Default for MediaCache {
     fn default() -> Self {
-        Self { rows: Cache::new(CACHED), changes: AtomicU64::new(0) }
-    }
-}
-
-impl MediaCache {
-    fn forget(&self, key: &(String, String)) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        self.rows.invalidate(key);
+        Self(Cache::new(CACHED))
     }
 }
 
@@ -143,8 +130,7 @@ const MEDIA_COMPLETE: &str = "UPDATE media SET blob = $3, content_type = $4, fil
     WHERE server_name = $1 AND media_id = $2 AND blob IS NULL";
 const MEDIA_BYTES_SINCE: &str = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM media WHERE user_nid = $1 AND created_ms >= $2 AND blob IS NOT NULL";
 const MEDIA_ANNOUNCED: &str = "SELECT COUNT(*) FROM media WHERE user_nid = $1 AND blob IS NULL AND expires_ms > $2";
-const MEDIA_QUARANTINE: &str =
-    "UPDATE media SET quarantined_by = $3 WHERE server_name = $1 AND media_id = $2 AND (NOT protected OR $3 IS NULL)";
+const MEDIA_QUARANTINE: &str = "UPDATE media SET quarantined_by = $3 WHERE server_name = $1 AND media_id = $2 AND (NOT protected OR CAST($3 AS TEXT) IS NULL)";
 const MEDIA_PROTECT: &str = "UPDATE media SET protected = $3 WHERE server_name = $1 AND media_id = $2";
 const MEDIA_TOUCH: &str =
     "UPDATE media SET accessed_ms = $3 WHERE server_name = $1 AND media_id = $2 AND accessed_ms < $3";
@@ -168,20 +154,17 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn media(&self, server_name: &ServerName, media_id: &str) -> Result<Option<Arc<Media>>> {
-        let cache = &self.inner.media;
+        let cache = &self.inner.media.0;
         let key = (server_name.to_string(), media_id.to_owned());
-        if let Some(media) = cache.rows.get(&key) {
+        if let Some(media) = cache.get(&key) {
             return Ok(Some(media));
         }
-        let changes = cache.changes.load(Ordering::Acquire);
+        let ticket = cache.ticket(&key);
         let row: Option<Row> =
             fetch_optional!(&mut self.read().await?, Row, MEDIA_GET, server_name.as_str(), media_id)?;
         let Some(media) = row.map(Media::try_from).transpose()?.map(Arc::new) else { return Ok(None) };
         if media.blob.is_some() {
-            cache.rows.insert(key.clone(), media.clone());
-            if cache.changes.load(Ordering::Acquire) != changes {
-                cache.rows.invalidate(&key);
-            }
+            cache.fill(key, media.clone(), ticket);
         }
         Ok(Some(media))
     }
@@ -264,6 +247,28 @@ impl Store {
         let row: Option<(String,)> =
             fetch_optional!(&mut self.read().await?, (String,), BLOB_REFERRED, name.to_string())?;
         Ok(row.is_some())
+    }
+
+    /// Removes bytes to which no row refers and that were there before that time, ms: what a crash left between a blob
+    /// and its row. One of the 256 folders at a time; gives how many were removed.
+    ///
+    /// # Errors
+    /// If the database or the disk fails.
+    pub async fn sweep_blobs(&self, folder: u8, before_ms: i64) -> Result<u64> {
+        let Some(blobs) = self.blobs() else { return Ok(0) };
+        let referred = sql!(
+            "SELECT blob FROM media WHERE blob " [in 1] " UNION SELECT blob FROM thumbnails WHERE blob " [in 1]
+        );
+        let mut gone = 0;
+        for names in blobs.older(folder, before_ms).await?.chunks(BLOBS) {
+            let texts = Texts(names.iter().map(ToString::to_string).collect());
+            let kept: Vec<(String,)> = fetch_all!(&mut self.read().await?, (String,), referred, texts)?;
+            let kept: HashSet<BlobName> = kept.into_iter().map(|(name,)| name.parse()).collect::<Result<_>>()?;
+            for name in names.iter().filter(|name| !kept.contains(name)) {
+                gone += u64::from(blobs.remove_unless(*name, || self.blob_is_referred(*name)).await?);
+            }
+        }
+        Ok(gone)
     }
 
     /// Notes when media were last asked for.
@@ -377,7 +382,7 @@ impl Store {
 
 impl Tx {
     fn forget_media(&mut self, server_name: String, media_id: String) {
-        self.after_commit(move |store| store.inner.media.forget(&(server_name, media_id)));
+        self.after_commit(move |store| store.inner.media.0.invalidate(&(server_name, media_id)));
     }
 
     /// Bytes that a user has uploaded since then, those written by this transaction included.

@@ -2,9 +2,9 @@
 
 use hearth_base::{
     Result,
-    ids::{EventNid, RoomNid, StreamPos, UserNid},
+    ids::{EventNid, KeyNid, RoomNid, StreamPos, UserNid},
 };
-use ruma::events::room::member::MembershipState;
+use ruma::{ServerName, UserId, events::room::member::MembershipState};
 
 use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, log::Change, sql};
 
@@ -64,9 +64,12 @@ const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
-const SHARE: &str = "SELECT 1 FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
+const SHARE: &str = "SELECT CAST(1 AS BIGINT) FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
 const HEROES: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('join', 'invite') ORDER BY pos, user_nid LIMIT $3";
 const HEROES_LEFT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('leave', 'ban') ORDER BY pos, user_nid LIMIT $3";
+const OF_SERVER: &str = "SELECT u.user_id, m.membership, k.key_nid FROM memberships m JOIN users u ON u.user_nid = m.user_nid JOIN state_keys k ON k.event_type = 'm.room.member' AND k.state_key = u.user_id WHERE m.room_nid = $1 AND NOT m.local AND u.user_id LIKE $2";
+const IS_RESIDENT: &str =
+    "SELECT CAST(1 AS BIGINT) FROM memberships WHERE room_nid = $1 AND local AND membership = 'join' LIMIT 1";
 const FORGET: &str =
     "UPDATE memberships SET forgotten = TRUE WHERE room_nid = $1 AND user_nid = $2 AND membership IN ('leave', 'ban')";
 
@@ -119,6 +122,36 @@ impl Store {
         let rooms = Ints(rooms.iter().map(|r| r.0).collect());
         let rows: Vec<(i64, i64)> = fetch_all!(&mut self.read().await?, (i64, i64), sql, rooms)?;
         Ok(rows.into_iter().map(|(room, user)| (RoomNid(room), UserNid(user))).collect())
+    }
+
+    /// The users of another server who have or had to do with a room: the key of their member event, and what they are.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn members_of_server(
+        &self,
+        room: RoomNid,
+        server: &ServerName,
+    ) -> Result<Vec<(KeyNid, MembershipState)>> {
+        // The pattern may find too many (`_` is any sign, and SQLite does not mind the case), never too few.
+        let pattern = format!("%:{server}");
+        let rows: Vec<(String, String, i64)> =
+            fetch_all!(&mut self.read().await?, (String, String, i64), OF_SERVER, room.0, pattern)?;
+        let theirs = |user: &str| <&UserId>::try_from(user).is_ok_and(|u| u.server_name() == server);
+        Ok(rows
+            .into_iter()
+            .filter(|(user, ..)| theirs(user))
+            .map(|(_, membership, key)| (KeyNid(key), MembershipState::from(membership)))
+            .collect())
+    }
+
+    /// Whether any user of ours is joined to a room: else what we know of it may be of yesterday.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_resident(&self, room: RoomNid) -> Result<bool> {
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), IS_RESIDENT, room.0)?;
+        Ok(row.is_some())
     }
 
     /// Users of other servers who are joined to a room.
@@ -178,11 +211,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn share_a_room(&self, a: UserNid, b: UserNid) -> Result<bool> {
-        let row: Option<(i32,)> = match &mut self.read().await? {
-            crate::db::Session::Sqlite(c) => sqlx::query_as(SHARE).bind(a.0).bind(b.0).fetch_optional(&mut **c).await,
-            crate::db::Session::Postgres(c) => sqlx::query_as(SHARE).bind(a.0).bind(b.0).fetch_optional(&mut **c).await,
-        }
-        .map_err(crate::db::failed)?;
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), SHARE, a.0, b.0)?;
         Ok(row.is_some())
     }
 

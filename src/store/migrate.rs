@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[Migration] =
     migrations![1 "0001_core", 2 "0002_accounts", 3 "0003_federation", 4 "0004_outbox"];
 
 const MADE: &str = "CREATE TABLE IF NOT EXISTS hearth_migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL)";
+const SCHEMA: &str = "SELECT CAST(1 AS BIGINT) FROM pg_catalog.pg_namespace WHERE nspname = 'hearth'";
 const APPLIED: &str = "SELECT number FROM hearth_migrations ORDER BY number";
 const NOTE: &str = "INSERT INTO hearth_migrations (number, name) VALUES ($1, $2)";
 
@@ -35,8 +36,19 @@ const NOTE: &str = "INSERT INTO hearth_migrations (number, name) VALUES ($1, $2)
 /// A fault if the database carries a step this program does not know, or a statement fails; the steps before
 /// the failing one stay.
 pub(crate) async fn run(session: &mut Session) -> Result<()> {
+    crate::ownership::check_schema(session).await?;
     if session.is_postgres() {
-        session.batch("CREATE SCHEMA IF NOT EXISTS hearth".to_owned()).await?;
+        // Asked first: whoever has the schema need not be allowed to make one.
+        let there: Vec<(i64,)> = fetch_all!(session, (i64,), SCHEMA)?;
+        if there.is_empty() {
+            session.batch("CREATE SCHEMA hearth".to_owned()).await.map_err(|e| {
+                Error::fault(
+                    "cannot make the schema `hearth`; allow it by GRANT CREATE ON DATABASE … TO …, or have it made by \
+                     CREATE SCHEMA hearth AUTHORIZATION …",
+                    e,
+                )
+            })?;
+        }
     }
     execute!(session, MADE)?;
     let applied: Vec<(i64,)> = fetch_all!(session, (i64,), APPLIED)?;

@@ -276,3 +276,31 @@ async fn registrations_of_an_address_are_counted() {
     assert!(refused.headers.contains_key("retry-after"));
     assert!(refused.refused(429, "M_LIMIT_EXCEEDED")["retry_after_ms"].is_u64());
 }
+
+/// `max_avatar_size` and `allowed_avatar_mimetypes`; the client of these tests uploads everything as JSON.
+#[tokio::test]
+async fn avatars_are_as_small_and_of_such_a_type_as_the_operator_wants() {
+    let server = Plan::default().services(|s| {
+        s.profile.max_avatar_size = Some(10);
+        s.profile.avatar_types = Some(vec!["image/png".to_owned(), "application/JSON".to_owned()]);
+    });
+    let server = server.start().await;
+    let ada = server.user("ada").await;
+    let upload = async |body: &str| {
+        let answer = ada.send(reqwest::Method::POST, "/_matrix/media/v3/upload", Some(body.to_owned())).await;
+        answer.good()["content_uri"].clone()
+    };
+    let at = format!("/_matrix/client/v3/profile/{}/avatar_url", ada.id);
+    let (small, large) = (upload("small").await, upload("much too large").await);
+    ada.put(&at, json!({ "avatar_url": small })).await.good();
+    ada.put(&at, json!({ "avatar_url": large })).await.refused(403, "M_FORBIDDEN");
+    ada.put(&at, json!({ "avatar_url": "mxc://localhost/nowhere" })).await.refused(403, "M_FORBIDDEN");
+    assert_eq!(ada.get(&at).await.good()["avatar_url"], small);
+    ada.put(&at, json!({ "avatar_url": "" })).await.good();
+    let server = Plan::default().services(|s| s.profile.avatar_types = Some(vec!["image/png".to_owned()]));
+    let server = server.start().await;
+    let ada = server.user("ada").await;
+    let answer = ada.send(reqwest::Method::POST, "/_matrix/media/v3/upload", Some("{}".to_owned())).await;
+    let json = answer.good()["content_uri"].clone();
+    ada.put(&at, json!({ "avatar_url": json })).await.refused(403, "M_FORBIDDEN");
+}

@@ -1,10 +1,14 @@
 //! Aliases, published rooms, the search for users, reports.
 
+use hearth_service::directory::Rule;
 use serde_json::{Value, json};
 
 use crate::{
     on_both,
-    support::rooms::{V3, encoded},
+    support::{
+        Plan,
+        rooms::{V3, encoded},
+    },
 };
 
 fn alias_at(alias: &str) -> String {
@@ -110,7 +114,7 @@ on_both! {
         let back: Vec<Value> = back["chunk"].as_array().unwrap().iter().map(|r| r["room_id"].clone()).collect();
         assert_eq!(back, forward[2..4]);
         bob.get(&format!("{V3}/publicRooms?since=nonsense")).await.refused(400, "M_INVALID_PARAM");
-        bob.get(&format!("{V3}/publicRooms?server=elsewhere")).await.refused(404, "M_NOT_FOUND");
+        bob.get(&format!("{V3}/publicRooms?server=127.0.0.9:1")).await.refused(502, "M_UNKNOWN");
         bob.get(&format!("{V3}/publicRooms?server=localhost")).await.good();
 
         // By words and kind.
@@ -187,4 +191,38 @@ on_both! {
         bob.post(&format!("{V3}/users/{}/report", encoded(alice.id.as_str())), json!({ "reason": "x" })).await.good();
         bob.post(&format!("{V3}/users/@nobody:x/report"), json!({ "reason": "x" })).await.good();
     }
+}
+
+#[tokio::test]
+async fn the_operators_rules_say_who_lists_what() {
+    let rule = |user: &str, alias: &str, allow| Rule {
+        user: user.to_owned(),
+        alias: alias.to_owned(),
+        room: "*".to_owned(),
+        allow,
+    };
+    let aliases = vec![rule("@eve:*", "*", false), rule("*", "#free-*", true)];
+    let listed = vec![rule("@ada:*", "*", true)];
+    let plan = Plan::default().services(|s| {
+        s.directory.alias_rules = Some(aliases);
+        s.directory.publication_rules = Some(listed);
+    });
+    let server = plan.start().await;
+    let (ada, eve) = (server.user("ada").await, server.user("eve").await);
+    let room = ada.opens().await;
+    let at = |alias: &str| alias_at(alias);
+    ada.put(&at("#free-1:localhost"), json!({ "room_id": room })).await.good();
+    ada.put(&at("#mine:localhost"), json!({ "room_id": room })).await.refused(403, "M_FORBIDDEN");
+    let eves = eve.opens().await;
+    eve.put(&at("#free-2:localhost"), json!({ "room_id": eves })).await.refused(403, "M_FORBIDDEN");
+    // A room that is made with an alias or in the list is held to the same rules, and not made half.
+    let create = format!("{V3}/createRoom");
+    eve.post(&create, json!({ "room_alias_name": "free-3" })).await.refused(403, "M_FORBIDDEN");
+    eve.post(&create, json!({ "visibility": "public" })).await.refused(403, "M_FORBIDDEN");
+    assert_eq!(eve.get(&format!("{V3}/joined_rooms")).await.good()["joined_rooms"], json!([eves]));
+    ada.post(&create, json!({ "room_alias_name": "free-3", "visibility": "public" })).await.good();
+    let list = |room: &str| format!("{V3}/directory/list/room/{}", encoded(room));
+    eve.put(&list(&eves), json!({ "visibility": "public" })).await.refused(403, "M_FORBIDDEN");
+    eve.put(&list(&eves), json!({ "visibility": "private" })).await.good();
+    ada.put(&list(&room), json!({ "visibility": "public" })).await.good();
 }

@@ -283,3 +283,23 @@ async fn guessing_is_slowed_down() {
     server.clock().advance_ms(10_000);
     server.nobody().post(LOGIN, by_password("ada", &ada.password())).await.good();
 }
+
+/// `password_config.enabled: only_for_reauth`.
+#[tokio::test]
+async fn a_password_may_be_for_confirming_only() {
+    let server = Plan::default().services(|s| s.accounts.password_login = false).start().await;
+    let ada = server.user("ada").await;
+    let flows = server.nobody().get("/_matrix/client/v3/login").await.good();
+    assert!(!flows["flows"].as_array().unwrap().iter().any(|f| f["type"] == "m.login.password"), "{flows}");
+    let body = json!({
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": "ada"},
+        "password": ada.password(),
+    });
+    server.nobody().post("/_matrix/client/v3/login", body).await.refused(403, "M_FORBIDDEN");
+    let delete = format!("/_matrix/client/v3/devices/{}", ada.device);
+    let (session, _) = ada.delete(&delete, json!({})).await.asked();
+    let mut confirmed = ada.confirmed(json!({}));
+    confirmed["auth"]["session"] = session.into();
+    ada.delete(&delete, confirmed).await.good();
+}

@@ -189,4 +189,108 @@ on_both! {
         bob.joins(&closed).await.good();
         assert_eq!(bob.get(&at(&closed)).await.good()["num_joined_members"], 2);
     }
+
+    async fn the_tree_of_a_space_is_walked_in_its_order(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let space = async |name: &str| {
+            alice.creates(json!({ "preset": "public_chat", "name": name, "creation_content": { "type": "m.space" } })).await
+        };
+        let child = async |of: &str, room: &str, content: Value| {
+            alice.sets(of, "m.space.child", room, content).await.good();
+        };
+        let (root, inner) = (space("root").await, space("inner").await);
+        let mut rooms = Vec::new();
+        for n in 0..4 {
+            rooms.push(alice.creates(json!({ "preset": "public_chat", "name": format!("room {n}") })).await);
+        }
+        let secret = alice.creates(json!({ "name": "secret" })).await;
+        let via = json!(["localhost"]);
+        child(&root, &rooms[0], json!({ "via": via })).await;
+        child(&root, &inner, json!({ "via": via, "order": "b", "suggested": true })).await;
+        child(&root, &rooms[1], json!({ "via": via, "order": "a" })).await;
+        child(&root, &secret, json!({ "via": via, "order": "0" })).await;
+        child(&root, &rooms[3], json!({})).await;
+        child(&root, "!elsewhere:example.org", json!({ "via": ["127.0.0.9:1"] })).await;
+        child(&inner, &rooms[2], json!({ "via": via, "suggested": true })).await;
+        child(&inner, &root, json!({ "via": via })).await;
+        let path = |query: &str| format!("/_matrix/client/v1/rooms/{}/hierarchy?{query}", encoded(&root));
+        let names = |answer: &Value| -> Vec<String> {
+            answer["rooms"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let all = bob.get(&path("")).await.good();
+        assert_eq!(names(&all), ["root", "room 1", "inner", "room 2", "room 0"], "bob may not hear of the secret");
+        assert_eq!(names(&alice.get(&path("")).await.good())[1], "secret");
+        let first = &all["rooms"][0];
+        assert_eq!((&first["room_type"], &first["num_joined_members"]), (&json!("m.space"), &json!(1)));
+        let children = first["children_state"].as_array().unwrap();
+        assert_eq!(children.len(), 5, "{children:?}");
+        assert_eq!(children[0]["state_key"], json!(secret));
+        assert!(children[0]["origin_server_ts"].is_u64() && children[0]["event_id"].is_null());
+        assert_eq!(all["rooms"][1]["children_state"], json!([]));
+        assert!(all["next_batch"].is_null());
+
+        let suggested = bob.get(&path("suggested_only=true")).await.good();
+        assert_eq!(names(&suggested), ["root", "inner", "room 2"]);
+        assert_eq!(suggested["rooms"][0]["children_state"].as_array().unwrap().len(), 1);
+        assert_eq!(names(&bob.get(&path("max_depth=1")).await.good()), ["root", "room 1", "inner", "room 0"]);
+        assert_eq!(names(&bob.get(&path("max_depth=0")).await.good()), ["root"]);
+
+        let (mut paged, mut from) = (Vec::new(), String::new());
+        for _ in 0..10 {
+            let page = bob.get(&path(&format!("limit=2{from}"))).await.good();
+            paged.extend(names(&page));
+            let Some(next) = page["next_batch"].as_str() else { break };
+            from = format!("&from={}", encoded(next));
+        }
+        assert_eq!(paged, names(&all));
+        for query in [format!("max_depth=3{from}"), format!("suggested_only=true{from}"), "from=x".into(), "limit=0".into()] {
+            bob.get(&path(&query)).await.refused(400, "M_INVALID_PARAM");
+        }
+        let hidden = format!("/_matrix/client/v1/rooms/{}/hierarchy", encoded(&secret));
+        bob.get(&hidden).await.refused(403, "M_FORBIDDEN");
+        let nowhere = format!("/_matrix/client/v1/rooms/{}/hierarchy", encoded("!nowhere:localhost"));
+        bob.get(&nowhere).await.refused(403, "M_FORBIDDEN");
+        alice.does_to(&root, "ban", &bob).await.good();
+        bob.get(&path("")).await.refused(403, "M_FORBIDDEN");
+    }
+
+    async fn what_one_keeps_with_a_room_goes_along_when_it_is_replaced(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let old = alice.creates(json!({ "preset": "public_chat", "room_version": "11" })).await;
+        bob.joins(&old).await.good();
+        let mute = |room: &str| {
+            json!({ "actions": [], "conditions": [{ "kind": "event_match", "key": "room_id", "pattern": room }] })
+        };
+        for user in [&alice, &bob] {
+            let own = format!("{V3}/user/{}", encoded(user.id.as_str()));
+            user.put(&format!("{own}/rooms/{}/tags/m.favourite", encoded(&old)), json!({ "order": 0.5 })).await.good();
+            user.put(&format!("{own}/account_data/m.direct"), json!({ (alice.id.as_str()): ["!x:y", old] })).await.good();
+            user.put(&format!("{V3}/pushrules/global/override/{}", encoded(&old)), mute(&old)).await.good();
+            user.put(&format!("{V3}/pushrules/global/room/{}", encoded(&old)), json!({ "actions": ["notify"] })).await.good();
+        }
+        // Whoever names a room as the one that theirs replaces does not get at what people keep with it.
+        let creation = json!({ "predecessor": { "room_id": old, "event_id": "$x" } });
+        let false_heir = alice.creates(json!({ "preset": "public_chat", "creation_content": creation })).await;
+        bob.joins(&false_heir).await.good();
+        let tags_of = async |user: &crate::support::User, room: &str| {
+            let path = format!("{V3}/user/{}/rooms/{}/tags", encoded(user.id.as_str()), encoded(room));
+            user.get(&path).await.good()["tags"].clone()
+        };
+        assert_eq!(tags_of(&bob, &false_heir).await, json!({}));
+        let new = alice.post_in_room(&old, "upgrade", json!({ "new_version": "12" })).await.good();
+        let new = new["replacement_room"].as_str().unwrap().to_owned();
+        bob.joins(&new).await.good();
+        for user in [&alice, &bob] {
+            assert_eq!(tags_of(user, &new).await, json!({ "m.favourite": { "order": 0.5 } }));
+            let own = format!("{V3}/user/{}", encoded(user.id.as_str()));
+            let direct = user.get(&format!("{own}/account_data/m.direct")).await.good();
+            assert_eq!(direct[alice.id.as_str()], json!(["!x:y", old, new]));
+            let rule = user.get(&format!("{V3}/pushrules/global/override/{}", encoded(&new))).await.good();
+            assert_eq!((&rule["conditions"], &rule["enabled"]), (&mute(&new)["conditions"], &json!(true)));
+            user.get(&format!("{V3}/pushrules/global/room/{}", encoded(&new))).await.good();
+        }
+        alice.says(&new, "hello").await;
+        let sync = bob.syncs("").await;
+        assert_eq!(sync["rooms"]["join"][&new]["unread_notifications"]["notification_count"], 0, "muted as before");
+    }
 }

@@ -57,6 +57,25 @@ on_both! {
         server.nobody().get(&format!("{V3}/sync")).await.refused(401, "M_MISSING_TOKEN");
     }
 
+    async fn a_token_of_a_history_that_is_lost_starts_anew(server) {
+        let alice = server.user("alice").await;
+        let room = alice.creates(json!({ "name": "Room" })).await;
+        let token = next(&alice.syncs("").await);
+        // As another run over the same database gave it, which the backup that was restored has not heard of.
+        let parts: Vec<&str> = token.split('_').collect();
+        let run = u32::from_str_radix(parts[2], 16).unwrap().wrapping_add(1);
+        let lost = format!("{}_{}_{run:x}_{}", parts[0], parts[1], parts[3]);
+        // And one of this run that is still to come.
+        let ahead = format!("{}9_{}_{}_{}", parts[0], parts[1], parts[2], parts[3]);
+        for token in [lost, ahead] {
+            let asked = Instant::now();
+            let anew = alice.syncs_since(&token).await;
+            assert!(asked.elapsed() < Duration::from_secs(3), "it is of no use to wait");
+            assert_eq!(types(&joined(&anew, &room)["timeline"]["events"])[0], "m.room.create");
+        }
+        assert_eq!(alice.syncs_since(&token).await["rooms"], Value::Null);
+    }
+
     async fn a_waiting_sync_hears_at_once(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let room = alice.opens().await;

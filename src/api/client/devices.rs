@@ -1,4 +1,4 @@
-//! Devices of the user: list, name, delete.
+//! Devices of the user: list, name, delete; [`to_device`] messages between devices.
 
 use hearth_base::Result;
 use hearth_service::devices::Device;
@@ -14,10 +14,12 @@ use crate::{
     uiaa,
 };
 
+pub mod to_device;
+
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(list).on(get).on(rename).on(delete_one).on(delete_many)
+    Routes::new().on(list).on(get).on(rename).on(delete_one).on(delete_many).merge(to_device::routes())
 }
 
 /// All of them.

@@ -57,13 +57,13 @@ async fn event_by_time(
     Ok(get_event_by_timestamp::v1::Response::new(event.event_id().to_owned(), MilliSecondsSinceUnixEpoch(at)))
 }
 
-fn towards(direction: ruma::api::Direction) -> Direction {
+pub(crate) fn towards(direction: ruma::api::Direction) -> Direction {
     match direction {
         ruma::api::Direction::Backward => Direction::Backward,
         ruma::api::Direction::Forward => Direction::Forward,
     }
 }
 
-fn size(limit: UInt) -> usize {
+pub(crate) fn size(limit: UInt) -> usize {
     usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)
 }

@@ -27,7 +27,7 @@ pub fn routes() -> Routes {
 /// Ways to log in.
 async fn flows(cx: Cx, _: Public<get_login_types::v3::Request>) -> Result<Json<Value>> {
     let mut flows = Vec::new();
-    if cx.accounts.settings().passwords_enabled {
+    if cx.accounts.settings().password_login {
         flows.push(json!({"type": "m.login.password"}));
     }
     if cx.login.settings().get_token {

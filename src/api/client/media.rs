@@ -30,7 +30,7 @@ use crate::{
     routes::Routes,
 };
 
-mod serve;
+pub(crate) mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -142,7 +142,7 @@ async fn legacy_thumbnail(cx: Cx, req: Public<legacy::get_content_thumbnail::v3:
     serve(&cx, content, &req.headers, Audience::Everybody).await
 }
 
-fn wish(width: UInt, height: UInt, method: Option<&RumaMethod>, animated: Option<bool>) -> Result<Wish> {
+pub(crate) fn wish(width: UInt, height: UInt, method: Option<&RumaMethod>, animated: Option<bool>) -> Result<Wish> {
     let pixels = |n: UInt| u32::try_from(u64::from(n)).unwrap_or(u32::MAX);
     let (width, height) = (pixels(width), pixels(height));
     if width == 0 || height == 0 {

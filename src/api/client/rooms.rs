@@ -1,12 +1,15 @@
 //! Rooms: created, replaced by newer ones, summarised.
 
 use hearth_base::{Error, Result};
-use hearth_service::rooms::{NewRoom, Preset};
+use hearth_service::rooms::{Hierarchy, NewRoom, Preset};
 use ruma::{
-    api::client::room::{
-        Visibility,
-        create_room::{self, v3::RoomPreset},
-        get_summary, upgrade_room,
+    api::client::{
+        room::{
+            Visibility,
+            create_room::{self, v3::RoomPreset},
+            get_summary, upgrade_room,
+        },
+        space::get_hierarchy,
     },
     events::TimelineEventType,
 };
@@ -17,14 +20,14 @@ use crate::{
     Cx,
     extract::{Client, Guests, OptionalClient},
     limits::Limit,
-    respond::Json,
+    respond::{Json, RawJson},
     routes::Routes,
 };
 
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(create).on(upgrade).also(
+    Routes::new().on(create).on(upgrade).on(hierarchy).also(
         summary,
         // Where the proposal had it first (MSC3266), and still asked by clients of its time.
         &["/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}"],
@@ -37,7 +40,9 @@ async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<create_
     cx.limits().user(Limit::RoomCreation, who)?;
     for user in &req.body.invite {
         cx.limits().user(Limit::InvitesPerIssuer, who)?;
-        cx.limits().check(Limit::InvitesPerUser, user)?;
+        if !who.is_admin && who.appservice.is_none() {
+            cx.limits().check(Limit::InvitesPerUser, user)?;
+        }
     }
     let room_id = cx.rooms.create(who, asked(req.body)?).await?;
     Ok(create_room::v3::Response::new(room_id))
@@ -111,20 +116,37 @@ async fn upgrade(cx: Cx, req: Client<upgrade_room::v3::Request>) -> Result<upgra
     Ok(upgrade_room::v3::Response::new(room_id))
 }
 
+/// The tree of a space.
+async fn hierarchy(cx: Cx, req: Client<get_hierarchy::v1::Request, Guests>) -> Result<RawJson> {
+    let body = &req.body;
+    let limit = body.limit.map(super::history::size);
+    if limit == Some(0) {
+        return Err(Error::invalid_param("`limit` must be greater than 0"));
+    }
+    let ask = Hierarchy {
+        suggested_only: body.suggested_only,
+        max_depth: body.max_depth.map(u64::from),
+        limit,
+        from: body.from.as_deref(),
+    };
+    Ok(RawJson(cx.rooms.hierarchy_json(&req.requester, &body.room_id, ask).await?.into()))
+}
+
 /// What is told of a room to those who are not in it.
 async fn summary(cx: Cx, req: OptionalClient<get_summary::v1::Request, Guests>) -> Result<Json<Value>> {
     #[derive(Serialize)]
     struct Answer<'a> {
         #[serde(flatten)]
         summary: &'a hearth_service::directory::Summary,
-        #[serde(rename = "im.nheko.summary.room_version")]
+        #[serde(rename = "im.nheko.summary.room_version", skip_serializing_if = "str::is_empty")]
         version: &'a str,
         #[serde(rename = "im.nheko.summary.encryption", skip_serializing_if = "Option::is_none")]
         encryption: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         membership: Option<String>,
     }
-    let (summary, membership) = cx.rooms.summary(req.requester.as_deref(), &req.body.room_id_or_alias).await?;
+    let (summary, membership) =
+        cx.rooms.summary(req.requester.as_deref(), &req.body.room_id_or_alias, &req.body.via).await?;
     let answer = Answer {
         version: &summary.room_version,
         encryption: summary.encryption.as_deref(),

@@ -216,12 +216,10 @@ fn federation(plan: &Plan) -> String {
 
 fn secret(secrets: &Secrets) -> String {
     format!(
-        "# Sign short-lived tokens and links. Whoever knows them can forge such; changing them ends those given out.\n\
-         {lead}macaroon_secret_key: \"{macaroon}\"\n\
-         {lead}form_secret: \"{form}\"\n",
+        "# Signs links that the server gives out. Whoever knows it can forge such; changing it ends those given out.\n\
+         {lead}macaroon_secret_key: \"{macaroon}\"\n",
         lead = secrets.lead,
-        macaroon = secrets.macaroon,
-        form = secrets.form
+        macaroon = secrets.macaroon
     )
 }
 

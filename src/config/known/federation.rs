@@ -10,7 +10,7 @@ use super::{
 /// One row an option; see [`super::Known`].
 pub(super) const ROWS: &[Known] = &[
     k("allow_public_rooms_without_auth", Bool, "false", Now),
-    k("allow_public_rooms_over_federation", Bool, "false", Now),
+    k("allow_public_rooms_over_federation", Bool, "false", Later),
     k("limit_remote_rooms", Object, "", Later),
     k("limit_remote_rooms.enabled", Bool, "false", Later),
     k("limit_remote_rooms.complexity", Number, "1.0", Later),
@@ -49,7 +49,7 @@ pub(super) const ROWS: &[Known] = &[
     k("old_signing_keys.<name>.key", Str, "", Now),
     k("old_signing_keys.<name>.expired_ts", Int, "", Now),
     k("key_refresh_interval", Duration, r#""1d""#, Now),
-    k("trusted_key_servers", List(&Any), "[{server_name: matrix.org}]", Now),
+    k("trusted_key_servers", List(&Any), "[{server_name: matrix.org}]", Later),
     k("suppress_key_server_warning", Bool, "false", Accept(NO_WARNING)),
     k("key_server_signing_keys_path", Maybe(&Str), "null", Now),
     k("federation_ip_range_blacklist", List(&Any), "", Now),

@@ -20,10 +20,25 @@ use crate::{
 pub struct LogConfig {
     /// The level of all that has none of its own.
     pub root: Level,
-    /// Levels by Python logger, as `synapse.storage.SQL`; the server maps them to its own modules.
-    pub loggers: Vec<(String, Level)>,
-    /// Where lines go; never empty.
+    /// Where lines go that no logger keeps to itself, as places in [`Self::handlers`].
+    pub root_handlers: Vec<usize>,
+    /// What single parts do otherwise; the server maps the names to its own modules.
+    pub loggers: Vec<Logger>,
+    /// All handlers that somebody uses; never empty.
     pub handlers: Vec<LogHandler>,
+}
+
+/// A part of the server that logs otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logger {
+    /// Python's name, as `synapse.storage.SQL`.
+    pub name: String,
+    /// Its level; none means that of the next above.
+    pub level: Option<Level>,
+    /// Where its lines go besides, as places in [`LogConfig::handlers`].
+    pub handlers: Vec<usize>,
+    /// Whether its lines go to the handlers above as well.
+    pub propagate: bool,
 }
 
 /// The levels of Python's logging.
@@ -79,8 +94,13 @@ pub enum LogTarget {
         /// When a new one is begun.
         rotation: Rotation,
     },
-    /// The system's log, by its socket or `host:port`.
-    Syslog(String),
+    /// The system's log.
+    Syslog {
+        /// Its socket's path, or `host:port` of UDP.
+        address: String,
+        /// The facility's number; 1 is `user`.
+        facility: u8,
+    },
 }
 
 /// When a new log file is begun.
@@ -88,28 +108,56 @@ pub enum LogTarget {
 pub enum Rotation {
     /// Never by us.
     Never,
-    /// At midnight; so many old ones are kept, 0 for all.
-    Daily {
-        /// How many old files are kept.
+    /// After a time.
+    Timed {
+        /// Which time.
+        when: When,
+        /// So many of them; at least 1.
+        interval: u32,
+        /// How many old files are kept, 0 for all.
         keep: u32,
+        /// Midnight is that of UTC.
+        utc: bool,
     },
-    /// At a size; so many old ones are kept.
+    /// At a size.
     Size {
         /// The size, bytes.
         bytes: u64,
-        /// How many old files are kept.
+        /// How many old files are kept; with 0 the file grows on.
         keep: u32,
     },
+}
+
+/// The times of Python's `TimedRotatingFileHandler`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// `S`
+    Second,
+    /// `M`
+    Minute,
+    /// `H`
+    Hour,
+    /// `D`: a day after the file was begun.
+    Day,
+    /// `midnight`
+    Midnight,
+    /// `W0` (Monday) to `W6`: at the end of that day.
+    Weekday(u8),
 }
 
 /// How lines look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text; the template is Python's, `%(asctime)s - %(name)s - %(levelname)s - %(message)s`.
-    Text(String),
-    /// One JSON object a line; `terse` leaves the time's words out and names fewer fields.
+    /// Text.
+    Text {
+        /// Python's template, `%(asctime)s - %(name)s - %(levelname)s - %(message)s`.
+        template: String,
+        /// How `asctime` looks, in the words of `strftime`; with milliseconds if absent.
+        date: Option<String>,
+    },
+    /// One JSON object a line.
     Json {
-        /// `TerseJsonFormatter`.
+        /// `TerseJsonFormatter`: with the time, as seconds since 1970.
         terse: bool,
     },
 }
@@ -119,13 +167,14 @@ const DEFAULT_FORMAT: &str = "%(asctime)s - %(name)s - %(lineno)d - %(levelname)
 impl Default for LogConfig {
     /// INFO to stderr.
     fn default() -> Self {
-        Self { root: Level::Info, loggers: Vec::new(), handlers: vec![LogHandler::stderr("console")] }
+        let handlers = vec![LogHandler::stderr("console")];
+        Self { root: Level::Info, root_handlers: vec![0], loggers: Vec::new(), handlers }
     }
 }
 
 impl LogHandler {
     fn stderr(name: &str) -> Self {
-        let format = LogFormat::Text(DEFAULT_FORMAT.to_owned());
+        let format = text(DEFAULT_FORMAT);
         Self { name: name.to_owned(), target: LogTarget::Stderr, format, level: Level::Debug }
     }
 }
@@ -157,22 +206,49 @@ impl LogConfig {
         if version.node().is_none_or(|node| units::int(node) != Some(1)) {
             version.wrong("must be 1", "write version: 1");
         }
-        let root = top.get("root");
-        let names = root.get("handlers").strings();
         let mut handlers: Vec<LogHandler> = Vec::new();
-        for name in names {
-            match handler(top, &name, 0) {
-                Some(handler) if !handlers.iter().any(|other| other.name == handler.name) => handlers.push(handler),
-                _ => {}
-            }
-        }
-        if handlers.is_empty() {
+        let root = top.get("root");
+        let mut root_handlers = used(top, &root.get("handlers"), &mut handlers);
+        let logger = |(name, at): (String, At<'_>)| Logger {
+            name,
+            level: level(&at.get("level")),
+            handlers: used(top, &at.get("handlers"), &mut handlers),
+            propagate: at.get("propagate").node().and_then(units::bool).unwrap_or(true),
+        };
+        let loggers = top.get("loggers").entries().into_iter().map(logger).collect();
+        if root_handlers.is_empty() && !root.get("handlers").is_set() {
+            root_handlers.push(handlers.len());
             handlers.push(LogHandler::stderr("console"));
         }
-        let level_of = |(name, at): (String, At<'_>)| Some((name, level(&at.get("level"))?));
-        let loggers = top.get("loggers").entries().into_iter().filter_map(level_of).collect();
-        Self { root: level(&root.get("level")).unwrap_or(Level::Warning), loggers, handlers }
+        for (name, at) in top.get("filters").entries() {
+            let class = at.get("()").opt_str().or_else(|| at.get("class").opt_str()).unwrap_or_default();
+            // It adds the request to each line, which is done anyway.
+            if !class.ends_with("LoggingContextFilter") {
+                at.notice(NoticeSort::Other, format!("filters.{name} is Python code, which cannot run here."));
+            }
+        }
+        Self { root: level(&root.get("level")).unwrap_or(Level::Warning), root_handlers, loggers, handlers }
     }
+}
+
+/// The handlers of these names, each once; as places in `all`.
+fn used(top: &At<'_>, names: &At<'_>, all: &mut Vec<LogHandler>) -> Vec<usize> {
+    let mut places = Vec::new();
+    for name in names.strings() {
+        let Some(handler) = handler(top, names, &name, 0) else { continue };
+        let place = all.iter().position(|other| other.name == handler.name).unwrap_or_else(|| {
+            all.push(handler);
+            all.len() - 1
+        });
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+fn text(template: &str) -> LogFormat {
+    LogFormat::Text { template: template.to_owned(), date: None }
 }
 
 /// A level by name or by Python's number.
@@ -189,10 +265,10 @@ fn level(at: &At<'_>) -> Option<Level> {
 }
 
 /// The handler of that name, or the one that it buffers for.
-fn handler(top: &At<'_>, name: &str, depth: u8) -> Option<LogHandler> {
+fn handler(top: &At<'_>, named_by: &At<'_>, name: &str, depth: u8) -> Option<LogHandler> {
     let at = top.get("handlers").entries().into_iter().find(|(key, _)| key == name).map(|(_, at)| at);
     let Some(at) = at else {
-        top.get("root.handlers").wrong(format!("names {name:?}, which is not under handlers"), "");
+        named_by.wrong(format!("names {name:?}, which is not under handlers"), "add it there, or take the name away");
         return None;
     };
     let class = at.get("class").opt_str().unwrap_or_default();
@@ -210,7 +286,7 @@ fn handler(top: &At<'_>, name: &str, depth: u8) -> Option<LogHandler> {
                 target.wrong("must be set", "name the handler that it buffers for");
                 return None;
             }
-            return handler(top, &target.str(), depth + 1);
+            return handler(top, &target, &target.str(), depth + 1);
         }
         "StreamHandler" => match at.get("stream").opt_str().as_deref() {
             Some("ext://sys.stdout") => LogTarget::Stdout,
@@ -227,14 +303,14 @@ fn handler(top: &At<'_>, name: &str, depth: u8) -> Option<LogHandler> {
             LogTarget::File { path: filename(&at)?, rotation }
         }
         "TimedRotatingFileHandler" => {
-            let when = at.get("when").opt_str().unwrap_or_else(|| "h".to_owned());
-            if !matches!(when.to_lowercase().as_str(), "midnight" | "d") {
-                let text = format!("{} is {when:?}; the log is rotated at midnight.", at.get("when").path());
-                at.notice(NoticeSort::Other, text);
-            }
-            LogTarget::File { path: filename(&at)?, rotation: Rotation::Daily { keep } }
+            let utc = at.get("utc").node().and_then(units::bool).unwrap_or(false);
+            let interval = at.get("interval").opt_int().unwrap_or(1).max(1);
+            let rotation = Rotation::Timed { when: when(&at.get("when"))?, interval, keep, utc };
+            LogTarget::File { path: filename(&at)?, rotation }
         }
-        "SysLogHandler" => LogTarget::Syslog(syslog_address(&at.get("address"))),
+        "SysLogHandler" => {
+            LogTarget::Syslog { address: syslog_address(&at.get("address")), facility: facility(&at.get("facility")) }
+        }
         "NullHandler" => return None,
         _ => {
             let text = format!("{}: {class:?} is not known here; its lines go to stderr.", at.path());
@@ -266,8 +342,46 @@ fn syslog_address(at: &At<'_>) -> String {
     }
 }
 
+/// When a timed file is begun anew; Python's default is every hour.
+fn when(at: &At<'_>) -> Option<When> {
+    let word = at.opt_str().unwrap_or_else(|| "h".to_owned()).to_lowercase();
+    Some(match word.as_str() {
+        "s" => When::Second,
+        "m" => When::Minute,
+        "h" => When::Hour,
+        "d" => When::Day,
+        "midnight" => When::Midnight,
+        _ => {
+            let day = word.strip_prefix('w').and_then(|day| day.parse().ok()).filter(|day| *day < 7);
+            let Some(day) = day else {
+                at.wrong("is no time", "write S, M, H, D, midnight, or W0 (Monday) to W6");
+                return None;
+            };
+            When::Weekday(day)
+        }
+    })
+}
+
+/// A facility by name or number.
+fn facility(at: &At<'_>) -> u8 {
+    const NAMES: [&str; 12] =
+        ["kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"];
+    let Some(node) = at.node() else { return 1 };
+    if let Some(number) = units::int(node).and_then(|n| u8::try_from(n).ok()).filter(|n| *n < 24) {
+        return number;
+    }
+    let word = at.str().to_lowercase();
+    let word = word.trim_start_matches("log_");
+    let local = word.strip_prefix("local").and_then(|n| n.parse::<u8>().ok()).filter(|n| *n < 8).map(|n| n + 16);
+    let named = NAMES.iter().position(|name| *name == word).and_then(|n| u8::try_from(n).ok());
+    local.or(named).unwrap_or_else(|| {
+        at.wrong("is no facility", "write user, daemon or local0 to local7");
+        1
+    })
+}
+
 fn format(top: &At<'_>, handler: &At<'_>) -> LogFormat {
-    let by_default = || LogFormat::Text("%(message)s".to_owned());
+    let by_default = || text("%(message)s");
     let Some(name) = handler.get("formatter").opt_str() else { return by_default() };
     let found = top.get("formatters").entries().into_iter().find(|(key, _)| *key == name);
     let Some((_, at)) = found else {
@@ -278,7 +392,13 @@ fn format(top: &At<'_>, handler: &At<'_>) -> LogFormat {
     match class.rsplit('.').next().unwrap_or_default() {
         "TerseJsonFormatter" => LogFormat::Json { terse: true },
         "JsonFormatter" => LogFormat::Json { terse: false },
-        _ => LogFormat::Text(at.get("format").opt_str().unwrap_or_else(|| "%(message)s".to_owned())),
+        _ => {
+            if at.get("style").opt_str().is_some_and(|style| style != "%") {
+                at.get("style").wrong("is not understood here", "write the format in the % style");
+            }
+            let template = at.get("format").opt_str().unwrap_or_else(|| "%(message)s".to_owned());
+            LogFormat::Text { template, date: at.get("datefmt").opt_str() }
+        }
     }
 }
 

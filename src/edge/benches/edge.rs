@@ -159,9 +159,9 @@ async fn serve_edge() {
     };
     let routers = hearth_edge::Routers { app: app(), metrics: Router::new() };
     let supervisor = hearth_base::tasks::Supervisor::new();
-    let edge = hearth_edge::Edge::new(settings, routers, supervisor).unwrap();
+    let edge = hearth_edge::Edge::new(settings, supervisor).unwrap();
     println!("{}", edge.bind().unwrap()[0].socket.unwrap().port());
-    edge.serve().unwrap();
+    edge.serve(routers).unwrap();
     std::future::pending::<()>().await;
 }
 

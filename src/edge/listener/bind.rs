@@ -8,7 +8,7 @@ use std::{
         fd::{IntoRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -29,7 +29,23 @@ pub(crate) struct Bound {
     /// How it is called in logs, and in Pingora's table of sockets.
     pub label: String,
     socket: OwnedFd,
-    unix_mode: Option<u32>,
+    unix: Option<UnixName>,
+}
+
+/// The name of a Unix socket. Goes from the disk with the socket, unless it is served.
+struct UnixName {
+    path: PathBuf,
+    mode: u32,
+    served: bool,
+}
+
+impl Drop for UnixName {
+    fn drop(&mut self) {
+        if !self.served {
+            // What is gone is gone; what cannot be removed is replaced at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// How many connections the kernel may hold that we have not accepted yet.
@@ -48,7 +64,8 @@ pub(crate) fn open(planned: &Planned) -> Result<Vec<Bound>, Error> {
         Place::Unix(path, mode) => {
             let socket = open_unix(path, *mode).map_err(|e| Error::listen(path.display().to_string(), name, e))?;
             let label = path.display().to_string();
-            Ok(vec![Bound { door: door(), address: None, label, socket, unix_mode: Some(*mode) }])
+            let unix = Some(UnixName { path: path.clone(), mode: *mode, served: false });
+            Ok(vec![Bound { door: door(), address: None, label, socket, unix }])
         }
         Place::Tcp(sockets) => {
             let mut out = Vec::new();
@@ -64,13 +81,7 @@ pub(crate) fn open(planned: &Planned) -> Result<Vec<Bound>, Error> {
                 };
                 let bound = socket.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(*address);
                 let socket = OwnedFd::from(socket);
-                out.push(Bound {
-                    door: door(),
-                    address: Some(bound),
-                    label: bound.to_string(),
-                    socket,
-                    unix_mode: None,
-                });
+                out.push(Bound { door: door(), address: Some(bound), label: bound.to_string(), socket, unix: None });
             }
             Ok(out)
         }
@@ -109,16 +120,17 @@ fn open_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
 
 /// Makes Pingora's service for a socket, and hands the socket over.
 pub(crate) fn service(bound: Bound, shared: &Arc<Shared>, sockets: &mut Fds) -> Service<DoorApp> {
-    let Bound { door, label, socket, unix_mode, .. } = bound;
+    let Bound { door, label, socket, mut unix, .. } = bound;
     // Hyper has buffers of its own and flushes after each write; under TLS, records are read in larger pieces.
     let buffers = match door.tls {
         true => L4BufferSettings::new(TLS_READ_BUFFER, 0),
         false => L4BufferSettings::unbuffered(),
     };
-    let config = match unix_mode {
+    let config = match &mut unix {
         None => ListenerConfig::tcp(label.clone()),
-        Some(mode) => {
-            ListenerConfig::uds(label.clone()).permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+        Some(name) => {
+            name.served = true;
+            ListenerConfig::uds(label.clone()).permissions(std::os::unix::fs::PermissionsExt::from_mode(name.mode))
         }
     };
     let mut service = Service::new(format!("edge {label}"), DoorApp { shared: shared.clone(), door });

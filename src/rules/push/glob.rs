@@ -5,7 +5,8 @@
 const MAX_WORD_PATTERN: usize = 512;
 
 /// Whether a whole value matches.
-pub(super) fn matches(value: &str, pattern: &str) -> bool {
+#[must_use]
+pub fn matches(value: &str, pattern: &str) -> bool {
     if value.is_ascii() && pattern.is_ascii() && !has_wildcards(pattern) {
         return value.eq_ignore_ascii_case(pattern);
     }

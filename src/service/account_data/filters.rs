@@ -1,4 +1,4 @@
-//! Filters: kept once a text, under a number (spec: "Filtering"). Parsed ones are remembered.
+//! Filters: kept once a text, under a number (spec: "Filtering"). What they let pass is [`crate::sync::filter`]'s.
 
 use std::sync::Arc;
 
@@ -43,33 +43,32 @@ impl AccountData {
         raw(self.store.filter(who.user_nid, id).await?.or_not_found("Filter")?.as_ref().to_owned())
     }
 
-    /// What a `filter` parameter means: the id of a filter, or a filter itself.
+    /// The filter that a `filter` parameter of /sync names: the text itself, or that of one kept with us.
     ///
     /// # Errors
     /// 400 for what is neither.
-    pub async fn filter_param(&self, user: UserNid, param: &str) -> Result<Arc<FilterDefinition>> {
-        if param.starts_with('{') {
-            if param.len() > MAX_BYTES {
-                return Err(Error::too_large("The filter is too large"));
-            }
-            let value = serde_json::from_str(param).map_err(|e| Error::not_json(e.to_string()))?;
-            return definition(value).map(Arc::new);
+    pub async fn filter_text(&self, user: UserNid, named: &str) -> Result<Arc<str>> {
+        if named.trim_start().starts_with('{') {
+            return if named.len() > MAX_BYTES {
+                Err(Error::invalid_param("The filter is too long"))
+            } else {
+                Ok(named.into())
+            };
         }
         let unknown = || Error::invalid_param("There is no such filter");
-        let id: i64 = param.parse().map_err(|_| unknown())?;
-        if let Some(filter) = self.filters.get(&(user, id)) {
-            return Ok(filter);
-        }
-        let ticket = self.filters.ticket(&(user, id));
-        let json = self.store.filter(user, id).await?.ok_or_else(unknown)?;
-        let value = serde_json::from_str(&json).map_err(|e| Error::fault("reading a stored filter", e))?;
-        let filter = Arc::new(definition(value)?);
-        self.filters.fill((user, id), filter.clone(), ticket);
-        Ok(filter)
+        let number = named.parse().map_err(|_| unknown())?;
+        self.store.filter(user, number).await?.ok_or_else(unknown)
     }
 }
 
-/// Reads a filter.
+/// Reads the text of a filter.
+///
+/// # Errors
+/// 400 `M_NOT_JSON`, `M_BAD_JSON` for what is no filter.
+pub fn read(text: &str) -> Result<FilterDefinition> {
+    definition(serde_json::from_str(text).map_err(|_| Error::not_json("The filter is not JSON"))?)
+}
+
 fn definition(mut value: Value) -> Result<FilterDefinition> {
     if !value.is_object() {
         return Err(Error::bad_json("A filter is a JSON object"));
@@ -79,7 +78,8 @@ fn definition(mut value: Value) -> Result<FilterDefinition> {
     {
         timeline.entry("unread_thread_notifications").or_insert(old);
     }
-    let filter: FilterDefinition = serde_json::from_value(value).map_err(|e| Error::bad_json(e.to_string()))?;
+    let filter: FilterDefinition =
+        serde_json::from_value(value).map_err(|e| Error::bad_json(format!("The filter is none: {e}")))?;
     if !matches!(filter.event_format, EventFormat::Client | EventFormat::Federation) {
         return Err(Error::bad_json("`event_format` is `client` or `federation`"));
     }

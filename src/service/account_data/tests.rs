@@ -119,10 +119,10 @@ async fn a_filter_has_one_id_and_old_ones_go() {
     assert_eq!(one, same);
     let kept = read(&data.filter(&who, &user, &one).await.unwrap());
     assert_eq!(kept, json!({"room": {"timeline": {"limit": 5}}, "event_format": "client"}));
-    let parsed = data.filter_param(who.user_nid, &one).await.unwrap();
+    let parsed = filters::read(&data.filter_text(who.user_nid, &one).await.unwrap()).unwrap();
     assert_eq!(parsed.room.timeline.limit, Some(5_u32.into()));
     let old = r#"{"room": {"timeline": {"org.matrix.msc3773.unread_thread_notifications": true}}}"#;
-    let inline = data.filter_param(who.user_nid, old).await.unwrap();
+    let inline = filters::read(&data.filter_text(who.user_nid, old).await.unwrap()).unwrap();
     assert!(inline.room.timeline.unread_thread_notifications);
 
     for wrong in [
@@ -138,7 +138,7 @@ async fn a_filter_has_one_id_and_old_ones_go() {
     assert_eq!(told(data.filter(&who, &user, "77")).await.0, 404);
     assert_eq!(told(data.filter(&who, &user, "x")).await.0, 404);
     assert_eq!(told(data.filter(&who, &id("b"), &one)).await.0, 403);
-    assert_eq!(told(data.filter_param(who.user_nid, "77")).await.0, 400);
+    assert_eq!(told(data.filter_text(who.user_nid, "77")).await.0, 400);
     for n in 0..3 {
         define(json!({"room": {"timeline": {"limit": n}}})).await.unwrap();
     }

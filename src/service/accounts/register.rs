@@ -1,6 +1,8 @@
 //! Registering: names and their rules, open and guest registration, registration tokens, and the registration by
 //! shared secret that `register-user` and Synapse's `register_new_matrix_user` speak.
 
+use std::sync::atomic::Ordering;
+
 use hearth_base::{Error, Result};
 use hearth_store::{
     accounts::{Created, NewAccount},
@@ -94,7 +96,7 @@ impl Accounts {
         if !username.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b)) {
             return invalid("User names are made of the letters a-z, digits and ._=-/+");
         }
-        if username.starts_with('_') && !by_admin {
+        if username.starts_with('_') && !by_admin && !self.settings.allow_underscore {
             return invalid("User names that begin with _ are for bridges");
         }
         if username.bytes().all(|b| b.is_ascii_digit()) && !by_admin {
@@ -211,6 +213,36 @@ impl Accounts {
         self.settings.policy.check(&by.password)?;
         let account = NewAccount { admin: by.admin, user_type: by.user_type, ..blank() };
         self.create(user_id, account, Some(by.password), by.displayname, by.device).await
+    }
+
+    /// Whether anybody has an account, or ever had one. A yes is remembered: accounts are never taken away.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn any(&self) -> Result<bool> {
+        if !self.any.load(Ordering::Relaxed) && self.store.has_accounts().await? {
+            self.any.store(true, Ordering::Relaxed);
+        }
+        Ok(self.any.load(Ordering::Relaxed))
+    }
+
+    /// Makes the first account of the server, an administrator's. Who may ask for it is the caller's business.
+    ///
+    /// # Errors
+    /// 403 if there is or was an account, or if passwords are not used here; 400 for a name or password that cannot be.
+    pub async fn register_first(&self, username: &str, password: String) -> Result<OwnedUserId> {
+        let user_id = self.name(username, false)?;
+        self.settings.policy.check(&password)?;
+        if !self.settings.passwords_enabled {
+            return Err(Error::forbidden("This server has no passwords"));
+        }
+        // Two who come at once: the second waits, and finds an account.
+        let _one = self.first.lock().await;
+        if self.any().await? {
+            return Err(Error::forbidden("This server has its first account already"));
+        }
+        let account = NewAccount { admin: true, ..blank() };
+        self.create(user_id, account, Some(password), None, None).await.map(|made| made.user_id)
     }
 
     async fn create(

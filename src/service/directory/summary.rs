@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::state::State;
 
-/// A room from outside.
-#[derive(Clone, Debug, Serialize)]
+/// A room from outside. Read from other servers, too: what they leave out is what is assumed then.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// Its id.
     pub room_id: OwnedRoomId,
@@ -29,21 +29,30 @@ pub struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub room_type: Option<String>,
     /// How it is joined.
+    #[serde(default = "public")]
     pub join_rule: String,
     /// Whose members may join, for restricted rooms.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_room_ids: Vec<OwnedRoomId>,
     /// Whether everybody may read it.
+    #[serde(default)]
     pub world_readable: bool,
     /// Whether guests may join.
+    #[serde(default)]
     pub guest_can_join: bool,
     /// How many are in it.
+    #[serde(default)]
     pub num_joined_members: u64,
     /// How it is encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
-    /// Its version.
+    /// Its version; empty if another server does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub room_version: String,
+}
+
+fn public() -> String {
+    "public".to_owned()
 }
 
 /// The texts that summaries read, from whatever event.
@@ -70,7 +79,11 @@ impl Summary {
     pub(super) async fn of(store: &Store, rooms: &State, room: &Room, state: &StateMap) -> Result<Self> {
         let texts = async |event_type: &str| content::<Texts>(rooms, state, event_type).await;
         let rules: JoinRules = content(rooms, state, "m.room.join_rules").await?;
-        let allowed = rules.allow.iter().filter_map(|a| a.get("room_id")?.as_str()?.try_into().ok());
+        let allowed = rules
+            .allow
+            .iter()
+            .filter(|a| a.get("type").and_then(Value::as_str) == Some("m.room_membership"))
+            .filter_map(|a| a.get("room_id")?.as_str()?.try_into().ok());
         let (joined, _) = store.member_counts(room.nid).await?;
         let visibility = text(texts("m.room.history_visibility").await?.history_visibility);
         Ok(Self {

@@ -33,8 +33,10 @@ use crate::state::State;
 pub struct Arrival {
     /// The event, whose form and signatures are good.
     pub pdu: Arc<Pdu>,
-    /// Its row, if it is an outlier so far.
-    pub known: Option<EventNid>,
+    /// Its number.
+    pub nid: EventNid,
+    /// Whether it has a row already: an outlier so far.
+    pub known: bool,
     /// Its auth events, all of which we have; the create event among them.
     pub auth: Vec<EventNid>,
     /// Why its auth events do not allow it, if they do not.
@@ -49,6 +51,8 @@ pub struct Arrival {
     pub referenced: bool,
     /// Fetched as history: part of the timeline, but no news.
     pub history: bool,
+    /// Only we were told of it, so that we owe it to the room's other servers.
+    pub relay: bool,
 }
 
 /// What became of an arrival.
@@ -98,10 +102,7 @@ impl Staged {
                 outcome = Arrived::SoftFailed(why.0);
             }
         }
-        let nid = match arrival.known {
-            Some(nid) => nid,
-            None => store.new_event_nid().await?,
-        };
+        let nid = arrival.nid;
         let key = match pdu.state_key() {
             Some(state_key) => Some(store.intern_key(&pdu.event_type().to_string(), state_key).await?),
             None => None,
@@ -135,13 +136,13 @@ impl Staged {
         }
         let replaces = key.and_then(|key| before.map.get(&key).copied());
         let sender = store.intern_user(pdu.sender()).await?;
-        let (relation, thread) = relation_of(&pdu);
+        let (relation, thread) = relation_of(store, self.head.room.nid, &pdu).await?;
         let mut event = NewEvent {
             nid,
             standing,
             sender,
             key,
-            known: arrival.known.is_some(),
+            known: arrival.known,
             snap: Some(before.snap),
             after: Some(after.snap),
             auth: Some(arrival.auth),
@@ -156,7 +157,7 @@ impl Staged {
             push: Vec::new(),
             relation,
             redaction: None,
-            relay: false,
+            relay: arrival.relay,
             pdu: pdu.clone(),
         };
         if matches!(standing, Standing::Live | Standing::Backfilled) {
@@ -365,7 +366,7 @@ impl Staged {
         Ok(before)
     }
 
-    fn keep(&mut self, store: &Store, state: &RoomState, row: SnapRow) {
+    pub(super) fn keep(&mut self, store: &Store, state: &RoomState, row: SnapRow) {
         store.remember_snapshot(state.snap, &state.map);
         self.snaps.push(row);
     }

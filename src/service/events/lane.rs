@@ -29,6 +29,7 @@ use serde::Deserialize;
 
 use crate::{
     push::Push,
+    relations::{self, RelatesTo},
     state::{Fresh, FreshEvent, version_of},
 };
 
@@ -240,7 +241,7 @@ impl Staged {
             }
         }
         let local = pdu.sender().server_name() == server_name;
-        let (relation, thread) = relation_of(&pdu);
+        let (relation, thread) = relation_of(store, head.room.nid, &pdu).await?;
         let levels = async || allowed_by.levels(version);
         let outcome = push.evaluate(head.room.nid, &pdu, sender, &thread, levels).await?;
         let rh = &mut head.room.head;
@@ -380,27 +381,10 @@ pub(super) async fn membership_of(
 }
 
 /// An event's relation, and the thread it belongs to (spec: "Relationship types", "Threading").
-pub(super) fn relation_of(pdu: &Pdu) -> (Option<NewRelation>, String) {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relates_to")]
-        relates_to: RelatesTo,
-    }
-    #[derive(Deserialize)]
-    struct RelatesTo {
-        rel_type: String,
-        event_id: OwnedEventId,
-        key: Option<String>,
-    }
-    let main = || "main".to_owned();
-    if pdu.is_state() || !pdu.content_json().contains("m.relates_to") {
-        return (None, main());
-    }
-    let Some(Content { relates_to: r }) = pdu.content_as::<Content>() else { return (None, main()) };
-    // PostgreSQL has no texts with NUL.
-    if [r.rel_type.as_str(), r.event_id.as_str(), r.key.as_deref().unwrap_or("")].iter().any(|t| t.contains('\0')) {
-        return (None, main());
-    }
-    let thread = if r.rel_type == "m.thread" { r.event_id.to_string() } else { main() };
-    (Some(NewRelation { target: r.event_id, rel_type: r.rel_type, key: r.key }), thread)
+pub(super) async fn relation_of(store: &Store, room: RoomNid, pdu: &Pdu) -> Result<(Option<NewRelation>, String)> {
+    let Some(r) = RelatesTo::of(pdu.content_json()).filter(|_| !pdu.is_state()) else {
+        return Ok((None, relations::MAIN.to_owned()));
+    };
+    let thread = relations::thread_of(store, room, &r, None).await?;
+    Ok((Some(NewRelation { target: r.event_id, rel_type: r.rel_type, key: r.key }), thread))
 }

@@ -12,14 +12,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use hearth_base::{Error, Result, clock::Clock, tasks::Supervisor};
 use moka::sync::Cache;
 use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
-use super::edus::Edus;
+use super::{edus::Edus, inbox::Inbox};
 
 /// How the transactions of one other server are held back (`rc_federation`).
 #[derive(Clone, Copy, Debug)]
@@ -57,13 +56,10 @@ const ORIGINS: u64 = 20_000;
 /// What became of each event.
 pub type Outcomes = BTreeMap<OwnedEventId, Result<(), String>>;
 
-/// Where events go: each by itself, with an answer for each that has an id. Fails only if they are to come again.
-pub type Inbox = Box<dyn Fn(OwnedServerName, Vec<Box<RawValue>>) -> BoxFuture<'static, Result<Outcomes>> + Send + Sync>;
-
 /// Takes transactions in.
 pub struct Transactions {
     edus: Arc<Edus>,
-    inbox: Inbox,
+    inbox: Arc<Inbox>,
     clock: Clock,
     supervisor: Supervisor,
     settings: Settings,
@@ -99,7 +95,13 @@ impl Drop for Waiting<'_> {
 impl Transactions {
     /// Made once.
     #[must_use]
-    pub fn new(edus: Arc<Edus>, inbox: Inbox, clock: Clock, supervisor: Supervisor, settings: Settings) -> Arc<Self> {
+    pub fn new(
+        edus: Arc<Edus>,
+        inbox: Arc<Inbox>,
+        clock: Clock,
+        supervisor: Supervisor,
+        settings: Settings,
+    ) -> Arc<Self> {
         Arc::new(Self {
             edus,
             inbox,
@@ -149,7 +151,7 @@ impl Transactions {
             return Ok(answer);
         }
         let work = async move {
-            let outcomes = if pdus.is_empty() { Outcomes::new() } else { (this.inbox)(name.0.clone(), pdus).await? };
+            let outcomes = if pdus.is_empty() { Outcomes::new() } else { this.inbox.receive(&name.0, pdus).await? };
             this.edus.receive(&name.0, &edus).await?;
             let answer = Arc::new(outcomes);
             this.answers.insert(name, answer.clone());

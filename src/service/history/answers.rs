@@ -11,7 +11,7 @@ use hearth_store::{
 use ruma::{EventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 
-use super::History;
+use super::{Form, History};
 use crate::sync::filter;
 
 /// A page asked for (spec: `GET /rooms/{roomId}/messages`).
@@ -36,8 +36,9 @@ impl History {
     /// 404 if there is none that the user may see.
     pub async fn event_json(&self, who: &Requester, room_id: &RoomId, event_id: &EventId) -> Result<String> {
         let (viewer, event) = self.event(who, room_id, event_id).await?;
+        let bundles = self.bundles([&event].into_iter(), &viewer, Form::WITH_ROOM).await?;
         let mut out = String::new();
-        self.write(&mut out, &event, &viewer, true).await?;
+        self.write(&mut out, &event, &viewer, Form { bundles: Some(&bundles), ..Form::WITH_ROOM }).await?;
         Ok(out)
     }
 
@@ -59,7 +60,7 @@ impl History {
         let viewer = self.enter(who, room_id).await?;
         let events = self.state_events(&self.state(&viewer).await?).await?;
         let mut out = String::with_capacity(events.len() * 512);
-        self.write_all(&mut out, &events, &viewer, true).await?;
+        self.write_all(&mut out, &events, &viewer, Form::WITH_ROOM).await?;
         Ok(out)
     }
 
@@ -82,7 +83,7 @@ impl History {
             return Ok(event.pdu.content_json().to_owned());
         }
         let mut out = String::new();
-        self.write(&mut out, &event, &viewer, true).await?;
+        self.write(&mut out, &event, &viewer, Form::WITH_ROOM).await?;
         Ok(out)
     }
 
@@ -106,7 +107,7 @@ impl History {
         let events = self.members(&state, membership, not_membership).await?;
         let mut out = String::with_capacity(events.len() * 512);
         out.push_str("{\"chunk\":");
-        self.write_all(&mut out, &events, &viewer, true).await?;
+        self.write_all(&mut out, &events, &viewer, Form::WITH_ROOM).await?;
         out.push('}');
         Ok(out)
     }
@@ -159,7 +160,7 @@ impl History {
         let page = self.messages(&viewer, ask.direction, ask.from, ask.to, ask.limit, &wanted).await?;
         let mut out = String::with_capacity(page.events.len() * 640 + 128);
         out.push_str("{\"chunk\":");
-        self.write_all(&mut out, &page.events, &viewer, true).await?;
+        self.write_with_children(&mut out, &page.events, &viewer, Form::WITH_ROOM).await?;
         push_token(&mut out, "start", Some(page.start));
         push_token(&mut out, "end", page.end);
         let newest = match ask.direction {
@@ -173,7 +174,7 @@ impl History {
             let speakers: Vec<&UserId> = page.events.iter().map(|e| e.pdu.sender()).collect();
             let speakers = self.members_of(&state, &speakers).await?;
             out.push_str(",\"state\":");
-            self.write_all(&mut out, &speakers, &viewer, true).await?;
+            self.write_all(&mut out, &speakers, &viewer, Form::WITH_ROOM).await?;
         }
         out.push('}');
         Ok(out)
@@ -204,15 +205,18 @@ impl History {
             self.state_events(&context.state).await?
         };
         state.retain(|e| filter.has(&e.pdu));
+        let shown = context.before.iter().chain(&context.after).chain([&context.event]);
+        let bundles = self.bundles(shown, &viewer, Form::WITH_ROOM).await?;
+        let form = Form { bundles: Some(&bundles), ..Form::WITH_ROOM };
         let mut out = String::with_capacity(4096);
         out.push_str("{\"event\":");
-        self.write(&mut out, &context.event, &viewer, true).await?;
+        self.write(&mut out, &context.event, &viewer, form).await?;
         out.push_str(",\"events_before\":");
-        self.write_all(&mut out, &context.before, &viewer, true).await?;
+        self.write_all(&mut out, &context.before, &viewer, form).await?;
         out.push_str(",\"events_after\":");
-        self.write_all(&mut out, &context.after, &viewer, true).await?;
+        self.write_all(&mut out, &context.after, &viewer, form).await?;
         out.push_str(",\"state\":");
-        self.write_all(&mut out, &state, &viewer, true).await?;
+        self.write_all(&mut out, &state, &viewer, Form::WITH_ROOM).await?;
         push_token(&mut out, "start", Some(context.start));
         push_token(&mut out, "end", Some(context.end));
         out.push('}');

@@ -3,7 +3,7 @@
 //! Both are read from the chains of state events that replaced each other (few, and cached), not from the state before
 //! each event: a page of history costs no snapshots.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use hearth_base::{
     Requester, Result,
@@ -37,10 +37,18 @@ pub struct Viewer {
     forgotten: bool,
     /// Position up to which they were joined at some later time.
     joined_until: StreamPos,
+    /// Whom they do not want to hear of.
+    ignored: Arc<HashSet<OwnedUserId>>,
 }
 
 impl Viewer {
-    pub(super) async fn new(store: &Store, state: &State, who: &Requester, room: Arc<Room>) -> Result<Self> {
+    pub(super) async fn new(
+        store: &Store,
+        state: &State,
+        who: &Requester,
+        room: Arc<Room>,
+        ignored: Arc<HashSet<OwnedUserId>>,
+    ) -> Result<Self> {
         let current = state.current(&room).await?;
         let own = state.entry(&current, "m.room.member", who.user_id.as_str()).await?;
         let setting = state.entry(&current, "m.room.history_visibility", "").await?;
@@ -73,6 +81,7 @@ impl Viewer {
             left_with,
             forgotten,
             joined_until,
+            ignored,
         })
     }
 
@@ -80,6 +89,25 @@ impl Viewer {
     #[must_use]
     pub fn user_id(&self) -> &UserId {
         &self.user_id
+    }
+
+    /// Whom the user ignores.
+    #[must_use]
+    pub fn ignored(&self) -> &HashSet<OwnedUserId> {
+        &self.ignored
+    }
+
+    /// Whether an event is one that the user does not want to hear of: state is shown whoever sets it (spec: "Ignoring
+    /// Users").
+    #[must_use]
+    pub fn ignores(&self, event: &StoredEvent) -> bool {
+        !event.pdu.is_state() && self.ignored.contains(event.pdu.sender())
+    }
+
+    /// Whether the user may see an event, and wants to.
+    #[must_use]
+    pub fn shows(&self, event: &StoredEvent) -> bool {
+        !self.ignores(event) && self.may_see(event)
     }
 
     /// Whether the user may see an event.

@@ -46,19 +46,11 @@ fn count() -> u32 {
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A world on SQLite, and one on PostgreSQL if `HEARTH_TEST_POSTGRES` names a server where databases may be made
-/// (`postgres://user@host:port`).
+/// A world on SQLite, and one on PostgreSQL where there is one.
 pub(crate) async fn worlds() -> Vec<World> {
     let dir = tempfile::tempdir().unwrap();
     let mut worlds = vec![World::on(Engine::Sqlite { path: dir.path().join("t.db") }, dir).await];
-    if let Ok(server) = std::env::var("HEARTH_TEST_POSTGRES") {
-        let name = format!("hearth_keys_{}_{}", std::process::id(), count());
-        let made = std::process::Command::new("createdb")
-            .args([format!("--maintenance-db={server}/postgres"), name.clone()])
-            .status();
-        assert!(made.unwrap().success(), "createdb");
-        let options = Box::new(format!("{server}/{name}").parse().unwrap());
-        let engine = Engine::Postgres { options, max_connections: 4 };
+    if let Some(engine) = crate::testing::postgres().await {
         worlds.push(World::on(engine, tempfile::tempdir().unwrap()).await);
     }
     worlds

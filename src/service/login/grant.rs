@@ -111,8 +111,8 @@ impl Login {
                 (self.accounts.find_threepid(&medium, &address).await?, password)
             }
         };
-        if !self.accounts.settings().passwords_enabled {
-            return Err(Error::forbidden("This server has no passwords"));
+        if !self.accounts.settings().password_login {
+            return Err(Error::forbidden("One does not log in by password on this server"));
         }
         let good = self.accounts.password_matches(found.as_ref().map(|(_, a)| a), password).await?;
         let (user_id, account) = found.ok_or_else(wrong)?;

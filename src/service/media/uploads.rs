@@ -220,7 +220,7 @@ fn may_upload(requester: &Requester) -> Result<()> {
 }
 
 /// What is kept of a text that a stranger sends: no control characters, and not all too much.
-fn printable(text: String) -> Option<String> {
+pub(super) fn printable(text: String) -> Option<String> {
     let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     (!text.is_empty()).then_some(text)
 }

@@ -75,7 +75,7 @@ impl Sum {
 pub(super) type Thread = Arc<str>;
 
 /// The name of the main timeline.
-pub(super) const MAIN: &str = "main";
+pub(super) const MAIN: &str = crate::relations::MAIN;
 
 /// Sums by thread.
 #[derive(Clone, Debug, Default)]

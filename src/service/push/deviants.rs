@@ -9,8 +9,8 @@ use hearth_base::{
 };
 use ruma::RoomId;
 
-use super::{IGNORED_USERS, Push, RoomMemory};
-use crate::account_data::PUSH_RULES;
+use super::{Push, RoomMemory};
+use crate::account_data::{PUSH_RULES, ignored::IGNORED_USERS};
 
 /// Changes of users' rules that rooms catch up with one by one; a room further behind looks at all its members again.
 const CHANGES: usize = 256;

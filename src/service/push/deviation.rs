@@ -8,7 +8,8 @@ use ruma::{
     OwnedUserId, RoomId, UserId,
     push::{ConditionalPushRule, PushCondition, Ruleset},
 };
-use serde::Deserialize;
+
+use crate::account_data::ignored::ignored_in;
 
 /// A user's rules and whom they ignore, with where that matters.
 #[derive(Debug)]
@@ -30,12 +31,6 @@ pub(super) struct UserRules {
     pub(super) weight: u32,
 }
 
-#[derive(Deserialize, Default)]
-struct IgnoredUsers {
-    #[serde(default)]
-    ignored_users: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
-}
-
 /// The default rules whose effects may differ by the number of members.
 const BY_MEMBERS: [&str; 4] =
     [".m.rule.encrypted_room_one_to_one", ".m.rule.room_one_to_one", ".m.rule.message", ".m.rule.encrypted"];
@@ -43,8 +38,7 @@ const BY_MEMBERS: [&str; 4] =
 impl UserRules {
     /// `None` if nothing counts otherwise than by the default rules.
     pub(super) fn of(user: OwnedUserId, rules: Ruleset, ignored: Option<&str>) -> Option<Self> {
-        let ignored: IgnoredUsers = ignored.and_then(|i| serde_json::from_str(i).ok()).unwrap_or_default();
-        let ignored = ignored.ignored_users.into_keys().filter_map(|u| UserId::parse(u).ok()).collect();
+        let ignored = ignored.map(ignored_in).unwrap_or_default();
         let default = push::server_default(&user);
         let mut this = Self {
             user,

@@ -17,8 +17,7 @@ use hearth_rules::{
 };
 use hearth_store::{
     Settings as StoreSettings,
-    db::Engine,
-    events::{Append, Appended, NewEvent, NewMembership, Standing, StoredEvent},
+    events::{Append, Appended, NewEvent, NewMembership, NewRelation, Standing, StoredEvent},
     receipts::NewReceipt,
     rooms::{Room, RoomHead},
     state::RoomState,
@@ -33,7 +32,11 @@ use ruma::{
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::account_data::{AccountData, Settings as DataSettings};
+use crate::{
+    account_data::{AccountData, Settings as DataSettings},
+    relations::RelatesTo,
+    testing::on_both,
+};
 
 /// A server with one room, without the rules of rooms: whatever is sent stands.
 pub(crate) struct House {
@@ -61,7 +64,7 @@ impl House {
     pub(crate) async fn new(users: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let supervisor = Supervisor::new();
-        let engine = Engine::Sqlite { path: dir.path().join("hearth.db") };
+        let engine = crate::testing::engine(dir.path());
         let store = Store::open(&StoreSettings::new(engine), &supervisor).await.unwrap();
         let push = Arc::new(new_push(&store));
         let hears = push.clone();
@@ -182,7 +185,11 @@ impl House {
             counted: outcome.counted,
             thread,
             push: outcome.actions,
-            relation: None,
+            relation: RelatesTo::of(&content.to_string()).map(|r| NewRelation {
+                target: r.event_id,
+                rel_type: r.rel_type,
+                key: r.key,
+            }),
             redaction: None,
             relay: false,
         };
@@ -270,145 +277,142 @@ fn rule(kind: &str, id: &str, pattern: &str, actions: Value) -> NewPushRule {
     }
 }
 
-#[tokio::test]
-async fn a_message_counts_for_all_but_its_sender_and_a_mention_highlights() {
-    let mut house = House::new(&["a", "b", "c"]).await;
-    assert_eq!(house.total("b").await, (0, 0), "joining is no news");
-    house.say("a", json!({"body": "hello"})).await;
-    assert_eq!(house.total("a").await, (0, 0));
-    assert_eq!(house.total("b").await, (1, 0));
-    house.say("a", json!({"body": "b", "m.mentions": {"user_ids": ["@b:x.org", "@nobody:x.org", "@b:y.org"]}})).await;
-    assert_eq!(house.total("b").await, (2, 1));
-    assert_eq!(house.total("c").await, (2, 0));
-    house.say("b", json!({"body": "yes", "m.mentions": {"room": true}})).await;
-    assert_eq!(house.total("b").await, (0, 0), "who sends has read");
-    assert_eq!(house.total("c").await, (3, 0), "b may not call everyone");
-    house.say("a", json!({"body": "all", "m.mentions": {"room": true}})).await;
-    assert_eq!(house.total("b").await, (1, 1));
-    assert_eq!(house.total("c").await, (4, 1));
-    let last = house.events.last().unwrap().clone();
-    house.read("c", &last, None, "m.read.private").await;
-    assert_eq!(house.total("c").await, (0, 0));
-    house.say("a", json!({"body": "quiet", "msgtype": "m.notice"})).await;
-    assert_eq!(house.total("c").await, (0, 0));
-}
+on_both! {
+    async fn a_message_counts_for_all_but_its_sender_and_a_mention_highlights() {
+        let mut house = House::new(&["a", "b", "c"]).await;
+        assert_eq!(house.total("b").await, (0, 0), "joining is no news");
+        house.say("a", json!({"body": "hello"})).await;
+        assert_eq!(house.total("a").await, (0, 0));
+        assert_eq!(house.total("b").await, (1, 0));
+        house.say("a", json!({"body": "b", "m.mentions": {"user_ids": ["@b:x.org", "@nobody:x.org", "@b:y.org"]}})).await;
+        assert_eq!(house.total("b").await, (2, 1));
+        assert_eq!(house.total("c").await, (2, 0));
+        house.say("b", json!({"body": "yes", "m.mentions": {"room": true}})).await;
+        assert_eq!(house.total("b").await, (0, 0), "who sends has read");
+        assert_eq!(house.total("c").await, (3, 0), "b may not call everyone");
+        house.say("a", json!({"body": "all", "m.mentions": {"room": true}})).await;
+        assert_eq!(house.total("b").await, (1, 1));
+        assert_eq!(house.total("c").await, (4, 1));
+        let last = house.events.last().unwrap().clone();
+        house.read("c", &last, None, "m.read.private").await;
+        assert_eq!(house.total("c").await, (0, 0));
+        house.say("a", json!({"body": "quiet", "msgtype": "m.notice"})).await;
+        assert_eq!(house.total("c").await, (0, 0));
+    }
 
-#[tokio::test]
-async fn an_invite_notifies_the_invitee_alone() {
-    let mut house = House::new(&["a", "b"]).await;
-    house.nid("d").await;
-    house.member("a", "d", "invite").await;
-    assert_eq!(house.total("b").await, (0, 0));
-    let notified = house.store.notified(house.nid("d").await, StreamPos(i64::MAX), false, 10).await.unwrap();
-    assert_eq!(notified.len(), 1);
-    assert_eq!(notified[0].actions, r#"["notify",{"set_tweak":"sound","value":"default"}]"#);
-    house.member("d", "d", "join").await;
-    assert_eq!(house.total("d").await, (0, 0));
-    house.say("a", json!({"body": "welcome"})).await;
-    assert_eq!(house.total("d").await, (1, 0));
-}
+    async fn an_invite_notifies_the_invitee_alone() {
+        let mut house = House::new(&["a", "b"]).await;
+        house.nid("d").await;
+        house.member("a", "d", "invite").await;
+        assert_eq!(house.total("b").await, (0, 0));
+        let notified = house.store.notified(house.nid("d").await, StreamPos(i64::MAX), false, 10).await.unwrap();
+        assert_eq!(notified.len(), 1);
+        assert_eq!(notified[0].actions, r#"["notify",{"set_tweak":"sound","value":"default"}]"#);
+        house.member("d", "d", "join").await;
+        assert_eq!(house.total("d").await, (0, 0));
+        house.say("a", json!({"body": "welcome"})).await;
+        assert_eq!(house.total("d").await, (1, 0));
+    }
 
-#[tokio::test]
-async fn rows_are_written_for_those_who_differ_only() {
-    let names: Vec<String> = (0..60).map(|n| format!("u{n}")).collect();
-    let users: Vec<&str> = names.iter().map(String::as_str).collect();
-    let house = House::new(&users).await;
-    let rows = async |n: u32, content: Value| {
-        let pdu = pdu(1_000 + n, &id("u0"), "m.room.message", None, &content);
-        let thread = thread_of(&content);
-        let sender = house.nid("u0").await;
-        let levels = || async { Ok(house.levels()) };
-        let outcome = house.push.evaluate(house.room.nid, &pdu, sender, &thread, levels).await.unwrap();
-        assert!(outcome.counted);
-        let mut users: Vec<_> = outcome.actions.iter().map(|a| (a.user, a.notify, a.highlight)).collect();
-        users.sort_unstable();
-        users
-    };
-    assert_eq!(rows(1, json!({"body": "x"})).await, []);
-    let (u1, u2, u3) = (house.nid("u1").await, house.nid("u2").await, house.nid("u3").await);
-    let both = json!({"body": "x", "m.mentions": {"user_ids": ["@u1:x.org", "@u2:x.org", "@u0:x.org"]}});
-    assert_eq!(rows(2, both).await, [(u1, true, true), (u2, true, true)]);
-    let everyone = json!({"body": "x", "m.mentions": {"room": true, "user_ids": ["@u1:x.org"]}});
-    assert_eq!(rows(3, everyone).await, [(EVERYONE, true, true)]);
+    async fn rows_are_written_for_those_who_differ_only() {
+        let names: Vec<String> = (0..60).map(|n| format!("u{n}")).collect();
+        let users: Vec<&str> = names.iter().map(String::as_str).collect();
+        let house = House::new(&users).await;
+        let rows = async |n: u32, content: Value| {
+            let pdu = pdu(1_000 + n, &id("u0"), "m.room.message", None, &content);
+            let thread = thread_of(&content);
+            let sender = house.nid("u0").await;
+            let levels = || async { Ok(house.levels()) };
+            let outcome = house.push.evaluate(house.room.nid, &pdu, sender, &thread, levels).await.unwrap();
+            assert!(outcome.counted);
+            let mut users: Vec<_> = outcome.actions.iter().map(|a| (a.user, a.notify, a.highlight)).collect();
+            users.sort_unstable();
+            users
+        };
+        assert_eq!(rows(1, json!({"body": "x"})).await, []);
+        let (u1, u2, u3) = (house.nid("u1").await, house.nid("u2").await, house.nid("u3").await);
+        let both = json!({"body": "x", "m.mentions": {"user_ids": ["@u1:x.org", "@u2:x.org", "@u0:x.org"]}});
+        assert_eq!(rows(2, both).await, [(u1, true, true), (u2, true, true)]);
+        let everyone = json!({"body": "x", "m.mentions": {"room": true, "user_ids": ["@u1:x.org"]}});
+        assert_eq!(rows(3, everyone).await, [(EVERYONE, true, true)]);
 
-    let who = house.who("u3").await;
-    house.push.put_rule(&who, rule("room", "!r:x.org", "", json!([])), None, None).await.unwrap();
-    assert_eq!(rows(4, json!({"body": "x"})).await, [(u3, false, false)]);
-    house.push.delete_rule(&who, "room", "!r:x.org".to_owned()).await.unwrap();
-    house.push.put_rule(&who, rule("room", "!other:x.org", "", json!([])), None, None).await.unwrap();
-    assert_eq!(rows(5, json!({"body": "x"})).await, []);
-    let ignored = house.who("u2").await;
-    let content = serde_json::value::to_raw_value(&json!({"ignored_users": {"@u0:x.org": {}}})).unwrap();
-    house.data.put(&ignored, &ignored.user_id, None, IGNORED_USERS, &content).await.unwrap();
-    assert_eq!(rows(6, json!({"body": "x"})).await, [(u2, false, false)]);
-}
+        let who = house.who("u3").await;
+        house.push.put_rule(&who, rule("room", "!r:x.org", "", json!([])), None, None).await.unwrap();
+        assert_eq!(rows(4, json!({"body": "x"})).await, [(u3, false, false)]);
+        house.push.delete_rule(&who, "room", "!r:x.org".to_owned()).await.unwrap();
+        house.push.put_rule(&who, rule("room", "!other:x.org", "", json!([])), None, None).await.unwrap();
+        assert_eq!(rows(5, json!({"body": "x"})).await, []);
+        let ignored = house.who("u2").await;
+        let content = serde_json::value::to_raw_value(&json!({"ignored_users": {"@u0:x.org": {}}})).unwrap();
+        house.data.put(&ignored, &ignored.user_id, None, IGNORED_USERS, &content).await.unwrap();
+        assert_eq!(rows(6, json!({"body": "x"})).await, [(u2, false, false)]);
+    }
 
-#[tokio::test]
-async fn rules_are_read_with_defaults_and_edited() {
-    let house = House::new(&["a"]).await;
-    let who = house.who("a").await;
-    let rules = house.push.rules(&who).await.unwrap();
-    assert_eq!(rules["override"][0]["rule_id"], ".m.rule.master");
-    assert_eq!(rules["room"], json!([]));
-    house.push.put_rule(&who, rule("content", "cake", "cake", json!(["notify"])), None, None).await.unwrap();
-    house.push.set_rule_enabled(&who, "content", "cake".into(), false).await.unwrap();
-    house.push.set_rule_actions(&who, "override", ".m.rule.reaction".into(), vec![]).await.unwrap();
-    let cake = house.push.rule(&who, "content", "cake").await.unwrap();
-    assert_eq!(
-        cake,
-        json!({"actions": ["notify"], "default": false, "enabled": false, "rule_id": "cake", "pattern": "cake"})
-    );
-    let stored = house.data.get(&who, &who.user_id, None, PUSH_RULES).await.unwrap();
-    let stored: Value = serde_json::from_str(stored.get()).unwrap();
-    assert_eq!(stored["global"]["content"][0]["rule_id"], "cake");
+    async fn rules_are_read_with_defaults_and_edited() {
+        let house = House::new(&["a"]).await;
+        let who = house.who("a").await;
+        let rules = house.push.rules(&who).await.unwrap();
+        assert_eq!(rules["override"][0]["rule_id"], ".m.rule.master");
+        assert_eq!(rules["room"], json!([]));
+        house.push.put_rule(&who, rule("content", "cake", "cake", json!(["notify"])), None, None).await.unwrap();
+        house.push.set_rule_enabled(&who, "content", "cake".into(), false).await.unwrap();
+        house.push.set_rule_actions(&who, "override", ".m.rule.reaction".into(), vec![]).await.unwrap();
+        let cake = house.push.rule(&who, "content", "cake").await.unwrap();
+        assert_eq!(
+            cake,
+            json!({"actions": ["notify"], "default": false, "enabled": false, "rule_id": "cake", "pattern": "cake"})
+        );
+        let stored = house.data.get(&who, &who.user_id, None, PUSH_RULES).await.unwrap();
+        let stored: Value = serde_json::from_str(stored.get()).unwrap();
+        assert_eq!(stored["global"]["content"][0]["rule_id"], "cake");
 
-    let status = |r: Result<()>| r.unwrap_err().status().as_u16();
-    let before = Some("nowhere".to_owned());
-    assert_eq!(status(house.push.put_rule(&who, rule("content", "tea", "tea", json!([])), before, None).await), 400);
-    let long = "x".repeat(301);
-    assert_eq!(status(house.push.put_rule(&who, rule("content", &long, "tea", json!([])), None, None).await), 400);
-    let long = "x".repeat(1_025);
-    assert_eq!(status(house.push.put_rule(&who, rule("content", "tea", &long, json!([])), None, None).await), 413);
-    assert_eq!(status(house.push.delete_rule(&who, "content", "tea".into()).await), 404);
-    assert_eq!(status(house.push.delete_rule(&who, "override", ".m.rule.master".into()).await), 400);
-    assert_eq!(status(house.push.delete_rule(&who, "odd", "tea".into()).await), 400);
-    assert_eq!(house.push.rule(&who, "room", "cake").await.unwrap_err().status().as_u16(), 404);
-}
+        let status = |r: Result<()>| r.unwrap_err().status().as_u16();
+        let before = Some("nowhere".to_owned());
+        assert_eq!(status(house.push.put_rule(&who, rule("content", "tea", "tea", json!([])), before, None).await), 400);
+        let long = "x".repeat(301);
+        assert_eq!(status(house.push.put_rule(&who, rule("content", &long, "tea", json!([])), None, None).await), 400);
+        let long = "x".repeat(1_025);
+        assert_eq!(status(house.push.put_rule(&who, rule("content", "tea", &long, json!([])), None, None).await), 413);
+        assert_eq!(status(house.push.delete_rule(&who, "content", "tea".into()).await), 404);
+        assert_eq!(status(house.push.delete_rule(&who, "override", ".m.rule.master".into()).await), 400);
+        assert_eq!(status(house.push.delete_rule(&who, "odd", "tea".into()).await), 400);
+        assert_eq!(house.push.rule(&who, "room", "cake").await.unwrap_err().status().as_u16(), 404);
+    }
 
-#[tokio::test]
-async fn pushers_are_set_and_taken_over() {
-    let house = House::new(&["a", "b"]).await;
-    let (a, b) = (house.who("a").await, house.who("b").await);
-    let pusher = |append| NewPusher {
-        app_id: "org.app".into(),
-        pushkey: "key".into(),
-        kind: "http".into(),
-        app_name: "App".into(),
-        device_name: "Phone".into(),
-        profile_tag: None,
-        lang: "en".into(),
-        data: json!({"url": "https://push.example.org/_matrix/push/v1/notify"}).as_object().unwrap().clone(),
-        append,
-        enabled: true,
-    };
-    house.push.set_pusher(&a, pusher(false)).await.unwrap();
-    house.push.set_pusher(&a, NewPusher { device_name: "Tablet".into(), ..pusher(false) }).await.unwrap();
-    let of_a = house.push.pushers(&a).await.unwrap();
-    assert_eq!((of_a.len(), of_a[0].device_name.as_str()), (1, "Tablet"));
-    assert_eq!(of_a[0].pos, house.store.head(), "what was before is not pushed");
-    house.push.set_pusher(&b, pusher(true)).await.unwrap();
-    assert_eq!(house.push.pushers(&a).await.unwrap().len(), 1);
-    house.push.set_pusher(&b, pusher(false)).await.unwrap();
-    assert_eq!(house.push.pushers(&a).await.unwrap().len(), 0, "another user has taken the key");
-    house.push.remove_pusher(&b, "org.app".into(), "key".into()).await.unwrap();
-    assert_eq!(house.push.pushers(&b).await.unwrap().len(), 0);
+    async fn pushers_are_set_and_taken_over() {
+        let house = House::new(&["a", "b"]).await;
+        let (a, b) = (house.who("a").await, house.who("b").await);
+        let pusher = |append| NewPusher {
+            app_id: "org.app".into(),
+            pushkey: "key".into(),
+            kind: "http".into(),
+            app_name: "App".into(),
+            device_name: "Phone".into(),
+            profile_tag: None,
+            lang: "en".into(),
+            data: json!({"url": "https://push.example.org/_matrix/push/v1/notify"}).as_object().unwrap().clone(),
+            append,
+            enabled: true,
+        };
+        house.push.set_pusher(&a, pusher(false)).await.unwrap();
+        house.push.set_pusher(&a, NewPusher { device_name: "Tablet".into(), ..pusher(false) }).await.unwrap();
+        let of_a = house.push.pushers(&a).await.unwrap();
+        assert_eq!((of_a.len(), of_a[0].device_name.as_str()), (1, "Tablet"));
+        assert_eq!(of_a[0].pos, house.store.head(), "what was before is not pushed");
+        house.push.set_pusher(&b, pusher(true)).await.unwrap();
+        assert_eq!(house.push.pushers(&a).await.unwrap().len(), 1);
+        house.push.set_pusher(&b, pusher(false)).await.unwrap();
+        assert_eq!(house.push.pushers(&a).await.unwrap().len(), 0, "another user has taken the key");
+        house.push.remove_pusher(&b, "org.app".into(), "key".into()).await.unwrap();
+        assert_eq!(house.push.pushers(&b).await.unwrap().len(), 0);
 
-    let refused = async |new: NewPusher| house.push.set_pusher(&a, new).await.unwrap_err().errcode().to_owned();
-    assert_eq!(refused(NewPusher { pushkey: "k".repeat(513), ..pusher(false) }).await, "M_INVALID_PARAM");
-    assert_eq!(refused(NewPusher { kind: "smoke".into(), ..pusher(false) }).await, "M_INVALID_PARAM");
-    assert_eq!(refused(NewPusher { data: Map::new(), ..pusher(false) }).await, "M_MISSING_PARAM");
-    let elsewhere = json!({"url": "https://push.example.org/else"}).as_object().unwrap().clone();
-    assert_eq!(refused(NewPusher { data: elsewhere, ..pusher(false) }).await, "M_INVALID_PARAM");
+        let refused = async |new: NewPusher| house.push.set_pusher(&a, new).await.unwrap_err().errcode().to_owned();
+        assert_eq!(refused(NewPusher { pushkey: "k".repeat(513), ..pusher(false) }).await, "M_INVALID_PARAM");
+        assert_eq!(refused(NewPusher { kind: "smoke".into(), ..pusher(false) }).await, "M_INVALID_PARAM");
+        assert_eq!(refused(NewPusher { data: Map::new(), ..pusher(false) }).await, "M_MISSING_PARAM");
+        let elsewhere = json!({"url": "https://push.example.org/else"}).as_object().unwrap().clone();
+        assert_eq!(refused(NewPusher { data: elsewhere, ..pusher(false) }).await, "M_INVALID_PARAM");
+    }
 }
 
 /// Something that happens.

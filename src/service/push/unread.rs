@@ -12,10 +12,10 @@ use ruma::{UserId, events::TimelineEventType};
 use std::sync::Arc;
 
 use super::{
-    IGNORED_USERS, Push,
+    Push,
     counts::{MAIN, MAX_THREADS, MemberCounts, Snapshot, Sum, Sums, Unread},
 };
-use crate::account_data::PUSH_RULES;
+use crate::account_data::{PUSH_RULES, ignored::IGNORED_USERS};
 
 impl Push {
     /// What a user has not read of a room.

@@ -84,6 +84,13 @@ impl Rooms {
             |room_id: &RoomId| self.rest(&draft, room_id, &new, preset, version, &own, &invites, alias.as_deref(), who);
         let append = self.events.first_events(room, create, rest).await.map_err(invalid_state)?;
         let room_id = append.room.room_id.clone();
+        if let Some(alias) = &alias {
+            self.directory.check_alias_rules(who, &room_id, alias)?;
+        }
+        if new.published {
+            let aliases: Vec<&str> = alias.iter().map(|a| a.as_str()).collect();
+            self.directory.check_publication_rules(who, &room_id, &aliases)?;
+        }
         let (published, creator, taken) = (new.published, who.user_nid, alias.clone());
         self.store
             .write(move |tx| {

@@ -3,7 +3,7 @@
 use ruma::api::client::filter::{EventFormat, FilterDefinition, LazyLoadOptions, RoomEventFilter, UrlFilter};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
-use hearth_rules::event::Pdu;
+use hearth_rules::{client_format::EventFields, event::Pdu};
 
 /// Events in a timeline when the client does not say.
 const DEFAULT_LIMIT: usize = 10;
@@ -30,7 +30,7 @@ pub struct Filter {
     /// Whether events are wanted as other servers get them.
     pub federation_format: bool,
     /// Fields of events to keep, if not all.
-    pub event_fields: Option<Vec<String>>,
+    pub event_fields: Option<EventFields>,
 }
 
 /// A choice of rooms.
@@ -197,7 +197,7 @@ impl Filter {
             account_data: Events::plain(definition.account_data),
             presence: Events::plain(definition.presence),
             federation_format: definition.event_format == EventFormat::Federation,
-            event_fields: definition.event_fields,
+            event_fields: definition.event_fields.map(|paths| EventFields::new(paths.iter().map(String::as_str))),
         }
     }
 }

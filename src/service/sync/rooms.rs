@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Result, ids::StreamPos};
+use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
 use hearth_rules::client_format::write_stripped;
 use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room};
 use ruma::events::{TimelineEventType, room::member::MembershipState};
@@ -20,7 +20,7 @@ mod timeline;
 
 use beside::write_account_data;
 use state::Span;
-use timeline::{Timeline, before};
+use timeline::Timeline;
 
 impl Sync {
     /// Writes a room the user is in, if it has news.
@@ -73,7 +73,7 @@ impl Sync {
             }
         }
         self.write_state(&mut body, turn, &viewer, &state).await?;
-        self.write_timeline(&mut body, &viewer, &timeline).await?;
+        self.write_timeline(&mut body, turn, &viewer, &timeline, newly).await?;
         if !summary.is_empty() {
             key(&mut body, "summary");
             body.push_str(&summary);
@@ -97,6 +97,9 @@ impl Sync {
         if !turn.ask.filter.rooms.has(&room.room_id) {
             return Ok(());
         }
+        if name == "invite_state" && self.is_ignored(turn, membership).await? {
+            return Ok(());
+        }
         let section = if name == "invite_state" { &mut sections.invite } else { &mut sections.knock };
         open(section, &room.room_id);
         key(section, name);
@@ -109,6 +112,16 @@ impl Sync {
         }
         section.push_str("]}}");
         Ok(())
+    }
+
+    /// Whether an invite comes from somebody the user does not want to hear of (spec: "Ignoring Users").
+    async fn is_ignored(&self, turn: &Turn<'_>, invite: &Membership) -> Result<bool> {
+        let ignored = self.sources.account_data.ignored(turn.who.user_nid).await?;
+        if ignored.is_empty() {
+            return Ok(false);
+        }
+        let event = self.store.event(invite.event).await?;
+        Ok(event.is_some_and(|e| ignored.contains(e.pdu.sender())))
     }
 
     /// What one may know of a room before joining: the events the specification names, and the invite itself.
@@ -165,13 +178,13 @@ impl Sync {
             }
             // An invite or knock came to nothing, or a ban after leaving: that is all there is to see.
             _ => {
-                let start = own.as_ref().and_then(|e| e.place()).map(before);
+                let start = own.as_ref().and_then(|e| e.place()).map(HistoryToken::before);
                 (Timeline { start, events: own.into_iter().collect(), limited: false }, Vec::new())
             }
         };
         let mut body = String::new();
         self.write_state(&mut body, turn, &viewer, &state).await?;
-        self.write_timeline(&mut body, &viewer, &timeline).await?;
+        self.write_timeline(&mut body, turn, &viewer, &timeline, full).await?;
         open(&mut sections.leave, &room.room_id);
         sections.leave.push_str(&body);
         sections.leave.push('}');

@@ -1,7 +1,7 @@
 //! Blobs come back as they went in, once each, whole or not at all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{fs::OpenOptions, time::Duration};
+use std::fs::OpenOptions;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use sha2::{Digest as _, Sha256};

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hearth_base::{
-    Result,
+    Result, cache,
     ids::{StreamPos, UserNid},
 };
 use moka::sync::Cache;
@@ -20,7 +20,7 @@ use crate::{
     Store,
     db::{Ints, Texts},
     execute, fetch_all, fetch_optional, insert_rows,
-    keys::{Fresh, one_time::DeviceName, to_json},
+    keys::{one_time::DeviceName, to_json},
     log::{Change, Logged, Tx},
     outbox::NewOutgoing,
     sql,
@@ -60,7 +60,7 @@ const INBOX: i64 = 100_000;
 #[derive(Debug)]
 pub(crate) struct Inboxes {
     /// There is nothing newer than this id.
-    newest: Fresh<DeviceName, i64>,
+    newest: cache::Cache<DeviceName, i64>,
     /// There is nothing up to this id. Never wrong again once right, as ids only grow.
     cleared: Cache<DeviceName, i64>,
     /// At most so many messages. Only the writer asks and sets it.
@@ -69,11 +69,7 @@ pub(crate) struct Inboxes {
 
 impl Default for Inboxes {
     fn default() -> Self {
-        Self {
-            newest: Fresh::new(Cache::new(REMEMBERED)),
-            cleared: Cache::new(REMEMBERED),
-            sizes: Cache::new(REMEMBERED),
-        }
+        Self { newest: cache::Cache::new(REMEMBERED), cleared: Cache::new(REMEMBERED), sizes: Cache::new(REMEMBERED) }
     }
 }
 
@@ -82,7 +78,7 @@ impl Inboxes {
     pub(crate) fn published(&self, changes: &[Logged]) {
         for logged in changes {
             if let Change::ToDevice { recipients } = &logged.change {
-                self.newest.forget(recipients.iter());
+                recipients.iter().for_each(|name| self.newest.invalidate(name));
             }
         }
     }
@@ -179,12 +175,12 @@ impl Store {
         if newest.get(&name).is_some_and(|id| id <= after) {
             return Ok(Vec::new());
         }
-        let ticket = newest.ticket();
+        let ticket = newest.ticket(&name);
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut rows: Vec<(i64, String)> =
             fetch_all!(&mut self.read().await?, (i64, String), INBOX_PAGE, user.0, device, after, most)?;
         if rows.len() < limit {
-            newest.fill(ticket, name, rows.last().map_or(after, |(id, _)| *id));
+            newest.fill(name, rows.last().map_or(after, |(id, _)| *id), ticket);
         }
         rows.retain(|(id, _)| *id <= upto.0);
         Ok(rows)

@@ -152,7 +152,7 @@ impl Store {
         if let Some(known) = counts.get(&name) {
             return Ok(known);
         }
-        let ticket = counts.ticket();
+        let ticket = counts.ticket(&name);
         let mut session = self.read().await?;
         let one_time: Vec<(String, i64)> = fetch_all!(&mut session, (String, i64), COUNTS, user.0, device)?;
         let unused: Vec<(String,)> = fetch_all!(&mut session, (String,), UNUSED, user.0, device)?;
@@ -160,7 +160,7 @@ impl Store {
             one_time: by_algorithm(one_time),
             unused_fallback: unused.into_iter().map(|(a,)| a).collect(),
         });
-        counts.fill(ticket, name, found.clone());
+        counts.fill(name, found.clone(), ticket);
         Ok(found)
     }
 }
@@ -308,7 +308,7 @@ impl Tx {
 
     fn forget_counts(&mut self, devices: Vec<DeviceName>) {
         if !devices.is_empty() {
-            self.after_commit(move |store| store.inner.e2ee.counts.forget(&devices));
+            self.after_commit(move |store| devices.iter().for_each(|name| store.inner.e2ee.counts.invalidate(name)));
         }
     }
 }

@@ -122,7 +122,7 @@ pub(super) async fn serve(cx: &Cx, content: Content, asked: &HeaderMap, audience
 }
 
 /// Type and disposition. Of the type only a well-formed one is believed.
-fn describe(headers: &mut HeaderMap, content: &Content) -> Result<()> {
+pub(crate) fn describe(headers: &mut HeaderMap, content: &Content) -> Result<()> {
     let content_type = content
         .content_type
         .as_deref()

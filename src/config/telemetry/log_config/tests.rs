@@ -51,13 +51,16 @@ fn a_file_of_synapse() {
     let (log, notices) = read(OF_SYNAPSE).unwrap();
     assert_eq!(notices, []);
     assert_eq!(log.root, Level::Info);
-    let sql = ("synapse.storage.SQL".to_owned(), Level::Info);
-    assert_eq!(log.loggers, [sql, ("shared_secret_authenticator".to_owned(), Level::Info)]);
+    let loggers: Vec<_> = log.loggers.iter().map(|l| (l.name.as_str(), l.level, l.propagate)).collect();
+    let info = Some(Level::Info);
+    assert_eq!(loggers, [("synapse.storage.SQL", info, true), ("shared_secret_authenticator", info, true)]);
+    assert_eq!(log.root_handlers, [0, 1]);
     let [console, file] = &log.handlers[..] else { unreachable!("{:?}", log.handlers) };
     assert_eq!((&console.target, console.level), (&LogTarget::Stderr, Level::Warning));
     let path = PathBuf::from("/data/homeserver.log");
-    assert_eq!(file.target, LogTarget::File { path, rotation: Rotation::Daily { keep: 3 } });
-    assert_eq!(file.format, LogFormat::Text(DEFAULT_FORMAT.to_owned()));
+    let rotation = Rotation::Timed { when: When::Midnight, interval: 1, keep: 3, utc: false };
+    assert_eq!(file.target, LogTarget::File { path, rotation });
+    assert_eq!(file.format, text(DEFAULT_FORMAT));
 }
 
 #[test]
@@ -70,7 +73,7 @@ formatters:
 handlers:
   out: {class: logging.StreamHandler, stream: 'ext://sys.stdout', formatter: json}
   file: {class: logging.handlers.RotatingFileHandler, filename: a.log, maxBytes: 1000, backupCount: 2, formatter: terse}
-  sys: {class: logging.handlers.SysLogHandler, address: [127.0.0.1, 1514]}
+  sys: {class: logging.handlers.SysLogHandler, address: [127.0.0.1, 1514], facility: local3}
 root: {level: DEBUG, handlers: [out, file, sys]}
 ";
     let (log, _) = read(text).unwrap();
@@ -79,7 +82,38 @@ root: {level: DEBUG, handlers: [out, file, sys]}
     let rotation = Rotation::Size { bytes: 1000, keep: 2 };
     assert_eq!(log.handlers[1].target, LogTarget::File { path: "a.log".into(), rotation });
     assert_eq!(log.handlers[1].format, LogFormat::Json { terse: true });
-    assert_eq!(log.handlers[2].target, LogTarget::Syslog("127.0.0.1:1514".to_owned()));
+    assert_eq!(log.handlers[2].target, LogTarget::Syslog { address: "127.0.0.1:1514".to_owned(), facility: 19 });
+}
+
+#[test]
+fn loggers_with_handlers_of_their_own() {
+    let (log, notices) = read(
+        "version: 1
+formatters: {short: {format: '%(message)s', datefmt: '%H:%M'}}
+filters: {mine: {(): a.b.C}}
+handlers:
+  a: {class: logging.StreamHandler}
+  b: {class: logging.handlers.TimedRotatingFileHandler, filename: b.log, when: W6, interval: 2, utc: true, formatter: short}
+loggers:
+  twisted: {handlers: [b], propagate: false}
+  synapse: {level: DEBUG}
+root: {level: WARNING, handlers: [a]}
+",
+    )
+    .unwrap();
+    assert_eq!((&log.root_handlers, &log.loggers[0].handlers), (&vec![0], &vec![1]));
+    assert!(!log.loggers[0].propagate && log.loggers[0].level.is_none() && log.loggers[1].propagate);
+    let rotation = Rotation::Timed { when: When::Weekday(6), interval: 2, keep: 0, utc: true };
+    assert_eq!(log.handlers[1].target, LogTarget::File { path: "b.log".into(), rotation });
+    let date = Some("%H:%M".to_owned());
+    assert_eq!(log.handlers[1].format, LogFormat::Text { template: "%(message)s".to_owned(), date });
+    assert!(matches!(&notices[..], [one] if one.text.contains("filters.mine")), "{notices:?}");
+    for wrong in ["when: W7", "when: often"] {
+        let text = format!(
+            "version: 1\nhandlers: {{f: {{class: logging.handlers.TimedRotatingFileHandler, filename: x, {wrong}}}}}\nroot: {{handlers: [f]}}\n"
+        );
+        assert_eq!(read(&text).unwrap_err().0[0].key, "handlers.f.when");
+    }
 }
 
 #[test]

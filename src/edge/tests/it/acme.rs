@@ -69,7 +69,7 @@ async fn both_names_of_the_tutorial_get_certificates_and_renew_under_a_long_poll
     }
     let acme = Acme { email: Some("ops@my-example.com".to_owned()), ..Acme::default() };
     let (mut front, mut pebble) = prepare(tutorial(), acme, json!({})).await;
-    front.edge.serve().unwrap();
+    front.serve();
     until("certificates", || NAMES.iter().all(|name| has(&front, name))).await;
 
     let root = pebble.issuing_root().await;
@@ -114,7 +114,7 @@ async fn tls_alpn_needs_no_plain_port_and_one_order_may_hold_several_names() {
         ..Acme::default()
     };
     let (front, _pebble) = prepare(settings, acme, json!({})).await;
-    front.edge.serve().unwrap();
+    front.serve();
     until("certificate", || NAMES.iter().all(|name| has(&front, name))).await;
     let ordered: Vec<_> = front.edge.certificates().into_iter().filter(|c| c.source == Source::Acme).collect();
     assert_eq!(ordered.len(), 1);
@@ -131,7 +131,7 @@ async fn an_external_account_is_bound() {
     let eab = Eab { kid: "kid-1".to_owned(), key: Some(key.to_owned()), key_path: None };
     let acme = Acme { eab: Some(eab), domains: Some(vec![Names::One(NAMES[0].to_owned())]), ..Acme::default() };
     let (front, _pebble) = prepare(tutorial(), acme, more).await;
-    front.edge.serve().unwrap();
+    front.serve();
     until("certificate", || has(&front, NAMES[0])).await;
 }
 
@@ -142,7 +142,7 @@ async fn an_authority_that_asks_for_renewal_gets_it_at_the_next_look() {
     }
     let acme = Acme { domains: Some(vec![Names::One(NAMES[0].to_owned())]), ..Acme::default() };
     let (front, pebble) = prepare(tutorial(), acme, json!({})).await;
-    front.edge.serve().unwrap();
+    front.serve();
     until("certificate", || has(&front, NAMES[0])).await;
     let file = kept(&front).join("my-example.com.pem");
     let before = std::fs::read_to_string(&file).unwrap();
@@ -189,7 +189,7 @@ async fn a_bad_name_holds_up_nobody_and_a_failed_renewal_keeps_the_old_certifica
     let blocked = "blocked.example";
     let domains = vec![Names::One(blocked.to_owned()), Names::One(NAMES[0].to_owned())];
     let (front, mut pebble) = prepare(tutorial(), Acme { domains: Some(domains), ..Acme::default() }, json!({})).await;
-    front.edge.serve().unwrap();
+    front.serve();
     until("the good certificate", || has(&front, NAMES[0])).await;
     until("the bad one's line", || log.text().contains("no certificate yet")).await;
     let line = |about: &str| log.text().lines().find(|l| l.contains(about)).unwrap().to_owned();

@@ -57,7 +57,7 @@ async fn a_bad_reload_changes_nothing_and_a_bad_start_is_one_sentence() {
     assert_eq!(client.get(url).send().await.unwrap().status(), 200);
 
     settings.edge.as_mut().unwrap().certificates[0].cert = "/nowhere/x.crt".into();
-    let edge = hearth_edge::Edge::new(settings, hearth_edge::Routers::default(), front.supervisor.clone());
+    let edge = hearth_edge::Edge::new(settings, front.supervisor.clone());
     let said = edge.err().unwrap().to_string();
     assert!(said.contains("cannot read /nowhere/x.crt"), "{said}");
     assert!(front.edge.stop(Duration::from_secs(5)).await);

@@ -32,6 +32,7 @@ pub enum Seen {
 pub struct Front {
     pub edge: Arc<Edge>,
     pub supervisor: Supervisor,
+    routers: Routers,
     pub seen: mpsc::UnboundedReceiver<Seen>,
     /// Ends all long-polls.
     pub news: Arc<Notify>,
@@ -120,7 +121,7 @@ impl Front {
 
     pub fn open_in(settings: Settings, data: tempfile::TempDir) -> Self {
         let front = Self::bound(settings, data);
-        front.edge.serve().unwrap();
+        front.serve();
         front
     }
 
@@ -132,9 +133,14 @@ impl Front {
         let metrics = Router::new().route("/_synapse/metrics", get(|| async { "metric 1" }));
         let routers = Routers { app: stand_in(tell, news.clone()), metrics };
         let supervisor = Supervisor::new();
-        let edge = Edge::new(settings.clone(), routers, supervisor.clone()).unwrap();
+        let edge = Edge::new(settings.clone(), supervisor.clone()).unwrap();
         edge.bind().unwrap();
-        Self { edge: Arc::new(edge), supervisor, seen, news, data, settings }
+        Self { edge: Arc::new(edge), supervisor, routers, seen, news, data, settings }
+    }
+
+    /// Begins to answer.
+    pub fn serve(&self) {
+        self.edge.serve(self.routers.clone()).unwrap();
     }
 
     /// The socket of a listener.

@@ -164,7 +164,7 @@ async fn a_busy_port_is_one_sentence() {
     settings.edge = None;
     settings.listeners = vec![listener("clients", false, &["client"])];
     settings.listeners[0].place = hearth_edge::settings::Place::Tcp(vec![at]);
-    let edge = hearth_edge::Edge::new(settings, hearth_edge::Routers::default(), hearth_base::tasks::Supervisor::new());
+    let edge = hearth_edge::Edge::new(settings, hearth_base::tasks::Supervisor::new());
     let said = edge.unwrap().bind().unwrap_err().to_string();
     assert!(said.contains(&at.to_string()) && said.contains("in use") && said.contains("clients"), "{said}");
 }

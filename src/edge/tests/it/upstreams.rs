@@ -154,12 +154,11 @@ async fn callers_are_known_through_a_trusted_proxy_and_a_unix_socket() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains(r#""ip":"203.0.113.6""#), "{answer}");
 
-    let second =
-        hearth_edge::Edge::new(front.settings.clone(), hearth_edge::Routers::default(), front.supervisor.clone());
+    let second = hearth_edge::Edge::new(front.settings.clone(), front.supervisor.clone());
     let mut only_unix = front.settings.clone();
     only_unix.listeners.remove(0);
     drop(second);
-    let second = hearth_edge::Edge::new(only_unix, hearth_edge::Routers::default(), front.supervisor.clone()).unwrap();
+    let second = hearth_edge::Edge::new(only_unix, front.supervisor.clone()).unwrap();
     assert!(second.bind().unwrap_err().to_string().contains("in use"), "a living socket is not taken away");
     drop(stream);
     assert!(front.edge.stop(std::time::Duration::from_secs(5)).await);

@@ -100,8 +100,9 @@ async fn changes_between_two_tokens() {
         let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
         let room = world.room(&alice).await;
         world.join(&bob, &room).await;
-        let token =
-            |pos: StreamPos| hearth_base::stream::SyncToken { pos, to_device: 0, boot: 0, ephemeral: 0 }.to_string();
+        let token = |pos: StreamPos| {
+            hearth_base::stream::SyncToken { pos, to_device: 0, boot: world.store.boot(), ephemeral: 0 }.to_string()
+        };
         let from = token(world.now());
         world.publish(&alice).await;
         let changes = world.keys.changes(&bob, &from, &token(world.now())).await.unwrap();

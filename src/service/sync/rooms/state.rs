@@ -137,7 +137,7 @@ impl Sync {
         }
         key(out, name);
         out.push_str("{\"events\":");
-        self.history.write_all(out, events, viewer, false).await?;
+        self.history.write_all(out, events, viewer, turn.form()).await?;
         out.push('}');
         Ok(())
     }

@@ -35,21 +35,23 @@ impl Sync {
         if !filter.has_room(&viewer.room.room_id) {
             return Ok(Timeline { events: Vec::new(), limited: false, start: None });
         }
+        // Who wants no events is still told that there are some.
+        let page = limit.max(1);
         let (mut events, mut limited, mut upto, mut newest) = (Vec::new(), false, upto, None);
         for _ in 0..ROUNDS {
-            let (found, more) = match hub.news(after, upto, limit) {
+            let (found, more) = match hub.news(after, upto, page) {
                 Some((nids, more)) => (self.store.events(&nids).await?, more),
                 None => {
-                    let mut found = self.store.news(viewer.room.nid, after, upto, limit + 1).await?;
-                    let more = found.len() > limit;
-                    found.truncate(limit);
+                    let mut found = self.store.news(viewer.room.nid, after, upto, page + 1).await?;
+                    let more = found.len() > page;
+                    found.truncate(page);
                     (found, more)
                 }
             };
             let Some(oldest) = found.last().and_then(|e| e.pos) else { break };
             newest = newest.or_else(|| found.first().and_then(|e| e.place()));
             upto = StreamPos(oldest.0 - 1);
-            let mut shown = found.into_iter().filter(|e| viewer.may_see(e) && filter.has(&e.pdu));
+            let mut shown = found.into_iter().filter(|e| viewer.shows(e) && filter.has(&e.pdu));
             while events.len() < limit
                 && let Some(event) = shown.next()
             {
@@ -62,16 +64,28 @@ impl Sync {
         }
         events.reverse();
         // If nothing is shown, all that is left out stands at or before the newest event.
-        let start = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(before).or(newest);
+        let start = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(HistoryToken::before).or(newest);
         Ok(Timeline { events, limited, start })
     }
-    pub(super) async fn write_timeline(&self, out: &mut String, viewer: &Viewer, timeline: &Timeline) -> Result<()> {
+    /// Writes a timeline; what its events show of their children only where some children may be left out.
+    pub(super) async fn write_timeline(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        viewer: &Viewer,
+        timeline: &Timeline,
+        newly: bool,
+    ) -> Result<()> {
         if timeline.events.is_empty() && !timeline.limited {
             return Ok(());
         }
         key(out, "timeline");
         out.push_str("{\"events\":");
-        self.history.write_all(out, &timeline.events, viewer, false).await?;
+        if timeline.limited || newly {
+            self.history.write_with_children(out, &timeline.events, viewer, turn.form()).await?;
+        } else {
+            self.history.write_all(out, &timeline.events, viewer, turn.form()).await?;
+        }
         key(out, "limited");
         out.push_str(if timeline.limited { "true" } else { "false" });
         if let Some(start) = timeline.start {
@@ -83,9 +97,4 @@ impl Sync {
         out.push('}');
         Ok(())
     }
-}
-
-/// The place before an event's.
-pub(super) fn before(place: HistoryToken) -> HistoryToken {
-    HistoryToken { pos: StreamPos(place.pos.0.saturating_sub(1)), ..place }
 }

@@ -1,0 +1,55 @@
+//! Names that get numbers: once each, and none that would stand in the way of every commit.
+
+use ruma::UserId;
+
+use super::on_both;
+
+on_both! {
+    async fn a_name_that_no_database_holds_is_refused_and_writing_goes_on(disk) {
+        let open = disk.open().await;
+        let user = open.user("alice").await;
+        let long = "k".repeat(60_000);
+        assert_eq!(open.store.intern_key("m.room.topic", &long).await.unwrap_err().status(), 413);
+        assert_eq!(open.store.intern_key(&long, "").await.unwrap_err().status(), 413);
+        assert_eq!(open.store.intern_key("m.room.topic", "a\0b").await.unwrap_err().status(), 400);
+        open.write(user, "after").await.unwrap();
+        let widest = "k".repeat(255);
+        let nid = open.store.intern_key(&widest, &widest).await.unwrap();
+        open.write(user, "stored").await.unwrap();
+        open.close().await;
+        let open = disk.open().await;
+        assert_eq!(open.store.key_nid(&widest, &widest).await.unwrap(), Some(nid));
+        open.close().await;
+    }
+
+    async fn many_who_meet_a_new_name_at_once_agree_on_its_number(disk) {
+        let open = disk.open().await;
+        let someone = open.user("someone").await;
+        for round in 0..20 {
+            let name = UserId::parse(format!("@new{round}:localhost")).unwrap();
+            let callers: Vec<_> = (0..12)
+                .map(|n| {
+                    let (store, name) = (open.store.clone(), name.clone());
+                    tokio::spawn(async move {
+                        for _ in 0..n {
+                            tokio::task::yield_now().await;
+                        }
+                        let nid = store.intern_user(&name).await.unwrap();
+                        // Each writes, so that the name is stored while others still ask for it.
+                        let data = move |_| Ok(Some("{}".to_owned()));
+                        store.change_account_data(nid, None, "m.test", 100, data).await.unwrap();
+                        nid
+                    })
+                })
+                .collect();
+            let mut nids = Vec::new();
+            for caller in callers {
+                nids.push(caller.await.unwrap());
+            }
+            nids.dedup();
+            assert_eq!(nids.len(), 1, "{name} has several numbers");
+        }
+        open.write(someone, "and writing goes on").await.unwrap();
+        open.close().await;
+    }
+}

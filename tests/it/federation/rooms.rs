@@ -1,0 +1,232 @@
+//! A room that two servers share: what one says the other takes in, and where they speak at once both come to the same.
+//!
+//! The second server's join and what goes between the two are carried by hand here, so that the order of arrival is the
+//! test's to choose.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hearth_rules::{
+    event::{Draft, Pdu},
+    versions::RoomVersion,
+};
+use hearth_service::events::Arrival;
+use hearth_store::{events::StoredEvent, rooms::Room};
+use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
+use serde_json::{Value, json, value::RawValue};
+
+use super::support::{Peer, Peers};
+use crate::support::{
+    User,
+    rooms::{encoded, txn},
+};
+
+/// One server's side of the room.
+struct Side<'a> {
+    peer: &'a Peer,
+    room_id: String,
+}
+
+impl Side<'_> {
+    async fn room(&self) -> Arc<Room> {
+        let store = &self.peer.services().store;
+        let nid = store.room_nid(<&RoomId>::try_from(self.room_id.as_str()).unwrap()).await.unwrap().unwrap();
+        store.room(nid).await.unwrap().unwrap()
+    }
+
+    async fn state(&self) -> BTreeMap<(String, String), OwnedEventId> {
+        let store = &self.peer.services().store;
+        let map = store.snapshot(self.room().await.head.snap).await.unwrap();
+        let mut named = BTreeMap::new();
+        for nid in map.values() {
+            let event = store.event(*nid).await.unwrap().unwrap();
+            let key = (event.pdu.event_type().to_string(), event.pdu.state_key().unwrap().to_owned());
+            named.insert(key, event.event_id().to_owned());
+        }
+        named
+    }
+
+    async fn event(&self, event_id: &str) -> Arc<StoredEvent> {
+        let event_id = <&EventId>::try_from(event_id).unwrap();
+        self.peer.services().store.event_by_id(event_id).await.unwrap().unwrap()
+    }
+
+    /// Hands events over to the other side, as a transaction would.
+    async fn tells(&self, other: &Side<'_>, events: &[&str]) {
+        let mut raw = Vec::new();
+        for event_id in events {
+            raw.push(RawValue::from_string(self.event(event_id).await.pdu.json().to_owned()).unwrap());
+        }
+        let answers = other.peer.services().inbox.receive(self.peer.name(), raw).await.unwrap();
+        for event_id in events {
+            assert_eq!(answers[<&EventId>::try_from(*event_id).unwrap()], Ok(()), "{event_id}");
+        }
+    }
+
+    /// A member event that another server's user would send here.
+    async fn join_of(&self, other: &Peer, user: &UserId) -> Pdu {
+        let room = self.room().await;
+        let version = RoomVersion::known(&room.version).unwrap();
+        let content = json!({"membership": "join"});
+        let draft = Draft::of(
+            Some(room.room_id.clone()),
+            user.to_owned(),
+            TimelineEventType::RoomMember,
+            Some(user.to_string()),
+            &content,
+            other.clock().now_ms(),
+        )
+        .unwrap();
+        let state = self.state().await;
+        let auth: Vec<OwnedEventId> = draft
+            .auth_keys(version)
+            .unwrap()
+            .into_iter()
+            .filter_map(|(event_type, key)| state.get(&(event_type.to_string(), key)).cloned())
+            .collect();
+        let prev: Vec<OwnedEventId> = room.head.extremities.iter().map(|e| e.event_id.clone()).collect();
+        let depth = room.head.depth.unsigned_abs() + 1;
+        draft.build(version, &prev, depth, &auth, other.services().events.signer()).unwrap()
+    }
+}
+
+/// A room of `here` with a user of `there` in it.
+async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, body: Value) -> (Side<'a>, Side<'a>) {
+    let room_id = alice.creates(body).await;
+    let ours = Side { peer: here, room_id: room_id.clone() };
+    let bob_id = <&UserId>::try_from(bob.id.as_str()).unwrap();
+    let join = ours.join_of(there, bob_id).await;
+    let before = ours.state().await;
+    let room = ours.room().await;
+    here.services().inbox.place(there.name(), room.nid, join.clone()).await.unwrap();
+
+    let services = there.services();
+    let creator = services.store.intern_user(<&UserId>::try_from(alice.id.as_str()).unwrap()).await.unwrap();
+    let nid = services.store.make_stub_room(room.room_id.clone(), room.version.clone(), creator, 0).await.unwrap();
+    let mut raw = Vec::new();
+    for event_id in before.values() {
+        raw.push(RawValue::from_string(ours.event(event_id.as_str()).await.pdu.json().to_owned()).unwrap());
+    }
+    let state = services.outliers.take_in(nid, raw).await.unwrap();
+    assert_eq!(state.len(), before.len());
+    let version = RoomVersion::known(&room.version).unwrap();
+    let mut auth: Vec<OwnedEventId> = join.auth_events().to_vec();
+    if version.room_id_is_create_hash() {
+        auth.extend(hearth_rules::auth::create_event_id(&join));
+    }
+    let arrival = Arrival {
+        nid: services.store.new_event_nid().await.unwrap(),
+        known: false,
+        auth: auth.iter().map(|id| state[id].nid).collect(),
+        rejected: None,
+        refused: false,
+        states: Vec::new(),
+        missing: join.prev_events().to_vec(),
+        referenced: false,
+        history: false,
+        relay: false,
+        pdu: Arc::new(join),
+    };
+    services.events.enter(nid, state.values().map(|o| o.nid).collect(), arrival).await.unwrap();
+    (ours, Side { peer: there, room_id })
+}
+
+async fn says(user: &User, room_id: &str, body: &str) -> String {
+    let path = format!("send/m.room.message/{}", txn());
+    let path = format!("/_matrix/client/v3/rooms/{}/{path}", encoded(room_id));
+    user.put(&path, json!({"msgtype": "m.text", "body": body})).await.good()["event_id"].as_str().unwrap().to_owned()
+}
+
+async fn sets(user: &User, room_id: &str, event_type: &str, content: Value) -> String {
+    let path = format!("/_matrix/client/v3/rooms/{}/state/{event_type}", encoded(room_id));
+    user.put(&path, content).await.good()["event_id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn both_hear_each_other_and_agree_after_a_fork() {
+    for version in ["6", "9", "10", "11", "12"] {
+        let [here, there] = Peers::two().await;
+        let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+        let levels = json!({"users": {alice.id.as_str(): 100, bob.id.as_str(): 100}});
+        let levels = if version == "12" { json!({"users": {bob.id.as_str(): 100}}) } else { levels };
+        let body = json!({"preset": "public_chat", "room_version": version, "power_level_content_override": levels});
+        let (ours, theirs) = shared(&here, &there, &alice, &bob, body).await;
+        assert_eq!(ours.state().await, theirs.state().await);
+        let synced = bob.get("/_matrix/client/v3/sync").await.good();
+        let seen = &synced["rooms"]["join"][ours.room_id.as_str()];
+        assert_eq!(seen["summary"]["m.joined_member_count"], 2, "{synced}");
+
+        // One after the other.
+        let hello = says(&alice, &ours.room_id, "hello").await;
+        ours.tells(&theirs, &[&hello]).await;
+        let since = synced["next_batch"].as_str().unwrap();
+        let synced = bob.get(&format!("/_matrix/client/v3/sync?since={since}")).await.good();
+        let timeline = &synced["rooms"]["join"][ours.room_id.as_str()]["timeline"]["events"];
+        assert_eq!(timeline[0]["content"]["body"], "hello", "{synced}");
+        let answer = says(&bob, &ours.room_id, "hello yourself").await;
+        theirs.tells(&ours, &[&answer]).await;
+        assert_eq!(ours.room().await.head.extremities.len(), 1);
+
+        // Both at once: two branches, which both servers resolve to the same.
+        let here_topic = sets(&alice, &ours.room_id, "m.room.topic", json!({"topic": "here"})).await;
+        let there_topic = sets(&bob, &ours.room_id, "m.room.topic", json!({"topic": "there"})).await;
+        let name = sets(&bob, &ours.room_id, "m.room.name", json!({"name": "there"})).await;
+        ours.tells(&theirs, &[&here_topic]).await;
+        theirs.tells(&ours, &[&there_topic, &name]).await;
+        assert_eq!(ours.state().await, theirs.state().await, "version {version}");
+        let topic = ours.state().await[&("m.room.topic".to_owned(), String::new())].to_string();
+        assert!([&here_topic, &there_topic].contains(&&topic));
+        for (user, side) in [(&alice, &ours), (&bob, &theirs)] {
+            let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.topic", encoded(&side.room_id));
+            let shown = user.get(&path).await.good();
+            assert_eq!(shown["topic"], if topic == here_topic { "here" } else { "there" });
+            assert_eq!(side.room().await.head.extremities.len(), 2);
+        }
+        // The next event brings the branches together.
+        let last = says(&alice, &ours.room_id, "together").await;
+        ours.tells(&theirs, &[&last]).await;
+        assert_eq!(theirs.room().await.head.extremities.len(), 1);
+        assert_eq!(ours.state().await, theirs.state().await);
+
+        // A ban here and words there, at once: the words come to nothing here, and the ban holds there.
+        let ban = json!({"user_id": bob.id});
+        alice.post(&format!("/_matrix/client/v3/rooms/{}/ban", encoded(&ours.room_id)), ban).await.good();
+        let late = says(&bob, &ours.room_id, "but").await;
+        theirs.tells(&ours, &[&late]).await;
+        let late = ours.event(&late).await;
+        assert_eq!(late.standing, hearth_store::events::Standing::SoftFailed);
+        let ban = ours.room().await.head.extremities[0].event_id.to_string();
+        ours.tells(&theirs, &[&ban]).await;
+        assert_eq!(ours.state().await, theirs.state().await, "version {version}");
+        let joined = bob.get("/_matrix/client/v3/joined_rooms").await.good();
+        assert_eq!(joined["joined_rooms"], json!([]));
+    }
+}
+
+#[tokio::test]
+async fn bad_events_cost_nobody_else_anything() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let (ours, theirs) = shared(&here, &there, &alice, &bob, json!({"preset": "public_chat"})).await;
+    let good = says(&bob, &ours.room_id, "good").await;
+    let event = theirs.event(&good).await;
+    let raw = |text: String| RawValue::from_string(text).unwrap();
+    let bad = [
+        event.pdu.json().replace("\"depth\":", "\"depth\":-"),
+        event.pdu.json().replace(bob.id.as_str(), alice.id.as_str()),
+        event.pdu.json().replace("\"auth_events\":[", "\"auth_events\":[5,"),
+        event.pdu.json().replace("ed25519:", "ed25519:x"),
+        "{}".to_owned(),
+        "[]".to_owned(),
+        format!("{{\"room_id\":\"{}\"}}", ours.room_id),
+    ];
+    let raws = bad.into_iter().chain([event.pdu.json().to_owned()]).map(raw).collect();
+    let answers = here.services().inbox.receive(there.name(), raws).await.unwrap();
+    assert_eq!(answers[event.event_id()], Ok(()));
+    assert_eq!(answers.values().filter(|a| a.is_ok()).count(), 1, "{answers:?}");
+    // Content that is not what was hashed is taken away.
+    let second = says(&bob, &ours.room_id, "not this").await;
+    let event = theirs.event(&second).await;
+    let forged = raw(event.pdu.json().replace("not this", "but that"));
+    here.services().inbox.receive(there.name(), vec![forged]).await.unwrap();
+    assert_eq!(ours.event(&second).await.pdu.content_json(), "{}");
+}

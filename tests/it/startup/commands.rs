@@ -1,0 +1,192 @@
+//! The commands beside `serve`.
+
+use super::*;
+
+#[test]
+fn every_command_has_help() {
+    let home = Home::new();
+    let told = home.run(&["--help"]);
+    assert_eq!(told.code, Some(0));
+    let commands = ["serve", "check-config", "generate", "generate-keys", "register-user", "hash-password", "version"];
+    says(&told.stdout, &commands);
+    for command in commands {
+        let told = home.run(&[command, "--help"]);
+        assert_eq!(told.code, Some(0), "{told:?}");
+        says(&told.stdout, &["Usage:"]);
+    }
+    let version = concat!("hearth ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(home.run(&["version"]).stdout.trim(), version);
+    assert_eq!(home.run(&["--version"]).stdout.trim(), version);
+}
+
+/// By both names, with the flags that scripts and people use with Synapse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn register_user_has_the_flags_of_synapses_script() {
+    let home = Home::new();
+    let running = home.serve();
+    let config = home.config().display().to_string();
+    let url = running.url("");
+    let script = home.path("register_new_matrix_user");
+    std::os::unix::fs::symlink(BINARY, &script).unwrap();
+    fs::write(home.path("password"), "from a file\n").unwrap();
+    let file = home.path("password").display().to_string();
+    let by_script = |args: &[&str]| {
+        let mut command = Command::new(&script);
+        command.args(args).current_dir(home.dir.path()).stdin(Stdio::null());
+        finish(command)
+    };
+
+    let told = by_script(&["-u", "ada", "-p", "pass one", "-a", "-c", &config, &url]);
+    assert_eq!((told.code, told.stdout.contains("@ada:localhost")), (Some(0), true), "{told:?}");
+    let told =
+        home.run(&["register-user", "--user", "bob", "--password-file", &file, "--no-admin", "-k", SECRET, &url]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    // The address comes from the configuration where none is given.
+    let told = by_script(&["-u", "bot", "-p", "x", "--no-admin", "-t", "bot", "--config", &config]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let told =
+        by_script(&["-u", "bot2", "-p", "x", "--no-admin", "--user_type", "bot", "--shared-secret", SECRET, &url]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let told = by_script(&["-u", "ada", "-p", "x", "--no-admin", "-c", &config, &url]);
+    assert_eq!((told.code, told.stderr.contains("--exists-ok")), (Some(1), true), "{told:?}");
+    let told = by_script(&["-u", "ada", "-p", "x", "--no-admin", "--exists-ok", "-c", &config, &url]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+
+    // Where `serve` needs no word about the configuration, this needs none either.
+    fs::create_dir(home.path("hearth-data")).unwrap();
+    fs::copy(home.config(), home.path("hearth-data/homeserver.yaml")).unwrap();
+    let told = home.run(&["register-user", "-u", "dan", "-p", "x", "--no-admin"]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    fs::remove_dir_all(home.path("hearth-data")).unwrap();
+
+    // Without flags it asks.
+    let mut command = home.command(&["register-user", "-c", &config, &url]);
+    fs::write(home.path("answers"), "eve\neves password\n\n").unwrap();
+    command.stdin(fs::File::open(home.path("answers")).unwrap());
+    let told = finish(command);
+    assert_eq!((told.code, told.stdout.contains("@eve:localhost")), (Some(0), true), "{told:?}");
+
+    let http = http();
+    for (user, password, admin) in
+        [("ada", "pass one", true), ("bob", "from a file", false), ("eve", "eves password", false)]
+    {
+        let login = json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user}, "password": password});
+        let answer = http.post(running.url("/_matrix/client/v3/login")).json(&login).send().await.unwrap();
+        let session: Value = answer.json().await.unwrap();
+        let token = session["access_token"].as_str().unwrap_or_else(|| panic!("{user}: {session}"));
+        let inspect = running.url(&format!("/_matrix/client/v1/admin/suspend/@{user}:localhost"));
+        let status = http.get(inspect).bearer_auth(token).send().await.unwrap().status().as_u16();
+        assert_eq!(status == 200, admin, "{user}: {status}");
+    }
+
+    // What cannot be is said and is no success.
+    let wrong: [(&[&str], i32, &str); 8] = [
+        (&["-u", "x", "-p", "x", "-a"], 1, "-c"),
+        (&["-u", "x", "-p", "x", "-a", "--no-admin", "-k", SECRET], 2, "--no-admin"),
+        (&["-u", "x", "-p", "x", "--password-file", &file, "-k", SECRET], 2, "--password-file"),
+        (&["-u", "x", "-p", "x", "-a", "-k", SECRET, "-c", &config], 2, "--config"),
+        (&["-u", "x", "-p", "x", "-a", "-k", "wrong", &url], 1, "HMAC"),
+        (&["-u", "x y", "-p", "x", "-a", "-k", SECRET, &url], 1, "letters"),
+        (&["-u", "x", "-p", "x", "-a", "-t", "king", "-k", SECRET, &url], 1, "user type"),
+        (&["-u", "x", "-p", "x", "-a", "-k", SECRET, "http://127.0.0.1:1"], 1, "127.0.0.1:1"),
+    ];
+    for (args, code, words) in wrong {
+        let told = by_script(args);
+        assert_eq!(told.code, Some(code), "{args:?}: {told:?}");
+        says(&told.stderr, &[words]);
+    }
+}
+
+#[test]
+fn generate_follows_flags_and_the_variables_of_the_image() {
+    let home = Home::new();
+    let at = home.path("made");
+    let mut command = home.command(&["generate"]);
+    command.env("SYNAPSE_SERVER_NAME", "my-example.com").env("SYNAPSE_REPORT_STATS", "no");
+    command.env("SYNAPSE_CONFIG_DIR", &at).env("SYNAPSE_DATA_DIR", home.path("data")).env("SYNAPSE_HTTP_PORT", "9009");
+    let told = finish(command);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let mut names: Vec<String> =
+        fs::read_dir(&at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["homeserver.yaml", "my-example.com.log.config", "my-example.com.signing.key"]);
+    says(&told.stdout, &["made ", "homeserver.yaml", "signing.key"]);
+    let yaml = fs::read_to_string(at.join("homeserver.yaml")).unwrap();
+    says(&yaml, &["server_name: \"my-example.com\"", "port: 9009"]);
+
+    // A second time nothing is overwritten.
+    let dirs = ["--config-dir", at.to_str().unwrap(), "--data-dir", at.to_str().unwrap()];
+    let told = home.run(&[&["generate", "-H", "my-example.com", "--report-stats", "yes"][..], &dirs].concat());
+    assert_eq!(told.code, Some(0), "{told:?}");
+    says(&told.stdout, &["kept "]);
+    assert!(!told.stdout.contains("made "), "{told:?}");
+    assert_eq!(fs::read_to_string(at.join("homeserver.yaml")).unwrap(), yaml);
+
+    let told = home.run(&[&["generate"][..], &dirs].concat());
+    assert_eq!(told.code, Some(1), "{told:?}");
+    says(&told.stderr, &["SYNAPSE_SERVER_NAME", "--server-name"]);
+    let told = home.run(&[&["generate", "-H", "not a name", "--report-stats", "no"][..], &dirs].concat());
+    assert_eq!(told.code, Some(1), "{told:?}");
+}
+
+/// conf/docker-entrypoint.sh, with a folder in place of `/data` and without giving up root.
+#[test]
+fn the_container_is_used_as_synapses() {
+    let home = Home::new();
+    let (data, bin) = (home.path("data"), home.path("bin"));
+    fs::create_dir(&data).unwrap();
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(BINARY, bin.join("hearth")).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let enter = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new("sh");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/docker-entrypoint.sh")).args(args);
+        command.current_dir(&data).stdin(Stdio::null()).env("PATH", &path).env("UID", "0");
+        for name in ["SYNAPSE_CONFIG_DIR", "SYNAPSE_DATA_DIR"] {
+            command.env(name, &data);
+        }
+        command.envs(variables.iter().copied());
+        finish(command)
+    };
+    let told = enter(&[], &[]);
+    assert_eq!((told.code, told.stderr.contains("generate")), (Some(2), true), "{told:?}");
+    let named = [("SYNAPSE_SERVER_NAME", "a.test"), ("SYNAPSE_REPORT_STATS", "no")];
+    let told = enter(&["generate"], &named[..1]);
+    assert_eq!((told.code, told.stderr.contains("SYNAPSE_REPORT_STATS")), (Some(1), true), "{told:?}");
+    let told = enter(&["generate"], &named);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert!(data.join("homeserver.yaml").exists() && data.join("a.test.signing.key").exists());
+    // What `run` runs reads what `generate` wrote.
+    let told = enter(&["hearth", "check-config", "-c", data.join("homeserver.yaml").to_str().unwrap()], &[]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let yaml = fs::read_to_string(data.join("homeserver.yaml")).unwrap();
+    fs::write(data.join("homeserver.yaml"), yaml.replace("server_name:", "sever_name:")).unwrap();
+    for run in [&["run"][..], &[], &["run", "-m", "synapse.app.homeserver"]] {
+        let told = enter(run, &[]);
+        assert_eq!((told.code, told.stderr.contains("server_name must be set")), (Some(1), true), "{run:?}: {told:?}");
+    }
+    let told = enter(&["run", "-m", "synapse.app.generic_worker"], &[]);
+    assert_eq!((told.code, told.stderr.contains("no workers")), (Some(2), true), "{told:?}");
+    assert_eq!(enter(&["migrate_config"], &named).code, Some(2));
+    assert_eq!(enter(&["hearth", "version"], &[]).code, Some(0));
+}
+
+#[test]
+fn keys_and_passwords() {
+    let home = Home::new();
+    let key = home.run(&["generate-keys"]);
+    assert_eq!((key.code, key.stdout.starts_with("ed25519 a_")), (Some(0), true), "{key:?}");
+    assert_ne!(home.run(&["generate-keys"]).stdout, key.stdout);
+    let told = home.run(&["generate-keys", "-o", "a.key"]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(fs::metadata(home.path("a.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    let told = home.run(&["generate-keys", "-o", "a.key"]);
+    assert_eq!((told.code, told.stderr.contains("a.key")), (Some(1), true), "a key is not overwritten: {told:?}");
+
+    home.add("bcrypt_rounds: 4\npassword_config: { pepper: salt }");
+    let told = home.run(&["hash-password", "-p", "secret", "-c", home.config().to_str().unwrap()]);
+    assert_eq!((told.code, told.stdout.starts_with("$2b$04$")), (Some(0), true), "{told:?}");
+    let told = home.run(&["hash-password"]);
+    assert_eq!((told.code, told.stderr.contains("-p")), (Some(1), true), "{told:?}");
+}
