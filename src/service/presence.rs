@@ -19,6 +19,10 @@ use tokio::sync::broadcast;
 
 use crate::{events::check_may_write, notifier::Notifier};
 
+mod elsewhere;
+
+pub use elsewhere::RemotePresence;
+
 /// How presence is configured.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -85,17 +89,6 @@ struct State {
     remote: bool,
     /// When other servers were last told, ms.
     told_ms: u64,
-}
-
-/// How a user of another server is, as it says.
-#[derive(Clone, Debug)]
-pub struct RemotePresence {
-    /// Online, idle, offline.
-    pub presence: PresenceState,
-    /// What they say.
-    pub status: Option<String>,
-    /// How long ago they did something, ms.
-    pub last_active_ago: u64,
 }
 
 /// How often other servers are told of somebody who stays as they are, ms; and when a user is taken for gone of whom
@@ -364,50 +357,6 @@ impl Presence {
             self.tell(nid).await?;
         }
         Ok(())
-    }
-
-    /// What another server says of a user of its own whom somebody here may see.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn set_remote(&self, user: UserNid, user_id: &UserId, said: RemotePresence) -> Result<()> {
-        if !self.settings.enabled || check_state(&said.presence).is_err() {
-            return Ok(());
-        }
-        let now = self.clock.now_ms();
-        let status = said.status.filter(|s| !s.is_empty() && s.len() <= MAX_STATUS);
-        let changed = {
-            let mut users = self.users.lock();
-            let Some(state) = entry(&mut users, user, user_id) else { return Ok(()) };
-            state.remote = true;
-            state.synced_ms = now;
-            state.active_ms = now.saturating_sub(said.last_active_ago);
-            let changed = state.shown != said.presence || state.status != status;
-            state.wanted = said.presence.clone();
-            (state.shown, state.status) = (said.presence, status);
-            changed
-        };
-        if changed { self.tell(user).await } else { Ok(()) }
-    }
-
-    /// Hears whose presence changed of ours, from now on. Whoever is slow misses some.
-    #[must_use]
-    pub fn watch(&self) -> broadcast::Receiver<UserNid> {
-        self.news.subscribe()
-    }
-
-    /// How a user of ours is, as other servers are told; `None` if that is not known.
-    #[must_use]
-    pub fn for_server(&self, user: UserNid) -> Option<Value> {
-        let now = self.clock.now_ms();
-        let users = self.users.lock();
-        let state = users.get(&user).filter(|state| !state.remote)?;
-        let mut content = state.content(now, &self.settings);
-        if let Some(fields) = content.as_object_mut() {
-            fields.entry("last_active_ago").or_insert(json!(0));
-            fields.insert("user_id".to_owned(), json!(state.user));
-        }
-        Some(content)
     }
 
     /// Tells those who share a room with a user, and the user's other devices; other servers, if the user is ours.

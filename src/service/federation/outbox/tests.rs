@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use hearth_remote::Failure;
 use hearth_store::{
     devices::{NewDevice, to_device::Sending},
-    log::Change,
+    log::{Change, Logged},
     login::NewToken,
     outbox::NewOutgoing,
 };

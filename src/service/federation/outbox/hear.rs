@@ -1,0 +1,235 @@
+//! Hears what happens and hands it out to the servers it concerns: from commits while memory keeps up, else from the log.
+
+use std::{
+    cmp::Reverse,
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
+
+use hearth_base::{
+    Result,
+    ids::{RoomNid, StreamPos, UserNid},
+};
+use hearth_store::{
+    events::StoredEvent,
+    log::{Change, Logged},
+    outbox::Owed,
+};
+use ruma::OwnedServerName;
+
+use super::{Item, Outbox, load::target, peer::News};
+
+/// Changes that wait to be handed out; beyond, they are read from the log.
+const NEWS: usize = 4096;
+/// Rows of the log read at a time.
+const PAGE: usize = 500;
+
+impl Outbox {
+    /// Hears of a commit. Never waits.
+    pub fn on_change(&self, logged: &Logged) {
+        let item = match &logged.change {
+            Change::Event(event) => self.concerns_others(event).then(|| Item::Event(event.clone())),
+            Change::DeviceList { user } => Some(Item::Devices(*user)),
+            Change::Receipt { room, user } => {
+                (!self.servers.is_ours_alone(*room)).then_some(Item::Receipt(*room, *user))
+            }
+            _ => None,
+        };
+        let mut heard = self.heard.lock();
+        heard.seen = logged.pos;
+        let Some(item) = item else { return };
+        if heard.missed {
+            return;
+        }
+        if heard.news.len() >= NEWS {
+            heard.news.clear();
+            heard.missed = true;
+        } else {
+            heard.news.push_back((logged.pos, item));
+        }
+        drop(heard);
+        self.bell.notify_one();
+    }
+
+    pub(super) fn concerns_others(&self, event: &StoredEvent) -> bool {
+        if *event.pdu.sender().server_name() != self.name && !event.relay {
+            return false;
+        }
+        let foreign = target(event).is_some_and(|user| *user.server_name() != self.name);
+        foreign || !self.servers.is_ours_alone(event.room)
+    }
+
+    /// Hands out everything heard of.
+    pub(super) async fn dispatch(self: &Arc<Self>) -> Result<()> {
+        loop {
+            let (items, seen, missed) = {
+                let mut heard = self.heard.lock();
+                let missed = std::mem::take(&mut heard.missed);
+                (std::mem::take(&mut heard.news), heard.seen, missed)
+            };
+            let mut items: VecDeque<(StreamPos, Item)> = items;
+            if missed {
+                items.clear();
+            }
+            let done = self.hand_out(items, seen, missed).await;
+            if done.is_err() {
+                self.heard.lock().missed = true;
+            }
+            done?;
+            let heard = self.heard.lock();
+            if heard.news.is_empty() && !heard.missed {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) async fn hand_out(
+        self: &Arc<Self>,
+        items: VecDeque<(StreamPos, Item)>,
+        seen: StreamPos,
+        missed: bool,
+    ) -> Result<()> {
+        if missed {
+            loop {
+                let from = StreamPos(self.dispatched.load(Ordering::Acquire));
+                let rows = self.store.owed(from, seen, PAGE).await?;
+                let more = rows.len() == PAGE;
+                for (pos, owed) in rows {
+                    self.hand_out_logged(pos, owed).await?;
+                    self.dispatched.store(pos.0, Ordering::Release);
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        for (pos, item) in items {
+            match item {
+                Item::Event(event) => self.event(pos, &event).await?,
+                Item::Devices(user) => self.devices(pos, user).await?,
+                Item::Receipt(room, user) => self.receipt(pos, room, user).await?,
+            }
+        }
+        self.dispatched.fetch_max(seen.0, Ordering::AcqRel);
+        Ok(())
+    }
+
+    pub(super) async fn hand_out_logged(self: &Arc<Self>, pos: StreamPos, owed: Owed) -> Result<()> {
+        match owed {
+            Owed::Event { event, sender, relay, .. } => {
+                if (relay || self.is_ours(sender).await?)
+                    && let Some(event) = self.store.event(event).await?
+                {
+                    self.event(pos, &event).await?;
+                }
+                Ok(())
+            }
+            Owed::Devices { user } => self.devices(pos, user).await,
+        }
+    }
+
+    pub(super) async fn event(self: &Arc<Self>, pos: StreamPos, event: &StoredEvent) -> Result<()> {
+        let servers = self.servers.of_room(event.room).await?;
+        let now = self.now_ms();
+        let target = target(event);
+        for server in servers.iter() {
+            // Who sent it has it.
+            if *server != *event.pdu.sender().server_name() {
+                self.push(server, pos, News::Event(event.nid), now);
+            }
+        }
+        let Some(target) = target else { return Ok(()) };
+        if *target.server_name() == self.name {
+            if event.pdu.membership() == "join" && event.pdu.sender() == target {
+                // Servers that meet one of our users for the first time are told to look at their devices.
+                for server in servers.iter() {
+                    self.push(server, pos, News::Newest(event.sender), now);
+                }
+            }
+        } else if servers.binary_search_by(|name| (**name).cmp(target.server_name())).is_err()
+            && event.pdu.sender().server_name() != target.server_name()
+        {
+            self.push(&target.server_name().to_owned(), pos, News::Event(event.nid), now);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn devices(self: &Arc<Self>, pos: StreamPos, user: UserNid) -> Result<()> {
+        if self.is_ours(user).await? {
+            for server in self.servers.of_user(user).await? {
+                self.push(&server, pos, News::Device, self.now_ms());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn receipt(self: &Arc<Self>, pos: StreamPos, room: RoomNid, user: UserNid) -> Result<()> {
+        if !self.is_ours(user).await? {
+            return Ok(());
+        }
+        let servers = self.servers.of_room(room).await?;
+        let now = self.now();
+        // In a room of many servers receipts wait for each other.
+        let wait = servers.len() as u64 * 1000 / u64::from(self.settings.receipts_per_second.max(1));
+        let from = if wait < 1000 { 0 } else { now + wait };
+        for server in servers.iter() {
+            let peer = self.peer(server);
+            peer.pending.lock().receipt(room, user, pos, from, now);
+            if from == 0 {
+                self.wake(&peer);
+            } else {
+                self.due.lock().push(Reverse((from, server.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn push(self: &Arc<Self>, server: &OwnedServerName, pos: StreamPos, news: News, now_ms: i64) {
+        let peer = self.peer(server);
+        {
+            let mut pending = peer.pending.lock();
+            pending.push(pos, news, now_ms);
+            if pending.rests_until > self.now() {
+                pending.fall_behind(now_ms);
+            }
+        }
+        self.wake(&peer);
+    }
+
+    pub(super) fn to_device_news(self: &Arc<Self>) {
+        for server in self.store.take_outgoing_news() {
+            if let Ok(name) = OwnedServerName::try_from(server) {
+                let peer = self.peer(&name);
+                peer.pending.lock().to_device = true;
+                self.wake(&peer);
+            }
+        }
+    }
+
+    /// Hears who types and whose presence changed.
+    pub(super) async fn hear_soft(self: &Arc<Self>) -> Result<()> {
+        let stopping = self.supervisor.stopping();
+        let (mut typing, mut presence) = (self.typing.watch(), self.presence.watch());
+        loop {
+            // Who lags has lost something that may be lost.
+            tokio::select! {
+                () = stopping.cancelled() => return Ok(()),
+                news = typing.recv() => if let Ok(news) = news {
+                    let servers = self.servers.of_room(news.room).await?;
+                    for server in servers.iter() {
+                        let peer = self.peer(server);
+                        peer.pending.lock().typing(news.room, &news.user, news.types, self.now());
+                        self.wake(&peer);
+                    }
+                },
+                user = presence.recv() => if let Ok(user) = user {
+                    for server in self.servers.of_user(user).await? {
+                        let peer = self.peer(&server);
+                        peer.pending.lock().presence(user, self.now());
+                        self.wake(&peer);
+                    }
+                },
+            }
+        }
+    }
+}
