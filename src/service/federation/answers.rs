@@ -23,6 +23,7 @@ use hearth_store::{
 use moka::sync::Cache;
 use ruma::{EventId, OwnedServerName, RoomId, ServerName, events::room::member::MembershipState};
 
+use super::acl::Acls;
 use crate::state::{State, version_of};
 
 mod history;
@@ -44,6 +45,7 @@ pub struct Answers {
     store: Store,
     state: Arc<State>,
     name: OwnedServerName,
+    acls: Arc<Acls>,
     clock: Clock,
     /// By the state they were read from.
     visitors: Cache<(SnapNid, OwnedServerName), Arc<Visitors>>,
@@ -74,12 +76,13 @@ struct Eyes {
 impl Answers {
     /// Made once; `name` is ours.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, name: OwnedServerName, clock: Clock) -> Self {
+    pub fn new(store: Store, state: Arc<State>, name: OwnedServerName, acls: Arc<Acls>, clock: Clock) -> Self {
         let count = |len: usize| u32::try_from(len + 8).unwrap_or(u32::MAX);
         Self {
             store,
             state,
             name,
+            acls,
             clock,
             visitors: Cache::builder()
                 .weigher(move |_, v: &Arc<Visitors>| count(v.keys.len()))
@@ -103,6 +106,9 @@ impl Answers {
         let visitors = self.visitors(server, &room).await?;
         if !visitors.joined {
             return Err(outside());
+        }
+        if !self.acls.allows(nid, server).await? {
+            return Err(Error::forbidden(format!("{server} is not admitted to this room")));
         }
         Ok(Eyes { room, visitors, seen: HashMap::new() })
     }

@@ -14,7 +14,7 @@ use moka::sync::Cache;
 use ruma::{OwnedRoomId, RoomId, ServerName, UserId, events::room::member::MembershipState};
 use serde_json::json;
 
-use super::{Federation, outliers::Outliers};
+use super::{Federation, acl::Acls, outliers::Outliers};
 use crate::{events::Events, server_keys::ServerKeys, state::State};
 
 pub mod invited;
@@ -42,6 +42,7 @@ pub struct Joins {
     state: Arc<State>,
     events: Arc<Events>,
     outliers: Arc<Outliers>,
+    acls: Arc<Acls>,
     federation: Arc<Federation>,
     server_keys: Arc<ServerKeys>,
     clock: Clock,
@@ -69,6 +70,7 @@ impl Joins {
         state: Arc<State>,
         events: Arc<Events>,
         outliers: Arc<Outliers>,
+        acls: Arc<Acls>,
         federation: Arc<Federation>,
         server_keys: Arc<ServerKeys>,
         clock: Clock,
@@ -76,7 +78,7 @@ impl Joins {
         settings: Settings,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(LANES).time_to_idle(Duration::from_secs(900)).build();
-        Self { store, state, events, outliers, federation, server_keys, clock, supervisor, settings, lanes }
+        Self { store, state, events, outliers, acls, federation, server_keys, clock, supervisor, settings, lanes }
     }
 
     /// A room that this server takes part in: one of its users is joined.

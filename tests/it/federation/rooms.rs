@@ -166,7 +166,9 @@ async fn both_hear_each_other_and_agree_after_a_fork() {
         theirs.tells(&ours, &[&answer]).await;
         assert_eq!(ours.room().await.head.extremities.len(), 1);
 
-        // Both at once: two branches, which both servers resolve to the same.
+        // Both at once, while nothing goes between them by itself: two branches, which both servers resolve to the same.
+        here.goes_away();
+        there.goes_away();
         let here_topic = sets(&alice, &ours.room_id, "m.room.topic", json!({"topic": "here"})).await;
         let there_topic = sets(&bob, &ours.room_id, "m.room.topic", json!({"topic": "there"})).await;
         let name = sets(&bob, &ours.room_id, "m.room.name", json!({"name": "there"})).await;
@@ -207,6 +209,10 @@ async fn bad_events_cost_nobody_else_anything() {
     let [here, there] = Peers::two().await;
     let (alice, bob) = (here.user("alice").await, there.user("bob").await);
     let (ours, theirs) = shared(&here, &there, &alice, &bob, json!({"preset": "public_chat"})).await;
+    let first = says(&bob, &ours.room_id, "first").await;
+    theirs.tells(&ours, &[&first]).await;
+    here.goes_away();
+    there.goes_away();
     let good = says(&bob, &ours.room_id, "good").await;
     let event = theirs.event(&good).await;
     let raw = |text: String| RawValue::from_string(text).unwrap();

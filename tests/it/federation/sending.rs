@@ -123,7 +123,11 @@ async fn what_is_wrong_with_an_edu_harms_nobody() {
     let sync = bob.syncs("").await;
     let ephemeral = &sync["rooms"]["join"][room.as_str()]["ephemeral"]["events"];
     assert!(
-        ephemeral.as_array().unwrap().iter().all(|e| e["content"]["user_ids"].as_array().is_none_or(Vec::is_empty)),
+        ephemeral
+            .as_array()
+            .into_iter()
+            .flatten()
+            .all(|e| e["content"]["user_ids"].as_array().is_none_or(Vec::is_empty)),
         "{ephemeral}"
     );
     bob.get(&format!("{V3}/devices/{}", bob.device)).await.good();

@@ -76,7 +76,7 @@ impl Pieces {
                     if self.store.write_event_texts(&mut out, some, from == 0).await? < some.len() {
                         return Err(gone());
                     }
-                    (to < nids.len()).then(|| Part::Events(nids, to))
+                    (to < nids.len()).then_some(Part::Events(nids, to))
                 }
                 Part::Ids(nids, from) => {
                     let to = nids.len().min(from + IDS);
@@ -90,7 +90,7 @@ impl Pieces {
                         // Event ids of versions 1 and 2 may hold any sign.
                         out.push_str(&serde_json::to_string(id).map_err(|e| Error::fault("writing an event id", e))?);
                     }
-                    (to < nids.len()).then(|| Part::Ids(nids, to))
+                    (to < nids.len()).then_some(Part::Ids(nids, to))
                 }
             };
             if let Some(left) = left {

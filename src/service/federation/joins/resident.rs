@@ -263,8 +263,11 @@ impl Joins {
     }
 
     /// Whether the room's ACL lets a server take part.
-    pub(super) async fn check_acl(&self, _room: &Room, _server: &ServerName) -> Result<()> {
-        Ok(())
+    pub(super) async fn check_acl(&self, room: &Room, server: &ServerName) -> Result<()> {
+        if self.acls.allows(room.nid, server).await? {
+            return Ok(());
+        }
+        Err(Error::forbidden("Your server is not admitted to this room"))
     }
 }
 

@@ -80,7 +80,7 @@ impl Outbox {
     pub(super) async fn load(&self, peer: &Peer) -> Result<Option<Load>> {
         let behind = peer.pending.lock().behind;
         let durable = match behind {
-            Some(behind) => self.from_log(peer, behind).await?,
+            Some(behind) => self.read_log(peer, behind).await?,
             None => Durable::default(),
         };
         let (durable, soft, to_device) = {
@@ -126,7 +126,7 @@ impl Outbox {
     }
 
     /// What a server that is behind is owed next. Once there is no more, it is behind no longer.
-    async fn from_log(&self, peer: &Peer, behind: Behind) -> Result<Durable> {
+    async fn read_log(&self, peer: &Peer, behind: Behind) -> Result<Durable> {
         let mut durable = Durable::default();
         let mut at = behind.pos;
         if self.store.oldest_logged().await?.is_some_and(|oldest| oldest.0 > at.0 + 1) {

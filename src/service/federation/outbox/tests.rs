@@ -263,9 +263,8 @@ async fn a_transaction_that_comes_again_is_the_same() {
     run.end().await;
     let run = Run::begin(&house, &others).await;
     others.until("it came again", |o| o.tried.lock().len() == 2).await;
-    let tried = others.tried.lock();
-    assert_eq!(tried[0].1.id, tried[1].1.id);
-    drop(tried);
+    let ids: Vec<_> = others.tried.lock().iter().map(|t| t.1.id.clone()).collect();
+    assert_eq!(ids[0], ids[1]);
     run.end().await;
 }
 
