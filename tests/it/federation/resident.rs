@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use super::support::{Peer, Peers, Told};
 use crate::support::{User, rooms::encoded};
 
+/// A change to an event that makes it another.
+type Lie = Box<dyn FnOnce(&mut Value)>;
+
 const V1: &str = "/_matrix/federation/v1";
 const V2: &str = "/_matrix/federation/v2";
 
@@ -86,7 +89,7 @@ async fn only_the_join_that_was_asked_for_is_taken() {
     let other = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
     let made = make(&there, &here, "join", &room, bob.id.as_str(), &["10"]).await.good();
     let path = format!("{V2}/send_join");
-    let wrong: Vec<(&str, Box<dyn FnOnce(&mut Value)>)> = vec![
+    let wrong: Vec<(&str, Lie)> = vec![
         ("another's", {
             let id = json!(alice.id);
             Box::new(move |e| e["sender"] = id)
