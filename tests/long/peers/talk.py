@@ -1,0 +1,152 @@
+"""Scenarios: what is said in rooms, and what goes beside them: typing, receipts, presence, profiles, media, directories."""
+import struct
+import zlib
+
+from client import User, quoted, until
+from plan import check, same, scenario
+
+
+@scenario("messages, edits, reactions, redactions")
+def messages(w):
+    alice, bob, room = w.shared()
+    texts = [f"{user.server.kind} says {n}" for n in range(5) for user in (alice, bob)]
+    for n, text in enumerate(texts):
+        (alice, bob)[n % 2].says(room, text)
+    for user in (alice, bob):
+        user.hears(room, *texts)
+    for writer, reader in ((alice, bob), (bob, alice)):
+        first = writer.says(room, "first wording")
+        reader.hears(room, "first wording")
+        writer.sends(room, "m.room.message", {"msgtype": "m.text", "body": "* second", "m.new_content": {"msgtype": "m.text", "body": "second"},
+                                              "m.relates_to": {"rel_type": "m.replace", "event_id": first}})
+        reader.hears(room, "* second")
+        reply = reader.sends(room, "m.reaction", {"m.relates_to": {"rel_type": "m.annotation", "event_id": first, "key": "👍"}})
+        thread = reader.sends(room, "m.room.message", {"msgtype": "m.text", "body": "in a thread",
+                                                       "m.relates_to": {"rel_type": "m.thread", "event_id": first}})
+        writer.hears(room, "in a thread")
+        related = writer.get(f"v1/rooms/{quoted(room)}/relations/{quoted(first)}")["chunk"]
+        check({reply, thread} <= {one["event_id"] for one in related}, f"relations on {writer.server.kind}: {[one['type'] for one in related]}")
+        bundle = reader.event(room, first).get("unsigned", {}).get("m.relations", {})
+        if reader.server.kind != "Dendrite":
+            check("m.replace" in bundle, f"no bundled edit on {reader.server.kind}: {bundle}")
+        gone = writer.says(room, f"to be redacted by {writer.server.kind}")
+        reader.hears(room, f"to be redacted by {writer.server.kind}")
+        writer.put(writer.room(room, f"redact/{quoted(gone)}/r{gone[1:9]}"), {"reason": "slip"})
+        until(lambda who=reader, what=gone: who.event(room, what)["content"] == {}, f"redaction on {reader.server.kind}")
+        check("redacted_because" in reader.event(room, gone).get("unsigned", {}), f"no redacted_because on {reader.server.kind}")
+    # A moderator redacts what another server's user said.
+    said = bob.says(room, "rude")
+    alice.hears(room, "rude")
+    alice.put(alice.room(room, f"redact/{quoted(said)}/m{said[1:9]}"), {})
+    until(lambda: bob.event(room, said)["content"] == {}, "the moderator's redaction on the writer's server")
+    # Who is no moderator may not, by neither server.
+    mine = alice.says(room, "mine")
+    bob.hears(room, "mine")
+    bob.refused(403, "PUT", f"/_matrix/client/{bob.room(room, f'redact/{quoted(mine)}/x{mine[1:9]}')}", {})
+    w.agree(alice, bob, room)
+
+
+@scenario("history visibility")
+def visibility(w):
+    alice, bob = w.pair()
+    room = w.room(alice, preset="public_chat", initial_state=[{"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}])
+    secret = alice.says(room, "not for later ones")
+    bob.joins(room, w.here.name)
+    alice.sees_membership(room, bob, "join")
+    w.both_hear(alice, bob, room, "visible")
+    texts = [one["content"].get("body") for one in bob.history(room)]
+    check("not for later ones" not in texts, "history of before the join is shown")
+    status, answer = bob.ask("GET", f"/_matrix/client/{bob.room(room, f'event/{quoted(secret)}')}")
+    check(status in (403, 404) or "body" not in answer.get("content", {}), f"an event of before the join is shown ({status})")
+
+
+@scenario("typing, receipts, presence", versioned=False)
+def ephemeral(w):
+    alice, bob, room = w.shared()
+    for writer, reader in ((alice, bob), (bob, alice)):
+        typing = writer.room(room, f"typing/{quoted(writer.id)}")
+        writer.put(typing, {"typing": True, "timeout": 20000})
+        reader.sees(lambda r=reader, u=writer.id: u in r.rooms[room].typing, f"typing of a user of {writer.server.kind}")
+        writer.put(typing, {"typing": False})
+        reader.sees(lambda r=reader, u=writer.id: u not in r.rooms[room].typing, f"the end of typing on {writer.server.kind}")
+        said = reader.says(room, f"read this, {writer.server.kind}")
+        writer.hears(room, f"read this, {writer.server.kind}")
+        writer.post(writer.room(room, f"receipt/m.read/{quoted(said)}"), {})
+        reader.sees(lambda r=reader, u=writer.id, e=said: r.rooms[room].receipts.get(("m.read", u)) == e, f"a receipt of a user of {writer.server.kind}")
+        private = reader.says(room, f"privately, {writer.server.kind}")
+        writer.hears(room, f"privately, {writer.server.kind}")
+        writer.post(writer.room(room, f"receipt/m.read.private/{quoted(private)}"), {})
+        writer.put(f"v3/presence/{quoted(writer.id)}/status", {"presence": "online", "status_msg": f"at work on {writer.server.kind}"})
+        writer.sync()
+        reader.sees(lambda r=reader, u=writer: r.presence.get(u.id, {}).get("status_msg") == f"at work on {u.server.kind}",
+                    f"presence of a user of {writer.server.kind}")
+        check(("m.read.private", writer.id) not in reader.rooms[room].receipts, "a private receipt came")
+
+
+@scenario("profiles", versioned=False)
+def profiles(w):
+    alice, bob, room = w.shared()
+    for one, other in ((alice, bob), (bob, alice)):
+        one.put(f"v3/profile/{quoted(one.id)}/displayname", {"displayname": f"Name on {one.server.kind}"})
+        avatar = f"mxc://{one.server.name}/avatar"
+        one.put(f"v3/profile/{quoted(one.id)}/avatar_url", {"avatar_url": avatar})
+        got = other.get(f"v3/profile/{quoted(one.id)}")
+        same((got.get("displayname"), got.get("avatar_url")), (f"Name on {one.server.kind}", avatar), "profile over federation")
+        same(other.get(f"v3/profile/{quoted(one.id)}/displayname").get("displayname"), f"Name on {one.server.kind}", "name over federation")
+        other.sees(lambda o=other, u=one: (o.reads(room, "m.room.member", u.id) or {}).get("displayname") == f"Name on {u.server.kind}", "the new name in the room")
+        other.refused(404, "GET", f"/_matrix/client/v3/profile/{quoted(f'@nobody:{one.server.name}')}")
+
+
+def picture(width, height):
+    """A PNG of one colour with a gradient."""
+    rows = b"".join(b"\0" + bytes(value for x in range(width) for value in (x * 255 // width, y * 255 // height, 128)) for y in range(height))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@scenario("media and thumbnails", versioned=False)
+def media(w):
+    alice, bob = w.pair()
+    for one, other in ((alice, bob), (bob, alice)):
+        png = picture(320, 200)
+        status, _, raw = one.raw("POST", "/_matrix/media/v3/upload?filename=red%20square.png", png, {"Content-Type": "image/png"})
+        check(status == 200, f"upload to {one.server.kind}: {status} {raw[:200]}")
+        name = raw.decode().split("mxc://")[1].split('"')[0]
+        status, headers, got = other.raw("GET", f"/_matrix/client/v1/media/download/{name}")
+        check(status == 200 and got == png, f"download through {other.server.kind}: {status}, {len(got)} bytes {got[:120] if status != 200 else ''}")
+        check(headers["Content-Type"].startswith("image/png"), f"type through {other.server.kind}: {headers['Content-Type']}")
+        check("red square.png" in (headers["Content-Disposition"] or "").replace("%20", " "), f"name through {other.server.kind}: {headers['Content-Disposition']}")
+        status, headers, got = other.raw("GET", f"/_matrix/client/v1/media/thumbnail/{name}?width=64&height=48&method=scale")
+        check(status == 200 and 0 < len(got) < len(png) * 4 and headers["Content-Type"].startswith("image/"), f"thumbnail through {other.server.kind}: {status} {got[:120]}")
+        fresh = User(other.server, "fresh")
+        status, _, got = fresh.raw("GET", f"/_matrix/client/v1/media/download/{one.server.name}/none-such")
+        check(status == 404, f"missing media through {other.server.kind}: {status} {got[:120]}")
+
+
+@scenario("public rooms of the other server", versioned=False)
+def public_rooms(w):
+    alice, bob = w.pair()
+    name = f"listed {alice.id}"
+    room = w.room(alice, preset="public_chat", visibility="public", name=name, topic="find me")
+    found = until(lambda: [one for one in bob.get("v3/publicRooms", server=w.here.name, limit=100)["chunk"] if one["room_id"] == room], "the room in the list")[0]
+    same((found.get("name"), found.get("topic"), found["num_joined_members"]), (name, "find me", 1), "the room in the list")
+    searched = bob.post(f"v3/publicRooms?server={w.here.name}", {"filter": {"generic_search_term": name}, "limit": 10})["chunk"]
+    same([one["room_id"] for one in searched], [room], "rooms found")
+    bob.joins(found.get("canonical_alias") or room, w.here.name)
+    alice.sees_membership(room, bob, "join")
+
+
+@scenario("openid", versioned=False)
+def openid(w):
+    secure = w.context
+    for server in (w.here, w.there):
+        user = User(server, "openid")
+        token = user.post(f"v3/user/{quoted(user.id)}/openid/request_token", {})
+        same(token["matrix_server_name"], server.name, "server of the token")
+        status, _, raw = user.raw("GET", f"/_matrix/federation/v1/openid/userinfo?access_token={quoted(token['access_token'])}", secure=secure)
+        check(status == 200 and user.id in raw.decode(), f"userinfo of {server.kind}: {status} {raw[:100]}")
+        status, _, raw = user.raw("GET", "/_matrix/federation/v1/openid/userinfo?access_token=wrong", secure=secure)
+        check(status == 401, f"userinfo of a wrong token: {status}")
