@@ -190,10 +190,13 @@ impl Work {
         }
     }
 
-    /// How long the certificate may stay as it is; none when it is time for another.
+    /// How long the certificate may stay as it is; none when it is time for another, or when its file was taken away,
+    /// which is how an administrator asks for a new one (a key that leaked).
     async fn wait_before_order(&self) -> Option<Duration> {
         let current = self.shared.certificates.get(self.group.label()).filter(|c| c.source == Source::Acme)?;
-        if !self.group.names.iter().all(|n| current.names.contains(n)) {
+        if !self.group.names.iter().all(|n| current.names.contains(n))
+            || matches!(self.group.file.try_exists(), Ok(false))
+        {
             return None;
         }
         let told = self.authority.renewal_window(&current).await;

@@ -16,6 +16,7 @@ use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 
 pub mod filters;
+mod following;
 pub mod ignored;
 pub mod push_rules;
 

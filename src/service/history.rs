@@ -8,30 +8,25 @@ use hearth_base::{
     ids::StreamPos,
     stream::{HistoryToken, SyncToken},
 };
-use hearth_rules::{
-    client_format::{EventFields, Unsigned, fields::write_fields, write_client_event},
-    event::{Pdu, redaction},
-    visibility::HistoryVisibility,
-};
+use hearth_rules::visibility::HistoryVisibility;
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{
     EventId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 
-use crate::{
-    account_data::AccountData,
-    state::{State, version_of},
-};
+use crate::{account_data::AccountData, state::State};
 
 mod answers;
 mod children;
 pub mod viewer;
+mod writing;
 
 pub use answers::Messages;
 pub(crate) use children::Bundles;
 pub use hearth_store::events::Direction;
 pub use viewer::Viewer;
+pub use writing::Form;
 
 /// Events in a page at most, whatever a client asks for.
 const MAX_PAGE: usize = 1000;
@@ -49,24 +44,6 @@ pub struct History {
 
 /// Which events of a page are wanted.
 pub type Wanted<'a> = &'a (dyn Fn(&StoredEvent) -> bool + Send + Sync);
-
-/// How events are to be written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Form<'a> {
-    /// With their room's id: everywhere but in /sync.
-    pub room_id: bool,
-    /// Only these properties (`event_fields` of a filter).
-    pub fields: Option<&'a EventFields>,
-    /// As other servers get them (`event_format` of a filter).
-    pub federation: bool,
-    /// What they show of their children.
-    pub(crate) bundles: Option<&'a Bundles>,
-}
-
-impl Form<'_> {
-    /// As they usually are.
-    pub const WITH_ROOM: Self = Self { room_id: true, fields: None, federation: false, bundles: None };
-}
 
 /// A page of history.
 #[derive(Debug)]
@@ -335,77 +312,6 @@ impl History {
         nearest.into_iter().find(|e| viewer.shows(e)).or_not_found("Event")
     }
 
-    /// Appends an event in the form clients get it.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn write(&self, out: &mut String, event: &StoredEvent, viewer: &Viewer, form: Form<'_>) -> Result<()> {
-        // Who sees an event of somebody they ignore (the root of a thread) sees that there is one, and no more.
-        let hidden;
-        let pdu = if viewer.ignores(event) {
-            hidden = redacted(event, &viewer.room)?;
-            &hidden
-        } else {
-            &*event.pdu
-        };
-        if form.federation {
-            return Ok(out.push_str(pdu.json()));
-        }
-        let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
-            - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
-        let replaced = match event.replaces {
-            Some(nid) => self.store.event(nid).await?,
-            None => None,
-        };
-        let mut because = String::new();
-        if let Some(nid) = event.redacted_by
-            && let Some(redaction) = self.store.event(nid).await?
-        {
-            let unsigned = Unsigned { age_ms: Some(age), ..Unsigned::default() };
-            write_client_event(&mut because, &redaction.pdu, true, &unsigned);
-        }
-        let own = viewer.user == event.sender
-            && event.device.as_deref().is_some_and(|d| viewer.device.as_ref().is_some_and(|own| own.as_str() == d));
-        let unsigned = Unsigned {
-            age_ms: Some(age),
-            transaction_id: event.txn_id.as_deref().filter(|_| own),
-            membership: Some(viewer.membership_at(event)),
-            prev_content: replaced.as_ref().map(|e| e.pdu.content_json()),
-            prev_sender: replaced.as_ref().map(|e| e.pdu.sender()),
-            replaces_state: replaced.as_ref().map(|e| e.pdu.event_id()),
-            redacted_because: (!because.is_empty()).then_some(because.as_str()),
-            relations: form.bundles.and_then(|bundles| bundles.get(&event.nid)).map(String::as_str),
-            more: &[],
-        };
-        match form.fields {
-            None => write_client_event(out, pdu, form.room_id, &unsigned),
-            Some(fields) => write_fields(out, pdu, form.room_id, &unsigned, fields),
-        }
-        Ok(())
-    }
-
-    /// Appends a JSON array of events.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn write_all(
-        &self,
-        out: &mut String,
-        events: &[Arc<StoredEvent>],
-        viewer: &Viewer,
-        form: Form<'_>,
-    ) -> Result<()> {
-        out.push('[');
-        for (n, event) in events.iter().enumerate() {
-            if n > 0 {
-                out.push(',');
-            }
-            self.write(out, event, viewer, form).await?;
-        }
-        out.push(']');
-        Ok(())
-    }
-
     /// Member events of the senders of these events, for lazy loading (spec: "Lazy-loading room members").
     ///
     /// # Errors
@@ -421,12 +327,6 @@ impl History {
         }
         self.store.events(&nids).await
     }
-}
-
-/// An event without what it says.
-fn redacted(event: &StoredEvent, room: &Room) -> Result<Pdu> {
-    let json = redaction::redact(event.pdu.json(), version_of(room)?)?;
-    Ok(Pdu::parse_stored(event.event_id().to_owned(), json, version_of(room)?)?)
 }
 
 /// Whether a room may be read by people who were never in it.

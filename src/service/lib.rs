@@ -43,7 +43,7 @@ use calls::Calls;
 use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
-use federation::Federation;
+use federation::{Federation, inbox::Inbox, outliers::Outliers};
 use history::History;
 use keys::Keys;
 use login::{Login, tokens::Mint};
@@ -52,7 +52,7 @@ use membership::Membership;
 use notifier::Notifier;
 use presence::Presence;
 use profile::Profile;
-use push::Push;
+use push::{Notified, Push};
 use receipts::Receipts;
 use relations::Relations;
 use reports::Reports;
@@ -144,6 +144,10 @@ pub struct Services {
     pub notifier: Arc<Notifier>,
     /// Other servers: who may be called, and the calls.
     pub federation: Arc<Federation>,
+    /// Events that others name.
+    pub outliers: Arc<Outliers>,
+    /// Events of other servers.
+    pub inbox: Arc<Inbox>,
     /// Our signing key, and those of others.
     pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
@@ -172,6 +176,8 @@ pub struct Services {
     pub membership: Arc<Membership>,
     /// What was said.
     pub history: Arc<History>,
+    /// What users were notified of.
+    pub notified: Arc<Notified>,
     /// Edits, reactions, threads.
     pub relations: Arc<Relations>,
     /// Reports to administrators.
@@ -227,10 +233,21 @@ impl Services {
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
+        let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
+        let inbox =
+            Arc::new(Inbox::new(disk(), events.clone(), server_keys.clone(), federation.clone(), outliers.clone()));
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
-        let membership = Membership::new(disk(), state.clone(), events.clone(), time(), settings.membership.clone());
+        let membership = Membership::new(
+            disk(),
+            state.clone(),
+            events.clone(),
+            account_data.clone(),
+            push.clone(),
+            time(),
+            settings.membership.clone(),
+        );
         let membership = Arc::new(membership);
         let rooms = Rooms::new(
             disk(),
@@ -243,6 +260,7 @@ impl Services {
         );
         let rooms = Arc::new(rooms);
         let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), time()));
+        let notified = Arc::new(Notified::new(disk(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
         let media = Media::new(name.clone(), settings.media.clone(), disk(), time(), supervisor.clone());
@@ -284,6 +302,8 @@ impl Services {
             supervisor,
             notifier,
             federation,
+            outliers,
+            inbox,
             server_keys,
             accounts,
             login,
@@ -298,6 +318,7 @@ impl Services {
             directory,
             membership,
             history,
+            notified,
             relations,
             reports,
             profile,

@@ -13,12 +13,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
+    account_data::AccountData,
     events::{Events, With, check_may_write},
+    push::Push,
     state::State,
 };
 
 mod content;
 mod everywhere;
+mod following;
 mod restricted;
 
 pub use content::MemberContent;
@@ -40,6 +43,8 @@ pub struct Membership {
     store: Store,
     state: Arc<State>,
     events: Arc<Events>,
+    account_data: Arc<AccountData>,
+    push: Arc<Push>,
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
@@ -48,9 +53,17 @@ pub struct Membership {
 impl Membership {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, events: Arc<Events>, clock: Clock, settings: Settings) -> Self {
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        events: Arc<Events>,
+        account_data: Arc<AccountData>,
+        push: Arc<Push>,
+        clock: Clock,
+        settings: Settings,
+    ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, server_name, clock, settings }
+        Self { store, state, events, account_data, push, server_name, clock, settings }
     }
 
     /// Joins a room.
@@ -69,6 +82,9 @@ impl Membership {
             content.join_authorised_via_users_server = self.authoriser(who, &room).await?;
         }
         self.write(&room, who, &who.user_id, &content, None).await?;
+        if now != MembershipState::Join {
+            self.follow(who, &room).await;
+        }
         Ok(room.room_id.clone())
     }
 

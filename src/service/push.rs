@@ -30,6 +30,7 @@ mod counts;
 mod deviants;
 mod deviation;
 mod editing;
+mod notified;
 mod pushers;
 mod unread;
 
@@ -37,6 +38,7 @@ pub use counts::{Count, Unread};
 use counts::{Deviation, MAIN, MemberCounts, RoomCounts, Sum, Thread};
 use deviants::{Changes, Members};
 use deviation::UserRules;
+pub use notified::Notified;
 pub use pushers::NewPusher;
 
 /// How push is configured.

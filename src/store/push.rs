@@ -119,6 +119,23 @@ pub struct Notified {
     pub actions: String,
 }
 
+/// What rules made of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// By the user's own rules; else what the default rules say of everyone.
+    pub own: bool,
+    /// Where the event stands.
+    pub pos: StreamPos,
+    /// Its thread.
+    pub thread: String,
+    /// Whether it notifies.
+    pub notify: bool,
+    /// Whether it is a highlight.
+    pub highlight: bool,
+    /// The actions, a JSON array.
+    pub actions: String,
+}
+
 macro_rules! pusher_columns {
     () => {
         "SELECT user_nid, app_id, pushkey, device_id, kind, app_name, device_name, profile_tag, lang, data, enabled, created_ms, pos FROM pushers "
@@ -143,6 +160,7 @@ const UNREAD: &str = "SELECT a.thread, \
      WHERE a.user_nid IN (0, $1) AND a.room_nid = $2 AND a.pos > $3 AND a.pos <= $4 AND (r.pos IS NULL OR a.pos > r.pos) \
      GROUP BY a.thread";
 const COUNTED_IN_THREADS: &str = "SELECT COUNT(*) FROM push_actions WHERE user_nid = 0 AND room_nid = $1 AND pos > $2 AND pos <= $3 AND counted AND thread <> 'main'";
+const OUTCOMES: &str = "SELECT user_nid, pos, thread, notify, highlight, actions FROM push_actions WHERE user_nid IN (0, $1) AND room_nid = $2 AND pos >= $3 AND pos <= $4";
 const NOTIFIED: &str = "SELECT room_nid, pos, event_nid, thread, highlight, actions FROM push_actions WHERE user_nid = $1 AND notify AND pos < $2 AND (highlight OR NOT $3) ORDER BY pos DESC LIMIT $4";
 
 const PAIRS: &str = "SELECT DISTINCT user_nid, room_nid FROM push_actions WHERE user_nid > $1 OR (user_nid = $1 AND room_nid > $2) ORDER BY user_nid, room_nid LIMIT $3";
@@ -278,6 +296,32 @@ impl Store {
         let row: Option<(i64,)> =
             fetch_optional!(&mut self.read().await?, (i64,), COUNTED_IN_THREADS, room.0, after.0, upto.0)?;
         Ok(row.map_or(0, |r| r.0))
+    }
+
+    /// What rows tell of a room's events in `[from, upto]`: what the default rules say of all, and what a user's own say.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn outcomes(
+        &self,
+        user: UserNid,
+        room: RoomNid,
+        from: StreamPos,
+        upto: StreamPos,
+    ) -> Result<Vec<Outcome>> {
+        type Row = (i64, i64, String, bool, bool, String);
+        let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, OUTCOMES, user.0, room.0, from.0, upto.0)?;
+        Ok(rows
+            .into_iter()
+            .map(|(of, pos, thread, notify, highlight, actions)| Outcome {
+                own: of != EVERYONE.0,
+                pos: StreamPos(pos),
+                thread,
+                notify,
+                highlight,
+                actions,
+            })
+            .collect())
     }
 
     /// Forgets what push rules made of events up to a position, where everybody whom it concerns has read so far. Goes

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod accounts;
+mod clients;
 mod devices;
 mod directory;
 mod events;
@@ -11,6 +12,7 @@ mod history;
 mod hostile;
 mod login;
 mod membership;
+mod push;
 mod relations;
 mod rooms;
 mod server;
@@ -18,4 +20,5 @@ mod startup;
 mod support;
 mod sync;
 mod tidy;
+mod tutorial;
 mod upkeep;

@@ -274,4 +274,44 @@ on_both! {
         alice.does_to(&root, "ban", &bob).await.good();
         bob.get(&path("")).await.refused(403, "M_FORBIDDEN");
     }
+
+    async fn what_one_keeps_with_a_room_goes_along_when_it_is_replaced(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let old = alice.creates(json!({ "preset": "public_chat", "room_version": "11" })).await;
+        bob.joins(&old).await.good();
+        let mute = |room: &str| {
+            json!({ "actions": [], "conditions": [{ "kind": "event_match", "key": "room_id", "pattern": room }] })
+        };
+        for user in [&alice, &bob] {
+            let own = format!("{V3}/user/{}", encoded(user.id.as_str()));
+            user.put(&format!("{own}/rooms/{}/tags/m.favourite", encoded(&old)), json!({ "order": 0.5 })).await.good();
+            user.put(&format!("{own}/account_data/m.direct"), json!({ (alice.id.as_str()): ["!x:y", old] })).await.good();
+            user.put(&format!("{V3}/pushrules/global/override/{}", encoded(&old)), mute(&old)).await.good();
+            user.put(&format!("{V3}/pushrules/global/room/{}", encoded(&old)), json!({ "actions": ["notify"] })).await.good();
+        }
+        // Whoever names a room as the one that theirs replaces does not get at what people keep with it.
+        let creation = json!({ "predecessor": { "room_id": old, "event_id": "$x" } });
+        let false_heir = alice.creates(json!({ "preset": "public_chat", "creation_content": creation })).await;
+        bob.joins(&false_heir).await.good();
+        let tags_of = async |user: &crate::support::User, room: &str| {
+            let path = format!("{V3}/user/{}/rooms/{}/tags", encoded(user.id.as_str()), encoded(room));
+            user.get(&path).await.good()["tags"].clone()
+        };
+        assert_eq!(tags_of(&bob, &false_heir).await, json!({}));
+        let new = alice.post_in_room(&old, "upgrade", json!({ "new_version": "12" })).await.good();
+        let new = new["replacement_room"].as_str().unwrap().to_owned();
+        bob.joins(&new).await.good();
+        for user in [&alice, &bob] {
+            assert_eq!(tags_of(user, &new).await, json!({ "m.favourite": { "order": 0.5 } }));
+            let own = format!("{V3}/user/{}", encoded(user.id.as_str()));
+            let direct = user.get(&format!("{own}/account_data/m.direct")).await.good();
+            assert_eq!(direct[alice.id.as_str()], json!(["!x:y", old, new]));
+            let rule = user.get(&format!("{V3}/pushrules/global/override/{}", encoded(&new))).await.good();
+            assert_eq!((&rule["conditions"], &rule["enabled"]), (&mute(&new)["conditions"], &json!(true)));
+            user.get(&format!("{V3}/pushrules/global/room/{}", encoded(&new))).await.good();
+        }
+        alice.says(&new, "hello").await;
+        let sync = bob.syncs("").await;
+        assert_eq!(sync["rooms"]["join"][&new]["unread_notifications"]["notification_count"], 0, "muted as before");
+    }
 }

@@ -74,6 +74,8 @@ async fn send_state(
         StateEventType::RoomMember => {
             let user = UserId::parse(&*body.state_key)
                 .map_err(|_| Error::invalid_param("The state key of a membership is a user id"))?;
+            // Joining and inviting are what they are, whichever way they are asked for.
+            super::membership::may_set(&cx, who, &body.room_id, &user, content)?;
             cx.membership.set(who, &body.room_id, &user, content.get()).await?
         }
         StateEventType::RoomCanonicalAlias if body.state_key.is_empty() => {

@@ -9,6 +9,8 @@ use ruma::{
         kick_user, leave_room, unban_user,
     },
 };
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 
 use crate::{
@@ -215,6 +217,26 @@ fn may_invite(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId, to: &UserId) -> R
         cx.limits().check(Limit::InvitesPerUser, to)?;
     }
     Ok(())
+}
+
+/// The same for a membership set as state.
+pub(super) fn may_set(
+    cx: &Cx,
+    who: &Arc<Requester>,
+    room_id: &RoomId,
+    user: &UserId,
+    content: &RawValue,
+) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Wanted {
+        membership: String,
+    }
+    let wanted: Option<Wanted> = serde_json::from_str(content.get()).ok();
+    match wanted.as_ref().map(|w| w.membership.as_str()) {
+        Some("invite") => may_invite(cx, who, room_id, user),
+        Some("join") => may_join(cx, who, room_id),
+        _ => Ok(()),
+    }
 }
 
 /// Invites to e-mail addresses go through an identity server, and we talk to none.

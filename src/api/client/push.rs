@@ -3,12 +3,20 @@
 use hearth_base::{Error, Result};
 use hearth_service::push::NewPusher;
 use ruma::api::client::push::{
-    delete_pushrule, get_pushers, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
-    get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
+    delete_pushrule, get_notifications, get_pushers, get_pushrule, get_pushrule_actions, get_pushrule_enabled,
+    get_pushrules_all, get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Cx, extract::Client, respond::Json, routes::Routes};
+use crate::{
+    Cx,
+    extract::Client,
+    respond::{Json, RawJson},
+    routes::Routes,
+};
+
+/// Notifications in a page when the client does not say.
+const NOTIFICATIONS: usize = 50;
 
 /// Its routes.
 #[must_use]
@@ -26,6 +34,7 @@ pub fn routes() -> Routes {
         .on(set_rule_actions)
         .on(pushers)
         .on(set_pusher)
+        .on(notifications)
 }
 
 async fn all_rules(cx: Cx, req: Client<get_pushrules_all::v3::Request>) -> Result<Json<Value>> {
@@ -163,6 +172,16 @@ async fn set_pusher(cx: Cx, req: Client<setting::Request>) -> Result<setting::Re
     };
     cx.push.set_pusher(&req.requester, pusher).await?;
     Ok(setting::Response {})
+}
+
+/// What the user was notified of, newest first.
+async fn notifications(cx: Cx, req: Client<get_notifications::v3::Request>) -> Result<RawJson> {
+    let body = &req.body;
+    // What else may stand in `only` is not said; it narrows nothing.
+    let highlights = body.only.as_deref() == Some("highlight");
+    let limit = body.limit.map_or(NOTIFICATIONS, super::history::size);
+    let page = cx.notified.page_json(&req.requester, body.from.as_deref(), highlights, limit).await?;
+    Ok(RawJson(page.into()))
 }
 
 fn check_missing(missing: &[&str]) -> Result<()> {

@@ -40,7 +40,9 @@ async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<create_
     cx.limits().user(Limit::RoomCreation, who)?;
     for user in &req.body.invite {
         cx.limits().user(Limit::InvitesPerIssuer, who)?;
-        cx.limits().check(Limit::InvitesPerUser, user)?;
+        if !who.is_admin && who.appservice.is_none() {
+            cx.limits().check(Limit::InvitesPerUser, user)?;
+        }
     }
     let room_id = cx.rooms.create(who, asked(req.body)?).await?;
     Ok(create_room::v3::Response::new(room_id))

@@ -23,15 +23,14 @@ pub fn routes() -> Routes {
     Routes::new().on(versions).on(capabilities).on(turn).on(protocols)
 }
 
-/// Versions of the specification. Clients ask for authenticated media, private receipts and much else by them, so they are
-/// named although some endpoints of 1.2 to 1.4 (hierarchies of spaces, relations, threads) still answer `M_UNRECOGNIZED`.
+/// Versions of the specification: clients ask for threads, authenticated media, private receipts and much else by them.
 const VERSIONS: [&str; 19] = [
     "r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4",
     "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
 ];
 
 /// What of later versions and of proposals is here, by the flag clients look for.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 11] = [
     "org.matrix.label_based_filtering",
     "org.matrix.e2e_cross_signing",
     // Aliases of rooms, private read receipts, room types in the directory, authenticated media.
@@ -39,6 +38,9 @@ const FEATURES: [&str; 9] = [
     "org.matrix.msc2285.stable",
     "org.matrix.msc3827.stable",
     "org.matrix.msc3916.stable",
+    // Threads; relations of relations.
+    "org.matrix.msc3440.stable",
+    "org.matrix.msc3981",
     // Fields of profiles; redactions sent as ordinary events.
     "uk.tcpip.msc4133.stable",
     "com.beeper.msc4169",

@@ -2,8 +2,12 @@
 //! with the answer for the client and leaves it as it was.
 
 use hearth_base::{Error, Result};
-use ruma::push::{
-    Action, ConditionalPushRule, NewPushRule, PatternedPushRule, RemovePushRuleError, RuleKind, Ruleset, SimplePushRule,
+use ruma::{
+    RoomId,
+    push::{
+        Action, ConditionalPushRule, EventMatchConditionData, NewPushRule, PatternedPushRule, PushCondition,
+        RemovePushRuleError, RuleKind, Ruleset, SimplePushRule,
+    },
 };
 
 use super::MAX_RULES;
@@ -49,6 +53,38 @@ pub fn set_enabled(rules: &mut Ruleset, kind: &RuleKind, rule_id: &str, enabled:
 /// Changes what a rule does, also one of the server's; 404 if there is none.
 pub fn set_actions(rules: &mut Ruleset, kind: &RuleKind, rule_id: &str, actions: Vec<Action>) -> Result<()> {
     rules.set_actions(kind.clone(), rule_id, actions).map_err(|_| not_found())
+}
+
+/// Gives a room the rules of the user's own that are for another: those of the kind `room`, and those of the kind
+/// `override` that hold in that room only (so clients mute rooms).
+pub fn follow(rules: &mut Ruleset, old: &RoomId, new: &RoomId) {
+    let of_room = rules.room.iter().find(|rule| rule.rule_id == *old).cloned();
+    if let Some(mut rule) = of_room.filter(|_| !rules.room.iter().any(|r| r.rule_id == *new)) {
+        rule.rule_id = new.to_owned();
+        let _ = rules.room.insert(rule);
+    }
+    let is_old = |condition: &PushCondition| match condition {
+        PushCondition::EventMatch(c) => c.key == "room_id" && c.pattern == old.as_str(),
+        _ => false,
+    };
+    let found: Vec<ConditionalPushRule> =
+        rules.override_.iter().filter(|r| !r.default && r.conditions.iter().any(is_old)).cloned().collect();
+    let mut list: Vec<ConditionalPushRule> = std::mem::take(&mut rules.override_).into_iter().collect();
+    for mut rule in found {
+        let at = list.iter().position(|r| r.rule_id == rule.rule_id).map_or(list.len(), |at| at + 1);
+        // A rule is found by its id, and that of a muted room is usually the room's.
+        rule.rule_id = match rule.rule_id.contains(old.as_str()) {
+            true => rule.rule_id.replace(old.as_str(), new.as_str()),
+            false => format!("{}_{new}", rule.rule_id),
+        };
+        for condition in rule.conditions.iter_mut().filter(|c| is_old(c)) {
+            *condition = PushCondition::EventMatch(EventMatchConditionData::new("room_id".to_owned(), new.to_string()));
+        }
+        if !list.iter().any(|r| r.rule_id == rule.rule_id) {
+            list.insert(at, rule);
+        }
+    }
+    rules.override_ = list.into_iter().collect();
 }
 
 fn not_found() -> Error {

@@ -3,7 +3,10 @@
 
 use hearth_base::{Doing, Error, Requester, Result};
 use hearth_rules::push::edit;
-use ruma::push::{Action, NewPushRule, RuleKind, Ruleset};
+use ruma::{
+    RoomId,
+    push::{Action, NewPushRule, RuleKind, Ruleset},
+};
 use serde_json::Value;
 
 use super::Push;
@@ -94,6 +97,25 @@ impl Push {
             return Err(Error::too_large("The push rule is too large"));
         }
         self.change(who, move |rules| edit::set_actions(rules, &kind, &rule_id, actions)).await
+    }
+
+    /// Gives the room that replaces another the rules that the user made for the old one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn follow(&self, who: &Requester, old: &RoomId, new: &RoomId) -> Result<()> {
+        let stored = self.store.account_data(who.user_nid, None, PUSH_RULES).await?;
+        if !stored.is_some_and(|rules| rules.contains(old.as_str())) {
+            return Ok(());
+        }
+        let (old, new, most) = (old.to_owned(), new.to_owned(), self.settings.max_rules);
+        self.change(who, move |rules| {
+            if rules.iter().filter(|rule| !rule.is_server_default()).count() < most {
+                edit::follow(rules, &old, &new);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn change(

@@ -73,6 +73,8 @@ impl Rooms {
             // Those who may close a room may not always change its power levels.
             tracing::debug!(room.id = %old.room_id, error = %e, "a replaced room stays as open as it was");
         }
+        let new = self.state.room(&room_id).await?;
+        self.membership.follow(who, &new).await;
         Ok(room_id)
     }
 
