@@ -165,12 +165,12 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn member_counts(&self, room: RoomNid) -> Result<(u64, u64)> {
-        let load = || async move {
+        let counts = self.inner.member_counts.0.get_or(room, || async move {
             let rows: Vec<(String, i64)> = fetch_all!(&mut self.read().await?, (String, i64), COUNTS, room.0)?;
             let of = |m: &str| rows.iter().find(|(k, _)| k == m).map_or(0, |(_, n)| n.unsigned_abs());
             Ok((of("join"), of("invite")))
-        };
-        self.inner.member_counts.0.get_or(room, load).await
+        });
+        counts.await
     }
 
     /// By whom a nameless room is named for a user: members, or if there are none those who were (spec: "Calculating the
