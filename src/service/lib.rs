@@ -282,10 +282,11 @@ impl Services {
             },
             settings.sync.clone(),
         ));
-        let (counting, writing) = (push.clone(), typing.clone());
+        // Weak, since who writes holds the notifier: a circle would keep the store, and its connections, for ever.
+        let (counting, writing) = (Arc::downgrade(&push), Arc::downgrade(&typing));
         notifier.listen(vec![
-            Box::new(move |logged| counting.on_change(logged)),
-            Box::new(move |logged| writing.on_change(logged)),
+            Box::new(move |logged| drop(counting.upgrade().map(|push| push.on_change(logged)))),
+            Box::new(move |logged| drop(writing.upgrade().map(|typing| typing.on_change(logged)))),
         ]);
         login.start(&supervisor);
         Ok(Arc::new(Self {
