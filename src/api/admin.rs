@@ -3,10 +3,10 @@
 use crate::routes::Routes;
 
 pub mod accounts;
-pub mod federation;
+pub mod server;
 
 /// All routes of administrators.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().merge(accounts::routes()).merge(federation::routes())
+    Routes::new().merge(accounts::routes()).merge(server::routes())
 }

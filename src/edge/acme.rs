@@ -190,16 +190,23 @@ impl Work {
         }
     }
 
-    /// How long the certificate may stay as it is; none when it is time for another.
+    /// How long the certificate may stay as it is; none when it is time for another, or when its file was taken away,
+    /// which is how an administrator asks for a new one (a key that leaked).
     async fn wait_before_order(&self) -> Option<Duration> {
         let current = self.shared.certificates.get(self.group.label()).filter(|c| c.source == Source::Acme)?;
-        if !self.group.names.iter().all(|n| current.names.contains(n)) {
+        if !self.group.names.iter().all(|n| current.names.contains(n))
+            || matches!(self.group.file.try_exists(), Ok(false))
+        {
             return None;
         }
         let told = self.authority.renewal_window(&current).await;
         let wait = schedule::wait(&current, told, OffsetDateTime::now_utc().unix_timestamp());
         if let Some(wait) = wait {
-            debug!(names = ?self.group.names, hours = wait.as_secs() / 3600, "certificate is looked at again");
+            debug!(
+                names = self.group.names.join(", "),
+                hours = wait.as_secs() / 3600,
+                "certificate is looked at again"
+            );
         }
         wait
     }
@@ -218,7 +225,7 @@ impl Work {
         self.shared.certificates.put(self.group.label(), certificate);
         tls::report(&self.shared.certificates);
         metrics::counter!("hearth_acme_orders_total", "result" => "ok").increment(1);
-        info!(names = ?self.group.names, days, "new certificate, now in use");
+        info!(names = self.group.names.join(", "), days, "new certificate, now in use");
         Ok(())
     }
 

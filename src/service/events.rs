@@ -249,50 +249,6 @@ impl Events {
         Err(Error::unavailable("append", "the room is too busy"))
     }
 
-    /// Places events of other servers, each after those before it, in one write; gives what became of each. Runs to its
-    /// end even if the caller goes.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn receive(self: &Arc<Self>, room: RoomNid, arrivals: Vec<Arrival>) -> Result<Vec<Arrived>> {
-        let this = self.clone();
-        self.supervisor.job(async move { this.receive_now(room, &arrivals).await }).await
-    }
-
-    async fn receive_now(&self, room: RoomNid, arrivals: &[Arrival]) -> Result<Vec<Arrived>> {
-        let lane = self.lanes.get_with(room, Arc::default);
-        for _ in 0..ATTEMPTS {
-            let mut newest = lane.newest.lock().await;
-            if newest.head.is_none() {
-                newest.head = Some(Head::read(&self.store, room).await?);
-            }
-            let Some(head) = newest.head.clone() else { return Err(Error::broken("a lane without a head")) };
-            let (epoch, on_rev) = (newest.epoch, head.room.head.rev);
-            let mut staged = Staged::on(head, Some(on_rev));
-            let mut near = arrivals::Near::default();
-            let mut outcomes = Vec::with_capacity(arrivals.len());
-            for arrival in arrivals {
-                outcomes.push(staged.receive(&self.builder(), &self.state, &mut near, arrival.clone()).await?);
-            }
-            let (head, append) = staged.into_append();
-            let committed = self.store.enqueue(append).await?;
-            newest.head = Some(head);
-            drop(newest);
-            match committed.await {
-                Ok(Ok(Appended::Done(_))) => return Ok(outcomes),
-                Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
-                failed => {
-                    self.start_over(&lane, epoch).await;
-                    return Err(match failed {
-                        Ok(Err(e)) => e,
-                        _ => Error::unavailable("append", "the writer is gone"),
-                    });
-                }
-            }
-        }
-        Err(Error::unavailable("append", "the room is too busy"))
-    }
-
     /// Makes a lane read its head again, unless somebody already had it do so.
     async fn start_over(&self, lane: &Lane, epoch: u64) {
         let mut newest = lane.newest.lock().await;

@@ -17,6 +17,8 @@ use ruma::{
 };
 
 pub mod health;
+pub mod inbox;
+pub mod outliers;
 pub mod tester;
 
 use health::Health;

@@ -43,7 +43,7 @@ use calls::Calls;
 use devices::{Devices, to_device::ToDevice};
 use directory::Directory;
 use events::Events;
-use federation::Federation;
+use federation::{Federation, inbox::Inbox, outliers::Outliers};
 use history::History;
 use keys::Keys;
 use login::{Login, tokens::Mint};
@@ -144,6 +144,10 @@ pub struct Services {
     pub notifier: Arc<Notifier>,
     /// Other servers: who may be called, and the calls.
     pub federation: Arc<Federation>,
+    /// Events that others name.
+    pub outliers: Arc<Outliers>,
+    /// Events of other servers.
+    pub inbox: Arc<Inbox>,
     /// Our signing key, and those of others.
     pub server_keys: Arc<ServerKeys>,
     /// Accounts and passwords.
@@ -229,6 +233,9 @@ impl Services {
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
+        let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
+        let inbox =
+            Arc::new(Inbox::new(disk(), events.clone(), server_keys.clone(), federation.clone(), outliers.clone()));
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
@@ -296,6 +303,8 @@ impl Services {
             supervisor,
             notifier,
             federation,
+            outliers,
+            inbox,
             server_keys,
             accounts,
             login,

@@ -19,6 +19,7 @@ use crate::{
     state::SnapRow,
 };
 
+mod outliers;
 mod write;
 
 pub(crate) use write::append_all;
@@ -202,6 +203,42 @@ pub struct NewEvent {
     pub redaction: Option<NewRedaction>,
 }
 
+impl NewEvent {
+    /// An event that others name and that has no place in the timeline; `rejected` if its auth events refuse it.
+    #[must_use]
+    pub fn outlier(
+        nid: EventNid,
+        pdu: Arc<Pdu>,
+        sender: UserNid,
+        key: Option<KeyNid>,
+        auth: Option<Vec<EventNid>>,
+        rejected: bool,
+    ) -> Self {
+        Self {
+            nid,
+            pdu,
+            standing: if rejected { Standing::Rejected } else { Standing::Outlier },
+            sender,
+            key,
+            known: false,
+            snap: None,
+            after: None,
+            auth,
+            counter: 0,
+            replaces: None,
+            sets_state: false,
+            txn: None,
+            membership: None,
+            reads: false,
+            counted: false,
+            thread: String::new(),
+            push: Vec::new(),
+            relation: None,
+            redaction: None,
+        }
+    }
+}
+
 /// A change of the current state that no event of the same [`Append`] makes by itself: the outcome of a resolution, or
 /// (then old and new are the same) that an event which seems to change the state does not.
 #[derive(Clone, Debug)]
@@ -246,6 +283,22 @@ pub struct Append {
     pub members: Vec<MemberRow>,
     /// Events that these name as their predecessors and that we do not have, with the depth of who names them.
     pub missing: Vec<(OwnedEventId, i64)>,
+}
+
+impl Append {
+    /// Nothing yet, on that revision of the room.
+    #[must_use]
+    pub fn on(room: Room, on_rev: Option<i64>) -> Self {
+        Self {
+            room,
+            on_rev,
+            snaps: Vec::new(),
+            events: Vec::new(),
+            changes: Vec::new(),
+            members: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
 }
 
 /// What became of an [`Append`].

@@ -151,6 +151,9 @@ impl Store {
             }
         }
         if !missing.is_empty() {
+            // Whoever is named twice is loaded once: the second time there would be nothing left to remember.
+            missing.sort_unstable();
+            missing.dedup();
             let tickets: Vec<_> = missing.iter().map(|user| (*user, cache.ticket(user))).collect();
             let mut loaded = load(&mut self.read().await?, &missing).await?;
             for (user, ticket) in tickets {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod accounts;
+mod clients;
 mod devices;
 mod directory;
 mod events;
@@ -19,4 +20,5 @@ mod startup;
 mod support;
 mod sync;
 mod tidy;
+mod tutorial;
 mod upkeep;

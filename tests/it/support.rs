@@ -8,9 +8,9 @@
 //! ```
 //! [`on_both`] runs a test on SQLite and on PostgreSQL ([`postgres`]). A server is private to its test: an own database,
 //! an own port, an own clock that tests may turn. Limits are off and password hashes cheap unless a test says so
-//! ([`Plan`]).
+//! ([`Plan`]). Stories of an installation as a whole run the real program instead ([`program`]).
 
-use std::{fmt, sync::Arc, sync::Once, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, sync::Once, time::Duration};
 
 use hearth_base::{clock::Clock, tasks::Supervisor};
 use hearth_service::Services;
@@ -19,7 +19,10 @@ use reqwest::{Method, StatusCode, header::HeaderMap};
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use serde_json::{Value, json};
 
+#[path = "../../src/edge/tests/it/pebble.rs"]
+pub mod pebble;
 pub mod postgres;
+pub mod program;
 pub mod rooms;
 
 /// The name of every test server.
@@ -53,6 +56,12 @@ macro_rules! on_both {
             }
         }
     )+};
+}
+
+/// Says in one line why something is not tested on this machine; under `CI=true` that is a failure.
+pub fn missing(what: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what}");
+    println!("skipped: {what}");
 }
 
 /// Serves a server's router somewhere else as well.
@@ -125,6 +134,7 @@ impl Plan {
         let store = Store::open(&storage, &supervisor).await.unwrap();
         let name = self.name.unwrap_or_else(|| ServerName::parse(NAME).unwrap());
         let mut settings = hearth_service::Settings::new(name);
+        settings.federation.remote.name_server = Some(nameless(&supervisor).await);
         settings.accounts.registration = true;
         settings.accounts.shared_secret = Some(SECRET.to_owned());
         settings.accounts.passwords.memory_kib = 8;
@@ -148,6 +158,28 @@ impl Plan {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         TestServer { inner: Arc::new(Inner { base, router, services, clock, supervisor, http, _dir: dir }) }
     }
+}
+
+/// A name server that knows no names: tests ask nobody on the network, and other servers have addresses for names.
+async fn nameless(supervisor: &Supervisor) -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (address, stopping) = (socket.local_addr().unwrap(), supervisor.stopping());
+    supervisor.detach(async move {
+        let mut packet = [0; 1500];
+        loop {
+            let received = tokio::select! {
+                () = stopping.cancelled() => return,
+                received = socket.recv_from(&mut packet) => received,
+            };
+            let Ok((size, from)) = received else { continue };
+            // The question ends with the empty label, type and class; an answer, NXDOMAIN, with nothing behind it.
+            let Some(end) = packet[12..size].iter().position(|b| *b == 0).map(|at| 12 + at + 5) else { continue };
+            packet[2..4].copy_from_slice(&[0x81, 0x83]);
+            packet[6..12].fill(0);
+            let _ = socket.send_to(&packet[..end], from).await;
+        }
+    });
+    address
 }
 
 /// A running server. Clones are the same one; it stops with the last.

@@ -1,7 +1,7 @@
 //! A private PostgreSQL for the tests of one process: started when the first test asks, gone with the process.
 //!
 //! PostgreSQL refuses to run as root, so under root it runs as user `postgres`. It listens on a socket in its own
-//! directory only. A shell between us and it waits for our end, however that comes, and stops it then. Tests of every
+//! directory, and on no port but one that a test names ([`Cluster::start_on`]). A shell between us and it waits for our end, however that comes, and stops it then. Tests of every
 //! crate use it, so it knows nothing of ours: [`database`] is empty, [`Cluster::copy`] is a copy of a template that the
 //! caller filled once. A test that stops the server or fills its disk starts a [`Cluster`] of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "only tests use it")]
@@ -28,6 +28,8 @@ pub struct Cluster {
     dir: PathBuf,
     bin: PathBuf,
     owner: Option<(u32, u32)>,
+    /// On loopback, for users with a password.
+    port: Option<u16>,
     /// Its standard input is held open: its end is the end of the cluster.
     leash: Mutex<Child>,
 }
@@ -47,6 +49,15 @@ pub async fn shared() -> Option<&'static Cluster> {
 impl Cluster {
     /// Starts one; see [`database`].
     pub async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// Starts one that listens on a port of 127.0.0.1 too, where a password is asked for; see [`database`].
+    pub async fn start_on(port: u16) -> Option<Self> {
+        Self::start_with(Some(port)).await
+    }
+
+    async fn start_with(port: Option<u16>) -> Option<Self> {
         let Some(bin) = binaries() else {
             assert!(std::env::var("CI").is_err(), "no PostgreSQL under /usr/lib/postgresql");
             println!("skipped: no PostgreSQL under /usr/lib/postgresql, so nothing is tested on it");
@@ -66,15 +77,11 @@ impl Cluster {
         // A group of its own, so that an interrupt from the keyboard reaches us and not it.
         shell.process_group(0);
         let leash = Mutex::new(shell.spawn().unwrap());
-        let cluster = Self { dir, bin, owner, leash };
+        let cluster = Self { dir, bin, owner, port, leash };
         let data = cluster.dir.join("data");
-        let made = cluster
-            .run(
-                "initdb",
-                &["--auth=trust", "--username=hearth", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"],
-                &data,
-            )
-            .await;
+        let doors = ["--auth-local=trust", "--auth-host=scram-sha-256", "--username=hearth"];
+        let how = [&doors[..], &["--encoding=UTF8", "--locale=C", "--no-sync", "-D"]].concat();
+        let made = cluster.run("initdb", &how, &data).await;
         assert!(made.success(), "initdb: {}", cluster.log());
         cluster.up().await;
         Some(cluster)
@@ -83,7 +90,9 @@ impl Cluster {
     /// How to reach a database of it.
     #[must_use]
     pub fn options(&self, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new().socket(&self.dir).username("hearth").database(database)
+        let options = PgConnectOptions::new().socket(&self.dir).username("hearth").database(database);
+        // The socket is called by the port.
+        options.port(self.port.unwrap_or(5432))
     }
 
     /// A new database: empty, or a copy.
@@ -114,7 +123,8 @@ impl Cluster {
     /// Starts it again; returns once it answers.
     pub async fn up(&self) {
         let dir = self.dir.display();
-        let how = format!("-k {dir} -c listen_addresses= -c fsync=off -c max_connections=200");
+        let (port, listen) = self.port.map_or((5432, ""), |port| (port, "127.0.0.1"));
+        let how = format!("-k {dir} -p {port} -c listen_addresses={listen} -c fsync=off -c max_connections=600");
         let log = format!("{dir}/log");
         let (data, how) = (self.dir.join("data"), ["start", "-w", "-t", "60", "-s", "-o", &how, "-l", &log, "-D"]);
         assert!(self.run("pg_ctl", &how, &data).await.success(), "PostgreSQL does not come up: {}", self.log());

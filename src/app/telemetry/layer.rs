@@ -93,7 +93,15 @@ impl Routes {
         }
         let name = names::of_synapse(target);
         let nearest = self.loggers.iter().filter(|l| names::covers(&l.name, target, &name)).find_map(|l| l.level);
-        filter(nearest.unwrap_or(self.root)) >= level
+        match nearest {
+            None if self.root == Level::Info && names::is_chatty(target) => LevelFilter::WARN >= level,
+            _ => filter(nearest.unwrap_or(self.root)) >= level,
+        }
+    }
+
+    /// Spans are always heard, as records may stand in them; those of chatty libraries with their records only.
+    fn hears(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && !names::is_chatty(metadata.target()) || self.enabled(metadata.target(), *metadata.level())
     }
 
     /// The loudest level of anybody.
@@ -144,7 +152,7 @@ struct InCourseOf(String);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Layer {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if metadata.is_span() || self.0.0.load().enabled(metadata.target(), *metadata.level()) {
+        if self.0.0.load().hears(metadata) {
             return Interest::always();
         }
         // Records of the crate `log` come through one callsite for all of them.
@@ -152,7 +160,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for La
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        metadata.is_span() || self.0.0.load().enabled(metadata.target(), *metadata.level())
+        self.0.0.load().hears(metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {

@@ -29,6 +29,16 @@ const SAME: &[(&str, &str)] = &[
     ("pingora_core", "twisted.internet"),
 ];
 
+/// Libraries that tell at INFO, several times an event, what is no news to an operator.
+const CHATTY: &[&str] = &["ruma_state_res"];
+
+/// Whether a module's INFO counts as DEBUG, unless a logger names the module.
+pub(super) fn is_chatty(target: &str) -> bool {
+    CHATTY
+        .iter()
+        .any(|library| target.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")))
+}
+
 /// The name of the logger with the same work as a module.
 pub(super) fn of_synapse(target: &str) -> String {
     for (module, logger) in SAME {
@@ -76,6 +86,12 @@ mod tests {
         }
         assert!(covers("synapse.storage.SQL", "sqlx::query") && covers("synapse.access", "hearth_edge::access"));
         assert!(covers("twisted", "hyper::proto::h1"));
+    }
+
+    #[test]
+    fn chatty_libraries_are_known_with_their_modules() {
+        assert!(is_chatty("ruma_state_res") && is_chatty("ruma_state_res::event_auth"));
+        assert!(!is_chatty("ruma_state_resolver") && !is_chatty("hearth_rules::auth"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Error, Result,
-    ids::{EventNid, KeyNid, SnapNid},
+    ids::{EventNid, KeyNid, RoomNid, SnapNid, UserNid},
 };
 use hearth_rules::{
     auth::{self, NotAllowed, PowerLevels},
@@ -16,16 +16,19 @@ use hearth_rules::{
 };
 use hearth_store::{
     Store,
-    events::{NewEvent, NewRedaction, Standing, StateChange, StoredEvent},
+    events::{Appended, MemberRow, NewEvent, NewRedaction, Standing, StateChange, StoredEvent},
     rooms::Extremity,
     state::{RoomState, SnapRow, StateMap},
 };
 use ruma::{
     OwnedEventId, UserId,
-    events::{StateEventType, TimelineEventType},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 
-use super::lane::{Builder, Staged, membership_of, opens, pdu_of, relation_of};
+use super::{
+    ATTEMPTS, Events,
+    lane::{Builder, Head, Staged, membership_of, opens, pdu_of, relation_of},
+};
 use crate::state::State;
 
 /// An event about to be placed.
@@ -33,8 +36,10 @@ use crate::state::State;
 pub struct Arrival {
     /// The event, whose form and signatures are good.
     pub pdu: Arc<Pdu>,
-    /// Its row, if it is an outlier so far.
-    pub known: Option<EventNid>,
+    /// Its number.
+    pub nid: EventNid,
+    /// Whether it has a row already: an outlier so far.
+    pub known: bool,
     /// Its auth events, all of which we have; the create event among them.
     pub auth: Vec<EventNid>,
     /// Why its auth events do not allow it, if they do not.
@@ -66,7 +71,151 @@ pub enum Arrived {
 #[derive(Debug, Default)]
 pub(super) struct Near(HashMap<OwnedEventId, (EventNid, RoomState)>);
 
+/// What is to be built on the newest head of a room.
+enum Work {
+    Receive(Vec<Arrival>),
+    /// The state before the join, and the join.
+    Enter(Vec<EventNid>, Arrival),
+}
+
+impl Events {
+    /// Places events of other servers, each after those before it, in one write; gives what became of each. Runs to its
+    /// end even if the caller goes.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn receive(self: &Arc<Self>, room: RoomNid, arrivals: Vec<Arrival>) -> Result<Vec<Arrived>> {
+        let this = self.clone();
+        self.supervisor.job(async move { this.build(room, Work::Receive(arrivals)).await }).await
+    }
+
+    /// Makes the room that we joined through another server: `state` is what stood there before `join`, which is its one
+    /// extremity then. Whatever we knew of the room before is overtaken.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn enter(self: &Arc<Self>, room: RoomNid, state: Vec<EventNid>, join: Arrival) -> Result<()> {
+        let this = self.clone();
+        self.supervisor.job(async move { this.build(room, Work::Enter(state, join)).await.map(drop) }).await
+    }
+
+    /// Builds a write on the newest head of a room and waits until it is durable; again if the room has moved on.
+    async fn build(&self, room: RoomNid, work: Work) -> Result<Vec<Arrived>> {
+        let lane = self.lanes.get_with(room, Arc::default);
+        for _ in 0..ATTEMPTS {
+            let mut newest = lane.newest.lock().await;
+            if newest.head.is_none() {
+                newest.head = Some(Head::read(&self.store, room).await?);
+            }
+            let Some(head) = newest.head.clone() else { return Err(Error::broken("a lane without a head")) };
+            let (epoch, on_rev) = (newest.epoch, head.room.head.rev);
+            let mut staged = Staged::on(head, Some(on_rev));
+            let mut outcomes = Vec::new();
+            match &work {
+                Work::Receive(arrivals) => {
+                    let mut near = Near::default();
+                    for arrival in arrivals {
+                        let arrived = staged.receive(&self.builder(), &self.state, &mut near, arrival.clone()).await?;
+                        outcomes.push(arrived);
+                    }
+                }
+                Work::Enter(state, join) => staged.enter(&self.builder(), state, join.clone()).await?,
+            }
+            let (head, append) = staged.into_append();
+            let committed = self.store.enqueue(append).await?;
+            newest.head = Some(head);
+            drop(newest);
+            match committed.await {
+                Ok(Ok(Appended::Done(_))) => return Ok(outcomes),
+                Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
+                failed => {
+                    self.start_over(&lane, epoch).await;
+                    return Err(match failed {
+                        Ok(Err(e)) => e,
+                        _ => Error::unavailable("append", "the writer is gone"),
+                    });
+                }
+            }
+        }
+        Err(Error::unavailable("append", "the room is too busy"))
+    }
+}
+
+/// Events of a state looked at together.
+const PART: usize = 1_000;
+
 impl Staged {
+    /// Puts the head of the room where a join through another server says it is.
+    async fn enter(&mut self, cx: &Builder<'_>, state: &[EventNid], arrival: Arrival) -> Result<()> {
+        let Builder { store, server_name, .. } = *cx;
+        let pdu = arrival.pdu.clone();
+        let key = match pdu.state_key() {
+            Some(state_key) => store.intern_key(&pdu.event_type().to_string(), state_key).await?,
+            None => return Err(Error::broken("a join that is not state")),
+        };
+        let mut map = StateMap::new();
+        let mut members: HashMap<UserNid, MemberRow> = HashMap::new();
+        // Who was there when we left and is not named any more is gone.
+        for old in store.members(self.head.room.nid, &MembershipState::Join).await? {
+            let gone =
+                MemberRow { user: old.user, membership: MembershipState::Leave, event: old.event, local: old.local };
+            members.insert(old.user, gone);
+        }
+        for part in state.chunks(PART) {
+            for event in store.events(part).await? {
+                let Some(entry) = event.key else { continue };
+                map.insert(entry, event.nid);
+                if *event.pdu.event_type() == TimelineEventType::RoomMember
+                    && let Some(user) = event.pdu.state_key().and_then(|k| <&UserId>::try_from(k).ok())
+                {
+                    let row = MemberRow {
+                        user: store.intern_user(user).await?,
+                        membership: MembershipState::from(event.pdu.membership().into_owned()),
+                        event: event.nid,
+                        local: user.server_name() == server_name,
+                    };
+                    members.insert(row.user, row);
+                }
+            }
+        }
+        let sender = store.intern_user(pdu.sender()).await?;
+        members.remove(&sender);
+        self.members = members.into_values().collect();
+        let replaces = map.get(&key).copied();
+        let (before, row) = RoomState::whole(store.new_snap_nid().await?, map);
+        self.keep(store, &before, row);
+        let (after, row) = before.set(store.new_snap_nid().await?, key, arrival.nid);
+        self.keep(store, &after, row);
+        self.head.remember(arrival.nid, &pdu, &arrival.auth);
+        let depth = i64::try_from(pdu.depth()).unwrap_or(i64::MAX);
+        self.missing = arrival.missing.into_iter().map(|id| (id, depth)).collect();
+        self.head.state = after.clone();
+        let rh = &mut self.head.room.head;
+        rh.rev += 1;
+        rh.forked = true;
+        rh.snap = after.snap;
+        rh.depth = depth;
+        rh.extremities =
+            vec![Extremity { nid: arrival.nid, event_id: pdu.event_id().to_owned(), depth, after: after.snap }];
+        let counter = rh.counter;
+        self.head.reopen(store).await?;
+        let membership = membership_of(store, &pdu, server_name, None).await?;
+        self.events.push(NewEvent {
+            standing: Standing::Live,
+            known: arrival.known,
+            snap: Some(before.snap),
+            after: Some(after.snap),
+            counter,
+            replaces,
+            sets_state: true,
+            membership,
+            reads: true,
+            thread: crate::relations::MAIN.to_owned(),
+            ..NewEvent::outlier(arrival.nid, pdu, sender, Some(key), Some(arrival.auth), false)
+        });
+        Ok(())
+    }
+
     /// Places one event; those before it of the same write are in `near`.
     ///
     /// # Errors
@@ -98,10 +247,7 @@ impl Staged {
                 outcome = Arrived::SoftFailed(why.0);
             }
         }
-        let nid = match arrival.known {
-            Some(nid) => nid,
-            None => store.new_event_nid().await?,
-        };
+        let nid = arrival.nid;
         let key = match pdu.state_key() {
             Some(state_key) => Some(store.intern_key(&pdu.event_type().to_string(), state_key).await?),
             None => None,
@@ -141,7 +287,7 @@ impl Staged {
             standing,
             sender,
             key,
-            known: arrival.known.is_some(),
+            known: arrival.known,
             snap: Some(before.snap),
             after: Some(after.snap),
             auth: Some(arrival.auth),

@@ -17,7 +17,7 @@ use hearth_rules::{
 };
 use hearth_store::{
     Settings as StoreSettings,
-    events::{Append, Appended, NewEvent, NewMembership, Standing, StoredEvent},
+    events::{Append, Appended, NewEvent, NewMembership, NewRelation, Standing, StoredEvent},
     receipts::NewReceipt,
     rooms::{Room, RoomHead},
     state::RoomState,
@@ -34,6 +34,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::{
     account_data::{AccountData, Settings as DataSettings},
+    relations::RelatesTo,
     testing::on_both,
 };
 
@@ -184,7 +185,11 @@ impl House {
             counted: outcome.counted,
             thread,
             push: outcome.actions,
-            relation: None,
+            relation: RelatesTo::of(&content.to_string()).map(|r| NewRelation {
+                target: r.event_id,
+                rel_type: r.rel_type,
+                key: r.key,
+            }),
             redaction: None,
         };
         let on_rev = (!first).then_some(self.room.head.rev - 1);

@@ -197,6 +197,26 @@ async fn insert_events(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     })
 }
 
+/// Stores events that have no place, unless they are there.
+pub(super) async fn insert_outliers(tx: &mut Tx, room: RoomNid, events: &[NewEvent]) -> Result<()> {
+    insert_rows!(tx, events,
+    "INSERT INTO events (event_nid, event_id, room_nid, depth, standing, sender_nid, key_nid, event_type, origin_ms, auth, counter, codec, json) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 0, $11) ON CONFLICT (event_id) DO NOTHING",
+    "INSERT INTO events (event_nid, event_id, room_nid, depth, standing, sender_nid, key_nid, event_type, origin_ms, auth, counter, codec, json) SELECT a, b, c, d, e, f, g, h, i, j, 0, 0, k FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[], $8::TEXT[], $9::BIGINT[], $10::BYTEA[], $11::BYTEA[]) AS t(a, b, c, d, e, f, g, h, i, j, k) ON CONFLICT (event_id) DO NOTHING",
+    e => {
+        nid: i64 = e.nid.0,
+        id: String = e.pdu.event_id().to_string(),
+        room_nid: i64 = room.0,
+        depth: i64 = clamp(e.pdu.depth()),
+        standing: i64 = e.standing.code(),
+        sender: i64 = e.sender.0,
+        key: Option<i64> = e.key.map(|k| k.0),
+        kind: String = e.pdu.event_type().to_string(),
+        origin: i64 = clamp(e.pdu.origin_server_ts()),
+        auth: Option<Vec<u8>> = e.auth.as_deref().map(pack),
+        json: Vec<u8> = e.pdu.json().as_bytes().to_vec(),
+    })
+}
+
 /// Gives outliers that we had already their place.
 async fn place_outliers(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     const PLACE: &str = "UPDATE events SET pos = $2, standing = $3, snap_nid = $4, after_nid = $5, auth = COALESCE($6, auth), counter = $7, replaces_nid = $8 WHERE event_nid = $1";

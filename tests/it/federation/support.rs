@@ -127,9 +127,10 @@ impl Door {
                 let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
                 jobs.detach(async move {
                     tokio::select! {
-                        () = connection(stream, acceptor, router) => {}
+                        biased;
                         _ = state.wait_for(|open| !open) => {}
                         () = stop.cancelled() => {}
+                        () = connection(stream, acceptor, router) => {}
                     }
                 });
             }

@@ -1,4 +1,5 @@
-//! A private ACME authority for a test: pebble with a resolver that knows every name at 127.0.0.1.
+//! A private ACME authority for a test: pebble with a resolver that knows every name at 127.0.0.1. The stories of the
+//! whole server (`tests/it`) use this file as well.
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -80,6 +80,24 @@ async fn of_two_first_identities_at_once_one_stands() {
     }
 }
 
+/// Who signs their own device is named twice in what is loaded.
+#[tokio::test]
+async fn ones_own_device_is_signed_though_nothing_is_remembered() {
+    for world in worlds().await {
+        let alice = world.device("alice", "PHONE").await;
+        let identity = published(&world, &alice).await;
+        world.publish(&alice).await;
+        let mut phone = value(&world.see(&alice, &alice).await.device_keys[&alice.user_id]["PHONE"]);
+        identity.self_signing.sign(&alice, &mut phone);
+        let world = world.restarted().await;
+        let signed = [(alice.user_id.clone(), [("PHONE".to_owned(), raw(&phone))].into())].into();
+        let failures = world.keys.upload_signatures(&alice, signed).await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
+        let seen = value(&world.see(&alice, &alice).await.device_keys[&alice.user_id]["PHONE"]);
+        assert!(seen["signatures"][alice.user_id.as_str()][identity.self_signing.id()].is_string(), "{seen}");
+    }
+}
+
 #[tokio::test]
 async fn keys_that_are_not_signed_or_not_ones_own_are_refused() {
     for world in worlds().await {

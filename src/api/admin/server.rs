@@ -1,4 +1,4 @@
-//! Other servers, for administrators: whether one can be reached as it should be.
+//! The server itself, for administrators: whether it, or another one, can be reached as it should be.
 
 use hearth_base::Result;
 use hearth_service::federation::tester::Report;

@@ -1,0 +1,327 @@
+//! Events that other servers send us (server-server API, "Transactions", "Checks performed on receipt of a PDU"): sorted
+//! by room, checked for form and signatures, their gaps filled ([`gaps`]), and placed by [`crate::events`].
+//!
+//! A room's events are taken in one after the other, whoever sends them; rooms do not wait for each other. A bad event
+//! costs its sender a sentence in the answer.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use hearth_base::{
+    Error, OrNotFound, Result,
+    ids::{EventNid, RoomNid},
+};
+use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
+use hearth_store::{Store, events::Standing, rooms::Room, state::StateMap};
+use moka::sync::Cache;
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName, events::room::member::MembershipState};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Federation,
+    outliers::{Outlier, Outliers, auth_ids},
+};
+use crate::{
+    events::{Arrival, Arrived, Events},
+    server_keys::ServerKeys,
+    state::version_of,
+};
+
+mod gaps;
+
+/// Rooms of one transaction taken in at the same time.
+const ROOMS_AT_ONCE: usize = 4;
+
+/// Takes in events of other servers.
+#[derive(Debug)]
+pub struct Inbox {
+    store: Store,
+    events: Arc<Events>,
+    server_keys: Arc<ServerKeys>,
+    federation: Arc<Federation>,
+    outliers: Arc<Outliers>,
+    lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
+}
+
+/// What became of each event of a transaction: taken in, or why not.
+pub type Answers = BTreeMap<OwnedEventId, std::result::Result<(), String>>;
+
+/// An event with what it needs to be placed.
+struct Ready {
+    pdu: Pdu,
+    /// States after predecessors that we do not have.
+    states: Vec<StateMap>,
+    missing: Vec<OwnedEventId>,
+    history: bool,
+}
+
+impl Inbox {
+    /// Made once.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        events: Arc<Events>,
+        server_keys: Arc<ServerKeys>,
+        federation: Arc<Federation>,
+        outliers: Arc<Outliers>,
+    ) -> Self {
+        let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
+        Self { store, events, server_keys, federation, outliers, lanes }
+    }
+
+    /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn receive(&self, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Result<Answers> {
+        #[derive(Deserialize)]
+        struct Where {
+            room_id: Option<OwnedRoomId>,
+        }
+        let mut rooms: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+        for pdu in pdus {
+            // Create events of version 12 name no room; nobody is in a room whose create event they do not have.
+            if let Ok(Where { room_id: Some(room_id) }) = serde_json::from_str(pdu.get()) {
+                rooms.entry(room_id).or_default().push(pdu);
+            }
+        }
+        let done: Vec<Result<Answers>> = stream::iter(rooms)
+            .map(|(room_id, pdus)| async move { self.receive_in(origin, &room_id, pdus).await })
+            .buffer_unordered(ROOMS_AT_ONCE)
+            .collect()
+            .await;
+        let mut answers = Answers::new();
+        for of_room in done {
+            answers.extend(of_room?);
+        }
+        Ok(answers)
+    }
+
+    async fn receive_in(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
+        let mut answers = Answers::new();
+        let Some(room) = self.known_room(room_id).await? else {
+            // Not in it (any more): nothing to say, and the sender finds out by our leave.
+            return Ok(answers);
+        };
+        let version = version_of(&room)?;
+        let mut events = Vec::new();
+        for pdu in raw {
+            match Pdu::parse_remote(pdu.get(), version) {
+                Ok(event) if event.claimed().room_id() == room_id => events.push(event),
+                Ok(event) => drop(answers.insert(event.claimed().event_id().to_owned(), Err("of another room".into()))),
+                Err(e) => tracing::debug!(server = %origin, room.id = %room_id, error = %e, "a malformed event"),
+            }
+        }
+        let lane = self.lanes.get_with(room.nid, Arc::default);
+        let _one = lane.lock().await;
+        let ids: Vec<OwnedEventId> = events.iter().map(|e| e.claimed().event_id().to_owned()).collect();
+        let known = self.store.known_events(&ids).await?;
+        let mut seen = HashSet::new();
+        events.retain(|event| {
+            let id = event.claimed().event_id();
+            let placed = known.get(id).is_some_and(|k| k.standing != Standing::Outlier);
+            if placed {
+                answers.insert(id.to_owned(), Ok(()));
+            }
+            !placed && seen.insert(id.to_owned())
+        });
+        let ids: Vec<OwnedEventId> = events.iter().map(|e| e.claimed().event_id().to_owned()).collect();
+        let mut good = Vec::with_capacity(events.len());
+        for (id, verified) in ids.into_iter().zip(self.server_keys.verify(events, version).await?) {
+            match verified {
+                Ok(pdu) => good.push(pdu),
+                Err(e) => drop(answers.insert(id, Err(told(&e)))),
+            }
+        }
+        answers.extend(self.take_in(origin, &room, version, good, false).await?);
+        Ok(answers)
+    }
+
+    /// Places one event whose signatures are good: a join that another server had us sign, an invite that it signed.
+    ///
+    /// # Errors
+    /// 403 if the room's rules refuse it; if the database fails.
+    pub async fn place(&self, origin: &ServerName, room: RoomNid, pdu: Pdu) -> Result<()> {
+        let room = self.store.room(room).await?.or_not_found("Room")?;
+        let version = version_of(&room)?;
+        let event_id = pdu.event_id().to_owned();
+        let lane = self.lanes.get_with(room.nid, Arc::default);
+        let _one = lane.lock().await;
+        if self
+            .store
+            .known_events(std::slice::from_ref(&event_id))
+            .await?
+            .values()
+            .any(|k| k.standing != Standing::Outlier)
+        {
+            return Ok(());
+        }
+        let mut answers = self.take_in(origin, &room, version, vec![pdu], false).await?;
+        match answers.remove(&event_id) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(why)) => Err(Error::forbidden(why)),
+            None => Err(Error::forbidden("The event could not be placed")),
+        }
+    }
+
+    /// Takes in history that another server handed out: part of the timeline, no news.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn take_in_history(&self, origin: &ServerName, room: RoomNid, raw: Vec<Box<RawValue>>) -> Result<usize> {
+        let room = self.store.room(room).await?.or_not_found("Room")?;
+        let version = version_of(&room)?;
+        let lane = self.lanes.get_with(room.nid, Arc::default);
+        let _one = lane.lock().await;
+        let good = self.verified(&room, version, raw).await?;
+        let answers = self.take_in(origin, &room, version, good, true).await?;
+        Ok(answers.values().filter(|a| a.is_ok()).count())
+    }
+
+    /// The room, if one of our users is joined to it.
+    async fn known_room(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
+        let Some(nid) = self.store.room_nid(room_id).await? else { return Ok(None) };
+        let Some(room) = self.store.room(nid).await? else { return Ok(None) };
+        let joined = self.store.members(nid, &MembershipState::Join).await?.iter().any(|m| m.local);
+        Ok(joined.then_some(room))
+    }
+
+    /// Those of these events that are of the room, that we have not placed yet, and whose signatures are good.
+    async fn verified(&self, room: &Room, version: &'static RoomVersion, raw: Vec<Box<RawValue>>) -> Result<Vec<Pdu>> {
+        let mut events = Vec::new();
+        let mut seen = HashSet::new();
+        for pdu in raw {
+            if let Ok(event) = Pdu::parse_remote(pdu.get(), version)
+                && event.claimed().room_id() == room.room_id
+                && seen.insert(event.claimed().event_id().to_owned())
+            {
+                events.push(event);
+            }
+        }
+        let known = self.store.known_events(&seen.into_iter().collect::<Vec<_>>()).await?;
+        events.retain(|e| known.get(e.claimed().event_id()).is_none_or(|k| k.standing == Standing::Outlier));
+        let verified = self.server_keys.verify(events, version).await?;
+        Ok(verified.into_iter().flatten().collect())
+    }
+
+    /// Fills the gaps before events and places them all, each after those it follows.
+    async fn take_in(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        version: &'static RoomVersion,
+        events: Vec<Pdu>,
+        history: bool,
+    ) -> Result<Answers> {
+        let mut answers = Answers::new();
+        let ready = self.fill_gaps(origin, room, version, events, history).await?;
+        let mut waiting: Vec<Arrival> = Vec::new();
+        let mut near: HashMap<OwnedEventId, ()> = HashMap::new();
+        for event in ready {
+            // What allows it must stand before it is looked at.
+            if auth_ids(version, &event.pdu).iter().any(|id| near.contains_key(id)) {
+                self.place_all(room, &mut waiting, &mut answers).await?;
+                near.clear();
+            }
+            let event_id = event.pdu.event_id().to_owned();
+            match self.arrival(origin, room, version, event).await? {
+                Ok(arrival) => {
+                    near.insert(event_id, ());
+                    waiting.push(arrival);
+                }
+                Err(why) => drop(answers.insert(event_id, Err(why))),
+            }
+        }
+        self.place_all(room, &mut waiting, &mut answers).await?;
+        Ok(answers)
+    }
+
+    async fn place_all(&self, room: &Room, waiting: &mut Vec<Arrival>, answers: &mut Answers) -> Result<()> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let arrivals = std::mem::take(waiting);
+        let ids: Vec<OwnedEventId> = arrivals.iter().map(|a| a.pdu.event_id().to_owned()).collect();
+        for (id, arrived) in ids.into_iter().zip(self.events.receive(room.nid, arrivals).await?) {
+            let answer = match arrived {
+                Arrived::Placed => Ok(()),
+                // The sender did nothing wrong (server-server API, "Soft failure").
+                Arrived::SoftFailed(why) => {
+                    tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "soft-failed");
+                    Ok(())
+                }
+                Arrived::Rejected(why) => {
+                    tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "rejected");
+                    Err(why)
+                }
+            };
+            answers.insert(id, answer);
+        }
+        Ok(())
+    }
+
+    /// Finds what allows an event and checks it by that.
+    async fn arrival(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        version: &'static RoomVersion,
+        event: Ready,
+    ) -> Result<std::result::Result<Arrival, String>> {
+        let Ready { pdu, states, missing, history } = event;
+        let ids = auth_ids(version, &pdu);
+        let mut known = self.by_id(room, &ids).await?;
+        if ids.iter().any(|id| !known.contains_key(id)) {
+            self.fetch_auth(origin, room, &pdu).await?;
+            known = self.by_id(room, &ids).await?;
+        }
+        if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
+            return Ok(Err(format!("its auth event {id} cannot be found")));
+        }
+        let refused = auth::check_auth_events(version, &pdu, |id| known.get(id).map(|o| o.pdu.clone())).err();
+        let event_id = pdu.event_id().to_owned();
+        let own = self.store.known_events(std::slice::from_ref(&event_id)).await?.remove(&event_id);
+        let nid = match own {
+            Some(own) => own.nid,
+            None => self.store.new_event_nid().await?,
+        };
+        let referenced = room.head.forked && !self.store.missing_among(room.nid, &[event_id]).await?.is_empty();
+        Ok(Ok(Arrival {
+            pdu: Arc::new(pdu.with_rejected(refused.is_some())),
+            nid,
+            known: own.is_some(),
+            auth: ids.iter().filter_map(|id| known.get(id).map(|o| o.nid)).collect::<Vec<EventNid>>(),
+            rejected: refused.map(|why| why.0),
+            refused: false,
+            states,
+            missing,
+            referenced,
+            history,
+        }))
+    }
+
+    async fn by_id(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashMap<OwnedEventId, Outlier>> {
+        let stored = self.store.events_by_id(ids).await?;
+        Ok(stored
+            .into_iter()
+            .filter(|e| e.room == room.nid)
+            .map(|e| {
+                let outlier = Outlier { nid: e.nid, pdu: e.pdu.clone(), standing: e.standing };
+                (e.event_id().to_owned(), outlier)
+            })
+            .collect())
+    }
+}
+
+/// What the sender of an event is told.
+fn told(e: &Error) -> String {
+    match e {
+        Error::Told(_) => e.to_string(),
+        Error::Fault(_) => "it could not be checked".to_owned(),
+    }
+}

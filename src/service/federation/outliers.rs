@@ -1,0 +1,228 @@
+//! Events that others name, taken in without a place in a timeline: the state and auth chains that come with a join, the
+//! auth events of what is received. Each is checked by its signatures and by its own auth events (server-server API,
+//! "Checks performed on receipt of a PDU", 1 to 4); what fails the latter is kept as rejected, so that what leans on it
+//! fails too.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use hearth_base::{
+    OrNotFound, Result,
+    ids::{EventNid, RoomNid},
+};
+use hearth_rules::{
+    auth,
+    event::{Pdu, Unverified},
+    versions::RoomVersion,
+};
+use hearth_store::{
+    Store,
+    events::{NewEvent, Standing},
+};
+use moka::sync::Cache;
+use ruma::{EventId, OwnedEventId, RoomId};
+use serde_json::value::RawValue;
+
+use crate::{server_keys::ServerKeys, state::version_of};
+
+/// Events checked and stored together.
+const PART: usize = 1_000;
+
+/// An event that we have.
+#[derive(Clone, Debug)]
+pub struct Outlier {
+    /// Its number.
+    pub nid: EventNid,
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// How it stands; it may have had a place already.
+    pub standing: Standing,
+}
+
+/// Takes in events without a place.
+#[derive(Debug)]
+pub struct Outliers {
+    store: Store,
+    server_keys: Arc<ServerKeys>,
+    /// One at a time in a room, so that nothing is fetched and checked twice.
+    lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl Outliers {
+    /// Made once.
+    #[must_use]
+    pub fn new(store: Store, server_keys: Arc<ServerKeys>) -> Self {
+        let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
+        Self { store, server_keys, lanes }
+    }
+
+    /// Checks and stores events of a room. Those that are no events of this room, are not signed as they must be, or
+    /// whose auth events are neither here nor among them are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn take_in(
+        &self,
+        room: RoomNid,
+        events: impl IntoIterator<Item = Box<RawValue>>,
+    ) -> Result<HashMap<OwnedEventId, Outlier>> {
+        let known = self.store.room(room).await?.or_not_found("Room")?;
+        let version = version_of(&known)?;
+        let lane = self.lanes.get_with(room, Arc::default);
+        let _one = lane.lock().await;
+        let mut found: HashMap<OwnedEventId, Outlier> = HashMap::new();
+        let mut fresh: Vec<Unverified> = Vec::new();
+        let mut seen = HashSet::new();
+        for raw in events {
+            match Pdu::parse_remote(raw.get(), version) {
+                Ok(event) if event.claimed().room_id() == known.room_id => {
+                    if seen.insert(event.claimed().event_id().to_owned()) {
+                        fresh.push(event);
+                    }
+                }
+                Ok(_) => {}
+                Err(e) => tracing::debug!(room.id = %known.room_id, error = %e, "a malformed event was left out"),
+            }
+        }
+        let ids: Vec<OwnedEventId> = seen.into_iter().collect();
+        for part in ids.chunks(PART) {
+            for event in self.store.events_by_id(part).await? {
+                if event.room == room {
+                    let outlier = Outlier { nid: event.nid, pdu: event.pdu.clone(), standing: event.standing };
+                    found.insert(event.event_id().to_owned(), outlier);
+                }
+            }
+        }
+        fresh.retain(|event| !found.contains_key(event.claimed().event_id()));
+        let mut verified = Vec::with_capacity(fresh.len());
+        while !fresh.is_empty() {
+            let rest = fresh.split_off(fresh.len().min(PART));
+            let part = std::mem::replace(&mut fresh, rest);
+            for pdu in self.server_keys.verify(part, version).await? {
+                match pdu {
+                    Ok(pdu) => verified.push(pdu),
+                    Err(e) => tracing::debug!(room.id = %known.room_id, error = %e, "an event was left out"),
+                }
+            }
+        }
+        self.check_and_store(room, &known.room_id, version, verified, &mut found).await?;
+        Ok(found)
+    }
+
+    async fn check_and_store(
+        &self,
+        room: RoomNid,
+        room_id: &RoomId,
+        version: &'static RoomVersion,
+        events: Vec<Pdu>,
+        found: &mut HashMap<OwnedEventId, Outlier>,
+    ) -> Result<()> {
+        let inside: HashSet<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
+        let outside: HashSet<OwnedEventId> = events
+            .iter()
+            .flat_map(|e| auth_ids(version, e))
+            .filter(|id| !inside.contains(id) && !found.contains_key(id))
+            .collect();
+        let mut context: HashMap<OwnedEventId, (EventNid, Arc<Pdu>)> =
+            found.iter().map(|(id, o)| (id.clone(), (o.nid, o.pdu.clone()))).collect();
+        for part in outside.into_iter().collect::<Vec<_>>().chunks(PART) {
+            let stored = self.store.events_by_id(part).await?;
+            context.extend(
+                stored
+                    .into_iter()
+                    .filter(|e| e.room == room)
+                    .map(|e| (e.event_id().to_owned(), (e.nid, e.pdu.clone()))),
+            );
+        }
+        let mut batch = Vec::new();
+        for pdu in in_order(version, events) {
+            let mut auth_nids = Vec::new();
+            let mut all = true;
+            for id in auth_ids(version, &pdu) {
+                match context.get(&id) {
+                    Some((nid, _)) => auth_nids.push(*nid),
+                    None => all = false,
+                }
+            }
+            if !all {
+                tracing::debug!(room.id = %room_id, event.id = %pdu.event_id(), "left out: not all its auth events are here");
+                continue;
+            }
+            let refused =
+                auth::check_auth_events(version, &pdu, |id| context.get(id).map(|(_, pdu)| pdu.clone())).err();
+            if let Some(why) = &refused {
+                tracing::debug!(room.id = %room_id, event.id = %pdu.event_id(), %why, "rejected");
+            }
+            let pdu = Arc::new(pdu.with_rejected(refused.is_some()));
+            let key = match pdu.state_key() {
+                Some(state_key) => Some(self.store.intern_key(&pdu.event_type().to_string(), state_key).await?),
+                None => None,
+            };
+            let nid = self.store.new_event_nid().await?;
+            let sender = self.store.intern_user(pdu.sender()).await?;
+            context.insert(pdu.event_id().to_owned(), (nid, pdu.clone()));
+            batch.push(NewEvent::outlier(nid, pdu, sender, key, Some(auth_nids), refused.is_some()));
+        }
+        let stored: Vec<(OwnedEventId, Arc<Pdu>, Standing)> =
+            batch.iter().map(|e| (e.pdu.event_id().to_owned(), e.pdu.clone(), e.standing)).collect();
+        let nids = self.store.insert_outliers(room, batch).await?;
+        for (id, pdu, standing) in stored {
+            if let Some(nid) = nids.get(&id) {
+                found.insert(id, Outlier { nid: *nid, pdu, standing });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What allows an event: what it names, and since version 12 the create event.
+pub(crate) fn auth_ids(version: &RoomVersion, pdu: &Pdu) -> Vec<OwnedEventId> {
+    let mut ids = pdu.auth_events().to_vec();
+    if version.room_id_is_create_hash()
+        && let Some(create) = auth::create_event_id(pdu)
+        && create != *pdu.event_id()
+        && !ids.contains(&create)
+    {
+        ids.push(create);
+    }
+    ids
+}
+
+/// Each event after those of them that allow it. Events that allow each other in a circle, which no honest server can
+/// make, are left out.
+fn in_order(version: &RoomVersion, events: Vec<Pdu>) -> Vec<Pdu> {
+    let mut by_id: HashMap<OwnedEventId, Pdu> = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
+    let mut waits: HashMap<OwnedEventId, usize> = HashMap::new();
+    let mut allows: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
+    let mut ready: VecDeque<OwnedEventId> = VecDeque::new();
+    for (id, pdu) in &by_id {
+        let mut ids: Vec<OwnedEventId> = auth_ids(version, pdu);
+        ids.retain(|id| by_id.contains_key::<EventId>(id));
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
+            ready.push_back(id.clone());
+        } else {
+            waits.insert(id.clone(), ids.len());
+        }
+        for auth in ids {
+            allows.entry(auth).or_default().push(id.clone());
+        }
+    }
+    let mut ordered = Vec::with_capacity(by_id.len());
+    while let Some(id) = ready.pop_front() {
+        for next in allows.remove(&id).unwrap_or_default() {
+            if let Some(left) = waits.get_mut(&next) {
+                *left -= 1;
+                if *left == 0 {
+                    ready.push_back(next);
+                }
+            }
+        }
+        ordered.extend(by_id.remove(&id));
+    }
+    ordered
+}

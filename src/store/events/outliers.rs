@@ -1,0 +1,88 @@
+//! Events without a place in the timeline, and rooms of which nothing else is known.
+
+use std::collections::HashMap;
+
+use hearth_base::{
+    Result,
+    ids::{EventNid, RoomNid},
+};
+use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId};
+
+use super::{Append, NewEvent, write::insert_outliers};
+use crate::{
+    Store,
+    rooms::{Room, RoomHead},
+    state::RoomState,
+};
+
+/// Outliers written in one transaction at most, so that a huge room does not keep others from writing.
+const AT_ONCE: usize = 1_000;
+
+impl Store {
+    /// Stores outliers of a room; those that somebody else stored meanwhile stay as they are. Gives the numbers that
+    /// hold.
+    ///
+    /// # Errors
+    /// 503 if the database fails.
+    pub async fn insert_outliers(
+        &self,
+        room: RoomNid,
+        events: Vec<NewEvent>,
+    ) -> Result<HashMap<OwnedEventId, EventNid>> {
+        let ids: Vec<OwnedEventId> = events.iter().map(|e| e.pdu.event_id().to_owned()).collect();
+        let mut left = events;
+        while !left.is_empty() {
+            let rest = left.split_off(left.len().min(AT_ONCE));
+            let part = std::mem::replace(&mut left, rest);
+            self.write(move |tx| Box::pin(async move { insert_outliers(tx, room, &part).await })).await?;
+        }
+        let mut nids = HashMap::with_capacity(ids.len());
+        for part in ids.chunks(AT_ONCE) {
+            nids.extend(self.known_events(part).await?.into_iter().map(|(id, known)| (id, known.nid)));
+        }
+        Ok(nids)
+    }
+
+    /// Makes a room of which we know no more than its id and version, or gives the one that is there.
+    ///
+    /// # Errors
+    /// 503 if the database fails.
+    pub async fn make_stub_room(
+        &self,
+        room_id: OwnedRoomId,
+        version: RoomVersionId,
+        creator: hearth_base::ids::UserNid,
+        now_ms: i64,
+    ) -> Result<RoomNid> {
+        if let Some(nid) = self.room_nid(&room_id).await? {
+            return Ok(nid);
+        }
+        let nid = self.new_room_nid().await?;
+        let (state, empty) = RoomState::empty(self.new_snap_nid().await?);
+        let room = Room {
+            nid,
+            room_id: room_id.clone(),
+            version,
+            published: false,
+            creator,
+            created_ms: now_ms,
+            head: RoomHead {
+                rev: 0,
+                snap: state.snap,
+                depth: 0,
+                extremities: Vec::new(),
+                counter: 0,
+                pos: hearth_base::ids::StreamPos::ZERO,
+                partial: false,
+                open: false,
+                forked: true,
+            },
+        };
+        let append = Append { snaps: vec![empty], ..Append::on(room, None) };
+        match self.append(append).await {
+            Ok(_) => Ok(nid),
+            // Somebody else made it meanwhile.
+            Err(e) => self.room_nid(&room_id).await?.ok_or(e),
+        }
+    }
+}
