@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
 use hearth_rules::client_format::write_stripped;
-use hearth_store::{membership::Membership, rooms::Room};
+use hearth_store::{membership::Membership, rooms::Room, state::StateMap};
 
 use super::{
     Sync, Turn,
