@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, OrNotFound, Requester, Result};
+use hearth_base::{Error, OrNotFound, Requester, Result, ids::RoomNid};
 use hearth_store::{Store, rooms::Room, state::StateMap};
 use moka::sync::Cache;
 use ruma::{
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     events::{Events, Outgoing, check_may_write},
-    federation::Federation,
+    federation::{Federation, servers::Servers},
     state::State,
 };
 
@@ -74,6 +74,7 @@ const MAX_USERS: usize = 50;
 pub struct Directory {
     store: Store,
     federation: Arc<Federation>,
+    servers: Arc<Servers>,
     state: Arc<State>,
     events: Arc<Events>,
     server_name: OwnedServerName,
@@ -124,12 +125,13 @@ impl Directory {
     pub fn new(
         store: Store,
         federation: Arc<Federation>,
+        servers: Arc<Servers>,
         state: Arc<State>,
         events: Arc<Events>,
         settings: Settings,
     ) -> Self {
         let server_name = federation.name().to_owned();
-        Self { store, federation, state, events, server_name, settings, summaries: Cache::new(SUMMARIES) }
+        Self { store, federation, servers, state, events, server_name, settings, summaries: Cache::new(SUMMARIES) }
     }
 
     /// The room an alias points to, and servers that are in it. An alias of another server is asked for there.
@@ -164,7 +166,9 @@ impl Directory {
         }
         let (nid, _) = self.store.alias(alias).await?.ok_or_else(missing)?;
         let room = self.state.room_by_nid(nid).await?;
-        Ok((room.room_id.clone(), vec![self.server_name.clone()]))
+        let others = self.servers.of_room(nid).await?;
+        let servers = std::iter::once(&self.server_name).chain(others.iter()).take(MAX_SERVERS);
+        Ok((room.room_id.clone(), servers.cloned().collect()))
     }
 
     /// Points an alias to a room.
@@ -300,7 +304,7 @@ impl Directory {
             for alias in new.all().filter(|a| !old.all().any(|o| o == *a)) {
                 let parsed = RoomAliasId::parse(alias)
                     .map_err(|_| Error::invalid_param(format!("{alias:?} is not a room alias")))?;
-                if self.store.alias(&parsed).await?.is_none_or(|(to, _)| to != nid) {
+                if !self.leads_to(&parsed, nid, room_id).await? {
                     return Err(Error::told(
                         http::StatusCode::BAD_REQUEST,
                         "M_BAD_ALIAS",
@@ -317,6 +321,18 @@ impl Directory {
             timestamp,
         };
         self.events.send(who, room_id, out).await
+    }
+
+    /// Whether an alias points to a room; one of another server is asked for there.
+    async fn leads_to(&self, alias: &RoomAliasId, nid: RoomNid, room_id: &RoomId) -> Result<bool> {
+        if alias.server_name() == self.server_name {
+            return Ok(self.store.alias(alias).await?.is_some_and(|(to, _)| to == nid));
+        }
+        match self.resolve(alias).await {
+            Ok((to, _)) => Ok(to == room_id),
+            Err(e @ Error::Fault(_)) => Err(e),
+            Err(_) => Ok(false),
+        }
     }
 
     /// The aliases of this server that point to a room.

@@ -265,16 +265,15 @@ impl Services {
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
         let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
-        let inbox = Arc::new(Inbox::new(
+        let servers = Arc::new(Servers::new(disk(), name.clone()));
+        let directory = Directory::new(
             disk(),
-            events.clone(),
-            server_keys.clone(),
             federation.clone(),
-            outliers.clone(),
-            acls.clone(),
-        ));
-        let directory =
-            Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
+            servers.clone(),
+            state.clone(),
+            events.clone(),
+            settings.directory.clone(),
+        );
         let directory = Arc::new(directory);
         let joins = Joins::new(
             disk(),
@@ -289,6 +288,15 @@ impl Services {
             federation::joins::Settings { block_invites: settings.membership.block_non_admin_invites },
         );
         let joins = Arc::new(joins);
+        let inbox = Arc::new(Inbox::new(
+            disk(),
+            events.clone(),
+            server_keys.clone(),
+            federation.clone(),
+            outliers.clone(),
+            acls.clone(),
+            joins.clone(),
+        ));
         let membership = Membership::new(
             disk(),
             state.clone(),
@@ -328,7 +336,6 @@ impl Services {
         let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
         let presence = Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
-        let servers = Arc::new(Servers::new(disk(), name.clone()));
         let device_lists = DeviceLists::new(disk(), federation.clone());
         let parts = edus::Parts {
             acls: acls.clone(),

@@ -25,6 +25,7 @@ use serde_json::value::RawValue;
 use super::{
     Federation,
     acl::Acls,
+    joins::Joins,
     outliers::{Outlier, Outliers, auth_ids},
 };
 use crate::{
@@ -47,6 +48,7 @@ pub struct Inbox {
     federation: Arc<Federation>,
     outliers: Arc<Outliers>,
     acls: Arc<Acls>,
+    joins: Arc<Joins>,
     lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -82,9 +84,10 @@ impl Inbox {
         federation: Arc<Federation>,
         outliers: Arc<Outliers>,
         acls: Arc<Acls>,
+        joins: Arc<Joins>,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
-        Self { store, events, server_keys, federation, outliers, acls, lanes }
+        Self { store, events, server_keys, federation, outliers, acls, joins, lanes }
     }
 
     /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
@@ -119,8 +122,7 @@ impl Inbox {
     async fn receive_in(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
         let mut answers = Answers::new();
         let Some(room) = self.known_room(room_id).await? else {
-            // Not in it (any more): nothing to say, and the sender finds out by our leave.
-            return Ok(answers);
+            return self.hear_from_outside(room_id, raw).await;
         };
         let version = version_of(&room)?;
         let admitted = self.acls.allows(room.nid, origin).await?;
@@ -158,6 +160,30 @@ impl Inbox {
             }
         }
         answers.extend(self.take_in(origin, &room, version, good, Sort::News).await?);
+        Ok(answers)
+    }
+
+    /// Events of a room that we are not in (any more): an invite that is withdrawn, a knock that is refused. To all else
+    /// there is nothing to say, and the sender finds out by our leave.
+    async fn hear_from_outside(&self, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
+        let mut answers = Answers::new();
+        let Some(nid) = self.store.room_nid(room_id).await? else { return Ok(answers) };
+        let Some(room) = self.store.room(nid).await? else { return Ok(answers) };
+        let version = version_of(&room)?;
+        let parsed = raw.iter().filter_map(|pdu| Pdu::parse_remote(pdu.get(), version).ok());
+        let mut events = Vec::new();
+        for event in parsed.filter(|e| e.claimed().room_id() == room_id) {
+            // Only those are worth a check of signatures.
+            if self.joins.may_withdraw(&room, event.claimed()).await?.is_some() {
+                events.push(event);
+            }
+        }
+        for pdu in self.server_keys.verify(events, version).await?.into_iter().flatten() {
+            let event_id = pdu.event_id().to_owned();
+            if self.joins.withdrawn(&room, Arc::new(pdu)).await? {
+                answers.insert(event_id, Ok(()));
+            }
+        }
         Ok(answers)
     }
 

@@ -4,9 +4,14 @@
 //! is handed out by [`Store::user_keys`] like ours, and its changes are noted for our clients.
 
 use hearth_base::{Result, ids::UserNid};
+use tokio::sync::Notify;
 
 use super::Usage;
 use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
+
+/// Rings for whoever fetches lists.
+#[derive(Debug, Default)]
+pub(crate) struct StaleLists(Notify);
 
 /// How far we follow a user's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -72,6 +77,7 @@ impl Store {
                 for user in users {
                     execute!(tx, BEGIN, user.0)?;
                 }
+                tx.after_commit(|store| store.inner.stale_lists.0.notify_one());
                 Ok(())
             })
         })
@@ -104,6 +110,7 @@ impl Store {
             Box::pin(async move {
                 if execute!(tx, MARK, user.0)? > 0 {
                     tx.note_device_list(user).await?;
+                    tx.after_commit(|store| store.inner.stale_lists.0.notify_one());
                 }
                 Ok(())
             })
@@ -111,12 +118,28 @@ impl Store {
         .await
     }
 
-    /// Notes a change of a list that is to be fetched: what is fetched must not be older.
+    /// Rings when a list is to be fetched whole.
+    #[must_use]
+    pub fn stale_lists_bell(&self) -> &Notify {
+        &self.inner.stale_lists.0
+    }
+
+    /// Notes a change of a list that is to be fetched: what is fetched must not be older, and clients, who were answered
+    /// by its server meanwhile, ask again.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn device_change_missed(&self, user: UserNid, stream_id: i64) -> Result<()> {
-        self.write(move |tx| Box::pin(async move { execute!(tx, MISSED, user.0, stream_id).map(drop) })).await
+        self.write(move |tx| {
+            Box::pin(async move {
+                if execute!(tx, MISSED, user.0, stream_id)? > 0 {
+                    tx.note_device_list(user).await?;
+                    tx.after_commit(|store| store.inner.stale_lists.0.notify_one());
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Puts all that a server tells of a user in place of what we had. If it is older than a change that was missed, it is

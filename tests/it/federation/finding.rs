@@ -6,7 +6,10 @@ use hearth_rules::{Draft, Pdu, RoomVersion, Signer, event::Unverified};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::support::{Peer, Peers};
+use super::{
+    joining::joins_through,
+    support::{Peer, Peers},
+};
 use crate::support::{
     User,
     rooms::{V3, encoded},
@@ -116,13 +119,36 @@ async fn aliases_and_published_rooms() {
 }
 
 #[tokio::test]
+async fn a_room_is_called_by_an_alias_of_another_server() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = bob.creates(json!({ "preset": "public_chat" })).await;
+    joins_through(&alice, &room, &[there.name().as_str()]).await.good();
+    let cave = format!("#cave:{}", here.name());
+    alice.put(&format!("{V3}/directory/room/{}", encoded(&cave)), json!({ "room_id": room })).await.good();
+    let set = async |aliases: Value| bob.sets(&room, "m.room.canonical_alias", "", aliases).await;
+    for wrong in [format!("#nowhere:{}", here.name()), "#cave:127.0.0.9:1".to_owned()] {
+        set(json!({ "alt_aliases": [cave, wrong] })).await.refused(400, "M_BAD_ALIAS");
+    }
+    let other = alice.creates(json!({ "room_alias_name": "other" })).await;
+    assert_ne!(other, room);
+    set(json!({ "alias": format!("#other:{}", here.name()) })).await.refused(400, "M_BAD_ALIAS");
+    set(json!({ "alias": cave })).await.good();
+    // Whoever asks hears of all servers by which the room can be entered.
+    let found = bob.get(&format!("{V3}/directory/room/{}", encoded(&cave))).await.good();
+    assert_eq!(found["servers"], json!([here.name(), there.name()]));
+    assert_eq!(bob.reads(&room, "m.room.canonical_alias", "").await.good()["alias"], *cave);
+}
+
+#[tokio::test]
 async fn published_rooms_are_told_to_servers_if_the_admin_wants() {
     let [here, _] = Peers::two().await;
     let quiet = Peers::one(5, |plan| plan.services(|s| s.federation.public_rooms = false)).await;
     here.asks(&quiet, &format!("{V1}/publicRooms")).await.refused(403, "M_FORBIDDEN");
 }
 
-async fn publishes_keys(user: &User) {
+/// Publishes keys of a user's device.
+pub async fn publishes_keys(user: &User) {
     let (id, device) = (user.id.as_str(), &user.device);
     let keys = json!({
         "device_keys": {

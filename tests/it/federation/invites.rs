@@ -1,5 +1,7 @@
 //! Invites and knocks between servers: taken, turned down, withdrawn, refused.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -229,4 +231,60 @@ async fn what_is_no_invite_is_not_signed() {
     alice.joins(&room).await.refused(404, "M_NOT_FOUND");
     alice.leaves(&room).await.good();
     assert!(alice.syncs("").await["rooms"]["invite"].is_null());
+}
+
+/// The sync in which a room is left.
+async fn hears_of(user: &User, since: &str, room: &str) -> Value {
+    let news = async {
+        loop {
+            let sync = user.syncs(&format!("timeout=2000&since={}", encoded(since))).await;
+            if sync["rooms"]["leave"][room].is_object() {
+                return sync;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), news).await.expect("the room is never left")
+}
+
+#[tokio::test]
+async fn who_was_invited_hears_that_it_was_withdrawn() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    for what in ["kick", "ban"] {
+        let room = invited(&alice, "10", &bob).await;
+        let since = bob.now().await;
+        alice.does_to(&room, what, &bob).await.good();
+        let news = hears_of(&bob, &since, &room).await;
+        assert!(news["rooms"]["invite"].is_null(), "{news}");
+        assert!(bob.syncs("").await["rooms"]["invite"].is_null());
+        joins_through(&bob, &room, &[here.name().as_str()]).await.refused(403, "M_FORBIDDEN");
+    }
+}
+
+#[tokio::test]
+async fn who_knocked_hears_of_a_refusal() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+    let room = alice.creates(json!({ "initial_state": rules })).await;
+    let path = format!("{V3}/knock/{}?via={}", encoded(&room), encoded(here.name().as_str()));
+    bob.post(&path, json!({})).await.good();
+    let since = bob.now().await;
+    alice.does_to(&room, "kick", &bob).await.good();
+    hears_of(&bob, &since, &room).await;
+    assert!(bob.syncs("").await["rooms"]["knock"].is_null());
+    // And may knock again.
+    bob.post(&path, json!({})).await.good();
+    assert_eq!(membership(&alice, &room, &bob).await, "knock");
+}
+
+#[tokio::test]
+async fn nobody_else_withdraws_an_invite() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, bob, mallory) = (here.user("alice").await, there.user("bob").await, third.user("mallory").await);
+    let room = invited(&alice, "10", &bob).await;
+    let (_, leave) = invitation(&third, &mallory, &room, bob.id.as_str(), json!({ "membership": "leave" })).await;
+    let transaction = json!({ "origin": third.name(), "origin_server_ts": third.clock().now_ms(), "pdus": [leave] });
+    third.calls(&there, Method::PUT, "/_matrix/federation/v1/send/withdraw", Some(transaction)).await.good();
+    assert!(bob.syncs("").await["rooms"]["invite"][&room].is_object());
 }

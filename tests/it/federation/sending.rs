@@ -5,7 +5,11 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::support::{Peer, Peers, Told};
+use super::{
+    finding::publishes_keys,
+    joining::joins_through,
+    support::{Peer, Peers, Told},
+};
 use crate::support::{
     User,
     rooms::{V3, encoded},
@@ -131,6 +135,39 @@ async fn what_is_wrong_with_an_edu_harms_nobody() {
         "{ephemeral}"
     );
     bob.get(&format!("{V3}/devices/{}", bob.device)).await.good();
+}
+
+#[tokio::test]
+async fn a_new_device_elsewhere_is_noticed_at_once() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    publishes_keys(&bob).await;
+    let devices = async || {
+        let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+        let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
+        found["device_keys"][bob.id.as_str()].as_object().unwrap().len()
+    };
+    assert_eq!(devices().await, 1);
+    // While the list is being fetched for the first time, and once it is followed: far sooner than lists are looked at
+    // that nobody asked for.
+    for count in 2..5 {
+        let since = alice.now().await;
+        publishes_keys(&bob.another_device().await).await;
+        let noticed = async {
+            let mut since = since;
+            loop {
+                let sync = alice.syncs(&format!("timeout=2000&since={}", encoded(&since))).await;
+                let changed = sync["device_lists"]["changed"].as_array().is_some_and(|c| c.contains(&json!(bob.id)));
+                if changed && devices().await == count {
+                    return;
+                }
+                since = sync["next_batch"].as_str().unwrap().to_owned();
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(20), noticed).await.is_ok(), "device {count}");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ import argparse
 import concurrent.futures
 import datetime
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -102,7 +103,6 @@ def with_peer(args, peer, work, known):
                 peers_sh("pg-start", folder)
                 servers.append(folder)
                 peers_sh("database", folder, database)
-                import os
                 os.environ["PG_DIR"] = str(folder)
             server = kind(authority, work / kind.kind.lower(), number, database)
             servers.append(server)

@@ -75,6 +75,8 @@ def cross_sign(user):
 def encrypted(w):
     alice, bob = w.pair()
     own = {alice.id: upload_keys(alice), bob.id: upload_keys(bob)}
+    alice.sync()
+    bob.sync()  # a first sync tells of no changes
     room = w.room(alice, preset="public_chat", initial_state=[{"type": "m.room.encryption", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}])
     bob.joins(room, w.here.name)
     for user, other in ((alice, bob), (bob, alice)):
@@ -126,7 +128,7 @@ def device_lists(w):
         noticed("a device less", lambda u=user, o=other, s=second: s.device not in devices_of(u, o))
         master = cross_sign(other)
         noticed("cross-signing", lambda u=user, o=other, m=master: f"ed25519:{m}" in queried(u, o).get("master_keys", {}).get(o.id, {}).get("keys", {}))
-        check(other.id in queried(user, other).get("self_signing_keys", {}), f"no self-signing key of a user of {kind}")
+        until(lambda u=user, o=other: o.id in queried(u, o).get("self_signing_keys", {}), f"a self-signing key of a user of {kind}")
     alice.sync()
     bob.leaves(room)
     alice.sees(lambda: bob.id in alice.left, "device_lists.left")

@@ -97,31 +97,57 @@ def invite_reject(w):
     w.both_hear(alice, bob, room, "at last")
 
 
-@scenario("knock", since=7)
+def door(w, alice):
+    return w.room(alice, preset="private_chat", name="knock first", initial_state=[{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}])
+
+
+def knocks(w, user, room, reason=None):
+    user.post(f"v3/knock/{quoted(room)}?via={w.here.name}&server_name={w.here.name}", {"reason": reason} if reason else {})
+
+
+@scenario("knock: let in", since=7)
 def knock(w):
     alice, bob = w.pair()
-    room = w.room(alice, preset="private_chat", name="knock first", initial_state=[{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}])
+    room = door(w, alice)
     bob.may_not_join(room, w.here.name)
-    path = f"v3/knock/{quoted(room)}?via={w.here.name}&server_name={w.here.name}"
-    bob.post(path, {"reason": "it is cold"})
+    knocks(w, bob, room, "it is cold")
     alice.sees_membership(room, bob, "knock")
     same(alice.reads(room, "m.room.member", bob.id).get("reason"), "it is cold", "reason")
     bob.is_in(room, "knock")
     check(("m.room.name", "") in bob.rooms[room].stripped, "the knock does not show the room's name")
-    bob.leaves(room)
-    alice.sees_membership(room, bob, "leave")
-    bob.post(path)
-    alice.sees_membership(room, bob, "knock")
-    alice.does("kick", room, bob, reason="not now")
-    bob.is_in(room, "leave")
-    bob.post(path)
-    alice.sees_membership(room, bob, "knock")
     alice.does("invite", room, bob)
     bob.is_in(room, "invite")
     bob.joins(room)
     alice.sees_membership(room, bob, "join")
     w.both_hear(alice, bob, room, "knocked")
     w.agree(alice, bob, room)
+
+
+@scenario("knock: take back", since=7)
+def knock_taken_back(w):
+    alice, bob = w.pair()
+    room = door(w, alice)
+    knocks(w, bob, room)
+    alice.sees_membership(room, bob, "knock")
+    bob.is_in(room, "knock")
+    bob.leaves(room)
+    bob.is_in(room, "leave")
+    alice.sees_membership(room, bob, "leave")
+    knocks(w, bob, room, "again")
+    alice.sees_membership(room, bob, "knock")
+
+
+@scenario("knock: refuse", since=7)
+def knock_refused(w):
+    alice, bob = w.pair()
+    room = door(w, alice)
+    knocks(w, bob, room)
+    alice.sees_membership(room, bob, "knock")
+    bob.is_in(room, "knock")
+    alice.does("kick", room, bob, reason="not now")
+    bob.is_in(room, "leave")
+    knocks(w, bob, room)
+    alice.sees_membership(room, bob, "knock")
 
 
 def space_of(w, user, **body):

@@ -220,6 +220,7 @@ federation:
   destination_max_retry_interval: 2s
   destination_retry_multiplier: 1
 allow_public_rooms_over_federation: true
+room_list_publication_rules: [{{ action: allow }}]
 allow_device_name_lookup_over_federation: true
 presence: {{ enabled: true }}
 """

@@ -15,15 +15,16 @@ def messages(w):
     for user in (alice, bob):
         user.hears(room, *texts)
     for writer, reader in ((alice, bob), (bob, alice)):
-        first = writer.says(room, "first wording")
-        reader.hears(room, "first wording")
-        writer.sends(room, "m.room.message", {"msgtype": "m.text", "body": "* second", "m.new_content": {"msgtype": "m.text", "body": "second"},
+        kind = writer.server.kind
+        first = writer.says(room, f"first wording of {kind}")
+        reader.hears(room, f"first wording of {kind}")
+        writer.sends(room, "m.room.message", {"msgtype": "m.text", "body": f"* second of {kind}", "m.new_content": {"msgtype": "m.text", "body": "second"},
                                               "m.relates_to": {"rel_type": "m.replace", "event_id": first}})
-        reader.hears(room, "* second")
+        reader.hears(room, f"* second of {kind}")
         reply = reader.sends(room, "m.reaction", {"m.relates_to": {"rel_type": "m.annotation", "event_id": first, "key": "👍"}})
-        thread = reader.sends(room, "m.room.message", {"msgtype": "m.text", "body": "in a thread",
+        thread = reader.sends(room, "m.room.message", {"msgtype": "m.text", "body": f"in a thread of {kind}",
                                                        "m.relates_to": {"rel_type": "m.thread", "event_id": first}})
-        writer.hears(room, "in a thread")
+        writer.hears(room, f"in a thread of {kind}")
         related = writer.get(f"v1/rooms/{quoted(room)}/relations/{quoted(first)}")["chunk"]
         check({reply, thread} <= {one["event_id"] for one in related}, f"relations on {writer.server.kind}: {[one['type'] for one in related]}")
         bundle = reader.event(room, first).get("unsigned", {}).get("m.relations", {})

@@ -109,7 +109,10 @@ impl DeviceLists {
         supervisor.task("device-lists", move || {
             let (this, stopping) = (this.clone(), stopping.clone());
             async move {
+                let mut recovered = Box::pin(this.federation.health().recovered().notified());
                 loop {
+                    // Armed before the look, so that nothing falls between.
+                    recovered.as_mut().enable();
                     this.part().await?;
                     tokio::select! {
                         () = stopping.cancelled() => return Ok(()),
@@ -120,6 +123,10 @@ impl DeviceLists {
                     tokio::select! {
                         () = stopping.cancelled() => return Ok(()),
                         () = this.bell.notified() => {}
+                        () = this.store.stale_lists_bell().notified() => {}
+                        () = &mut recovered => {
+                            recovered = Box::pin(this.federation.health().recovered().notified());
+                        }
                         () = tokio::time::sleep(ROUND) => {}
                     }
                 }
@@ -170,7 +177,6 @@ impl DeviceLists {
         if !taken {
             tracing::debug!(user.id = %said.user_id, "a change of devices does not fit what we have");
             self.store.mark_device_list_stale(user).await?;
-            self.bell.notify_one();
         }
         Ok(())
     }

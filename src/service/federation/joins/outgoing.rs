@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hearth_base::{Error, Requester, Result};
+use hearth_base::{Error, Requester, Result, ids::UserNid};
 use hearth_rules::{
     event::{Draft, Pdu},
     versions::RoomVersion,
@@ -218,39 +218,44 @@ impl Joins {
         }
     }
 
-    /// Takes note that an invite was withdrawn or a knock refused in a room we are not in: `event`, whose signature is
-    /// good, makes one of ours leave. Whoever's server invited them may say so, or for a knock a server that spoke of the
-    /// room; nothing else can be told from outside. Gives whether it was so.
+    /// Takes note that an invite was withdrawn or a knock refused in a room we are not in, by an event whose signature is
+    /// good. Gives whether it was so.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn withdrawn(&self, room: &Room, event: Arc<Pdu>) -> Result<bool> {
-        let Some(user) = event.state_key().and_then(|key| <&UserId>::try_from(key).ok()) else { return Ok(false) };
-        if user.server_name() != self.name() || !matches!(&*event.membership(), "leave" | "ban") {
-            return Ok(false);
+        let lane = self.lanes.get_with(room.room_id.clone(), Arc::default);
+        let _one = lane.lock().await;
+        let Some(user) = self.may_withdraw(room, &event).await? else { return Ok(false) };
+        let membership = MembershipState::from(event.membership().into_owned());
+        self.tell(room.nid, event, user, membership, None).await?;
+        Ok(true)
+    }
+
+    /// Which of our users an event from outside makes leave, if it can. Whoever's server invited them may say so, or for a
+    /// knock a server that spoke of the room; nothing else can be told from outside.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn may_withdraw(&self, room: &Room, event: &Pdu) -> Result<Option<UserNid>> {
+        if *event.event_type() != TimelineEventType::RoomMember || !matches!(&*event.membership(), "leave" | "ban") {
+            return Ok(None);
         }
-        let Some(nid) = self.store.user_nid(user).await? else { return Ok(false) };
+        let user = event.state_key().and_then(|key| <&UserId>::try_from(key).ok());
+        let Some(user) = user.filter(|user| user.server_name() == self.name()) else { return Ok(None) };
+        let Some(nid) = self.store.user_nid(user).await? else { return Ok(None) };
         if self.store.is_resident(room.nid).await? {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(told) = self.store.membership(room.nid, nid).await? else { return Ok(false) };
+        let Some(told) = self.store.membership(room.nid, nid).await? else { return Ok(None) };
         if !matches!(told.membership, MembershipState::Invite | MembershipState::Knock) {
-            return Ok(false);
+            return Ok(None);
         }
         let from = event.sender().server_name();
         let inviter = self.store.event(told.event).await?;
+        let spoke = told.stripped.as_deref().map(super::stripped::senders).unwrap_or_default();
         let known = inviter.is_some_and(|e| e.pdu.sender().server_name() == from)
-            || told
-                .stripped
-                .as_deref()
-                .map(super::stripped::senders)
-                .unwrap_or_default()
-                .iter()
-                .any(|u| u.server_name() == from);
-        if !known {
-            return Ok(false);
-        }
-        self.tell(room.nid, event.clone(), nid, MembershipState::from(event.membership().into_owned()), None).await?;
-        Ok(true)
+            || spoke.iter().any(|u| u.server_name() == from);
+        Ok(known.then_some(nid))
     }
 }
