@@ -78,7 +78,7 @@ const LONG: [(&str, usize); 11] = [
     ("src/config/telemetry/log_config.rs", 420),
     ("src/service/directory.rs", 420),
     ("src/service/events/arrivals.rs", 500),
-    ("src/service/lib.rs", 440),
+    ("src/service/lib.rs", 460),
     ("src/service/presence.rs", 430),
     ("src/store/events.rs", 620),
     ("src/store/events/write.rs", 460),
