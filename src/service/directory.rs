@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    events::{Events, Outgoing, check_may_write},
+    events::{Events, check_may_write},
     federation::{Federation, servers::Servers},
     state::State,
 };

@@ -72,6 +72,7 @@ def invite_accept(w):
     alice.sees_membership(other, carol, "join")
     alice.does("invite", room, carol)
     carol.is_in(room, "invite")
+    bob.sees_membership(room, carol, "invite")  # shown to her by her server at once, but in the room only when it comes there
     carol.joins(room)
     alice.sees_membership(room, carol, "join")
 

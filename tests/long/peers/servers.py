@@ -265,7 +265,7 @@ user_api: {{ bcrypt_cost: 4, account_database: {database("accounts")}, device_da
 logging: [{{ type: std, level: {os.environ.get("PEER_LOG", "warning").lower()} }}]
 """
         for part in parts:
-            more = {"federation_api": "send_max_retries: 3, key_perspectives: [], deny_networks: [], ",
+            more = {"federation_api": "send_max_retries: 8, key_perspectives: [], deny_networks: [], ",
                     "media_api": f"base_path: {self.folder}/media, dynamic_thumbnails: true, ",
                     "mscs": "mscs: [], "}.get(part, "")
             text += f"{part}: {{ {more}database: {database(part)} }}\n"

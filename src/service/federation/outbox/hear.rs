@@ -20,7 +20,7 @@ use tokio::sync::broadcast;
 
 use crate::typing;
 
-use super::{Item, Outbox, load::target, peer::News};
+use super::{Item, Outbox, load::{outsider, target}, peer::News};
 
 /// Changes that wait to be handed out; beyond, they are read from the log.
 const NEWS: usize = 4096;
@@ -58,7 +58,7 @@ impl Outbox {
         if *event.pdu.sender().server_name() != self.name && !event.relay {
             return false;
         }
-        let foreign = target(event).is_some_and(|user| *user.server_name() != self.name);
+        let foreign = outsider(event).is_some_and(|user| *user.server_name() != self.name);
         foreign || !self.servers.is_ours_alone(event.room)
     }
 
@@ -151,6 +151,7 @@ impl Outbox {
             }
         } else if servers.binary_search_by(|name| (**name).cmp(target.server_name())).is_err()
             && event.pdu.sender().server_name() != target.server_name()
+            && outsider(event).is_some()
         {
             self.push(&target.server_name().to_owned(), pos, News::Event(event.nid), now);
         }

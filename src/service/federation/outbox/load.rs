@@ -201,9 +201,9 @@ impl Outbox {
                 if self.servers.is_in(&peer.name, room).await? {
                     return Ok(Some(News::Event(event)));
                 }
-                // Whom an invite, kick or ban concerns hears of it, though not in the room.
+                // Whom a kick or ban concerns hears of it, though not in the room.
                 let Some(event) = self.store.event(event).await? else { return Ok(None) };
-                Ok((target(&event).is_some_and(|user| *user.server_name() == peer.name))
+                Ok((outsider(&event).is_some_and(|user| *user.server_name() == peer.name))
                     .then(|| News::Event(event.nid)))
             }
             Owed::Devices { user } => {
@@ -328,6 +328,12 @@ pub(super) fn target(event: &StoredEvent) -> Option<&UserId> {
         return None;
     }
     event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok())
+}
+
+/// The user a member event is about, who is to hear of it even outside of the room. An invite was signed by their server
+/// already, which could do nothing with it but look for a room that it is not in.
+pub(super) fn outsider(event: &StoredEvent) -> Option<&UserId> {
+    target(event).filter(|_| event.pdu.membership() != "invite")
 }
 
 fn raw(json: &str) -> Option<Box<RawValue>> {
