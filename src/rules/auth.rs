@@ -125,11 +125,15 @@ pub fn create_event_id(pdu: &Pdu) -> Option<OwnedEventId> {
 fn check_room_version(version: &RoomVersion, create: &Pdu) -> Result<(), NotAllowed> {
     #[derive(Deserialize)]
     struct Create {
-        room_version: Option<String>,
+        #[serde(default = "first")]
+        room_version: String,
+    }
+    fn first() -> String {
+        "1".to_owned()
     }
     let content: Create =
         create.content_as().ok_or_else(|| NotAllowed("`room_version` of the create event is not a string".into()))?;
-    let named = content.room_version.as_deref().unwrap_or("1");
+    let named = content.room_version;
     if named == version.id.as_str() {
         Ok(())
     } else {
