@@ -21,8 +21,10 @@ use crate::{
     versions::RoomVersion,
 };
 
+pub(crate) mod judged;
 pub mod levels;
 
+use judged::Judged;
 pub use levels::PowerLevels;
 
 /// The rule that an event breaks, in a sentence.
@@ -82,7 +84,15 @@ pub fn check_against(
     pdu: &Pdu,
     state: impl Fn(&StateEventType, &str) -> Option<Arc<Pdu>>,
 ) -> Result<(), NotAllowed> {
-    check_state_dependent_auth_rules(&version.rules.authorization, pdu, state).map_err(NotAllowed)
+    let judged = |event: Arc<Pdu>| Judged::new(version, event);
+    let state = |event_type: &StateEventType, state_key: &str| {
+        let event = state(event_type, state_key).or_else(|| match event_type {
+            StateEventType::RoomJoinRules if state_key.is_empty() => judged::invite_only(version, pdu.room_id()),
+            _ => None,
+        });
+        event.map(judged)
+    };
+    check_state_dependent_auth_rules(&version.rules.authorization, Judged::new(version, pdu), state).map_err(NotAllowed)
 }
 
 /// Checks an event against the state that its own auth events make up: the first check of a received event. Includes

@@ -15,7 +15,11 @@ use std::{
 use hearth_base::error::{Doing, Result};
 use ruma::{EventId, OwnedEventId, events::StateEventType, state_res::utils::event_id_set::EventIdSet};
 
-use crate::{event::Pdu, versions::RoomVersion};
+use crate::{
+    auth::judged::{self, Judged},
+    event::Pdu,
+    versions::RoomVersion,
+};
 
 pub mod v1;
 
@@ -40,10 +44,16 @@ pub fn resolve(
     let Some(rules) = version.rules.state_res.v2_rules() else {
         return Ok(v1::resolve(version, states, fetch));
     };
+    let room = states.iter().flat_map(|state| state.values()).find_map(|id| fetch(id));
+    let invite_only = room.and_then(|event| judged::invite_only(version, event.room_id()));
+    let seen = |id: &EventId| {
+        let event = if judged::is_invite_only(id) { invite_only.clone() } else { fetch(id) };
+        event.map(|event| Judged::new(version, event).with_default_rules())
+    };
     let subgraph = |conflicted: &ruma::state_res::StateMap<Vec<OwnedEventId>>| {
         Some(conflicted_subgraph(conflicted.values().flatten(), &fetch))
     };
-    ruma::state_res::resolve(&version.rules.authorization, rules, states, auth_chains, &fetch, subgraph)
+    ruma::state_res::resolve(&version.rules.authorization, rules, states, auth_chains, seen, subgraph)
         .doing("resolving state")
 }
 

@@ -258,7 +258,7 @@ def cases():
                     target = "leave" if act == "invite" else "join"
                     yield (f"{act} by {mine} of {theirs}, needs {needed}", "room",
                            [state("m.room.power_levels", content), member(BOB, "join"), member(CARL, target)],
-                           member(CARL, act, BOB), {})
+                           member(CARL, act, BOB), {"until": 9} if needed == "50" else {})
     for ban, kick, mine in ((50, 50, 50), (60, 50, 55), (50, 60, 55), (60, 60, 55)):
         yield (f"unban by {mine}: ban {ban}, kick {kick}", "room",
                [levels(users={CREATOR: 100, BOB: mine}, ban=ban, kick=kick), member(BOB, "join"), member(CARL, "ban", CREATOR)],
@@ -365,9 +365,9 @@ def cases():
     for value in ("50", " 7 ", True, None):
         shown = json.dumps(value)
         standing = state("m.room.power_levels", {"users": {CREATOR: 100, BOB: value}, "events": {"org.x": 7}})
-        yield f"a level that stands as {shown}", "public", [standing], ["org.x", None, BOB, {}], {}
+        yield f"a level that stands as {shown}", "public", [standing], ["org.x", None, BOB, {}], {"until": 9}
         standing = state("m.room.power_levels", {"users": {CREATOR: 100, BOB: 50}, "state_default": value})
-        yield f"a default that stands as {shown}", "public", [standing], ["org.x", "", BOB, {}], {}
+        yield f"a default that stands as {shown}", "public", [standing], ["org.x", "", BOB, {}], {"until": 9}
 
 
 def built(version, entries, event, more):
@@ -450,7 +450,7 @@ class Nothing:
 
 class Room:
     def __init__(self, version, rng):
-        self.version, self.rng, self.events, self.clock = version, rng, {}, 0
+        self.version, self.rng, self.events, self.clock = version, rng, {}, 1000
         self.rules = KNOWN_ROOM_VERSIONS[version]
         self.pairs = self.rules.event_format == EventFormatVersions.ROOM_V1_V2
         self.room_id = "!r:x"

@@ -182,6 +182,10 @@ fn pdu(version: &RoomVersion, number: usize, entry: &Entry, more: Map<String, Va
     Pdu::parse_stored(id.try_into().unwrap(), event.to_string(), version).unwrap()
 }
 
+/// Power levels that the other implementation takes for integers because its language does. The specification does not
+/// (rooms/v1, "`m.room.power_levels` events accept values as strings").
+const AGREED_TO_DIFFER: [&str; 4] = [" is true", " is false", " is \"5_0\"", " is \"\\u0663\""];
+
 #[test]
 fn who_may_do_what_is_the_same_everywhere() {
     let (first, rest) = AUTH.split_once('\n').unwrap();
@@ -200,7 +204,7 @@ fn who_may_do_what_is_the_same_everywhere() {
             }
             asked += 1;
         }
-        if !differs.is_empty() {
+        if differs.is_empty() == AGREED_TO_DIFFER.iter().any(|odd| case.what.ends_with(odd)) {
             wrong.push(format!("{}: {differs:?}, allowed in {:?}", case.what, case.allowed));
         }
     }
@@ -265,8 +269,8 @@ proptest! {
 
     #[test]
     fn the_order_of_histories_is_of_no_importance(which in any::<prop::sample::Index>(), order in any::<u64>()) {
-        let all: Vec<Meeting> = lines(RESOLUTION).collect();
-        let meeting = which.get(&all);
+        let all: Vec<&str> = RESOLUTION.lines().collect();
+        let meeting: Meeting = serde_json::from_str(which.get::<&str>(&all)).unwrap();
         let (version, events) = (known(&meeting.version), meeting.events());
         let mut states: Vec<StateMap> = meeting.states.iter().map(|s| meeting.state(&events, s)).collect();
         let expected = meeting.state(&events, &meeting.resolved);
