@@ -87,6 +87,12 @@ impl RoomVersion {
         self.rules.authorization.special_case_room_redaction
     }
 
+    /// Whether resolution also looks at what lies between conflicted events (rooms/v12, "Conflicted state subgraph").
+    #[must_use]
+    pub fn resolves_between(&self) -> bool {
+        self.rules.state_res.v2_rules().is_some_and(|rules| rules.consider_conflicted_state_subgraph)
+    }
+
     /// Whether the room id is that of the create event with another sigil (rooms/v12).
     #[must_use]
     pub fn room_id_is_create_hash(&self) -> bool {

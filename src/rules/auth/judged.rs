@@ -57,7 +57,7 @@ impl<P: Deref<Target = Pdu>> Judged<P> {
 /// The join rules of a room that has none.
 pub(crate) fn invite_only(version: &RoomVersion, room_id: &RoomId) -> Option<Arc<Pdu>> {
     let json = format!(
-        r#"{{"auth_events":[],"content":{{"join_rule":"invite"}},"depth":0,"origin_server_ts":0,"prev_events":[],"room_id":{},"sender":"@_:_","state_key":"","type":"m.room.join_rules"}}"#,
+        r#"{{"auth_events":[],"content":{{"join_rule":"invite"}},"depth":0,"origin_server_ts":0,"prev_events":[],"room_id":{},"sender":"@_:localhost","state_key":"","type":"m.room.join_rules"}}"#,
         serde_json::to_string(room_id.as_str()).ok()?
     );
     Pdu::parse_stored(EventId::parse(INVITE_ONLY).ok()?, json, version).ok().map(Arc::new)

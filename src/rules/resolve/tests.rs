@@ -96,7 +96,7 @@ impl Room {
     fn resolve(&self, forks: &[&Fork]) -> StateMap {
         let states: Vec<_> = forks.iter().map(|fork| fork.state.clone()).collect();
         let chains = states.iter().map(|state| auth_chain(state.values(), |id| self.fetch(id))).collect();
-        resolve(self.version, &states, chains, |id| self.fetch(id)).unwrap()
+        resolve(self.version, &states, chains, None, |id| self.fetch(id)).unwrap()
     }
 
     fn content(&self, state: &StateMap, event_type: &str, key: &str) -> Option<Value> {

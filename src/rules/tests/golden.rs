@@ -182,9 +182,17 @@ fn pdu(version: &RoomVersion, number: usize, entry: &Entry, more: Map<String, Va
     Pdu::parse_stored(id.try_into().unwrap(), event.to_string(), version).unwrap()
 }
 
-/// Power levels that the other implementation takes for integers because its language does. The specification does not
-/// (rooms/v1, "`m.room.power_levels` events accept values as strings").
-const AGREED_TO_DIFFER: [&str; 4] = [" is true", " is false", " is \"5_0\"", " is \"\\u0663\""];
+/// Power levels that the other implementation takes for integers because its language does, where the specification does
+/// not (rooms/v1, "`m.room.power_levels` events accept values as strings"); and first levels that are none, after which
+/// nobody there can do anything.
+const AGREED_TO_DIFFER: [&str; 6] = [
+    " is true",
+    " is false",
+    " is \"5_0\"",
+    " is \"\\u0663\"",
+    "a default that stands as true",
+    "the first levels: {'ban': 'x'}",
+];
 
 #[test]
 fn who_may_do_what_is_the_same_everywhere() {
@@ -242,7 +250,7 @@ impl Meeting {
 fn resolved(version: &'static RoomVersion, events: &HashMap<OwnedEventId, Arc<Pdu>>, states: &[StateMap]) -> StateMap {
     let fetch = |id: &EventId| events.get(id).cloned();
     let chains = states.iter().map(|state| auth_chain(state.values(), fetch)).collect();
-    resolve(version, states, chains, fetch).unwrap()
+    resolve(version, states, chains, None, fetch).unwrap()
 }
 
 #[test]

@@ -23,7 +23,7 @@ async fn invited(alice: &User, version: &str, whom: &User) -> String {
 async fn an_invite_is_shown_and_taken() {
     let [here, there] = Peers::two().await;
     let (alice, bob) = (here.user("alice").await, there.user("bob").await);
-    for version in ["6", "9", "10", "11", "12"] {
+    for version in ["1", "3", "6", "9", "10", "11", "12"] {
         let since = bob.now().await;
         let room = invited(&alice, version, &bob).await;
         assert_eq!(membership(&alice, &room, &bob).await, "invite");

@@ -143,7 +143,7 @@ async fn sets(user: &User, room_id: &str, event_type: &str, content: Value) -> S
 
 #[tokio::test]
 async fn both_hear_each_other_and_agree_after_a_fork() {
-    for version in ["6", "9", "10", "11", "12"] {
+    for version in ["1", "2", "3", "6", "9", "10", "11", "12"] {
         let [here, there] = Peers::two().await;
         let (alice, bob) = (here.user("alice").await, there.user("bob").await);
         let levels = json!({"users": {alice.id.as_str(): 100, bob.id.as_str(): 50}});
