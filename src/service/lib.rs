@@ -365,15 +365,13 @@ impl Services {
             },
             settings.sync.clone(),
         ));
-        let (counting, writing) = (push.clone(), typing.clone());
-        let (placing, parting, sending) = (servers.clone(), device_lists.clone(), outbox.clone());
         notifier.listen(vec![
             // Before the outbox, which asks it.
-            Box::new(move |logged| placing.on_change(logged)),
-            Box::new(move |logged| parting.on_change(logged)),
-            Box::new(move |logged| sending.on_change(logged)),
-            Box::new(move |logged| counting.on_change(logged)),
-            Box::new(move |logged| writing.on_change(logged)),
+            notifier::weakly(&servers, Servers::on_change),
+            notifier::weakly(&device_lists, DeviceLists::on_change),
+            notifier::weakly(&outbox, Outbox::on_change),
+            notifier::weakly(&push, Push::on_change),
+            notifier::weakly(&typing, Typing::on_change),
         ]);
         login.start(&supervisor);
         device_lists.start(&supervisor);
