@@ -119,6 +119,14 @@ impl Servers {
                     None => self.rooms.invalidate(&event.room),
                 }
             }
+            // A room that is made here begins without others: nobody need ask the disk.
+            Change::Event(event)
+                if *event.pdu.event_type() == TimelineEventType::RoomCreate
+                    && event.pdu.sender().server_name() == self.name =>
+            {
+                let nobody = RoomServers { inner: RwLock::default(), size: 0 };
+                self.rooms.put(event.room, Arc::new(nobody));
+            }
             // Resolution may have changed anybody's membership.
             Change::State { room, changes } if changes.iter().any(|c| c.member.is_some_and(|(_, ours)| !ours)) => {
                 self.rooms.invalidate(room);

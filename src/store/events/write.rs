@@ -15,6 +15,7 @@ use crate::{
     insert_rows,
     log::{Change, Tx},
     membership::Counts,
+    relations,
     rooms::{Room, extremities_json},
     sql,
     state::SnapRow,
@@ -153,6 +154,11 @@ async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
             room.creator.0,
             room.created_ms
         )?;
+        let (id, nid) = (room.room_id.to_string(), room.nid);
+        tx.after_commit(move |store| {
+            store.inner.room_nids.insert(id, nid);
+            store.inner.relations.begin(nid);
+        });
     }
     Ok(())
 }
@@ -378,6 +384,7 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     const RELATION: &str = "INSERT INTO relations (event_nid, room_nid, target_id, rel_type, event_type, sender_nid, agg_key, depth, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     for p in placed.iter().filter(|p| p.timeline_pos().is_some()) {
         if let Some(r) = &p.event.relation {
+            relations::Memory::relating(tx, p.room, &r.rel_type);
             execute!(
                 tx,
                 RELATION,

@@ -45,6 +45,8 @@ impl Sync {
                     let mut found = self.store.news(viewer.room.nid, after, upto, page + 1).await?;
                     let more = found.len() > page;
                     found.truncate(page);
+                    let places: Vec<_> = found.iter().filter_map(|e| Some((e.pos?, e.nid))).collect();
+                    hub.recall(after, upto, &places, more);
                     (found, more)
                 }
             };
