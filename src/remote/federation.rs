@@ -19,12 +19,12 @@ use rand::Rng;
 use ruma::api::federation::authentication::{XMatrix, XMatrixSigningInput};
 use ruma::{
     ServerName,
-    serde::Base64,
     api::{
         IncomingResponseExt, MatrixVersion, OutgoingBody, OutgoingRequest, OutgoingRequestExt, SupportedVersions,
         auth_scheme::AuthScheme,
         path_builder::{PathBuilder, SinglePath, VersionHistory},
     },
+    serde::Base64,
 };
 
 use crate::{

@@ -49,8 +49,13 @@ mod tests {
 
     #[test]
     fn the_signed_text_is_canonical_json() {
-        let request =
-            Signed { origin: "a.org", destination: "b.org", method: "PUT", uri: "/x?y=\"", body: " {\"b\":1.50, \"a\":[]}" };
+        let request = Signed {
+            origin: "a.org",
+            destination: "b.org",
+            method: "PUT",
+            uri: "/x?y=\"",
+            body: " {\"b\":1.50, \"a\":[]}",
+        };
         assert_eq!(
             request.text().unwrap(),
             r#"{"content":{"a":[],"b":1.5},"destination":"b.org","method":"PUT","origin":"a.org","uri":"/x?y=\""}"#

@@ -35,7 +35,10 @@ const OF_LAYERS: [(&str, &[&str]); 5] = [
     ("src/api/client", &["server"]),
     ("src/api/admin", &["federation", "server"]),
     ("src/api/federation", &["server", "server_keys", "transactions"]),
-    ("src/service", &["appservices", "benches", "federation", "lib", "notifier", "server_keys", "state", "testing", "upkeep"]),
+    (
+        "src/service",
+        &["appservices", "benches", "federation", "lib", "notifier", "server_keys", "state", "testing", "upkeep"],
+    ),
     (
         "src/store",
         &[

@@ -70,8 +70,7 @@ pub(crate) fn is_invite_only(event_id: &EventId) -> bool {
 
 /// Power levels with integers only, as far as they stand for some; `None` if they may stay as they are.
 fn plain_levels(version: &RoomVersion, content: &str) -> Option<Box<RawValue>> {
-    const LEVELS: [&str; 7] =
-        ["ban", "events_default", "invite", "kick", "redact", "state_default", "users_default"];
+    const LEVELS: [&str; 7] = ["ban", "events_default", "invite", "kick", "redact", "state_default", "users_default"];
     if version.rules.authorization.integer_power_levels {
         return None;
     }
@@ -194,7 +193,10 @@ mod tests {
             plain("5", loose).unwrap(),
             r#"{"ban":50,"events":{"a":59,"b":"x"},"kick":9007199254740991,"other":1.5,"users":{"@a:b":0}}"#
         );
-        assert_eq!(plain("9", r#"{"ban":"-7","notifications":{"room":1}}"#).unwrap(), r#"{"ban":-7,"notifications":{"room":1}}"#);
+        assert_eq!(
+            plain("9", r#"{"ban":"-7","notifications":{"room":1}}"#).unwrap(),
+            r#"{"ban":-7,"notifications":{"room":1}}"#
+        );
         assert_eq!(plain("9", r#"{"ban":7,"users":{"@a:b":100},"events":5}"#), None);
         assert_eq!(plain("10", r#"{"ban":"7"}"#), None);
     }

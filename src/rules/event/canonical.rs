@@ -7,9 +7,7 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, room_version_rules::EventIdFormatVersion,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, room_version_rules::EventIdFormatVersion};
 use sha2::{Digest, Sha256};
 
 use super::redaction::{keeps_at_top, write_redacted_content};

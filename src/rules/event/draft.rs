@@ -6,8 +6,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use hearth_base::error::{Doing, Error, Result};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId,
-    events::TimelineEventType,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, events::TimelineEventType,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;

@@ -213,12 +213,7 @@ fn required_servers(pdu: &Pdu, version: &RoomVersion) -> Result<BTreeSet<OwnedSe
 
 /// Checks all of one server's signatures whose keys we know; one must be there (appendices, "Checking for a
 /// Signature").
-fn verify_signature(
-    object: &Object,
-    server: &ServerName,
-    keys: &PublicKeyMap,
-    text: &str,
-) -> Result<(), Malformed> {
+fn verify_signature(object: &Object, server: &ServerName, keys: &PublicKeyMap, text: &str) -> Result<(), Malformed> {
     let signatures = object
         .get("signatures")
         .and_then(|all| all.as_object()?.get(server.as_str())?.as_object())

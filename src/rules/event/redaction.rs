@@ -89,7 +89,9 @@ fn keeps_in_content(event_type: &str, key: &str, rules: &RedactionRules) -> Keep
             "m.room.power_levels",
             "ban" | "events" | "events_default" | "kick" | "redact" | "state_default" | "users" | "users_default",
         ) => true,
-        ("m.room.member", "join_authorised_via_users_server") => rules.keep_room_member_join_authorised_via_users_server,
+        ("m.room.member", "join_authorised_via_users_server") => {
+            rules.keep_room_member_join_authorised_via_users_server
+        }
         ("m.room.create", _) => rules.keep_room_create_content,
         ("m.room.join_rules", "allow") => rules.keep_room_join_rules_allow,
         ("m.room.power_levels", "invite") => rules.keep_room_power_levels_invite,

@@ -61,12 +61,30 @@ fn depth_and_form_have_limits() {
     Value::parse_body(&nested(MAX_REQUEST_DEPTH)).unwrap();
     Value::parse_body(&nested(MAX_REQUEST_DEPTH + 1)).unwrap_err();
     for wrong in [
-        "", " ", "{", "[", "{\"a\"}", "{\"a\":}", "[1,]", "{,}", "[1 2]", "\"", "\"\\\"", "\"\\u12\"", "\"\\ud800\"",
-        "\"\n\"", "tru", "nul", "1 2", "{a:1}", "\u{a0}1",
+        "",
+        " ",
+        "{",
+        "[",
+        "{\"a\"}",
+        "{\"a\":}",
+        "[1,]",
+        "{,}",
+        "[1 2]",
+        "\"",
+        "\"\\\"",
+        "\"\\u12\"",
+        "\"\\ud800\"",
+        "\"\n\"",
+        "tru",
+        "nul",
+        "1 2",
+        "{a:1}",
+        "\u{a0}1",
     ] {
         canonical(wrong, Numbers::Any).unwrap_err();
     }
-    let text = r#" { "b" : [ 1 , true ,false,null, "\u00e9\ud83d\ude00\/\u007f\u0001" ] , "a" : { } , "b2" : 1, "a" : 2 } "#;
+    let text =
+        r#" { "b" : [ 1 , true ,false,null, "\u00e9\ud83d\ude00\/\u007f\u0001" ] , "a" : { } , "b2" : 1, "a" : 2 } "#;
     assert_eq!(
         canonical(text, Numbers::Canonical).unwrap(),
         "{\"a\":2,\"b\":[1,true,false,null,\"é😀/\u{7f}\\u0001\"],\"b2\":1}"

@@ -28,12 +28,7 @@ impl ServerKeys {
     ///
     /// # Errors
     /// 401 `M_UNAUTHORIZED`.
-    pub async fn check_request(
-        &self,
-        origin: &ServerName,
-        signatures: &[(String, String)],
-        text: &str,
-    ) -> Result<()> {
+    pub async fn check_request(&self, origin: &ServerName, signatures: &[(String, String)], text: &str) -> Result<()> {
         let refused = |why: String| Error::told(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", why);
         if signatures.len() > MAX_SIGNATURES {
             return Err(refused(format!("A request may be signed {MAX_SIGNATURES} times at most")));

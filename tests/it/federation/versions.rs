@@ -118,13 +118,15 @@ async fn odd(at: &Peer, room: &str, of: &Peer, sender: &User, change: impl FnOnc
         write_object(&mut text, object);
         text
     };
-    let mut event = parse_object(plain.json(), version.numbers()).unwrap();
+    // By a version that has any numbers: messages are redacted alike in all of these.
+    let lax = RoomVersion::get("5").unwrap();
+    let mut event = parse_object(plain.json(), lax.numbers()).unwrap();
     change(&mut event);
     event.remove("hashes");
     event.remove("signatures");
     let hash = STANDARD_NO_PAD.encode(Sha256::digest(text(&event)));
     event.insert("hashes".to_owned(), Json::Object(Object::from([("sha256".to_owned(), Json::from(hash.as_str()))])));
-    let signature = signer.sign_text(&redact(&text(&event), version).unwrap());
+    let signature = signer.sign_text(&redact(&text(&event), lax).unwrap());
     let by_key = Object::from([(signer.key_id().to_owned(), Json::from(signature.as_str()))]);
     let by_server = Object::from([(signer.server_name().to_string(), Json::Object(by_key))]);
     event.insert("signatures".to_owned(), Json::Object(by_server));
@@ -183,7 +185,8 @@ async fn loose_numbers_go_from_server_to_server() {
         hears(&carol, &room, &said, "after").await;
         hears(&bob, &room, &said, "after").await;
         let page = carol.in_room(&room, "messages?dir=b&limit=30").await.good();
-        let odd: Vec<&Value> = page["chunk"].as_array().unwrap().iter().filter(|e| e["content"]["body"] == "odd").collect();
+        let odd: Vec<&Value> =
+            page["chunk"].as_array().unwrap().iter().filter(|e| e["content"]["body"] == "odd").collect();
         assert_eq!(odd.len(), 4, "version {version}: {page}");
     }
 }
