@@ -238,14 +238,14 @@ fn read(object: &Object, version: &RoomVersion) -> Result<Pdu, Malformed> {
     if json.len() > MAX_EVENT {
         return Err(Malformed::new("the event is too large"));
     }
-    if !object.get("content").is_some_and(|v| v.as_object().is_some()) {
+    if object.get("content").and_then(Value::as_object).is_none() {
         return Err(Malformed::new("`content` is not an object"));
     }
     let hash = object.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
     if hash.is_none() {
         return Err(Malformed::new("`hashes` has no `sha256`"));
     }
-    if !object.get("signatures").is_some_and(|v| v.as_object().is_some()) {
+    if object.get("signatures").and_then(Value::as_object).is_none() {
         return Err(Malformed::new("`signatures` is not an object"));
     }
     let event_id = if version.event_id_is_hash() {
