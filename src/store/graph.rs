@@ -8,7 +8,7 @@ use std::{
 
 use hearth_base::{
     Error, Result,
-    ids::{EventNid, RoomNid},
+    ids::{EventNid, KeyNid, RoomNid},
 };
 use moka::sync::Cache;
 use ruma::OwnedEventId;
@@ -113,6 +113,21 @@ impl Store {
                 cache.insert(EventNid(nid), edges.clone());
                 found.insert(EventNid(nid), edges);
             }
+        }
+        Ok(found)
+    }
+
+    /// Which of these are state events of that key.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn events_of_key(&self, nids: &[EventNid], key: KeyNid) -> Result<Vec<EventNid>> {
+        let sql = sql!("SELECT event_nid FROM events WHERE key_nid = $1 AND event_nid " [in 2]);
+        let mut found = Vec::new();
+        for part in nids.chunks(5_000) {
+            let part = Ints(part.iter().map(|nid| nid.0).collect());
+            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, key.0, part)?;
+            found.extend(rows.into_iter().map(|(nid,)| EventNid(nid)));
         }
         Ok(found)
     }

@@ -9,3 +9,4 @@ mod resident;
 mod rooms;
 mod sending;
 pub mod support;
+mod versions;

@@ -175,7 +175,7 @@ impl Staged {
             let mut extremities: Vec<Extremity> =
                 rh.extremities.drain(..).filter(|e| !prevs.iter().any(|p| p.nid == e.nid)).collect();
             if !arrival.referenced {
-                extremities.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth, after: after.snap });
+                extremities.push(Extremity { nid, event: pdu.reference(self.head.version), depth, after: after.snap });
             }
             rh.extremities = extremities;
             self.move_current(cx, state, &after, &mut event).await?;
@@ -311,7 +311,7 @@ impl Staged {
         for id in arrival.pdu.prev_events() {
             if let Some((nid, after)) = near.0.get(id) {
                 prevs.push(Prev { nid: *nid, after: PrevState::Near(Box::new(after.clone())) });
-            } else if let Some(e) = self.head.room.head.extremities.iter().find(|e| e.event_id == **id) {
+            } else if let Some(e) = self.head.room.head.extremities.iter().find(|e| e.event_id() == *id) {
                 prevs.push(Prev { nid: e.nid, after: PrevState::Snap(e.after) });
             } else {
                 far.push(id.clone());
@@ -423,7 +423,8 @@ impl Staged {
         if *target.pdu.event_type() == TimelineEventType::RoomCreate {
             return Ok(None);
         }
-        if pdu.sender().server_name() != target.pdu.sender().server_name() {
+        let authorised = self.head.version.redactions_are_authorised();
+        if !authorised && pdu.sender().server_name() != target.pdu.sender().server_name() {
             let levels = self.levels(store, before).await?;
             if !levels.is_some_and(|levels| levels.can(pdu.sender(), levels.redact)) {
                 return Ok(None);

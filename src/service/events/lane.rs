@@ -12,7 +12,7 @@ use hearth_base::{
 };
 use hearth_rules::{
     auth::{self, PowerLevels},
-    event::{Draft, Pdu, Signer},
+    event::{Draft, Pdu, Reference, Signer},
     versions::RoomVersion,
 };
 use hearth_store::{
@@ -220,7 +220,7 @@ impl Staged {
             return Ok(Step::Same(same.event_id().to_owned()));
         }
         let allowed_by = AllowedBy::gather(store, head, draft).await?;
-        let prev: Vec<OwnedEventId> = newest_extremities(&head.room.head.extremities);
+        let prev = newest_extremities(&head.room.head.extremities);
         let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
         let depth = deepest.saturating_add(1);
         let pdu = draft.build(version, &prev, depth.unsigned_abs(), &allowed_by.named(version), signer)?;
@@ -252,9 +252,9 @@ impl Staged {
         let named = prev.len();
         let mut rest: Vec<Extremity> = Vec::new();
         if rh.extremities.len() > named {
-            rest = rh.extremities.drain(..).filter(|e| !prev.contains(&e.event_id)).collect();
+            rest = rh.extremities.drain(..).filter(|e| !prev.contains(&e.event)).collect();
         }
-        rest.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth, after: rh.snap });
+        rest.push(Extremity { nid, event: pdu.reference(version), depth, after: rh.snap });
         rh.extremities = rest;
         let membership = membership_of(store, &pdu, server_name, with.stripped).await?;
         self.events.push(NewEvent {
@@ -322,12 +322,12 @@ impl AllowedBy {
         Ok(Self(found))
     }
 
-    /// Ids for `auth_events`: since version 12 without the create event.
-    pub(super) fn named(&self, version: &RoomVersion) -> Vec<OwnedEventId> {
+    /// What stands in `auth_events`: since version 12 without the create event.
+    pub(super) fn named(&self, version: &RoomVersion) -> Vec<Reference> {
         self.0
             .iter()
             .filter(|(t, ..)| !(version.room_id_is_create_hash() && *t == StateEventType::RoomCreate))
-            .map(|(.., pdu)| pdu.event_id().to_owned())
+            .map(|(.., pdu)| pdu.reference(version))
             .collect()
     }
 
@@ -357,13 +357,13 @@ pub(super) fn opens(pdu: &Pdu) -> bool {
     matches!(pdu.event_type(), TimelineEventType::RoomJoinRules | TimelineEventType::RoomHistoryVisibility)
 }
 
-pub(super) fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
+pub(super) fn newest_extremities(extremities: &[Extremity]) -> Vec<Reference> {
     if extremities.len() <= MAX_PREV {
-        return extremities.iter().map(|e| e.event_id.clone()).collect();
+        return extremities.iter().map(|e| e.event.clone()).collect();
     }
     let mut sorted: Vec<&Extremity> = extremities.iter().collect();
     sorted.sort_by_key(|e| std::cmp::Reverse(e.depth));
-    sorted.into_iter().take(MAX_PREV).map(|e| e.event_id.clone()).collect()
+    sorted.into_iter().take(MAX_PREV).map(|e| e.event.clone()).collect()
 }
 
 pub(super) async fn membership_of(

@@ -10,9 +10,9 @@ use hearth_base::{
 };
 use hearth_rules::{
     auth,
-    event::{Draft, Pdu},
+    event::{Draft, Pdu, Reference},
 };
-use ruma::{OwnedEventId, events::TimelineEventType};
+use ruma::events::TimelineEventType;
 
 use super::{
     Arrival, Events,
@@ -23,7 +23,7 @@ use super::{
 struct Place {
     head: Head,
     allowed_by: AllowedBy,
-    prev: Vec<OwnedEventId>,
+    prev: Vec<Reference>,
     depth: u64,
 }
 

@@ -22,6 +22,7 @@ use axum::{Router, middleware};
 use bytes::Bytes;
 use hearth_base::tasks::Supervisor;
 use hearth_remote::Failure;
+use hearth_rules::request::Signed;
 use http::{Method, Request, header};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -29,10 +30,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName};
 use rustls::{ServerConfig, crypto::ring};
 use rustls_pki_types::PrivateKeyDer;
-use serde_json::{Value, json};
+use serde_json::{Value, value::RawValue};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -296,19 +297,23 @@ impl Peer {
         self.sends(other, method, path, body, Some(authorization)).await
     }
 
+    /// The same with a body that is sent as it is spelled.
+    pub async fn calls_with(&self, other: &Peer, method: Method, path: &str, body: Box<RawValue>) -> Told {
+        let authorization = self.signature_over(other.name(), &method, path, body.get());
+        self.sends_text(other, method, path, body.get().to_owned(), Some(authorization)).await
+    }
+
     /// What stands in the `Authorization` header of a request to `destination`.
     pub fn signature(&self, destination: &ServerName, method: &Method, path: &str, body: Option<&Value>) -> String {
+        self.signature_over(destination, method, path, &body.map(ToString::to_string).unwrap_or_default())
+    }
+
+    fn signature_over(&self, destination: &ServerName, method: &Method, path: &str, body: &str) -> String {
         let signer = self.services().server_keys.signer();
-        let (name, key_id) = (self.name(), signer.key_id());
-        let mut request = json!({ "method": method.as_str(), "uri": path, "origin": name, "destination": destination });
-        if let Some(body) = body {
-            request["content"] = body.clone();
-        }
-        let mut object: CanonicalJsonObject = serde_json::from_value(request).unwrap();
-        signer.sign_json(&mut object).unwrap();
-        let signed = serde_json::to_value(&object).unwrap();
-        let sig = signed["signatures"][name.as_str()][key_id].as_str().unwrap();
-        format!(r#"X-Matrix origin="{name}",destination="{destination}",key="{key_id}",sig="{sig}""#)
+        let (origin, key_id) = (self.name().as_str(), signer.key_id());
+        let signed = Signed { origin, destination: destination.as_str(), method: method.as_str(), uri: path, body };
+        let sig = signer.sign_text(&signed.text().unwrap());
+        format!(r#"X-Matrix origin="{origin}",destination="{destination}",key="{key_id}",sig="{sig}""#)
     }
 
     /// Any request to another server with any `Authorization`.
@@ -320,13 +325,24 @@ impl Peer {
         body: Option<Value>,
         authorization: Option<String>,
     ) -> Told {
+        let body = body.map(|b| b.to_string()).unwrap_or_default();
+        self.sends_text(other, method, path, body, authorization).await
+    }
+
+    async fn sends_text(
+        &self,
+        other: &Peer,
+        method: Method,
+        path: &str,
+        body: String,
+        authorization: Option<String>,
+    ) -> Told {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let body = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
         let remote = self.services().federation.remote();
-        let ended = remote.exchange(other.name(), request.body(body).unwrap(), remote.once()).await;
+        let ended = remote.exchange(other.name(), request.body(Bytes::from(body)).unwrap(), remote.once()).await;
         match ended {
             Ok(answer) => Told {
                 status: answer.status().as_u16(),

@@ -98,7 +98,7 @@ impl Inbox {
         let named: HashSet<OwnedEventId> = events
             .values()
             .flat_map(|e| e.prev_events().iter().cloned())
-            .filter(|id| !events.contains_key(id) && !room.head.extremities.iter().any(|e| e.event_id == *id))
+            .filter(|id| !events.contains_key(id) && !room.head.extremities.iter().any(|e| e.event_id() == id))
             .collect();
         let ids: Vec<OwnedEventId> = named.iter().cloned().collect();
         let mut missing = named;
@@ -118,7 +118,7 @@ impl Inbox {
     ) -> Option<Vec<Box<RawValue>>> {
         // The head as it is now, not as it was when the transaction began.
         let head = self.store.room(room.nid).await.ok().flatten()?;
-        let earliest = head.head.extremities.iter().map(|e| e.event_id.clone()).collect();
+        let earliest = head.head.extremities.iter().map(|e| e.event_id().to_owned()).collect();
         let mut request = get_missing_events::v1::Request::new(room.room_id.clone(), earliest, latest);
         request.limit = UInt::from(A_ROUND);
         match self.federation.send(origin, request, self.patience()).await {

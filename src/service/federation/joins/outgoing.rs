@@ -112,9 +112,10 @@ impl Joins {
             content,
             self.clock.now_ms(),
         )?;
-        let before = [ended.event_id().to_owned()];
+        let version = version_of(room)?;
+        let before = [ended.pdu.reference(version)];
         let depth = ended.pdu.depth().saturating_add(1);
-        draft.build(version_of(room)?, &before, depth, &before, self.server_keys.signer())
+        draft.build(version, &before, depth, &before, self.server_keys.signer())
     }
 
     /// Knocks at a room that we are not in.

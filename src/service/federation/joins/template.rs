@@ -2,11 +2,11 @@
 
 use hearth_base::{Error, Result};
 use hearth_rules::{
-    event::{Draft, Pdu, Signer},
+    event::{Draft, Pdu, Reference, Signer},
     versions::RoomVersion,
 };
 use http::StatusCode;
-use ruma::{OwnedEventId, OwnedUserId, RoomId, ServerName, UserId, events::TimelineEventType};
+use ruma::{OwnedUserId, RoomId, ServerName, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -23,8 +23,8 @@ pub(super) struct Given {
     #[serde(rename = "type")]
     event_type: String,
     content: Content,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
     depth: u64,
 }
 
