@@ -13,6 +13,7 @@ use hearth_service::Services;
 use hearth_store::Store;
 
 mod cli;
+mod doctor;
 mod greeting;
 mod lifecycle;
 mod register;

@@ -1,5 +1,5 @@
 //! The command line: `serve` (also without a word), `check-config`, `generate`, `generate-keys`, `register-user` (also as
-//! a program of the name `register_new_matrix_user`), `federation-test`, `version`.
+//! a program of the name `register_new_matrix_user`), `federation-test`, `doctor`, `version`.
 
 use std::{
     io::Write,
@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use hearth_base::{Doing, Error, clock::Clock};
 use hearth_config::{Config, Env, Loaded, federation::SigningKey, generate::Plan};
 
-use super::{lifecycle, register};
+use super::{doctor, lifecycle, register};
 
 /// A Matrix homeserver with its own front door.
 #[derive(Debug, Parser)]
@@ -57,6 +57,9 @@ enum Command {
         #[arg(short, long = "config", value_name = "FILE")]
         config: Vec<PathBuf>,
     },
+    /// Looks at all that the server needs (database, disks, keys, ports, certificates, clock, how others reach it) and
+    /// says what to change.
+    Doctor(Serve),
     /// Prints the version.
     Version,
 }
@@ -116,11 +119,21 @@ pub(super) fn run() -> ExitCode {
         Some(Command::RegisterUser(args)) => register::run(args),
         Some(Command::HashPassword { password, config }) => hash_password(password, &config),
         Some(Command::FederationTest { name, config }) => federation_test(name, &config),
+        Some(Command::Doctor(args)) => match load(&named(args.config_path)) {
+            Some(loaded) => doctor::run(&loaded.config),
+            None => ExitCode::FAILURE,
+        },
         Some(Command::Version) => {
             say(concat!("hearth ", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
     }
+}
+
+/// The configuration files to read: as named, else those of a first start if they are there.
+fn named(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let first = PathBuf::from(lifecycle::FIRST).join("homeserver.yaml");
+    if paths.is_empty() && first.exists() { vec![first] } else { paths }
 }
 
 fn federation_test(name: Option<String>, config: &[PathBuf]) -> ExitCode {

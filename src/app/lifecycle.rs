@@ -99,7 +99,7 @@ fn raise_file_limit(wanted: u64) {
 /// Where certificates and ACME accounts are kept (in a folder `edge`): beside the signing key, which every installation
 /// keeps safe. Where that stands among read-only configuration, as in `/etc`, beside the database or the media. What was
 /// found once is found again by its folder.
-fn data_dir_of(config: &Config) -> PathBuf {
+pub(super) fn data_dir_of(config: &Config) -> PathBuf {
     let mut files = vec![&config.federation.signing_key_path];
     if let Engine::Sqlite { path } = &config.database.main {
         files.push(path);
@@ -254,7 +254,7 @@ fn reload(server: &Server, sources: &Sources) {
 }
 
 /// An error as the operator is told: what and why, without the place in the code.
-fn sentence(e: &Error) -> String {
+pub(super) fn sentence(e: &Error) -> String {
     match e {
         Error::Told(told) => told.error.to_string(),
         Error::Fault(fault) => {

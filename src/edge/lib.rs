@@ -183,6 +183,15 @@ impl Edge {
         Ok(addresses)
     }
 
+    /// Opens each socket that [`Self::bind`] would and closes it again: of each listener its name and its addresses, or a
+    /// sentence on the first that cannot be opened.
+    pub fn try_bind(&self) -> Vec<(Arc<str>, Result<Vec<String>, Error>)> {
+        let settings = self.settings.lock().clone();
+        let labels = |bound: Vec<Bound>| bound.into_iter().map(|one| one.label.clone()).collect();
+        let plan = listener::plan(&settings);
+        plan.iter().map(|planned| (planned.door.name.clone(), bind::open(planned).map(labels))).collect()
+    }
+
     /// Starts to answer by these routers and to look after certificates; returns at once. Ends with [`Self::stop`], or
     /// drops everything when the supervisor stops first.
     ///

@@ -373,37 +373,13 @@ impl Services {
             },
             settings.sync.clone(),
         ));
-        // Weak, since who writes holds the notifier: a circle would keep the store, and its connections, for ever.
-        let (counting, writing) = (Arc::downgrade(&push), Arc::downgrade(&typing));
-        let (placing, parting, sending) =
-            (Arc::downgrade(&servers), Arc::downgrade(&device_lists), Arc::downgrade(&outbox));
         notifier.listen(vec![
             // Before the outbox, which asks it.
-            Box::new(move |logged| {
-                if let Some(servers) = placing.upgrade() {
-                    servers.on_change(logged);
-                }
-            }),
-            Box::new(move |logged| {
-                if let Some(lists) = parting.upgrade() {
-                    lists.on_change(logged);
-                }
-            }),
-            Box::new(move |logged| {
-                if let Some(outbox) = sending.upgrade() {
-                    outbox.on_change(logged);
-                }
-            }),
-            Box::new(move |logged| {
-                if let Some(push) = counting.upgrade() {
-                    push.on_change(logged);
-                }
-            }),
-            Box::new(move |logged| {
-                if let Some(typing) = writing.upgrade() {
-                    typing.on_change(logged);
-                }
-            }),
+            notifier::weakly(&servers, Servers::on_change),
+            notifier::weakly(&device_lists, DeviceLists::on_change),
+            notifier::weakly(&outbox, Outbox::on_change),
+            notifier::weakly(&push, Push::on_change),
+            notifier::weakly(&typing, Typing::on_change),
         ]);
         login.start(&supervisor);
         device_lists.start(&supervisor);

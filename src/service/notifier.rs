@@ -67,6 +67,17 @@ impl std::fmt::Debug for Notifier {
     }
 }
 
+/// A listener that does not keep alive whom it calls: whoever writes holds the notifier, and a circle would keep the
+/// store, with its connections, for ever.
+pub(crate) fn weakly<T: Send + Sync + 'static>(whom: &Arc<T>, tell: fn(&T, &Logged)) -> Listener {
+    let whom = Arc::downgrade(whom);
+    Box::new(move |logged| {
+        if let Some(whom) = whom.upgrade() {
+            tell(&whom, logged);
+        }
+    })
+}
+
 impl Notifier {
     /// Starts listening to the store's commits.
     #[must_use]

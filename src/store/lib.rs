@@ -31,6 +31,7 @@ pub mod destinations;
 pub mod devices;
 pub mod directory;
 pub mod events;
+pub mod examine;
 pub mod graph;
 pub mod intern;
 pub mod keys;

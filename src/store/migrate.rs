@@ -30,6 +30,21 @@ const SCHEMA: &str = "SELECT CAST(1 AS BIGINT) FROM pg_catalog.pg_namespace WHER
 const APPLIED: &str = "SELECT number FROM hearth_migrations ORDER BY number";
 const NOTE: &str = "INSERT INTO hearth_migrations (number, name) VALUES ($1, $2)";
 
+/// Makes sure that a database carries no step that this program does not know.
+///
+/// # Errors
+/// A sentence for the operator.
+pub(crate) fn check_known(mut applied: impl Iterator<Item = i64>) -> Result<()> {
+    let newest = MIGRATIONS.last().map_or(0, |m| m.0);
+    match applied.find(|n| *n > newest) {
+        Some(ahead) => Err(Error::broken(format!(
+            "the database has schema step {ahead}, this version of hearth knows up to {newest}: \
+             start the newer hearth it was last used with, or restore a backup"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Runs what is missing.
 ///
 /// # Errors
@@ -52,13 +67,7 @@ pub(crate) async fn run(session: &mut Session) -> Result<()> {
     }
     execute!(session, MADE)?;
     let applied: Vec<(i64,)> = fetch_all!(session, (i64,), APPLIED)?;
-    let newest = MIGRATIONS.last().map_or(0, |m| m.0);
-    if let Some((ahead,)) = applied.iter().find(|(n,)| *n > newest) {
-        return Err(Error::broken(format!(
-            "the database has schema step {ahead}, this version of hearth knows up to {newest}: \
-             start the newer hearth it was last used with, or restore a backup"
-        )));
-    }
+    check_known(applied.iter().map(|(n,)| *n))?;
     for (number, name, sqlite, postgres) in MIGRATIONS {
         if applied.iter().any(|(n,)| n == number) {
             continue;

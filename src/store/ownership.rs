@@ -82,6 +82,14 @@ fn is_sqlite(path: &Path) -> std::io::Result<bool> {
 }
 
 async fn tables_of(path: &Path) -> std::result::Result<Vec<String>, sqlx::Error> {
+    let mut connection = looking(path).await?;
+    let tables = sqlx::query_scalar(SQLITE_TABLES).fetch_all(&mut connection).await?;
+    connection.close().await?;
+    Ok(tables)
+}
+
+/// A connection that only looks.
+pub(crate) async fn looking(path: &Path) -> std::result::Result<SqliteConnection, sqlx::Error> {
     // With a log of its own beside it somebody may be writing; without one not even the files of locks need be made.
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
@@ -90,10 +98,7 @@ async fn tables_of(path: &Path) -> std::result::Result<Vec<String>, sqlx::Error>
         .read_only(true)
         .immutable(!Path::new(&log).exists())
         .busy_timeout(Duration::from_secs(5));
-    let mut connection: SqliteConnection = options.connect().await?;
-    let tables = sqlx::query_scalar(SQLITE_TABLES).fetch_all(&mut connection).await?;
-    connection.close().await?;
-    Ok(tables)
+    options.connect().await
 }
 
 /// Makes sure that the schema `hearth` of a PostgreSQL database is ours or new.

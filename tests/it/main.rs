@@ -5,6 +5,7 @@ mod accounts;
 mod clients;
 mod devices;
 mod directory;
+mod doctor;
 mod events;
 mod faults;
 mod federation;

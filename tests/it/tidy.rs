@@ -43,6 +43,7 @@ const OF_LAYERS: [(&str, &[&str]); 5] = [
             "blobs",
             "db",
             "destinations",
+            "examine",
             "graph",
             "intern",
             "jobs",

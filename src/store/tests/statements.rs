@@ -117,7 +117,7 @@ fn texts(place: &str, source: &str) -> Vec<Found> {
             Token::Text(text) if is_statement(text) && !text.contains('{') => {
                 // What only one engine has, it has by these names.
                 let postgres_only = text.contains("pg_");
-                let sqlite_only = text.contains("sqlite_master");
+                let sqlite_only = text.contains("sqlite_");
                 add((!postgres_only).then(|| text.clone()), (!sqlite_only).then(|| text.clone()));
                 n += 1;
                 continue;

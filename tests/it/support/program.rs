@@ -134,11 +134,11 @@ impl Installation {
     }
 }
 
-/// Runs a program to its end: what it prints, or what it complains about.
+/// Runs a program to its end: what it prints, or what it complains about and what else it printed.
 async fn run(command: &mut Command) -> Result<String, String> {
     let done = timeout(PATIENCE, command.output()).await.expect("it does not end").unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    if done.status.success() { Ok(text(done.stdout)) } else { Err(text(done.stderr)) }
+    if done.status.success() { Ok(text(done.stdout)) } else { Err(text(done.stderr) + &text(done.stdout)) }
 }
 
 async fn good(mut command: Command) -> String {
