@@ -1,6 +1,7 @@
 //! Servers among themselves: over TLS, signed, in one process ([`support`]).
 
 mod finding;
+mod history;
 mod invites;
 mod joining;
 mod media;

@@ -11,12 +11,12 @@ use hearth_base::{
     ids::{EventNid, KeyNid, SnapNid},
 };
 use hearth_rules::{
-    auth::{self, NotAllowed, PowerLevels},
-    event::{Pdu, redaction},
+    auth::{self, NotAllowed},
+    event::Pdu,
 };
 use hearth_store::{
     Store,
-    events::{NewEvent, NewRedaction, Standing, StateChange, StoredEvent},
+    events::{NewEvent, Standing, StateChange, StoredEvent},
     rooms::Extremity,
     state::{RoomState, SnapRow, StateMap},
 };
@@ -161,7 +161,12 @@ impl Staged {
             pdu: pdu.clone(),
         };
         if matches!(standing, Standing::Live | Standing::Backfilled) {
-            event.redaction = self.redaction(store, &pdu, &before.map).await?;
+            event.redaction = self.redaction(store, nid, &pdu, &before.map).await?;
+        }
+        if standing == Standing::Backfilled {
+            // It notified nobody.
+            event.counter = 0;
+            self.redact_late(store, nid, &pdu).await?;
         }
         if standing == Standing::Live {
             let levels = async || self.levels(store, &before.map).await;
@@ -386,7 +391,7 @@ impl Staged {
         }))
     }
 
-    async fn entries(
+    pub(super) async fn entries(
         &self,
         store: &Store,
         state: &StateMap,
@@ -401,36 +406,6 @@ impl Staged {
             }
         }
         Ok(entries)
-    }
-
-    /// Who holds what power in a state.
-    async fn levels(&self, store: &Store, state: &StateMap) -> Result<Option<PowerLevels>> {
-        let wanted = [StateEventType::RoomCreate, StateEventType::RoomPowerLevels].map(|t| (t, String::new())).to_vec();
-        let entries = self.entries(store, state, wanted).await?;
-        let of = |t: StateEventType| entries.iter().find(|(found, ..)| *found == t).map(|(.., pdu)| pdu.clone());
-        let Some(create) = of(StateEventType::RoomCreate) else { return Ok(None) };
-        let levels = of(StateEventType::RoomPowerLevels);
-        Ok(PowerLevels::of(self.head.version, &create, levels.as_deref()).ok())
-    }
-
-    /// What a redaction takes away, if it may and we have it (rooms/v3, "Handling redactions"). Since then its sender
-    /// must have the power, or be of the server that sent the event.
-    async fn redaction(&self, store: &Store, pdu: &Pdu, before: &StateMap) -> Result<Option<NewRedaction>> {
-        let Some(target) = pdu.redacts() else { return Ok(None) };
-        let Some(target) = store.event_by_id(target).await?.filter(|e| e.room == self.head.room.nid) else {
-            return Ok(None);
-        };
-        if *target.pdu.event_type() == TimelineEventType::RoomCreate {
-            return Ok(None);
-        }
-        let authorised = self.head.version.redactions_are_authorised();
-        if !authorised && pdu.sender().server_name() != target.pdu.sender().server_name() {
-            let levels = self.levels(store, before).await?;
-            if !levels.is_some_and(|levels| levels.can(pdu.sender(), levels.redact)) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(NewRedaction { target: target.nid, json: redaction::redact(target.pdu.json(), self.head.version)? }))
     }
 }
 

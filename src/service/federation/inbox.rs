@@ -188,16 +188,23 @@ impl Inbox {
         }
     }
 
-    /// Takes in history that another server handed out: part of the timeline, no news.
+    /// Takes in history that another server handed out: part of the timeline, no news. Only what leads to `from` is
+    /// history; whatever else it hands out would go past the checks on news.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn take_in_history(&self, origin: &ServerName, room: RoomNid, raw: Vec<Box<RawValue>>) -> Result<usize> {
+    pub async fn take_in_history(
+        &self,
+        origin: &ServerName,
+        room: RoomNid,
+        from: &[OwnedEventId],
+        raw: Vec<Box<RawValue>>,
+    ) -> Result<usize> {
         let room = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
         let lane = self.lanes.get_with(room.nid, Arc::default);
         let _one = lane.lock().await;
-        let good = self.verified(&room, version, raw).await?;
+        let good = leading_to(from, self.verified(&room, version, raw).await?);
         let answers = self.take_in(origin, &room, version, good, Sort::History).await?;
         Ok(answers.values().filter(|a| a.is_ok()).count())
     }
@@ -337,6 +344,20 @@ impl Inbox {
             })
             .collect())
     }
+}
+
+/// Those of the events that are `from`, or lie before it with no hole between.
+fn leading_to(from: &[OwnedEventId], events: Vec<Pdu>) -> Vec<Pdu> {
+    let mut events: HashMap<OwnedEventId, Pdu> = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
+    let mut next: Vec<OwnedEventId> = from.to_vec();
+    let mut found = Vec::with_capacity(events.len());
+    while let Some(id) = next.pop() {
+        if let Some(event) = events.remove(&id) {
+            next.extend(event.prev_events().iter().cloned());
+            found.push(event);
+        }
+    }
+    found
 }
 
 /// What the sender of an event is told.

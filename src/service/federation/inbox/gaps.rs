@@ -41,6 +41,8 @@ const ONE_BY_ONE: usize = 50;
 const AT_ONCE: usize = 8;
 /// The longest wait for one answer.
 const WAIT: Duration = Duration::from_secs(20);
+/// Ends of a piece of history at which the state is asked for.
+const EDGES: usize = 20;
 /// Bytes of a whole state.
 const MAX_STATE: usize = 256 << 20;
 
@@ -79,18 +81,27 @@ impl Inbox {
             }
         }
         let mut states: HashMap<OwnedEventId, StateMap> = HashMap::new();
-        for id in &missing {
-            let state = self.state_after(origin, room, id).await?;
-            states.insert(id.clone(), state);
+        for id in missing.iter().take(if history { EDGES } else { usize::MAX }) {
+            let state = match history {
+                // Old events are not to be judged by what holds today: who gives history gives the state before it.
+                true => self.state_by(origin, room, id).await?,
+                false => Some(self.state_after(origin, room, id).await?),
+            };
+            states.extend(state.map(|state| (id.clone(), state)));
         }
-        Ok(in_order(all)
-            .into_iter()
-            .map(|pdu| {
-                let gone: Vec<OwnedEventId> =
-                    pdu.prev_events().iter().filter(|id| missing.contains(*id)).cloned().collect();
-                Ready { states: gone.iter().filter_map(|id| states.get(id).cloned()).collect(), missing: gone, pdu }
-            })
-            .collect())
+        let mut ready = Vec::with_capacity(all.len());
+        for pdu in in_order(all) {
+            let gone: Vec<OwnedEventId> =
+                pdu.prev_events().iter().filter(|id| missing.contains(*id)).cloned().collect();
+            let states: Vec<StateMap> = gone.iter().filter_map(|id| states.get(id).cloned()).collect();
+            if states.is_empty() && !gone.is_empty() && gone.len() == pdu.prev_events().len() {
+                // Nothing tells the state before it, nor before what follows it alone.
+                missing.insert(pdu.event_id().to_owned());
+            } else {
+                ready.push(Ready { states, missing: gone, pdu });
+            }
+        }
+        Ok(ready)
     }
 
     /// Predecessors of these events that are neither among them nor here with a state.
