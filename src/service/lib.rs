@@ -365,15 +365,37 @@ impl Services {
             },
             settings.sync.clone(),
         ));
-        let (counting, writing) = (push.clone(), typing.clone());
-        let (placing, parting, sending) = (servers.clone(), device_lists.clone(), outbox.clone());
+        // Weak, since who writes holds the notifier: a circle would keep the store, and its connections, for ever.
+        let (counting, writing) = (Arc::downgrade(&push), Arc::downgrade(&typing));
+        let (placing, parting, sending) =
+            (Arc::downgrade(&servers), Arc::downgrade(&device_lists), Arc::downgrade(&outbox));
         notifier.listen(vec![
             // Before the outbox, which asks it.
-            Box::new(move |logged| placing.on_change(logged)),
-            Box::new(move |logged| parting.on_change(logged)),
-            Box::new(move |logged| sending.on_change(logged)),
-            Box::new(move |logged| counting.on_change(logged)),
-            Box::new(move |logged| writing.on_change(logged)),
+            Box::new(move |logged| {
+                if let Some(servers) = placing.upgrade() {
+                    servers.on_change(logged);
+                }
+            }),
+            Box::new(move |logged| {
+                if let Some(lists) = parting.upgrade() {
+                    lists.on_change(logged);
+                }
+            }),
+            Box::new(move |logged| {
+                if let Some(outbox) = sending.upgrade() {
+                    outbox.on_change(logged);
+                }
+            }),
+            Box::new(move |logged| {
+                if let Some(push) = counting.upgrade() {
+                    push.on_change(logged);
+                }
+            }),
+            Box::new(move |logged| {
+                if let Some(typing) = writing.upgrade() {
+                    typing.on_change(logged);
+                }
+            }),
         ]);
         login.start(&supervisor);
         device_lists.start(&supervisor);

@@ -260,24 +260,25 @@ impl Sync {
     /// Writes the `rooms` of an answer, if there is anything in them.
     async fn write_rooms(&self, out: &mut String, turn: &Turn<'_>, rooms: &UserRooms, own: &OwnData) -> Result<bool> {
         let mut sections = section::Sections::default();
-        for (membership, hub) in &rooms.joined {
-            self.joined_room(&mut sections, turn, membership, hub, own).await?;
+        // What writes a room is large; boxed, a sync that has none to write stays small.
+        for (membership, hub) in rooms.joined.iter().filter(|(_, hub)| Self::has_news(turn, hub, own)) {
+            Box::pin(self.joined_room(&mut sections, turn, membership, hub, own)).await?;
         }
         for membership in &rooms.others {
             let is_news = membership.pos > turn.after();
             match membership.membership {
                 MembershipState::Invite if is_news || turn.ask.full_state => {
-                    self.invited_room(&mut sections, turn, membership, "invite_state").await?;
+                    Box::pin(self.invited_room(&mut sections, turn, membership, "invite_state")).await?;
                 }
                 MembershipState::Knock if is_news || turn.ask.full_state => {
-                    self.invited_room(&mut sections, turn, membership, "knock_state").await?;
+                    Box::pin(self.invited_room(&mut sections, turn, membership, "knock_state")).await?;
                 }
                 MembershipState::Leave | MembershipState::Ban
                     if !membership.forgotten
                         && (turn.since.is_some() && is_news
                             || turn.since.is_none() && turn.ask.filter.include_leave) =>
                 {
-                    self.left_room(&mut sections, turn, membership).await?;
+                    Box::pin(self.left_room(&mut sections, turn, membership)).await?;
                 }
                 _ => {}
             }

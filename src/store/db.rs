@@ -289,6 +289,9 @@ impl Db {
                     .options([
                         ("search_path", "hearth"),
                         ("client_min_messages", "warning"),
+                        // Each statement is planned once a connection, not anew for its first five arguments: none of
+                        // ours has a better plan for some arguments than for others.
+                        ("plan_cache_mode", "force_generic_plan"),
                         // A server that lost us ends our session, and with it our claim on the database, in a minute.
                         ("tcp_keepalives_idle", "30"),
                         ("tcp_keepalives_interval", "10"),

@@ -368,8 +368,8 @@ impl Row {
 }
 
 const EVENT_BY_ID: &str = "SELECT event_nid FROM events WHERE event_id = $1";
-const PAGE_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth < $2 OR (depth = $2 AND pos <= $3)) AND (depth > $4 OR (depth = $4 AND pos > $5)) ORDER BY depth DESC, pos DESC LIMIT $6";
-const PAGE_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth > $2 OR (depth = $2 AND pos > $3)) AND (depth < $4 OR (depth = $4 AND pos <= $5)) ORDER BY depth, pos LIMIT $6";
+const PAGE_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth, pos) <= ($2, $3) AND (depth, pos) > ($4, $5) ORDER BY depth DESC, pos DESC LIMIT $6";
+const PAGE_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth, pos) > ($2, $3) AND (depth, pos) <= ($4, $5) ORDER BY depth, pos LIMIT $6";
 const NEWS_BACK: &str =
     "SELECT event_nid FROM events WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos DESC LIMIT $4";
 const BY_TXN: &str =

@@ -117,6 +117,7 @@ pub(crate) struct Inner {
     pub(crate) event_nids: Cache<Box<str>, EventNid>,
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
+    pub(crate) member_counts: membership::Counts,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
     pub(crate) receipts: receipts::Memory,
@@ -171,6 +172,7 @@ impl Store {
                 event_nids: Cache::new(50_000),
                 auth_edges: graph::cache(),
                 events: cache::Cache::weighed(settings.event_cache_bytes, weigh),
+                member_counts: membership::Counts::default(),
                 snaps: Cache::builder()
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)

@@ -1,12 +1,53 @@
-//! Who is in which room: one row a user and room, the current membership. Written by the append path.
+//! Who is in which room: one row a user and room, the current membership. Written by the append path, which says when
+//! the counts that are remembered here change.
+
+use std::collections::HashSet;
 
 use hearth_base::{
     Result,
+    cache::Cache,
     ids::{EventNid, KeyNid, RoomNid, StreamPos, UserNid},
 };
 use ruma::{ServerName, UserId, events::room::member::MembershipState};
 
-use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, log::Change, sql};
+use crate::{
+    Store,
+    db::Ints,
+    events::Append,
+    execute, fetch_all, fetch_optional,
+    log::{Change, Tx},
+    sql,
+};
+
+/// Rooms whose numbers of members are remembered.
+const COUNTED: u64 = 20_000;
+
+/// How many are joined to and invited to rooms.
+pub(crate) struct Counts(Cache<RoomNid, (u64, u64)>);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self(Cache::new(COUNTED))
+    }
+}
+
+impl Counts {
+    /// Forgets, once they are committed, what these appends change.
+    pub(crate) fn changing(tx: &mut Tx, appends: &[&Append]) {
+        let moved: HashSet<RoomNid> = appends
+            .iter()
+            .filter(|a| {
+                !a.members.is_empty()
+                    || a.events.iter().any(|e| e.membership.is_some())
+                    || a.changes.iter().any(|c| c.member.is_some())
+            })
+            .map(|a| a.room.nid)
+            .collect();
+        if !moved.is_empty() {
+            tx.after_commit(move |store| moved.iter().for_each(|room| store.inner.member_counts.0.invalidate(room)));
+        }
+    }
+}
 
 /// A user's place in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,9 +218,12 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn member_counts(&self, room: RoomNid) -> Result<(u64, u64)> {
-        let rows: Vec<(String, i64)> = fetch_all!(&mut self.read().await?, (String, i64), COUNTS, room.0)?;
-        let of = |m: &str| rows.iter().find(|(k, _)| k == m).map_or(0, |(_, n)| n.unsigned_abs());
-        Ok((of("join"), of("invite")))
+        let counts = self.inner.member_counts.0.get_or(room, || async move {
+            let rows: Vec<(String, i64)> = fetch_all!(&mut self.read().await?, (String, i64), COUNTS, room.0)?;
+            let of = |m: &str| rows.iter().find(|(k, _)| k == m).map_or(0, |(_, n)| n.unsigned_abs());
+            Ok((of("join"), of("invite")))
+        });
+        counts.await
     }
 
     /// By whom a nameless room is named for a user: members, or if there are none those who were (spec: "Calculating the

@@ -39,6 +39,27 @@ on_both! {
         }
     }
 
+    async fn rooms_made_at_once_are_different_rooms(server) {
+        // The id of a room of version 12 is the hash of its create event, and these differ in nothing but when they are
+        // made, if in that.
+        const MANY: usize = 40;
+        let alice = server.user("alice").await;
+        for version in ["12", "11"] {
+            let mut making = tokio::task::JoinSet::new();
+            for _ in 0..MANY {
+                let alice = alice.clone();
+                making.spawn(async move { alice.creates(json!({ "room_version": version, "name": "N" })).await });
+            }
+            let rooms: std::collections::HashSet<String> = making.join_all().await.into_iter().collect();
+            assert_eq!(rooms.len(), MANY, "version {version}");
+            for room in &rooms {
+                assert_eq!(alice.reads(room, "m.room.name", "").await.good()["name"], "N");
+            }
+        }
+        let joined = alice.get(&format!("{V3}/joined_rooms")).await.good();
+        assert_eq!(joined["joined_rooms"].as_array().unwrap().len(), 2 * MANY);
+    }
+
     async fn every_version_we_offer_makes_rooms_that_work(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         for version in 6..=12 {

@@ -83,3 +83,24 @@ async fn no_route_takes_rubbish() {
         }
     }
 }
+
+#[tokio::test]
+async fn nothing_outlives_a_server() {
+    let server = TestServer::start().await;
+    let ada = server.user("ada").await;
+    let room = ada.opens().await;
+    ada.says(&room, "hello").await;
+    let services = std::sync::Arc::downgrade(server.services());
+    let (notifier, typing) = match services.upgrade() {
+        Some(all) => (std::sync::Arc::downgrade(&all.notifier), std::sync::Arc::downgrade(&all.typing)),
+        None => panic!("it runs"),
+    };
+    drop((ada, server));
+    let gone = async {
+        while services.strong_count() + notifier.strong_count() + typing.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let left = || format!("{} {} {}", services.strong_count(), notifier.strong_count(), typing.strong_count());
+    tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.unwrap_or_else(|_| panic!("{}", left()));
+}

@@ -211,9 +211,12 @@ impl Outbox {
             async move { this.run().await }
         });
         let this = self.clone();
+        // Whoever types once this has returned is heard, even before the task first runs.
+        let ears = Mutex::new(Some((self.typing.watch(), self.presence.watch())));
         self.supervisor.task("outbox-soft", move || {
             let this = this.clone();
-            async move { this.hear_soft().await }
+            let (typing, presence) = ears.lock().take().unwrap_or_else(|| (this.typing.watch(), this.presence.watch()));
+            async move { this.hear_soft(typing, presence).await }
         });
         Ok(())
     }

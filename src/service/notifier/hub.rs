@@ -17,6 +17,7 @@ pub struct RoomHub {
     /// The room.
     pub nid: RoomNid,
     last: AtomicI64,
+    last_member: AtomicI64,
     pub(super) last_receipt: AtomicI64,
     pub(super) last_typing: AtomicU64,
     /// Whether the positions are known; until then the room counts as if all had just happened.
@@ -42,6 +43,7 @@ impl RoomHub {
         Self {
             nid,
             last: AtomicI64::new(0),
+            last_member: AtomicI64::new(0),
             last_receipt: AtomicI64::new(0),
             last_typing: AtomicU64::new(0),
             begun: AtomicBool::new(false),
@@ -55,6 +57,12 @@ impl RoomHub {
     #[must_use]
     pub fn last(&self) -> StreamPos {
         self.once_begun(&self.last)
+    }
+
+    /// Position of the newest event about a member, ours or not; at least what the log's was when the hub came to be.
+    #[must_use]
+    pub fn last_member(&self) -> StreamPos {
+        self.once_begun(&self.last_member)
     }
 
     /// Position of the newest receipt, at least what the log's was when the hub came to be.
@@ -81,9 +89,15 @@ impl RoomHub {
         self.last.fetch_max(pos.0, Ordering::AcqRel);
     }
 
+    /// The newest event about a member stands there, or later.
+    pub(super) fn members_reach(&self, pos: StreamPos) {
+        self.last_member.fetch_max(pos.0, Ordering::AcqRel);
+    }
+
     /// All that was published after `floor` has reached this hub, and [`Self::reaches`] has been told what came before.
     pub(super) fn begin(&self, floor: StreamPos) {
         self.last_receipt.fetch_max(floor.0, Ordering::AcqRel);
+        self.members_reach(floor);
         {
             let mut ring = self.ring.lock();
             ring.since = ring.since.min(floor);
@@ -182,10 +196,11 @@ mod tests {
         let hub = RoomHub::new(RoomNid(1));
         hub.push(StreamPos(9), EventNid(4));
         assert_eq!((hub.last(), hub.last_receipt()), (StreamPos(i64::MAX), StreamPos(i64::MAX)));
+        assert_eq!(hub.last_member(), StreamPos(i64::MAX));
         assert_eq!(hub.news(StreamPos(3), StreamPos(9), 5), None, "nor is it known what came before");
         hub.reaches(StreamPos(7));
         hub.begin(StreamPos(8));
-        assert_eq!((hub.last(), hub.last_receipt()), (StreamPos(9), StreamPos(8)));
+        assert_eq!((hub.last(), hub.last_receipt(), hub.last_member()), (StreamPos(9), StreamPos(8), StreamPos(8)));
         assert_eq!(hub.news(StreamPos(8), StreamPos(9), 5), Some((vec![EventNid(4)], false)));
         assert_eq!(hub.news(StreamPos(7), StreamPos(9), 5), None);
     }

@@ -78,6 +78,9 @@ impl Notifier {
         let member = self.member_target(event);
         if let Some(hub) = &hub {
             hub.push(pos, event.nid);
+            if *event.pdu.event_type() == TimelineEventType::RoomMember {
+                hub.members_reach(pos);
+            }
             hub.tell(bells);
             if let Some((user, here)) = member {
                 hub.member_moved(user, here);
@@ -97,6 +100,9 @@ impl Notifier {
         let hub = self.live_hub(room);
         if let Some(hub) = &hub {
             hub.reaches(pos);
+            if changes.iter().any(|change| change.member.is_some()) {
+                hub.members_reach(pos);
+            }
             hub.tell(bells);
         }
         for change in changes {

@@ -2,8 +2,8 @@
 //!
 //! A member's counts are what they were when loaded, plus what the room's totals have grown since, plus the member's own
 //! deviations since. So an event costs the room one addition and a member something only if their outcome differs. Memory
-//! of a member is made before it is loaded, and takes in what happens meanwhile; what a receipt or the member's own event
-//! changes is simply forgotten.
+//! of a member is made before it is loaded, and takes in what happens meanwhile. A member's own event reads all there is;
+//! what a receipt changes is simply forgotten.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -211,6 +211,17 @@ impl MemberCounts {
         }
     }
 
+    /// The member has read all that the room's memory has taken in. False if this is of another memory of the room.
+    pub(super) fn has_read(&self, room: &Arc<RoomCounts>) -> bool {
+        if !Arc::ptr_eq(&self.room, room) {
+            return false;
+        }
+        let Some(now) = room.snapshot() else { return false };
+        // In place of a load under way too: what it found is older.
+        *self.state.lock() = State::Loaded(Member { at: now.pos, own: Sums::default(), base: now.totals });
+        true
+    }
+
     /// The counts now; `None` until loaded.
     pub(super) fn read(&self) -> Option<Unread> {
         let now = self.room.snapshot()?.totals;
@@ -265,6 +276,24 @@ mod tests {
         room.take_in(StreamPos(8), 13, &thread, false);
         let unread = member.read().unwrap();
         assert_eq!((unread.threads["$t"], unread.total()), (count(1, 0), count(5, 2)));
+    }
+
+    #[test]
+    fn whoever_has_read_has_nothing_unread_whatever_is_being_loaded() {
+        let main: Thread = MAIN.into();
+        let room = Arc::new(RoomCounts::default());
+        room.begin(StreamPos(5), 10);
+        let member = MemberCounts::new(room.clone());
+        let at = room.snapshot().unwrap();
+        room.take_in(StreamPos(6), 11, &main, true);
+        assert!(member.has_read(&room));
+        let mut own = Sums::default();
+        own.add(&main, Sum::new(3, 1));
+        member.settle(&at, own);
+        assert_eq!(member.read().unwrap(), Unread::default());
+        room.take_in(StreamPos(7), 12, &main, false);
+        assert_eq!(member.read().unwrap().main, count(1, 0));
+        assert!(!member.has_read(&Arc::default()), "that is another memory");
     }
 
     #[test]

@@ -113,8 +113,13 @@ impl Push {
                 self.members.invalidate(&key);
             }
         }
-        // Whoever sends has read.
-        self.members.invalidate(&(event.sender, event.room));
+        // Whoever sends has read, and that is all there is to know of them; of others' users it is not even asked.
+        if event.pdu.sender().server_name() == self.server_name
+            && let Some(member) = self.members.get(&(event.sender, event.room))
+            && !member.has_read(&memory.counts)
+        {
+            self.members.invalidate(&(event.sender, event.room));
+        }
         if *event.pdu.event_type() == TimelineEventType::RoomMember
             && let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok())
         {

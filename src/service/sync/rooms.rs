@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
 use hearth_rules::client_format::write_stripped;
-use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
-use ruma::events::{TimelineEventType, room::member::MembershipState};
+use hearth_store::{membership::Membership, rooms::Room, state::StateMap};
 
 use super::{
     Sync, Turn,
@@ -23,7 +22,18 @@ use state::Span;
 use timeline::Timeline;
 
 impl Sync {
-    /// Writes a room the user is in, if it has news.
+    /// Whether a room the user is in may have news: a few loads of atomics, for most rooms all that a sync costs.
+    pub(super) fn has_news(turn: &Turn<'_>, hub: &RoomHub, own: &OwnData) -> bool {
+        let after = turn.after();
+        turn.since.is_none()
+            || turn.ask.full_state
+            || hub.last() > after
+            || hub.last_receipt() > after
+            || typing_changed(turn, hub)
+            || !own.of_room(hub.nid).is_empty()
+    }
+
+    /// Writes a room the user is in and that may have news.
     pub(super) async fn joined_room(
         &self,
         sections: &mut Sections,
@@ -34,11 +44,7 @@ impl Sync {
     ) -> Result<()> {
         let after = turn.after();
         let account_data = own.of_room(hub.nid);
-        let typing = hub.last_typing() > turn.after_ephemeral() || turn.other_run();
-        let news = hub.last() > after || hub.last_receipt() > after || typing || !account_data.is_empty();
-        if !news && turn.since.is_some() && !turn.ask.full_state {
-            return Ok(());
-        }
+        let typing = typing_changed(turn, hub);
         let room = self.state.room_by_nid(hub.nid).await?;
         let filter = &turn.ask.filter;
         if !filter.rooms.has(&room.room_id) {
@@ -66,7 +72,7 @@ impl Sync {
             return Ok(());
         }
         let mut summary = String::new();
-        if full || timeline.events.iter().chain(&state).any(|e| is_member(e)) {
+        if full || hub.last_member() > after {
             let heroes = self.write_summary(&mut summary, turn, &room, &newest).await?;
             if turn.ask.filter.state.lazy_members {
                 self.add_members(turn, &mut state, &timeline, &newest, &heroes).await?;
@@ -187,7 +193,6 @@ impl Sync {
     }
 }
 
-fn is_member(event: &StoredEvent) -> bool {
-    *event.pdu.event_type() == TimelineEventType::RoomMember
-        && MembershipState::from(event.pdu.membership().into_owned()) != MembershipState::from("")
+fn typing_changed(turn: &Turn<'_>, hub: &RoomHub) -> bool {
+    hub.last_typing() > turn.after_ephemeral() || turn.other_run()
 }

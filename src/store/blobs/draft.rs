@@ -20,6 +20,10 @@ use super::{BlobName, Blobs, CHUNK, Inner, blocking, disk, sync_folder};
 /// Pieces below this are gathered, so that a body that comes in crumbs costs memory for its bytes only.
 pub(super) const CRUMB: usize = 4 * 1024;
 
+/// Bytes that are gathered before the disk gets them: each time costs a hop to the blocking pool and back, which for
+/// smaller pieces is as much as writing them. What is left at the end goes with the flush.
+pub(super) const GATHER: usize = 2 * CHUNK;
+
 /// A blob that is being written. Dropped before its end, nothing stays of it.
 #[derive(Debug)]
 pub struct Draft {
@@ -81,7 +85,7 @@ impl Draft {
             self.settle_crumbs();
             self.pieces.push(bytes);
         }
-        if self.gathered >= CHUNK {
+        if self.gathered > GATHER {
             let mut writing = self.take_sink().await?;
             let (inner, pieces) = (self.blobs.inner.clone(), self.take_pieces());
             self.sink = Sink::There(spawn_blocking(move || {

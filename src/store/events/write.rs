@@ -14,6 +14,7 @@ use crate::{
     graph::pack,
     insert_rows,
     log::{Change, Tx},
+    membership::Counts,
     rooms::{Room, extremities_json},
     sql,
     state::SnapRow,
@@ -43,6 +44,7 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     note_missing(tx, &done).await?;
     apply_redactions(tx, &placed).await?;
     update_heads(tx, &done, &placed).await?;
+    Counts::changing(tx, &done);
     let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
     for p in &placed {
         let event = Arc::new(p.stored());

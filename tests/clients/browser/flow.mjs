@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 import { register } from "../js/person.mjs";
 import { expect, fail, step } from "../js/step.mjs";
 
-const TOTAL_LIMIT_MS = 180_000;
+const TOTAL_LIMIT_MS = 280_000;
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".wasm": "application/wasm" };
 const [base, secret, app] = [process.argv[2].replace(/\/$/, ""), process.argv[3], process.argv[4]];
 const begun = performance.now();
@@ -56,7 +56,7 @@ let browser, alice, bob;
 /** A page of one's own storage, whose faults are collected. */
 async function desk(name) {
     const context = await browser.newContext({ viewport: { width: 1000, height: 640 } });
-    context.setDefaultTimeout(30_000);
+    context.setDefaultTimeout(120_000);
     const page = await context.newPage();
     page.on("pageerror", (error) => faults.push(`${name}: ${error.message}`));
     page.on("console", (message) => {

@@ -4,7 +4,7 @@ import { appendFileSync } from "node:fs";
 import { inspect } from "node:util";
 import { logger } from "matrix-js-sdk/lib/logger.js";
 
-const STEP_LIMIT_MS = 60_000;
+const STEP_LIMIT_MS = 180_000;
 const LOG_LINES_KEPT = 30;
 const kept = [];
 let current = "start";
@@ -15,7 +15,7 @@ export function expect(condition, what) {
 }
 
 /** Asks `look` until it gives something truthy, and hands that back. */
-export async function until(what, look, limitMs = 30_000) {
+export async function until(what, look, limitMs = 120_000) {
     const end = Date.now() + limitMs;
     for (;;) {
         const seen = await look();

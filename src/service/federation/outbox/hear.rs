@@ -16,6 +16,9 @@ use hearth_store::{
     outbox::Owed,
 };
 use ruma::OwnedServerName;
+use tokio::sync::broadcast;
+
+use crate::typing;
 
 use super::{Item, Outbox, load::target, peer::News};
 
@@ -207,9 +210,12 @@ impl Outbox {
     }
 
     /// Hears who types and whose presence changed.
-    pub(super) async fn hear_soft(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn hear_soft(
+        self: &Arc<Self>,
+        mut typing: broadcast::Receiver<typing::News>,
+        mut presence: broadcast::Receiver<UserNid>,
+    ) -> Result<()> {
         let stopping = self.supervisor.stopping();
-        let (mut typing, mut presence) = (self.typing.watch(), self.presence.watch());
         loop {
             // Who lags has lost something that may be lost.
             tokio::select! {

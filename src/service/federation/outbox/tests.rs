@@ -161,6 +161,16 @@ impl Run {
         self.hear(&event);
     }
 
+    /// When the answers to what was sent have been read, too.
+    async fn quiet(&self) {
+        let wait = async {
+            while self.outbox.peers.iter().any(|peer| peer.pending.lock().sending) {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "something is always on its way");
+    }
+
     async fn end(self) {
         self.supervisor.stop(Duration::from_secs(5)).await;
     }
@@ -248,6 +258,7 @@ async fn a_restart_forgets_nothing_that_is_owed() {
     others.come_back(far());
     let run = Run::begin(&house, &others).await;
     others.until("it has all", |o| o.said(far()).iter().collect::<HashSet<_>>().len() == 61).await;
+    run.quiet().await;
     run.end().await;
     let cursors = house.store.outbox_cursors().await.unwrap();
     assert_eq!(cursors.iter().map(|c| c.server.as_str()).collect::<Vec<_>>(), [""], "nobody is behind");
