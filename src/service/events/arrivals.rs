@@ -45,6 +45,8 @@ pub struct Arrival {
     pub refused: bool,
     /// States after those of its predecessors that we do not have, as another server told them.
     pub states: Vec<StateMap>,
+    /// Whether that is one, and all that stands before the event.
+    pub whole: bool,
     /// Its predecessors that we do not have.
     pub missing: Vec<OwnedEventId>,
     /// Whether another event of ours names it as a predecessor already.
@@ -338,6 +340,9 @@ impl Staged {
         prevs: &[Prev],
         arrival: &Arrival,
     ) -> Result<RoomState> {
+        if let ([all], true) = (arrival.states.as_slice(), arrival.whole) {
+            return self.told(store, all.clone()).await;
+        }
         let extremities = &self.head.room.head.extremities;
         let is_next = arrival.states.is_empty()
             && prevs.len() == extremities.len()
@@ -363,12 +368,17 @@ impl Staged {
             [one] => one.clone(),
             several => state.resolve(self.head.version, several, &self.head.fresh).await?,
         };
+        self.told(store, map).await
+    }
+
+    /// A state with a number.
+    async fn told(&mut self, store: &Store, map: StateMap) -> Result<RoomState> {
         if map == self.head.state.map {
             return Ok(self.head.state.clone());
         }
-        let (before, row) = self.head.state.near(store.new_snap_nid().await?, map);
-        self.keep(store, &before, row);
-        Ok(before)
+        let (state, row) = self.head.state.near(store.new_snap_nid().await?, map);
+        self.keep(store, &state, row);
+        Ok(state)
     }
 
     pub(super) fn keep(&mut self, store: &Store, state: &RoomState, row: SnapRow) {
