@@ -276,7 +276,7 @@ impl World {
         assert!(difference.is_none(), "seed {}: {}", self.seed, difference.unwrap());
         let members = self.told("joined_members").await;
         assert!(members.iter().all(|m| *m == members[0]), "seed {}: {members:#?}", self.seed);
-        let word = event_id(&json!({ "event_id": room(&self.nodes[0], &self.room).await.head.extremities[0].event_id }));
+        let word = event_id(&json!({ "event_id": room(&self.nodes[0], &self.room).await.head.extremities[0].event_id() }));
         let count = View::of(&self.nodes[0], &self.room, self.floor).await.len();
         println!("seed {}: {count} events, the last is {word}", self.seed);
         self.supervisor.stop(Duration::from_secs(5)).await;

@@ -94,7 +94,7 @@ impl View {
                 by_state.insert(user.clone());
             }
         }
-        let extremities: BTreeSet<OwnedEventId> = room.head.extremities.iter().map(|e| e.event_id.clone()).collect();
+        let extremities: BTreeSet<OwnedEventId> = room.head.extremities.iter().map(|e| e.event_id().to_owned()).collect();
         let (mut seen, mut next) = (extremities.clone(), Vec::from_iter(extremities.clone()));
         let mut events = Vec::new();
         while let Some(id) = next.pop() {
