@@ -1,5 +1,5 @@
 //! Events that another server has a say in before they have a place: templates that it is to complete (`make_join` and its
-//! kin), and our own that it is to sign as well (invites). They stand on the room's newest head without holding its lane:
+//! kin), and our own that it is to sign as well (invites). They stand on the room's head without holding its lane:
 //! until they come back by [`Events::receive`] the room may have moved on, which then is a fork like any other.
 
 use std::sync::Arc;
@@ -101,7 +101,8 @@ impl Events {
     }
 
     async fn place(&self, room: RoomNid, draft: &Draft) -> Result<Place> {
-        let head = self.newest(room).await?;
+        // What is named to others must be there when they come back with it: the head as it is on the disk.
+        let head = Head::read(&self.store, room).await?;
         if draft.event_type == TimelineEventType::RoomCreate || head.room.head.extremities.is_empty() {
             return Err(Error::forbidden("Nothing can be added to this room"));
         }

@@ -158,6 +158,8 @@ async fn pages_show_what_the_room_let_be_seen_at_the_time() {
             joins_through(&carol, &room, &[here.name().as_str()]).await.good();
         } else {
             carol.joins(&room).await.good();
+            // Or what Alice says next would not follow it.
+            sees(&alice, &room, &carol).await;
         }
         let said = alice.says(&room, "later").await;
         hears(&carol, &room, &said).await;
