@@ -1,6 +1,6 @@
 //! What servers sign of the requests they send each other (server-server API, "Request Authentication").
 
-use crate::json::{Invalid, Numbers, Value, push_str};
+use crate::json::{Invalid, Value, push_str};
 
 /// A request, as far as it is signed.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +24,7 @@ impl Signed<'_> {
         out.push('{');
         if !self.body.is_empty() {
             out.push_str("\"content\":");
-            Value::parse(self.body, Numbers::Any)?.write(&mut out);
+            Value::parse_body(self.body)?.write(&mut out);
             out.push(',');
         }
         let members =

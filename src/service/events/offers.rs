@@ -1,5 +1,5 @@
 //! Events that another server has a say in before they have a place: templates that it is to complete (`make_join` and its
-//! kin), and our own that it is to sign as well (invites). They stand on the room's head without holding its lane:
+//! kin), and our own that it is to sign as well (invites). They stand on the room's newest head without holding its lane:
 //! until they come back by [`Events::receive`] the room may have moved on, which then is a fork like any other.
 
 use std::sync::Arc;
@@ -39,7 +39,6 @@ impl Arrival {
             rejected: None,
             refused: false,
             states: Vec::new(),
-            whole: false,
             missing: Vec::new(),
             referenced: false,
             history: false,
@@ -55,7 +54,9 @@ impl Events {
     /// # Errors
     /// 403 if they do not.
     pub async fn template(&self, room: RoomNid, draft: &Draft) -> Result<String> {
-        let place = self.place(room, draft).await?;
+        // Of what is committed: the answer names what allows the event, and comes back while the newest may still be on its
+        // way to the disk.
+        let place = self.place(Head::read(&self.store, room).await?, draft).await?;
         // What its server will sign is not ours to know; the rules look at no signature.
         self.built(&place, draft)?;
         let version = place.head.version;
@@ -67,7 +68,7 @@ impl Events {
     /// # Errors
     /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
     pub async fn offer(&self, room: RoomNid, draft: &Draft) -> Result<Arrival> {
-        let place = self.place(room, draft).await?;
+        let place = self.place(self.newest(room).await?, draft).await?;
         let pdu = Arc::new(self.built(&place, draft)?);
         let nid = self.store.new_event_nid().await?;
         Ok(Arrival::placed(nid, pdu, place.allowed_by.nids()))
@@ -100,9 +101,7 @@ impl Events {
         }
     }
 
-    async fn place(&self, room: RoomNid, draft: &Draft) -> Result<Place> {
-        // What is named to others must be there when they come back with it: the head as it is on the disk.
-        let head = Head::read(&self.store, room).await?;
+    async fn place(&self, head: Head, draft: &Draft) -> Result<Place> {
         if draft.event_type == TimelineEventType::RoomCreate || head.room.head.extremities.is_empty() {
             return Err(Error::forbidden("Nothing can be added to this room"));
         }

@@ -53,7 +53,9 @@ impl State {
             chains.push(graph.chain(side.iter().copied()).await?);
         }
         let mut difference: HashSet<EventNid> = chains.iter().flatten().copied().collect();
-        difference.retain(|nid| !chains.iter().all(|chain| chain.contains(nid)));
+        let conflicted: HashSet<EventNid> = sides.iter().flatten().copied().collect();
+        // Conflicted ones are judged anyway. Mostly nothing is left, which spares walking the rest of the state.
+        difference.retain(|nid| !conflicted.contains(nid) && !chains.iter().all(|chain| chain.contains(nid)));
         if !difference.is_empty() {
             let agreed = first.iter().filter(|(key, _)| !differing.contains(key)).map(|(_, nid)| *nid);
             let common = graph.chain(agreed).await?;
@@ -65,7 +67,6 @@ impl State {
             chains.iter_mut().for_each(HashSet::clear);
         }
 
-        let conflicted: HashSet<EventNid> = sides.iter().flatten().copied().collect();
         let between = match version.resolves_between() {
             true => graph.between(&conflicted).await?,
             false => HashSet::new(),

@@ -77,12 +77,12 @@ impl Side<'_> {
         )
         .unwrap();
         let state = self.state().await;
-        let auth: Vec<Reference> = draft
-            .auth_keys(version)
-            .unwrap()
-            .into_iter()
-            .filter_map(|(event_type, key)| state.get(&(event_type.to_string(), key)).cloned().map(Into::into))
-            .collect();
+        let mut auth: Vec<Reference> = Vec::new();
+        for (event_type, key) in draft.auth_keys(version).unwrap() {
+            if let Some(event_id) = state.get(&(event_type.to_string(), key)) {
+                auth.push(self.event(event_id.as_str()).await.pdu.reference(version));
+            }
+        }
         let prev: Vec<Reference> = room.head.extremities.iter().map(|e| e.event.clone()).collect();
         let depth = room.head.depth.unsigned_abs() + 1;
         draft.build(version, &prev, depth, &auth, other.services().events.signer()).unwrap()

@@ -42,6 +42,7 @@ impl Given {
     pub(super) fn read(
         server: &ServerName,
         template: &str,
+        version: &RoomVersion,
         room_id: &RoomId,
         user: &UserId,
         membership: &str,
@@ -56,7 +57,8 @@ impl Given {
             return Err(nonsense(server, "its template is for another event"));
         }
         let (prev, auth) = (given.prev_events.len(), given.auth_events.len());
-        if prev == 0 || prev > MAX_PREV || auth > MAX_AUTH {
+        let fit = given.prev_events.iter().chain(&given.auth_events).all(|reference| reference.fits(version));
+        if !fit || prev == 0 || prev > MAX_PREV || auth > MAX_AUTH {
             return Err(nonsense(server, "its template has no proper place"));
         }
         Ok(given)
