@@ -39,6 +39,7 @@ impl Arrival {
             rejected: None,
             refused: false,
             states: Vec::new(),
+            whole: false,
             missing: Vec::new(),
             referenced: false,
             history: false,
