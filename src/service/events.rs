@@ -26,6 +26,7 @@ mod arrivals;
 mod heads;
 pub mod lane;
 mod offers;
+mod redactions;
 
 pub use arrivals::{Arrival, Arrived};
 use lane::{Builder, Head, Lane, Staged, Step};

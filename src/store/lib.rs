@@ -138,8 +138,8 @@ pub(crate) struct Inner {
     pub(crate) losing: Notify,
     pub(crate) closing: Notify,
     pub(crate) drained: Notify,
-    /// Holds the lock file of a SQLite database for as long as we live.
-    _lock: Option<std::fs::File>,
+    /// The lock file of a SQLite database, held until it is closed.
+    lock: Option<std::fs::File>,
 }
 
 impl Store {
@@ -197,7 +197,7 @@ impl Store {
                 losing: Notify::new(),
                 closing: Notify::new(),
                 drained: Notify::new(),
-                _lock: lock,
+                lock,
             }),
         };
         supervisor.detach(Writer::new(store.clone(), session, head).run(jobs));
@@ -269,6 +269,9 @@ impl Store {
         self.inner.closing.notify_one();
         let _ = tokio::time::timeout(Duration::from_secs(10), self.inner.drained.notified()).await;
         let _ = tokio::time::timeout(Duration::from_secs(10), self.inner.db.close()).await;
+        if let Some(lock) = &self.inner.lock {
+            let _ = lock.unlock();
+        }
     }
 
     /// Checks that the database answers.

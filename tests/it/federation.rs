@@ -1,6 +1,8 @@
 //! Servers among themselves: over TLS, signed, in one process ([`support`]).
 
+mod chaos;
 mod finding;
+mod history;
 mod invites;
 mod joining;
 mod media;

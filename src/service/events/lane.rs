@@ -17,7 +17,7 @@ use hearth_rules::{
 };
 use hearth_store::{
     Store,
-    events::{Append, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange},
+    events::{Append, LateRedaction, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange},
     rooms::{Extremity, Room},
     state::{RoomState, SnapRow},
 };
@@ -158,6 +158,10 @@ pub(super) struct Staged {
     pub(super) changes: Vec<StateChange>,
     pub(super) members: Vec<MemberRow>,
     pub(super) missing: Vec<(OwnedEventId, i64)>,
+    /// Events that are redacted by what was here before them.
+    pub(super) redacted: Vec<LateRedaction>,
+    /// Events redacted by these, that are not here.
+    pub(super) redactions_ahead: Vec<(OwnedEventId, EventNid)>,
     on_rev: Option<i64>,
 }
 
@@ -178,6 +182,8 @@ impl Staged {
             changes: Vec::new(),
             members: Vec::new(),
             missing: Vec::new(),
+            redacted: Vec::new(),
+            redactions_ahead: Vec::new(),
             on_rev,
         }
     }
@@ -192,6 +198,8 @@ impl Staged {
             changes: self.changes,
             members: self.members,
             missing: self.missing,
+            redacted: self.redacted,
+            redactions_ahead: self.redactions_ahead,
         };
         (self.head, append)
     }

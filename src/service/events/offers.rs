@@ -39,6 +39,7 @@ impl Arrival {
             rejected: None,
             refused: false,
             states: Vec::new(),
+            whole: false,
             missing: Vec::new(),
             referenced: false,
             history: false,
@@ -68,7 +69,7 @@ impl Events {
     /// # Errors
     /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
     pub async fn offer(&self, room: RoomNid, draft: &Draft) -> Result<Arrival> {
-        let place = self.place(self.newest(room).await?, draft).await?;
+        let place = self.place(Head::read(&self.store, room).await?, draft).await?;
         let pdu = Arc::new(self.built(&place, draft)?);
         let nid = self.store.new_event_nid().await?;
         Ok(Arrival::placed(nid, pdu, place.allowed_by.nids()))

@@ -54,6 +54,7 @@ async fn places(
         rejected: None,
         refused: false,
         states: Vec::new(),
+        whole: false,
         missing: Vec::new(),
         referenced: false,
         history: false,

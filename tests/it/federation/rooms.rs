@@ -120,6 +120,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         rejected: None,
         refused: false,
         states: Vec::new(),
+        whole: false,
         missing: join.prev_events().to_vec(),
         referenced: false,
         history: false,
