@@ -89,6 +89,15 @@ pub struct Address {
     pub tls: bool,
 }
 
+/// Whether a listener could be opened.
+#[derive(Debug)]
+pub struct Trial {
+    /// Its name.
+    pub listener: Arc<str>,
+    /// Its addresses, or a sentence on the first that cannot be opened.
+    pub opened: Result<Vec<String>, Error>,
+}
+
 /// What connections share.
 pub(crate) struct Shared {
     pub live: ArcSwap<Live>,
@@ -183,13 +192,16 @@ impl Edge {
         Ok(addresses)
     }
 
-    /// Opens each socket that [`Self::bind`] would and closes it again: of each listener its name and its addresses, or a
-    /// sentence on the first that cannot be opened.
-    pub fn try_bind(&self) -> Vec<(Arc<str>, Result<Vec<String>, Error>)> {
+    /// Opens each socket that [`Self::bind`] would and closes it again.
+    pub fn try_bind(&self) -> Vec<Trial> {
         let settings = self.settings.lock().clone();
         let labels = |bound: Vec<Bound>| bound.into_iter().map(|one| one.label.clone()).collect();
         let plan = listener::plan(&settings);
-        plan.iter().map(|planned| (planned.door.name.clone(), bind::open(planned).map(labels))).collect()
+        let trial = |planned: &listener::Planned| Trial {
+            listener: planned.door.name.clone(),
+            opened: bind::open(planned).map(labels),
+        };
+        plan.iter().map(trial).collect()
     }
 
     /// Starts to answer by these routers and to look after certificates; returns at once. Ends with [`Self::stop`], or

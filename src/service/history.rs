@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{
-    Error, OrNotFound, Requester, Result,
-    clock::Clock,
-    stream::HistoryToken,
-};
+use hearth_base::{Error, OrNotFound, Requester, Result, clock::Clock, stream::HistoryToken};
 use hearth_rules::visibility::HistoryVisibility;
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{

@@ -17,7 +17,9 @@ use hearth_rules::{
 };
 use hearth_store::{
     Store,
-    events::{Append, LateRedaction, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange},
+    events::{
+        Append, LateRedaction, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange,
+    },
     rooms::{Extremity, Room},
     state::{RoomState, SnapRow},
 };

@@ -39,12 +39,7 @@ impl History {
         ours.or_not_found("Event")
     }
 
-    async fn nearest(
-        &self,
-        viewer: &Viewer,
-        direction: Direction,
-        origin_ms: u64,
-    ) -> Result<Option<Arc<StoredEvent>>> {
+    async fn nearest(&self, viewer: &Viewer, direction: Direction, origin_ms: u64) -> Result<Option<Arc<StoredEvent>>> {
         let origin_ms = i64::try_from(origin_ms).unwrap_or(i64::MAX);
         for event in self.store.events_by_time(viewer.room.nid, direction, origin_ms, LOOK_THROUGH).await? {
             if viewer.shows(&event).await? {

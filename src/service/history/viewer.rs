@@ -230,8 +230,7 @@ impl Viewer {
     }
 
     fn is_own(&self, event: &StoredEvent) -> bool {
-        *event.pdu.event_type() == TimelineEventType::RoomMember
-            && event.pdu.state_key() == Some(self.user_id.as_str())
+        *event.pdu.event_type() == TimelineEventType::RoomMember && event.pdu.state_key() == Some(self.user_id.as_str())
     }
 
     /// Whether the user is joined now.

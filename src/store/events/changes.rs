@@ -11,7 +11,8 @@ use crate::{Store, fetch_all};
 
 const STATE_CHANGES: &str =
     "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
-const ENTRY_CHANGES: &str = "SELECT old_nid, new_nid FROM state_changes WHERE room_nid = $1 AND key_nid = $2 AND pos > $3 ORDER BY pos";
+const ENTRY_CHANGES: &str =
+    "SELECT old_nid, new_nid FROM state_changes WHERE room_nid = $1 AND key_nid = $2 AND pos > $3 ORDER BY pos";
 
 impl Store {
     /// How the current state of a room changed in `(after, upto]`: the last value of each key; `None` is removed.

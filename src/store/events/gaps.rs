@@ -30,7 +30,8 @@ const LOWEST: &str = "SELECT MIN(pos) FROM events WHERE room_nid = $1";
 const GAPS: &str = "SELECT event_id, depth, tries, retry_ms FROM missing_events WHERE room_nid = $1 AND depth > $2 AND depth <= $3 ORDER BY depth DESC, event_id LIMIT $4";
 const DEFER: &str = "UPDATE missing_events SET tries = $3, retry_ms = $4 WHERE room_nid = $1 AND event_id = $2";
 const NEWEST: &str = "SELECT MAX(pos) FROM gaps WHERE room_nid = $1 AND pos > $2 AND pos <= $3";
-const DEEPEST: &str = "SELECT depth, pos FROM events WHERE room_nid = $1 AND pos > 0 AND pos <= $2 ORDER BY depth DESC, pos DESC LIMIT 1";
+const DEEPEST: &str =
+    "SELECT depth, pos FROM events WHERE room_nid = $1 AND pos > 0 AND pos <= $2 ORDER BY depth DESC, pos DESC LIMIT 1";
 
 /// The position of the first backfilled event of an append: all of them stand before whatever the room has, each after
 /// those before it, so that no page of history that was given out changes. `floors` has what was drawn before.
@@ -55,8 +56,7 @@ pub(super) async fn below(tx: &mut Tx, append: &Append, floors: &mut HashMap<Roo
 /// Notes which predecessors are not here, and after which of them the timeline goes on; of rooms that know only one line
 /// of events there are none.
 pub(super) async fn note(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -> Result<()> {
-    const MISSING: &str =
-        "INSERT INTO missing_events (room_nid, event_id, depth, tries, retry_ms) VALUES ($1, $2, $3, 0, 0) ON CONFLICT DO NOTHING";
+    const MISSING: &str = "INSERT INTO missing_events (room_nid, event_id, depth, tries, retry_ms) VALUES ($1, $2, $3, 0, 0) ON CONFLICT DO NOTHING";
     const FOUND: &str = "DELETE FROM missing_events WHERE room_nid = $1 AND event_id = $2";
     const GAP: &str = "INSERT INTO gaps (room_nid, pos) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     for append in appends.iter().filter(|a| a.room.head.forked) {
@@ -124,8 +124,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn last_place(&self, room: RoomNid, upto: StreamPos) -> Result<Option<HistoryToken>> {
-        let row: Option<(i64, i64)> =
-            fetch_optional!(&mut self.read().await?, (i64, i64), DEEPEST, room.0, upto.0)?;
+        let row: Option<(i64, i64)> = fetch_optional!(&mut self.read().await?, (i64, i64), DEEPEST, room.0, upto.0)?;
         Ok(row.map(|(depth, pos)| HistoryToken { depth, pos: StreamPos(pos) }))
     }
 }

@@ -84,14 +84,19 @@ impl World {
         // The creator of a room of version 12 has all power and is not named.
         let mut users = serde_json::Map::new();
         for (n, person) in people.iter().enumerate().skip(usize::from(version == "12")) {
-            let level = if n < 3 { 100 } else if n < 6 { 50 } else { 0 };
+            let level = if n < 3 {
+                100
+            } else if n < 6 {
+                50
+            } else {
+                0
+            };
             users.insert(person.user.id.to_string(), json!(level));
         }
         let levels = json!({ "users": users, "events": { "m.room.topic": 0, "org.test": 0 } });
         let body = json!({ "preset": "public_chat", "room_version": version, "power_level_content_override": levels });
         let room = people[0].user.creates(body).await;
-        let mut world =
-            Self { rng, seed, supervisor, switch, nodes, people, room, said: Vec::new(), floor: 0 };
+        let mut world = Self { rng, seed, supervisor, switch, nodes, people, room, said: Vec::new(), floor: 0 };
         for n in 1..world.people.len() {
             let (via, path) = (world.nodes[0].name.to_string(), encoded(&world.room));
             let path = format!("{V3}/join/{path}?via={}", encoded(&via));
@@ -276,7 +281,8 @@ impl World {
         assert!(difference.is_none(), "seed {}: {}", self.seed, difference.unwrap());
         let members = self.told("joined_members").await;
         assert!(members.iter().all(|m| *m == members[0]), "seed {}: {members:#?}", self.seed);
-        let word = event_id(&json!({ "event_id": room(&self.nodes[0], &self.room).await.head.extremities[0].event_id() }));
+        let word =
+            event_id(&json!({ "event_id": room(&self.nodes[0], &self.room).await.head.extremities[0].event_id() }));
         let count = View::of(&self.nodes[0], &self.room, self.floor).await.len();
         println!("seed {}: {count} events, the last is {word}", self.seed);
         self.supervisor.stop(Duration::from_secs(5)).await;

@@ -106,7 +106,10 @@ async fn what_lies_before_a_join_is_fetched_as_it_is_read() {
         // What hangs on an event is known, whichever came first.
         let of = |id: &str| theirs.iter().find(|e| e["event_id"] == id).unwrap();
         assert_eq!(of(&said[3])["unsigned"]["m.relations"]["m.replace"]["content"]["body"], "better");
-        assert_eq!(of(&said[4])["unsigned"]["m.relations"]["m.thread"]["latest_event"]["content"]["body"], "in a thread");
+        assert_eq!(
+            of(&said[4])["unsigned"]["m.relations"]["m.thread"]["latest_event"]["content"]["body"],
+            "in a thread"
+        );
         assert_eq!((&of(&said[5])["content"], of(&said[6])["content"]["body"].as_str()), (&json!({}), Some("6")));
         assert_eq!(of(&said[5])["unsigned"]["redacted_because"]["event_id"], redaction);
         // And what stood before a change of state.
@@ -120,7 +123,10 @@ async fn what_lies_before_a_join_is_fetched_as_it_is_read() {
         forward.reverse();
         assert_eq!(forward, ids(&ours));
         let context = bob.in_room(&room, &format!("context/{}?limit=4", encoded(&said[50]))).await.good();
-        assert_eq!((bodies(&context["events_before"]), bodies(&context["events_after"])), (vec!["49", "48"], vec!["51", "52"]));
+        assert_eq!(
+            (bodies(&context["events_before"]), bodies(&context["events_after"])),
+            (vec!["49", "48"], vec!["51", "52"])
+        );
         assert_eq!(ids(&bob.reads_all(&room, None, 1000).await), ids(&ours));
         assert_eq!(asked() - before, 2);
         // Nothing of it is news, or unread.
@@ -255,10 +261,7 @@ async fn servers_with_nothing_or_rubbish_are_passed_over() {
                 }
             }),
         ),
-        (
-            "all but what was asked for",
-            lie("/backfill/", |b| drop(b["pdus"].as_array_mut().unwrap().remove(0))),
-        ),
+        ("all but what was asked for", lie("/backfill/", |b| drop(b["pdus"].as_array_mut().unwrap().remove(0)))),
         ("no state", lie("/state_ids/", |b| *b = json!({ "pdu_ids": ["$nothing"], "auth_chain_ids": [] }))),
     ];
     for (what, told) in lies {
@@ -351,7 +354,10 @@ async fn an_event_is_found_by_its_time_where_it_is() {
     let all: Vec<String> = (0..60).map(|n| n.to_string()).collect();
     assert_eq!(read(&bob, &room, 7).await, all);
     find("f", 1 << 50).await.refused(404, "M_NOT_FOUND");
-    assert_eq!(bob.get(&format!("{V3}/rooms/{}/messages?dir=b&limit=1", encoded(&room))).await.good()["chunk"][0]["type"], "m.room.member");
+    assert_eq!(
+        bob.get(&format!("{V3}/rooms/{}/messages?dir=b&limit=1", encoded(&room))).await.good()["chunk"][0]["type"],
+        "m.room.member"
+    );
 }
 
 #[tokio::test]
@@ -387,7 +393,8 @@ async fn a_sync_tells_what_changed_without_an_event() {
     assert_eq!(bob.reads(&room, "m.room.topic", "").await.good()["topic"], "old");
 
     let news = bob.syncs_since(&since).await;
-    let topic = |section: &Value| state_of(&section["events"], "m.room.topic", "").map(|e| e["content"]["topic"].clone());
+    let topic =
+        |section: &Value| state_of(&section["events"], "m.room.topic", "").map(|e| e["content"]["topic"].clone());
     let room_news = joined(&news, &room);
     assert_eq!(room_news["timeline"]["limited"], false, "{news}");
     assert_eq!(topic(&room_news["state"]), Some(json!("old")), "{news}");
@@ -402,7 +409,9 @@ async fn a_sync_tells_what_changed_without_an_event() {
         let filter = encoded(&json!({ "room": { "timeline": { "limit": limit } } }).to_string());
         let all = bob.syncs(&format!("filter={filter}")).await;
         let room_now = joined(&all, &room);
-        let in_timeline = topic(&json!({ "events": room_now["timeline"]["events"].as_array().unwrap().iter().rev().collect::<Vec<_>>() }));
+        let in_timeline = topic(
+            &json!({ "events": room_now["timeline"]["events"].as_array().unwrap().iter().rev().collect::<Vec<_>>() }),
+        );
         if in_timeline.is_none() {
             assert_eq!(topic(&room_now["state"]), Some(json!("old")), "{all}");
         }

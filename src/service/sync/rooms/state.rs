@@ -64,7 +64,8 @@ impl Sync {
             if forked && upto < span.upto {
                 // Where branches meet, state changes by what stands in no timeline.
                 let later = self.store.state_changes(room.nid, upto, span.upto).await?;
-                changes.extend(later.into_iter().filter(|(_, new)| !timeline.events.iter().any(|e| Some(e.nid) == *new)));
+                changes
+                    .extend(later.into_iter().filter(|(_, new)| !timeline.events.iter().any(|e| Some(e.nid) == *new)));
             }
             changes.into_values().flatten().collect()
         } else {

@@ -94,7 +94,8 @@ impl View {
                 by_state.insert(user.clone());
             }
         }
-        let extremities: BTreeSet<OwnedEventId> = room.head.extremities.iter().map(|e| e.event_id().to_owned()).collect();
+        let extremities: BTreeSet<OwnedEventId> =
+            room.head.extremities.iter().map(|e| e.event_id().to_owned()).collect();
         let (mut seen, mut next) = (extremities.clone(), Vec::from_iter(extremities.clone()));
         let mut events = Vec::new();
         while let Some(id) = next.pop() {
@@ -184,5 +185,8 @@ impl View {
 fn differing(one: &Named, other: &Named) -> String {
     let keys: BTreeSet<&Key> = one.keys().chain(other.keys()).collect();
     let odd = keys.into_iter().filter(|key| one.get(*key) != other.get(*key));
-    odd.take(3).map(|key| format!("{key:?}: {:?} and {:?}", one.get(key), other.get(key))).collect::<Vec<_>>().join(", ")
+    odd.take(3)
+        .map(|key| format!("{key:?}: {:?} and {:?}", one.get(key), other.get(key)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
