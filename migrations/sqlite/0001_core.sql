@@ -104,6 +104,13 @@ CREATE TABLE missing_events (
     PRIMARY KEY (room_nid, event_id)
 );
 
+-- Redactions that were here before what they redact.
+CREATE TABLE early_redactions (
+    target_id    TEXT NOT NULL,
+    event_nid    BIGINT NOT NULL,
+    PRIMARY KEY (target_id, event_nid)
+);
+
 -- State snapshots: whole (base_nid NULL), or what differs from a whole one. packed: store::state::pack.
 CREATE TABLE snaps (
     snap_nid  INTEGER PRIMARY KEY,

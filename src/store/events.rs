@@ -205,6 +205,8 @@ pub struct NewEvent {
     pub relation: Option<NewRelation>,
     /// The event it redacts, if that takes effect now.
     pub redaction: Option<NewRedaction>,
+    /// The redaction that was here before it; `pdu` is what remains.
+    pub redacted_by: Option<EventNid>,
     /// A user of another server sent it and only we were told (`send_join` and its like): we owe it to the room's
     /// servers, as we owe them our own events.
     pub relay: bool,
@@ -243,6 +245,7 @@ impl NewEvent {
             relay: false,
             relation: None,
             redaction: None,
+            redacted_by: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use hearth_base::{
     ids::{EventNid, RoomNid},
 };
 use moka::sync::Cache;
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 
 use crate::{
     Store,
@@ -66,6 +66,7 @@ pub struct Known {
     pub standing: Standing,
 }
 
+const EARLY: &str = "SELECT event_nid FROM early_redactions WHERE target_id = $1 ORDER BY event_nid LIMIT 50";
 const MISSING: &str = "SELECT event_id, depth FROM missing_events WHERE room_nid = $1 ORDER BY depth DESC LIMIT $2";
 
 impl Store {
@@ -152,6 +153,15 @@ impl Store {
                 Ok((OwnedEventId::try_from(id).map_err(|e| Error::fault("missing_events table", e))?, depth))
             })
             .collect()
+    }
+
+    /// Redactions that were here before an event they redact; there may be others that may not.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn early_redactions(&self, target: &EventId) -> Result<Vec<EventNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), EARLY, target.as_str())?;
+        Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
     }
 
     /// Which of these events of a room are named by others that we have, while we do not have them.

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod finding;
+mod hostile;
 mod invites;
 mod joining;
 mod media;

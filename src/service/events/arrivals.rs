@@ -12,11 +12,11 @@ use hearth_base::{
 };
 use hearth_rules::{
     auth::{self, NotAllowed, PowerLevels},
-    event::{Pdu, redaction},
+    event::Pdu,
 };
 use hearth_store::{
     Store,
-    events::{NewEvent, NewRedaction, Standing, StateChange, StoredEvent},
+    events::{NewEvent, Standing, StateChange, StoredEvent},
     rooms::Extremity,
     state::{RoomState, SnapRow, StateMap},
 };
@@ -55,6 +55,8 @@ pub struct Arrival {
     pub history: bool,
     /// Only we were told of it, so that we owe it to the room's other servers.
     pub relay: bool,
+    /// A redaction that was here before it; `pdu` is what remains.
+    pub redacted_by: Option<EventNid>,
 }
 
 /// What became of an arrival.
@@ -85,6 +87,7 @@ impl Staged {
         arrival: Arrival,
     ) -> Result<Arrived> {
         let Builder { store, push, server_name, .. } = *cx;
+        let arrival = self.redacted_early(store, arrival).await?;
         let pdu = arrival.pdu.clone();
         let prevs = self.prevs(store, near, &arrival).await?;
         let before = self.state_before(store, state, &prevs, &arrival).await?;
@@ -159,6 +162,7 @@ impl Staged {
             push: Vec::new(),
             relation,
             redaction: None,
+            redacted_by: arrival.redacted_by,
             relay: arrival.relay,
             pdu: pdu.clone(),
         };
@@ -191,7 +195,7 @@ impl Staged {
 
     /// Finds the current state after the newest event: that of its one branch, or of all branches together. What changes
     /// beyond what the event itself says is noted.
-    async fn move_current(
+    pub(super) async fn move_current(
         &mut self,
         cx: &Builder<'_>,
         state: &State,
@@ -367,7 +371,7 @@ impl Staged {
     }
 
     /// A state with a number.
-    async fn told(&mut self, store: &Store, map: StateMap) -> Result<RoomState> {
+    pub(super) async fn told(&mut self, store: &Store, map: StateMap) -> Result<RoomState> {
         if map == self.head.state.map {
             return Ok(self.head.state.clone());
         }
@@ -414,32 +418,13 @@ impl Staged {
     }
 
     /// Who holds what power in a state.
-    async fn levels(&self, store: &Store, state: &StateMap) -> Result<Option<PowerLevels>> {
+    pub(super) async fn levels(&self, store: &Store, state: &StateMap) -> Result<Option<PowerLevels>> {
         let wanted = [StateEventType::RoomCreate, StateEventType::RoomPowerLevels].map(|t| (t, String::new())).to_vec();
         let entries = self.entries(store, state, wanted).await?;
         let of = |t: StateEventType| entries.iter().find(|(found, ..)| *found == t).map(|(.., pdu)| pdu.clone());
         let Some(create) = of(StateEventType::RoomCreate) else { return Ok(None) };
         let levels = of(StateEventType::RoomPowerLevels);
         Ok(PowerLevels::of(self.head.version, &create, levels.as_deref()).ok())
-    }
-
-    /// What a redaction takes away, if it may and we have it (rooms/v3, "Handling redactions"). Since then its sender
-    /// must have the power, or be of the server that sent the event.
-    async fn redaction(&self, store: &Store, pdu: &Pdu, before: &StateMap) -> Result<Option<NewRedaction>> {
-        let Some(target) = pdu.redacts() else { return Ok(None) };
-        let Some(target) = store.event_by_id(target).await?.filter(|e| e.room == self.head.room.nid) else {
-            return Ok(None);
-        };
-        if *target.pdu.event_type() == TimelineEventType::RoomCreate {
-            return Ok(None);
-        }
-        if pdu.sender().server_name() != target.pdu.sender().server_name() {
-            let levels = self.levels(store, before).await?;
-            if !levels.is_some_and(|levels| levels.can(pdu.sender(), levels.redact)) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(NewRedaction { target: target.nid, json: redaction::redact(target.pdu.json(), self.head.version)? }))
     }
 }
 

@@ -109,7 +109,7 @@ impl Placed<'_> {
             after: e.after,
             counter: e.counter,
             replaces: e.replaces,
-            redacted_by: None,
+            redacted_by: e.redacted_by,
             device: e.txn.as_ref().map(|t| t.0.as_str().into()),
             txn_id: e.txn.as_ref().map(|t| t.1.as_str().into()),
             relay: e.relay,
@@ -401,7 +401,16 @@ async fn apply_redactions(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     const KEEP: &str = "INSERT INTO redacted_events (event_nid, redacted_ms, json) SELECT event_nid, $2, json FROM events WHERE event_nid = $1 AND redacted_by IS NULL ON CONFLICT (event_nid) DO NOTHING";
     const UNRELATE: &str = "DELETE FROM relations WHERE event_nid = $1";
     const REDACT: &str = "UPDATE events SET redacted_by = $2, json = $3 WHERE event_nid = $1 AND redacted_by IS NULL";
+    const EARLY: &str = "INSERT INTO early_redactions (target_id, event_nid) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    const LATE: &str = "DELETE FROM early_redactions WHERE target_id = $1";
     for p in placed {
+        if let Some(by) = p.event.redacted_by {
+            execute!(tx, REDACT, p.event.nid.0, by.0, p.event.pdu.json().as_bytes())?;
+            execute!(tx, LATE, p.event.pdu.event_id().as_str())?;
+        }
+        if let (Some(target), None, Some(_)) = (p.event.pdu.redacts(), &p.event.redaction, p.timeline_pos()) {
+            execute!(tx, EARLY, target.as_str(), p.event.nid.0)?;
+        }
         if let Some(redaction) = &p.event.redaction {
             execute!(tx, KEEP, redaction.target.0, clamp(p.event.pdu.origin_server_ts()))?;
             execute!(tx, REDACT, redaction.target.0, p.event.nid.0, redaction.json.as_bytes())?;

@@ -59,6 +59,7 @@ async fn places(
         referenced: false,
         history: false,
         relay: false,
+        redacted_by: None,
     };
     let arrived = services.events.receive(room.nid, vec![arrival]).await.unwrap();
     assert_eq!(arrived, [Arrived::Placed]);

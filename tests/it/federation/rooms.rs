@@ -125,6 +125,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         referenced: false,
         history: false,
         relay: false,
+        redacted_by: None,
         pdu: Arc::new(join),
     };
     services.events.enter(nid, state.values().map(|o| o.nid).collect(), arrival).await.unwrap();
