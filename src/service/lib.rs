@@ -266,14 +266,6 @@ impl Services {
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
         let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
-        let inbox = Arc::new(Inbox::new(
-            disk(),
-            events.clone(),
-            server_keys.clone(),
-            federation.clone(),
-            outliers.clone(),
-            acls.clone(),
-        ));
         let directory =
             Directory::new(disk(), federation.clone(), state.clone(), events.clone(), settings.directory.clone());
         let directory = Arc::new(directory);
@@ -290,6 +282,15 @@ impl Services {
             federation::joins::Settings { block_invites: settings.membership.block_non_admin_invites },
         );
         let joins = Arc::new(joins);
+        let inbox = Arc::new(Inbox::new(
+            disk(),
+            events.clone(),
+            server_keys.clone(),
+            federation.clone(),
+            outliers.clone(),
+            acls.clone(),
+            joins.clone(),
+        ));
         let membership = Membership::new(
             disk(),
             state.clone(),

@@ -3,6 +3,7 @@
 mod chaos;
 mod finding;
 mod history;
+mod hostile;
 mod invites;
 mod joining;
 mod media;

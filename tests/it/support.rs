@@ -73,6 +73,7 @@ type Change<T> = Box<dyn FnOnce(&mut T) + Send>;
 pub struct Plan {
     name: Option<OwnedServerName>,
     door: Option<Door>,
+    ahead_ms: u64,
     services: Vec<Change<hearth_service::Settings>>,
     api: Vec<Change<hearth_api::Settings>>,
 }
@@ -81,6 +82,12 @@ impl Plan {
     /// Gives it another name than [`NAME`].
     pub fn named(mut self, name: OwnedServerName) -> Self {
         self.name = Some(name);
+        self
+    }
+
+    /// Has its clock stand that far ahead.
+    pub fn ahead(mut self, ms: u64) -> Self {
+        self.ahead_ms = ms;
         self
     }
 
@@ -139,6 +146,7 @@ impl Plan {
         static RING: Once = Once::new();
         RING.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let (supervisor, clock) = (Supervisor::new(), Clock::new());
+        clock.advance_ms(self.ahead_ms);
         let mut storage = hearth_store::Settings::new(engine.clone());
         storage.media = Some(dir.path().join("media"));
         let store = Store::open(&storage, &supervisor).await.unwrap();

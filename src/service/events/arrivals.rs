@@ -165,10 +165,13 @@ impl Staged {
         if matches!(standing, Standing::Live | Standing::Backfilled) {
             event.redaction = self.redaction(store, nid, &pdu, &before.map).await?;
         }
+        // Of rooms without other servers nothing comes in another order than it was made.
+        if standing == Standing::Backfilled || standing == Standing::Live && self.head.room.head.forked {
+            self.redact_late(store, nid, &pdu).await?;
+        }
         if standing == Standing::Backfilled {
             // It notified nobody.
             event.counter = 0;
-            self.redact_late(store, nid, &pdu).await?;
         }
         if standing == Standing::Live {
             let levels = async || self.levels(store, &before.map).await;
@@ -196,7 +199,7 @@ impl Staged {
 
     /// Finds the current state after the newest event: that of its one branch, or of all branches together. What changes
     /// beyond what the event itself says is noted.
-    async fn move_current(
+    pub(super) async fn move_current(
         &mut self,
         cx: &Builder<'_>,
         state: &State,
@@ -372,7 +375,7 @@ impl Staged {
     }
 
     /// A state with a number.
-    async fn told(&mut self, store: &Store, map: StateMap) -> Result<RoomState> {
+    pub(super) async fn told(&mut self, store: &Store, map: StateMap) -> Result<RoomState> {
         if map == self.head.state.map {
             return Ok(self.head.state.clone());
         }

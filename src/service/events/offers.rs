@@ -16,7 +16,7 @@ use ruma::events::TimelineEventType;
 
 use super::{
     Arrival, Events,
-    lane::{AllowedBy, Head, newest_extremities},
+    lane::{AllowedBy, Head, some_extremities},
 };
 
 /// Where an event would stand.
@@ -107,7 +107,7 @@ impl Events {
             return Err(Error::forbidden("Nothing can be added to this room"));
         }
         let allowed_by = AllowedBy::gather(&self.store, &head, draft).await?;
-        let prev = newest_extremities(&head.room.head.extremities);
+        let prev = some_extremities(&head.room.head.extremities);
         let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
         Ok(Place { head, allowed_by, prev, depth: deepest.saturating_add(1).unsigned_abs() })
     }

@@ -12,15 +12,21 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use hearth_base::{Error, OrNotFound, Result, ids::RoomNid};
-use hearth_rules::{event::Pdu, versions::RoomVersion};
+use hearth_rules::{
+    event::{Pdu, Unverified},
+    versions::RoomVersion,
+};
 use hearth_store::{Store, events::Standing, rooms::Room};
 use moka::sync::Cache;
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId, OwnedRoomId, RoomId, ServerName,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
-use super::{Federation, acl::Acls, outliers::Outliers};
+use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers};
 use crate::{events::Events, server_keys::ServerKeys, state::version_of};
 
 mod gaps;
@@ -28,6 +34,8 @@ mod placing;
 
 /// Rooms of one transaction taken in at the same time.
 const ROOMS_AT_ONCE: usize = 4;
+/// Events looked at of a room that we are not in.
+const FROM_OUTSIDE: usize = 10;
 /// States fetched at the same time: each may be large.
 const HEAVY: usize = 8;
 
@@ -40,6 +48,7 @@ pub struct Inbox {
     federation: Arc<Federation>,
     outliers: Arc<Outliers>,
     acls: Arc<Acls>,
+    joins: Arc<Joins>,
     /// One write at a time in a room.
     lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
@@ -69,9 +78,10 @@ impl Inbox {
         federation: Arc<Federation>,
         outliers: Arc<Outliers>,
         acls: Arc<Acls>,
+        joins: Arc<Joins>,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
-        Self { store, events, server_keys, federation, outliers, acls, lanes, heavy: Semaphore::new(HEAVY) }
+        Self { store, events, server_keys, federation, outliers, acls, joins, lanes, heavy: Semaphore::new(HEAVY) }
     }
 
     /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
@@ -106,8 +116,7 @@ impl Inbox {
     async fn receive_in(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
         let mut answers = Answers::new();
         let Some(room) = self.known_room(room_id).await? else {
-            // Not in it (any more): nothing to say, and the sender finds out by our leave.
-            return Ok(answers);
+            return self.from_outside(origin, room_id, raw).await;
         };
         let version = version_of(&room)?;
         let admitted = self.acls.allows(room.nid, origin).await?;
@@ -143,6 +152,31 @@ impl Inbox {
             }
         }
         answers.extend(self.take_in(origin, &room, version, good, Sort::News).await?);
+        Ok(answers)
+    }
+
+    /// Of a room that we are not in (any more) nothing concerns us but that an invite or a knock came to nothing; all else
+    /// is passed over, and the sender finds out by our leave.
+    async fn from_outside(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
+        let mut answers = Answers::new();
+        let Some(nid) = self.store.room_nid(room_id).await? else { return Ok(answers) };
+        let Some(room) = self.store.room(nid).await? else { return Ok(answers) };
+        let Ok(version) = version_of(&room) else { return Ok(answers) };
+        let about_ours = |e: &Unverified| {
+            let claimed = e.claimed();
+            *claimed.event_type() == TimelineEventType::RoomMember
+                && claimed.room_id() == room_id
+                && claimed.sender().server_name() == origin
+                && claimed.state_key().is_some_and(|key| key.ends_with(self.federation.name().as_str()))
+        };
+        let events = raw.iter().filter_map(|pdu| Pdu::parse_remote(pdu.get(), version).ok()).filter(about_ours);
+        let events: Vec<Unverified> = events.take(FROM_OUTSIDE).collect();
+        for pdu in self.server_keys.verify(events, version).await?.into_iter().flatten() {
+            let event_id = pdu.event_id().to_owned();
+            if self.joins.withdrawn(&room, Arc::new(pdu)).await? {
+                answers.insert(event_id, Ok(()));
+            }
+        }
         Ok(answers)
     }
 

@@ -1,6 +1,8 @@
 //! Redactions: what they take away, and those that came before what they are about (history is fetched from its newest
 //! end).
 
+use std::collections::HashSet;
+
 use hearth_base::{Result, ids::EventNid};
 use ruma::EventId;
 
@@ -18,6 +20,7 @@ pub(super) async fn apply(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>
     const WAIT: &str = "INSERT INTO redactions_ahead (target_id, event_nid) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     const DONE: &str = "DELETE FROM redactions_ahead WHERE target_id = $1";
     let mut all: Vec<(NewRedaction, EventNid, i64)> = Vec::new();
+    let late: HashSet<EventNid> = appends.iter().flat_map(|a| &a.redacted).map(|late| late.redaction.target).collect();
     for p in placed {
         if let Some(redaction) = &p.event.redaction {
             all.push((redaction.clone(), p.event.nid, clamp(p.event.pdu.origin_server_ts())));
@@ -37,7 +40,7 @@ pub(super) async fn apply(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>
             execute!(tx, WAIT, target.as_str(), by.0)?;
         }
     }
-    for p in placed.iter().filter(|p| p.event.standing == Standing::Backfilled) {
+    for p in placed.iter().filter(|p| p.event.standing == Standing::Backfilled || late.contains(&p.event.nid)) {
         execute!(tx, DONE, p.event.pdu.event_id().as_str())?;
     }
     Ok(())

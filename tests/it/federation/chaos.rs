@@ -3,7 +3,7 @@
 //! the same events, the same state before each of them, and the same current state.
 //!
 //! What happens follows from a seed, as far as it can where things happen at once. `HEARTH_CHAOS=4..40` tries other seeds,
-//! `HEARTH_CHAOS_DEEDS=1000` longer lives.
+//! `HEARTH_CHAOS_DEEDS=1000` longer lives, `HEARTH_CHAOS_LOG=hearth_service::federation=debug` tells what the servers do.
 
 use std::time::Duration;
 
@@ -203,16 +203,28 @@ impl World {
         match self.pick(20) {
             0..7 => {
                 let how = *[Cut::Refused, Cut::Unanswered, Cut::Held].choose(&mut self.rng).unwrap();
+                println!("  {one} and {other} are cut off, {how:?}");
                 self.switch.cut(&name, &others, how);
             }
             7..10 => {
+                println!("  {one} is alone");
                 let third = self.nodes[3 - one - other].name.to_string();
                 self.switch.cut(&name, &others, Cut::Refused);
                 self.switch.cut(&name, &third, Cut::Refused);
             }
-            10..16 => self.switch.heal(&name, &others),
-            16..19 => self.restart(one).await,
-            _ => self.nodes[one].steps(self.rng.random_range(1_000..3 * 24 * 3_600_000)),
+            10..16 => {
+                println!("  {one} and {other} meet");
+                self.switch.heal(&name, &others);
+            }
+            16..19 => {
+                println!("  {one} starts again");
+                self.restart(one).await;
+            }
+            // Keys of servers hold for a day: a clock that is further ahead is another story.
+            _ => {
+                println!("  the clock of {one} jumps");
+                self.nodes[one].steps(self.rng.random_range(1_000..6 * 3_600_000));
+            }
         }
     }
 
@@ -290,6 +302,10 @@ impl World {
 }
 
 async fn lives(seed: u64) {
+    if let Ok(filter) = std::env::var("HEARTH_CHAOS_LOG") {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
     let deeds = std::env::var("HEARTH_CHAOS_DEEDS").map_or(DEEDS, |n| n.parse().unwrap());
     let mut world = World::begin(seed).await;
     let mut done = 0;

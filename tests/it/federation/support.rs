@@ -20,6 +20,7 @@ use std::{
 
 use axum::{Router, middleware};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hearth_base::tasks::Supervisor;
 use hearth_remote::Failure;
 use hearth_rules::request::Signed;
@@ -93,7 +94,11 @@ pub struct Door {
     is_open: watch::Sender<bool>,
     asked: Arc<Mutex<HashMap<String, usize>>>,
     lie: Arc<Mutex<Option<Lie>>>,
+    trick: Arc<Mutex<Option<Trick>>>,
 }
+
+/// Answers instead of the server: the path that was asked for, and the answer, which may be late or have no end.
+pub type Trick = Arc<dyn Fn(&str) -> Option<BoxFuture<'static, axum::response::Response>> + Send + Sync>;
 
 /// Changes an answer that is JSON: the path that was asked for, and the body.
 pub type Lie = Arc<dyn Fn(&str, &mut Value) + Send + Sync>;
@@ -101,7 +106,7 @@ pub type Lie = Arc<dyn Fn(&str, &mut Value) + Send + Sync>;
 impl Door {
     /// An open door.
     pub fn open() -> Self {
-        Self { is_open: watch::Sender::new(true), asked: Arc::default(), lie: Arc::default() }
+        Self { is_open: watch::Sender::new(true), asked: Arc::default(), lie: Arc::default(), trick: Arc::default() }
     }
 
     /// Shuts it or opens it.
@@ -118,11 +123,14 @@ impl Door {
     }
 
     fn lying(&self, router: Router) -> Router {
-        let lie = self.lie.clone();
+        let (lie, trick) = (self.lie.clone(), self.trick.clone());
         router.layer(middleware::from_fn(move |request: axum::extract::Request, next: middleware::Next| {
-            let lie = lie.lock().unwrap().clone();
+            let (lie, trick) = (lie.lock().unwrap().clone(), trick.lock().unwrap().clone());
             async move {
                 let path = request.uri().path().to_owned();
+                if let Some(answer) = trick.and_then(|trick| trick(&path)) {
+                    return answer.await;
+                }
                 let answer = next.run(request).await;
                 let Some(lie) = lie else { return answer };
                 let (mut parts, body) = answer.into_parts();
@@ -269,6 +277,11 @@ impl Peer {
     /// Changes what other servers are answered, or with `None` tells the truth again.
     pub fn lies(&self, lie: Option<Lie>) {
         *self.door.lie.lock().unwrap() = lie;
+    }
+
+    /// Answers other servers in another way than a server does, or with `None` as one again.
+    pub fn tricks(&self, trick: Option<Trick>) {
+        *self.door.trick.lock().unwrap() = trick;
     }
 
     /// How often other servers asked for a path.

@@ -41,6 +41,9 @@ impl Inbox {
         let asked: Vec<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
         let found = self.search(origin, room, version, events, sort).await?;
         let mut answers = self.place_found(room, version, found, sort).await?;
+        if let Err(e) = self.events.bring_together(room.nid).await {
+            tracing::warn!(room.id = %room.room_id, error = %e, "branches were not brought together");
+        }
         for id in asked {
             answers.entry(id).or_insert_with(|| Err("what it follows cannot be had at present".to_owned()));
         }

@@ -191,6 +191,7 @@ impl Node {
         let (keys, behind) = (self.keys.clone(), self.gate.behind.clone());
         Plan::default()
             .named(self.name.clone())
+            .ahead(self.ahead_ms)
             .services(move |s| {
                 s.server_keys = keys;
                 s.federation.remote.custom_ca = vec![authority().file.clone()];
@@ -212,9 +213,7 @@ impl Node {
     pub async fn restart(&mut self) {
         self.gate.behind.lock().unwrap().take();
         let old = self.running.take().unwrap();
-        let server = self.plan().after(old).await;
-        server.clock().advance_ms(self.ahead_ms);
-        self.running = Some(server);
+        self.running = Some(self.plan().after(old).await);
     }
 
     /// Puts its clock forward.
