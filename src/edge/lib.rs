@@ -43,6 +43,7 @@ mod tls;
 mod well_known;
 
 pub use error::Error;
+pub use listener::Trial;
 pub use settings::Settings;
 
 use acme::challenges::Challenges;
@@ -87,15 +88,6 @@ pub struct Address {
     pub label: String,
     /// Whether TLS is spoken there.
     pub tls: bool,
-}
-
-/// Whether a listener could be opened.
-#[derive(Debug)]
-pub struct Trial {
-    /// Its name.
-    pub listener: Arc<str>,
-    /// Its addresses, or a sentence on the first that cannot be opened.
-    pub opened: Result<Vec<String>, Error>,
 }
 
 /// What connections share.
@@ -194,14 +186,7 @@ impl Edge {
 
     /// Opens each socket that [`Self::bind`] would and closes it again.
     pub fn try_bind(&self) -> Vec<Trial> {
-        let settings = self.settings.lock().clone();
-        let labels = |bound: Vec<Bound>| bound.into_iter().map(|one| one.label.clone()).collect();
-        let plan = listener::plan(&settings);
-        let trial = |planned: &listener::Planned| Trial {
-            listener: planned.door.name.clone(),
-            opened: bind::open(planned).map(labels),
-        };
-        plan.iter().map(trial).collect()
+        listener::try_all(&self.settings.lock().clone())
     }
 
     /// Starts to answer by these routers and to look after certificates; returns at once. Ends with [`Self::stop`], or

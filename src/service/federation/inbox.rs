@@ -116,7 +116,7 @@ impl Inbox {
     async fn receive_in(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
         let mut answers = Answers::new();
         let Some(room) = self.known_room(room_id).await? else {
-            return self.from_outside(origin, room_id, raw).await;
+            return self.take_from_outside(origin, room_id, raw).await;
         };
         let version = version_of(&room)?;
         let admitted = self.acls.allows(room.nid, origin).await?;
@@ -157,7 +157,7 @@ impl Inbox {
 
     /// Of a room that we are not in (any more) nothing concerns us but that an invite or a knock came to nothing; all else
     /// is passed over, and the sender finds out by our leave.
-    async fn from_outside(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
+    async fn take_from_outside(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
         let mut answers = Answers::new();
         let Some(nid) = self.store.room_nid(room_id).await? else { return Ok(answers) };
         let Some(room) = self.store.room(nid).await? else { return Ok(answers) };
