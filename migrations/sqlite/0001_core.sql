@@ -100,9 +100,25 @@ CREATE TABLE redacted_events (
 CREATE TABLE missing_events (
     room_nid     BIGINT NOT NULL,
     event_id     TEXT NOT NULL,
-    depth        BIGINT NOT NULL,
+    depth        BIGINT NOT NULL,        -- of whoever names it first
+    tries        BIGINT NOT NULL,        -- how often others were asked for it in vain
+    retry_ms     BIGINT NOT NULL,        -- not to be asked for before
     PRIMARY KEY (room_nid, event_id)
 );
+
+-- Events that were news while not all they follow was here: a timeline is not to run over them.
+CREATE TABLE gaps (
+    room_nid  BIGINT NOT NULL,
+    pos       BIGINT NOT NULL,
+    PRIMARY KEY (room_nid, pos)
+) WITHOUT ROWID;
+
+-- Redactions of events that are not here yet.
+CREATE TABLE redactions_ahead (
+    target_id  TEXT NOT NULL,
+    event_nid  BIGINT NOT NULL,
+    PRIMARY KEY (target_id, event_nid)
+) WITHOUT ROWID;
 
 -- State snapshots: whole (base_nid NULL), or what differs from a whole one. packed: store::state::pack.
 CREATE TABLE snaps (

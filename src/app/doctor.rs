@@ -225,8 +225,8 @@ fn doors(config: &Config, running: bool) -> Vec<Finding> {
         Err(e) => return vec![bad("certificates", e.to_string(), "Correct the option or the file it names.")],
     };
     let mut found = Vec::new();
-    for (name, tried) in edge.try_bind() {
-        found.push(match tried {
+    for hearth_edge::Trial { listener: name, opened } in edge.try_bind() {
+        found.push(match opened {
             Ok(labels) => fine("port", format!("{name}: {} can be listened on", labels.join(", "))),
             Err(e @ hearth_edge::Error::Busy(..)) if running => {
                 let hers = e.to_string();
@@ -291,8 +291,8 @@ fn judge_clock(ours: u64, theirs: u64, whose: &str) -> Finding {
     let way = if ours > theirs { "ahead of" } else { "behind" };
     let what = format!("{} s {way} that of {whose}", apart / 1000);
     match apart {
-        ..=CLOCK_ODD => fine(ABOUT, format!("agrees with that of {whose}")),
-        ..=CLOCK_OFF => odd(ABOUT, what, REMEDY),
+        ..CLOCK_ODD => fine(ABOUT, format!("agrees with that of {whose}")),
+        CLOCK_ODD..CLOCK_OFF => odd(ABOUT, what, REMEDY),
         _ => bad(ABOUT, what, REMEDY),
     }
 }

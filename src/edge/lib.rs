@@ -43,6 +43,7 @@ mod tls;
 mod well_known;
 
 pub use error::Error;
+pub use listener::Trial;
 pub use settings::Settings;
 
 use acme::challenges::Challenges;
@@ -183,13 +184,9 @@ impl Edge {
         Ok(addresses)
     }
 
-    /// Opens each socket that [`Self::bind`] would and closes it again: of each listener its name and its addresses, or a
-    /// sentence on the first that cannot be opened.
-    pub fn try_bind(&self) -> Vec<(Arc<str>, Result<Vec<String>, Error>)> {
-        let settings = self.settings.lock().clone();
-        let labels = |bound: Vec<Bound>| bound.into_iter().map(|one| one.label.clone()).collect();
-        let plan = listener::plan(&settings);
-        plan.iter().map(|planned| (planned.door.name.clone(), bind::open(planned).map(labels))).collect()
+    /// Opens each socket that [`Self::bind`] would and closes it again.
+    pub fn try_bind(&self) -> Vec<Trial> {
+        listener::try_all(&self.settings.lock().clone())
     }
 
     /// Starts to answer by these routers and to look after certificates; returns at once. Ends with [`Self::stop`], or

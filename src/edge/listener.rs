@@ -7,7 +7,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use hearth_config::edge::{Listen, Ports};
 
-use crate::settings::{Listener, Place, Resources, Serves, Settings};
+use crate::{
+    Error,
+    settings::{Listener, Place, Resources, Serves, Settings},
+};
 
 pub(crate) mod bind;
 pub(crate) mod connection;
@@ -53,6 +56,23 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
     own("https", https, true, false);
     own("federation", federation, true, false);
     all
+}
+
+/// Whether a listener could be opened.
+#[derive(Debug)]
+pub struct Trial {
+    /// Its name.
+    pub listener: Arc<str>,
+    /// Its addresses, or a sentence on the first that cannot be opened.
+    pub opened: Result<Vec<String>, Error>,
+}
+
+/// Opens each listener's sockets and closes them again.
+pub(crate) fn try_all(settings: &Settings) -> Vec<Trial> {
+    let labels = |bound: Vec<bind::Bound>| bound.into_iter().map(|one| one.label.clone()).collect();
+    let plan = plan(settings);
+    let trial = |p: &Planned| Trial { listener: p.door.name.clone(), opened: bind::open(p).map(labels) };
+    plan.iter().map(trial).collect()
 }
 
 fn from_homeserver(listener: &Listener) -> Planned {

@@ -12,18 +12,19 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use hearth_base::{Result as Done, clock::Clock};
-use hearth_rules::Signer;
+use hearth_rules::{Signer, request::Signed};
 use http::{Request, Response, header};
 use hyper::body::Incoming;
 use rand::Rng;
-use ruma::api::federation::authentication::XMatrixSigningInput;
+use ruma::api::federation::authentication::{XMatrix, XMatrixSigningInput};
 use ruma::{
     ServerName,
     api::{
-        IncomingResponseExt, MatrixVersion, OutgoingRequest, OutgoingRequestExt, SupportedVersions,
+        IncomingResponseExt, MatrixVersion, OutgoingBody, OutgoingRequest, OutgoingRequestExt, SupportedVersions,
         auth_scheme::AuthScheme,
         path_builder::{PathBuilder, SinglePath, VersionHistory},
     },
+    serde::Base64,
 };
 
 use crate::{
@@ -187,10 +188,26 @@ impl Federation {
         R::PathBuilder: Paths,
         for<'a> R::Authentication: AuthScheme<Input<'a> = XMatrixSigningInput<'a>>,
     {
+        let ours = |e: &dyn fmt::Display| Failure::Ours(e.to_string());
+        let made = request.try_into_http_request_inner("", R::PathBuilder::input()).map_err(|e| ours(&e))?;
+        let (mut parts, body) = made.into_parts();
+        if let Some(content_type) = body.content_type() {
+            parts.headers.entry(header::CONTENT_TYPE).or_insert(content_type);
+        }
+        let body: BytesMut = body.try_into_buf().map_err(|e| ours(&e.into()))?;
         let signer = &self.0.signer;
-        let input = XMatrixSigningInput::new(signer.server_name().to_owned(), to.to_owned(), signer.key_pair());
-        let made = request.try_into_http_request::<BytesMut>("", input, R::PathBuilder::input());
-        Ok(made.map_err(|e| Failure::Ours(e.to_string()))?.map(BytesMut::freeze))
+        let signed = Signed {
+            origin: signer.server_name().as_str(),
+            destination: to.as_str(),
+            method: parts.method.as_str(),
+            uri: parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
+            body: std::str::from_utf8(&body).map_err(|e| ours(&e))?,
+        };
+        let signature = Base64::parse(signer.sign_text(&signed.text().map_err(|e| ours(&e))?)).map_err(|e| ours(&e))?;
+        let key = signer.key_id().try_into().map_err(|e: ruma::IdParseError| ours(&e))?;
+        let proof = XMatrix::new(signer.server_name().to_owned(), to.to_owned(), key, signature);
+        parts.headers.insert(header::AUTHORIZATION, http::HeaderValue::from(&proof));
+        Ok(Request::from_parts(parts, body.freeze()))
     }
 
     /// Sends a finished request and reads the answer; tries again while that is sane.

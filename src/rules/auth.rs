@@ -21,8 +21,10 @@ use crate::{
     versions::RoomVersion,
 };
 
+pub(crate) mod judged;
 pub mod levels;
 
+use judged::Judged;
 pub use levels::PowerLevels;
 
 /// The rule that an event breaks, in a sentence.
@@ -82,7 +84,15 @@ pub fn check_against(
     pdu: &Pdu,
     state: impl Fn(&StateEventType, &str) -> Option<Arc<Pdu>>,
 ) -> Result<(), NotAllowed> {
-    check_state_dependent_auth_rules(&version.rules.authorization, pdu, state).map_err(NotAllowed)
+    let judged = |event: Arc<Pdu>| Judged::new(version, event);
+    let state = |event_type: &StateEventType, state_key: &str| {
+        let event = state(event_type, state_key).or_else(|| match event_type {
+            StateEventType::RoomJoinRules if state_key.is_empty() => judged::invite_only(version, pdu.room_id()),
+            _ => None,
+        });
+        event.map(judged)
+    };
+    check_state_dependent_auth_rules(&version.rules.authorization, Judged::new(version, pdu), state).map_err(NotAllowed)
 }
 
 /// Checks an event against the state that its own auth events make up: the first check of a received event. Includes
@@ -125,11 +135,15 @@ pub fn create_event_id(pdu: &Pdu) -> Option<OwnedEventId> {
 fn check_room_version(version: &RoomVersion, create: &Pdu) -> Result<(), NotAllowed> {
     #[derive(Deserialize)]
     struct Create {
-        room_version: Option<String>,
+        #[serde(default = "first")]
+        room_version: String,
+    }
+    fn first() -> String {
+        "1".to_owned()
     }
     let content: Create =
         create.content_as().ok_or_else(|| NotAllowed("`room_version` of the create event is not a string".into()))?;
-    let named = content.room_version.as_deref().unwrap_or("1");
+    let named = content.room_version;
     if named == version.id.as_str() {
         Ok(())
     } else {

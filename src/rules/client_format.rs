@@ -7,9 +7,9 @@
 use ruma::{EventId, UserId, events::TimelineEventType};
 use serde::Deserialize;
 
-use crate::event::{
-    Pdu, Text,
-    canonical::{push_int, push_str},
+use crate::{
+    event::{Pdu, Text},
+    json::{push_int, push_str},
 };
 
 pub mod fields;

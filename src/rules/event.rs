@@ -11,10 +11,7 @@ use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
     events::TimelineEventType, state_res::Event,
 };
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::versions::RoomVersion;
@@ -23,11 +20,13 @@ pub(crate) mod canonical;
 pub mod draft;
 pub mod received;
 pub mod redaction;
+pub mod reference;
 pub mod signer;
 
 pub use self::{
     draft::Draft,
     received::{Malformed, Unverified, Verified},
+    reference::Reference,
     signer::Signer,
 };
 
@@ -77,8 +76,8 @@ impl Pdu {
             state_key: fields.state_key.map(|key| key.0.into_owned().into_boxed_str()),
             origin_server_ts: fields.origin_server_ts,
             depth: fields.depth,
-            prev_events: fields.prev_events.into_iter().map(|r| r.0).collect(),
-            auth_events: fields.auth_events.into_iter().map(|r| r.0).collect(),
+            prev_events: fields.prev_events.into_iter().map(Reference::into_event_id).collect(),
+            auth_events: fields.auth_events.into_iter().map(Reference::into_event_id).collect(),
             redacts,
             rejected: false,
             content,
@@ -142,7 +141,7 @@ impl Pdu {
         self.origin_server_ts
     }
 
-    /// One more than the deepest of the events before it, as its server says; at most 2^53 - 1.
+    /// One more than the deepest of the events before it, as its server says; at most [`RoomVersion::max_depth`].
     #[must_use]
     pub fn depth(&self) -> u64 {
         self.depth
@@ -314,35 +313,6 @@ struct Fields<'a> {
     auth_events: Vec<Reference>,
     #[serde(borrow)]
     content: &'a RawValue,
-}
-
-/// A reference to another event: its id, or in versions 1 and 2 a pair of id and hashes.
-struct Reference(OwnedEventId);
-
-impl<'de> Deserialize<'de> for Reference {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct IdOrPair;
-
-        impl<'de> Visitor<'de> for IdOrPair {
-            type Value = Reference;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an event id or a pair of event id and hashes")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, id: &str) -> std::result::Result<Reference, E> {
-                EventId::parse(id).map(Reference).map_err(E::custom)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> std::result::Result<Reference, A::Error> {
-                let id = pair.next_element::<OwnedEventId>()?;
-                while pair.next_element::<IgnoredAny>()?.is_some() {}
-                id.map(Reference).ok_or_else(|| serde::de::Error::custom("an empty event reference"))
-            }
-        }
-
-        deserializer.deserialize_any(IdOrPair)
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@
 pub mod auth;
 pub mod client_format;
 pub mod event;
+pub mod json;
 mod property_path;
 pub mod push;
+pub mod request;
 pub mod resolve;
 pub mod versions;
 pub mod visibility;

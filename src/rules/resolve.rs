@@ -2,8 +2,9 @@
 //! for room version 1, which ruma lacks.
 //!
 //! Pure and synchronous, and for a torn room slow: call it on a blocking thread. Every event it may need must be at
-//! hand by `fetch`: the events of the states, their auth chains down to where the states agree, and the chain of power
-//! levels events below that. An event that `fetch` does not know is passed over, and servers then disagree.
+//! hand by `fetch`: those of the states, of the auth difference and of the conflicted subgraph, the chains of power levels
+//! events below them, and the auth events of all these. An event that `fetch` does not know is passed over, and servers
+//! then disagree.
 //!
 //! Whole states need not be given: see [`needed_keys`].
 
@@ -15,7 +16,11 @@ use std::{
 use hearth_base::error::{Doing, Result};
 use ruma::{EventId, OwnedEventId, events::StateEventType, state_res::utils::event_id_set::EventIdSet};
 
-use crate::{event::Pdu, versions::RoomVersion};
+use crate::{
+    auth::judged::{self, Judged},
+    event::Pdu,
+    versions::RoomVersion,
+};
 
 pub mod v1;
 
@@ -26,11 +31,14 @@ pub type EventSet = EventIdSet<OwnedEventId>;
 
 /// Resolves the states of a room. `auth_chains` holds, for each of `states`, the union of the auth chains of its events
 /// (without those events themselves, unless one is in another's chain); events that all have in common may be left out
-/// of all of them. The outcome does not depend on the order of the states.
+/// of all of them. `between` is the [`conflicted_subgraph`], if the caller has a cheaper way to it than event by event; it
+/// is only asked for by versions that [look there](RoomVersion::resolves_between). The outcome does not depend on the
+/// order of the states.
 pub fn resolve(
     version: &RoomVersion,
     states: &[StateMap],
     auth_chains: Vec<EventSet>,
+    between: Option<EventSet>,
     fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>,
 ) -> Result<StateMap> {
     let Some((first, rest)) = states.split_first() else { return Ok(StateMap::new()) };
@@ -40,10 +48,16 @@ pub fn resolve(
     let Some(rules) = version.rules.state_res.v2_rules() else {
         return Ok(v1::resolve(version, states, fetch));
     };
-    let subgraph = |conflicted: &ruma::state_res::StateMap<Vec<OwnedEventId>>| {
-        Some(conflicted_subgraph(conflicted.values().flatten(), &fetch))
+    let room = states.iter().flat_map(|state| state.values()).find_map(|id| fetch(id));
+    let invite_only = room.and_then(|event| judged::invite_only(version, event.room_id()));
+    let seen = |id: &EventId| {
+        let event = if judged::is_invite_only(id) { invite_only.clone() } else { fetch(id) };
+        event.map(|event| Judged::new(version, event).with_default_rules())
     };
-    ruma::state_res::resolve(&version.rules.authorization, rules, states, auth_chains, &fetch, subgraph)
+    let subgraph = |conflicted: &ruma::state_res::StateMap<Vec<OwnedEventId>>| {
+        between.clone().or_else(|| Some(conflicted_subgraph(conflicted.values().flatten(), &fetch)))
+    };
+    ruma::state_res::resolve(&version.rules.authorization, rules, states, auth_chains, seen, subgraph)
         .doing("resolving state")
 }
 

@@ -10,23 +10,24 @@ use ruma::{
     room_version_rules::{EventIdFormatVersion, RoomVersionRules},
 };
 
+use crate::json::{MAX_INT, Numbers};
+
 /// A room version of the specification (rooms/v1 to rooms/v12). Only ever seen as `&'static RoomVersion`.
 pub struct RoomVersion {
     /// Its name.
     pub id: RoomVersionId,
     /// What it changes.
     pub rules: RoomVersionRules,
-    /// Whether we take part in rooms of this version. Versions 1 to 5 allow numbers that canonical JSON does
-    /// not have (rooms/v6, "Canonical JSON"), which we would lose, so we stay away from them.
+    /// Whether we take part in rooms of this version.
     pub supported: bool,
 }
 
 static TABLE: [RoomVersion; 12] = [
-    RoomVersion { id: RoomVersionId::V1, rules: RoomVersionRules::V1, supported: false },
-    RoomVersion { id: RoomVersionId::V2, rules: RoomVersionRules::V2, supported: false },
-    RoomVersion { id: RoomVersionId::V3, rules: RoomVersionRules::V3, supported: false },
-    RoomVersion { id: RoomVersionId::V4, rules: RoomVersionRules::V4, supported: false },
-    RoomVersion { id: RoomVersionId::V5, rules: RoomVersionRules::V5, supported: false },
+    RoomVersion { id: RoomVersionId::V1, rules: RoomVersionRules::V1, supported: true },
+    RoomVersion { id: RoomVersionId::V2, rules: RoomVersionRules::V2, supported: true },
+    RoomVersion { id: RoomVersionId::V3, rules: RoomVersionRules::V3, supported: true },
+    RoomVersion { id: RoomVersionId::V4, rules: RoomVersionRules::V4, supported: true },
+    RoomVersion { id: RoomVersionId::V5, rules: RoomVersionRules::V5, supported: true },
     RoomVersion { id: RoomVersionId::V6, rules: RoomVersionRules::V6, supported: true },
     RoomVersion { id: RoomVersionId::V7, rules: RoomVersionRules::V7, supported: true },
     RoomVersion { id: RoomVersionId::V8, rules: RoomVersionRules::V8, supported: true },
@@ -62,6 +63,34 @@ impl RoomVersion {
     #[must_use]
     pub fn event_id_is_hash(&self) -> bool {
         self.rules.event_id_format != EventIdFormatVersion::V1
+    }
+
+    /// Which numbers its events may have (rooms/v6, "Canonical JSON").
+    #[must_use]
+    pub fn numbers(&self) -> Numbers {
+        if self.rules.authorization.strict_canonical_json { Numbers::Canonical } else { Numbers::Any }
+    }
+
+    /// How deep an event can be: what canonical JSON can say, and before it what 64 bits can (rooms/v1, "Event format").
+    #[must_use]
+    pub fn max_depth(&self) -> u64 {
+        match self.numbers() {
+            Numbers::Canonical => MAX_INT,
+            Numbers::Any => i64::MAX.unsigned_abs(),
+        }
+    }
+
+    /// Whether redactions need nobody's leave once they are in the room, as the authorisation rules asked for it
+    /// (until rooms/v3).
+    #[must_use]
+    pub fn redactions_are_authorised(&self) -> bool {
+        self.rules.authorization.special_case_room_redaction
+    }
+
+    /// Whether resolution also looks at what lies between conflicted events (rooms/v12, "Conflicted state subgraph").
+    #[must_use]
+    pub fn resolves_between(&self) -> bool {
+        self.rules.state_res.v2_rules().is_some_and(|rules| rules.consider_conflicted_state_subgraph)
     }
 
     /// Whether the room id is that of the create event with another sigil (rooms/v12).
@@ -112,11 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn old_versions_are_known_but_not_offered() {
-        assert!(RoomVersion::get("5").is_none());
-        assert!(RoomVersion::known("5").is_some());
-        assert!(RoomVersion::get(RoomVersionId::V6).is_some());
+    fn all_versions_of_the_specification_are_offered() {
+        assert!(RoomVersion::get("1").is_some_and(|v| v.numbers() == Numbers::Any && v.max_depth() == (1 << 63) - 1));
+        assert!(RoomVersion::get(RoomVersionId::V6).is_some_and(|v| v.max_depth() == (1 << 53) - 1));
         assert!(RoomVersion::known("org.example.13").is_none());
-        assert_eq!(RoomVersion::supported().count(), 7);
+        assert_eq!(RoomVersion::supported().count(), 12);
     }
 }

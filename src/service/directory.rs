@@ -3,19 +3,19 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, OrNotFound, Requester, Result, ids::RoomNid};
+use hearth_base::{Error, OrNotFound, Requester, Result};
 use hearth_store::{Store, rooms::Room, state::StateMap};
 use moka::sync::Cache;
 use ruma::{
-    OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
     api::federation::query::get_room_information,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::RawValue};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::{
-    events::{Events, check_may_write},
+    events::{Events, Outgoing, check_may_write},
     federation::{Federation, servers::Servers},
     state::State,
 };

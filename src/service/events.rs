@@ -23,9 +23,11 @@ use serde_json::value::RawValue;
 use crate::{push::Push, relations, state::State};
 
 mod arrivals;
+mod ends;
 mod heads;
 pub mod lane;
 mod offers;
+mod redactions;
 
 pub use arrivals::{Arrival, Arrived};
 use lane::{Builder, Head, Lane, Staged, Step};
@@ -46,6 +48,8 @@ pub struct Events {
     clock: Clock,
     supervisor: Supervisor,
     lanes: Cache<RoomNid, Arc<Lane>>,
+    /// Rooms whose branches nobody of ours could bring together lately.
+    torn: Cache<RoomNid, ()>,
     /// Transactions committed or on their way, so that a repetition costs no write and waits for the first. The unique
     /// index of the table stands behind it.
     txns: moka::future::Cache<Txn, OwnedEventId>,
@@ -95,6 +99,7 @@ impl Events {
             clock,
             supervisor,
             lanes: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(900)).build(),
+            torn: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
             txns: moka::future::Cache::builder().max_capacity(20_000).time_to_live(Duration::from_secs(3600)).build(),
         }
     }
@@ -296,7 +301,8 @@ impl Events {
     }
 
     fn builder(&self) -> Builder<'_> {
-        Builder { store: &self.store, signer: &self.signer, server_name: &self.server_name, push: &self.push }
+        let Self { store, signer, server_name, push, state, .. } = self;
+        Builder { store, signer, server_name, push, state }
     }
 
     /// The event a device sent under this transaction id, if it did.

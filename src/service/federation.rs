@@ -19,6 +19,7 @@ use ruma::{
 
 pub mod acl;
 pub mod answers;
+pub mod backfill;
 pub mod edus;
 pub mod health;
 pub mod inbox;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub device_names: bool,
     /// Others may list published rooms (`allow_public_rooms_over_federation`).
     pub public_rooms: bool,
+    /// How older history is fetched.
+    pub backfill: backfill::Settings,
 }
 
 impl Default for Settings {
@@ -60,6 +63,7 @@ impl Default for Settings {
             profiles: true,
             device_names: false,
             public_rooms: false,
+            backfill: backfill::Settings::default(),
         }
     }
 }

@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{
-    Error, OrNotFound, Requester, Result,
-    clock::Clock,
-    ids::StreamPos,
-    stream::{HistoryToken, SyncToken},
-};
+use hearth_base::{Error, OrNotFound, Requester, Result, clock::Clock, stream::HistoryToken};
 use hearth_rules::visibility::HistoryVisibility;
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{
@@ -15,10 +10,12 @@ use ruma::{
     events::{TimelineEventType, room::member::MembershipState},
 };
 
-use crate::{account_data::AccountData, state::State};
+use crate::{account_data::AccountData, federation::backfill::Backfill, state::State};
 
 mod answers;
+mod by_time;
 mod children;
+mod pages;
 pub mod viewer;
 mod writing;
 
@@ -30,8 +27,6 @@ pub use writing::Form;
 
 /// Events in a page at most, whatever a client asks for.
 const MAX_PAGE: usize = 1000;
-/// Pages of hidden events looked through for one answer.
-const MAX_ROUNDS: usize = 10;
 
 /// Reads rooms for users.
 #[derive(Debug)]
@@ -39,6 +34,7 @@ pub struct History {
     store: Store,
     state: Arc<State>,
     account_data: Arc<AccountData>,
+    backfill: Option<Arc<Backfill>>,
     clock: Clock,
 }
 
@@ -74,10 +70,16 @@ pub struct Context {
 }
 
 impl History {
-    /// Made once.
+    /// Made once. Without `backfill`, what is not here is missing.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, account_data: Arc<AccountData>, clock: Clock) -> Self {
-        Self { store, state, account_data, clock }
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        account_data: Arc<AccountData>,
+        backfill: Option<Arc<Backfill>>,
+        clock: Clock,
+    ) -> Self {
+        Self { store, state, account_data, backfill, clock }
     }
 
     /// A room through the eyes of a user.
@@ -121,93 +123,9 @@ impl History {
     }
 
     async fn visible(&self, viewer: &Viewer, event_id: &EventId) -> Result<Arc<StoredEvent>> {
-        self.store
-            .event_by_id(event_id)
-            .await?
-            .filter(|e| e.room == viewer.room.nid && e.pos.is_some() && viewer.shows(e))
-            .or_not_found("Event")
-    }
-
-    /// A page of a room's history (spec: `GET /rooms/{roomId}/messages`).
-    ///
-    /// # Errors
-    /// 400 for a token that is not ours.
-    pub async fn messages(
-        &self,
-        viewer: &Viewer,
-        direction: Direction,
-        from: Option<&str>,
-        to: Option<&str>,
-        limit: usize,
-        wanted: Wanted<'_>,
-    ) -> Result<Page> {
-        let room = &viewer.room;
-        let mut start = match from {
-            Some(token) => self.place(room, token).await?,
-            None if direction == Direction::Backward => HistoryToken::END,
-            None => HistoryToken::START,
-        };
-        if let Some(left) = viewer.left_with().and_then(StoredEvent::place)
-            && direction == Direction::Backward
-        {
-            // They see nothing of what came later; it need not be looked through.
-            start = start.min(left);
-        }
-        let until = match to {
-            Some(token) => self.place(room, token).await?,
-            None if direction == Direction::Backward => HistoryToken::START,
-            None => HistoryToken::END,
-        };
-        self.page(viewer, direction, start, until, limit.clamp(1, MAX_PAGE), wanted).await
-    }
-
-    async fn page(
-        &self,
-        viewer: &Viewer,
-        direction: Direction,
-        mut start: HistoryToken,
-        until: HistoryToken,
-        limit: usize,
-        wanted: Wanted<'_>,
-    ) -> Result<Page> {
-        let (mut events, mut at) = (Vec::new(), start);
-        for _ in 0..MAX_ROUNDS {
-            let ask = limit.saturating_sub(events.len());
-            let found = self.store.history(viewer.room.nid, direction, at, until, ask).await?;
-            let exhausted = found.len() < ask;
-            let Some(last) = found.last().and_then(|e| e.place()) else {
-                return Ok(Page { events, start, end: None });
-            };
-            if start == HistoryToken::END {
-                // The end of a room moves on; the page began here.
-                start = found.first().and_then(|e| e.place()).unwrap_or(start);
-            }
-            at = match direction {
-                Direction::Backward => last.before(),
-                Direction::Forward => last,
-            };
-            events.extend(found.into_iter().filter(|e| viewer.shows(e) && wanted(e)));
-            if exhausted {
-                return Ok(Page { events, start, end: None });
-            }
-            if events.len() >= limit {
-                break;
-            }
-        }
-        Ok(Page { events, start, end: Some(at) })
-    }
-
-    /// The place in a room's history that a token stands for; tokens of /sync are taken too.
-    ///
-    /// # Errors
-    /// 400 for a token that is not ours.
-    pub async fn place(&self, room: &Room, token: &str) -> Result<HistoryToken> {
-        if let Ok(place) = token.parse::<HistoryToken>() {
-            return Ok(place);
-        }
-        let sync: SyncToken = token.parse()?;
-        let newest = self.store.news(room.nid, StreamPos::ZERO, sync.pos, 1).await?;
-        Ok(newest.first().and_then(|e| e.place()).unwrap_or(HistoryToken::START))
+        let event = self.store.event_by_id(event_id).await?;
+        let event = event.filter(|e| e.room == viewer.room.nid && e.pos.is_some()).or_not_found("Event")?;
+        viewer.shows(&event).await?.then_some(event).or_not_found("Event")
     }
 
     /// An event and its neighbours (spec: `GET /rooms/{roomId}/context/{eventId}`): `limit` in all, the event not counted.
@@ -292,24 +210,6 @@ impl History {
             Some(event) => self.state.after(event).await,
             None => Ok(StateMap::new()),
         }
-    }
-
-    /// The event of a room sent nearest to a time, ms, among those the user may see.
-    ///
-    /// # Errors
-    /// 404 if there is none in that direction.
-    pub async fn event_by_time(
-        &self,
-        who: &Requester,
-        room_id: &RoomId,
-        direction: Direction,
-        origin_ms: u64,
-    ) -> Result<Arc<StoredEvent>> {
-        const LOOK_THROUGH: usize = 200;
-        let viewer = self.enter(who, room_id).await?;
-        let origin_ms = i64::try_from(origin_ms).unwrap_or(i64::MAX);
-        let nearest = self.store.events_by_time(viewer.room.nid, direction, origin_ms, LOOK_THROUGH).await?;
-        nearest.into_iter().find(|e| viewer.shows(e)).or_not_found("Event")
     }
 
     /// Member events of the senders of these events, for lazy loading (spec: "Lazy-loading room members").

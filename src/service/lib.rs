@@ -47,6 +47,7 @@ use federation::{
     Federation,
     acl::Acls,
     answers::Answers,
+    backfill::{self, Backfill},
     edus::{self, Edus, device_lists::DeviceLists},
     inbox::Inbox,
     joins::Joins,
@@ -322,7 +323,14 @@ impl Services {
             settings.rooms.clone(),
         );
         let rooms = Arc::new(rooms);
-        let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), time()));
+        let parts = backfill::Parts {
+            state: state.clone(),
+            inbox: inbox.clone(),
+            federation: federation.clone(),
+            servers: servers.clone(),
+        };
+        let backfill = Backfill::new(disk(), parts, time(), supervisor.clone(), settings.federation.backfill);
+        let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), Some(backfill), time()));
         let notified = Arc::new(Notified::new(disk(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));

@@ -179,7 +179,7 @@ impl Notifier {
     /// If the database fails.
     pub async fn rooms_of(&self, slot: &UserSlot) -> Result<Arc<UserRooms>> {
         loop {
-            if let Some(rooms) = slot.rooms.lock().clone() {
+            if let Some(rooms) = slot.rooms() {
                 return Ok(rooms);
             }
             let before = slot.room_changes.load(Ordering::Acquire);
@@ -191,9 +191,7 @@ impl Notifier {
                 .partition(|m| m.membership == MembershipState::Join);
             let hubs = self.hubs(&joined.iter().map(|m| m.room).collect::<Vec<_>>()).await?;
             let rooms = Arc::new(UserRooms { joined: joined.into_iter().zip(hubs).collect(), others });
-            let mut kept = slot.rooms.lock();
-            if slot.room_changes.load(Ordering::Acquire) == before {
-                *kept = Some(rooms.clone());
+            if slot.keep_rooms(&rooms, before) {
                 return Ok(rooms);
             }
         }

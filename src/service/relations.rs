@@ -175,7 +175,7 @@ impl Relations {
                 Direction::Backward => place.before(),
                 Direction::Forward => place,
             };
-            shown.extend(found.into_iter().filter(|e| viewer.shows(e)));
+            shown.extend(viewer.shown(found).await?);
             if !more || shown.len() >= limit {
                 break;
             }
@@ -236,8 +236,11 @@ impl Relations {
             let events = self.store.events_by_id(&ids).await?;
             let mut by_id: HashMap<OwnedEventId, Arc<StoredEvent>> =
                 events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
-            let here = |e: &Arc<StoredEvent>| e.room == viewer.room.nid && e.pos.is_some() && viewer.may_see(e);
-            roots.extend(ids.iter().filter_map(|id| by_id.remove(id)).filter(here));
+            for root in ids.iter().filter_map(|id| by_id.remove(id)) {
+                if root.room == viewer.room.nid && root.pos.is_some() && viewer.may_see(&root).await? {
+                    roots.push(root);
+                }
+            }
             if !more || roots.len() >= limit {
                 break;
             }

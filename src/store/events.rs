@@ -19,11 +19,15 @@ use crate::{
     state::SnapRow,
 };
 
+mod changes;
+mod gaps;
 mod outliers;
 mod outside;
+mod redactions;
 mod texts;
 mod write;
 
+pub use gaps::Gap;
 pub(crate) use write::append_all;
 
 /// How an event stands with us.
@@ -162,6 +166,17 @@ pub struct NewRedaction {
     pub json: String,
 }
 
+/// A redaction that was here before the event it is about, which comes now.
+#[derive(Clone, Debug)]
+pub struct LateRedaction {
+    /// What it takes away.
+    pub redaction: NewRedaction,
+    /// The redaction.
+    pub by: EventNid,
+    /// When it was sent, ms.
+    pub at_ms: i64,
+}
+
 /// An event about to be stored.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
@@ -291,6 +306,10 @@ pub struct Append {
     pub members: Vec<MemberRow>,
     /// Events that these name as their predecessors and that we do not have, with the depth of who names them.
     pub missing: Vec<(OwnedEventId, i64)>,
+    /// Which of the events are redacted by what was here before them.
+    pub redacted: Vec<LateRedaction>,
+    /// Events that these redact and that we do not have.
+    pub redactions_ahead: Vec<(OwnedEventId, EventNid)>,
 }
 
 impl Append {
@@ -305,6 +324,8 @@ impl Append {
             changes: Vec::new(),
             members: Vec::new(),
             missing: Vec::new(),
+            redacted: Vec::new(),
+            redactions_ahead: Vec::new(),
         }
     }
 }
@@ -376,8 +397,6 @@ const BY_TXN: &str =
     "SELECT event_nid FROM events WHERE sender_nid = $1 AND room_nid = $2 AND txn_id = $3 AND device_id = $4";
 const BY_TIME_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms >= $2 ORDER BY origin_ms, depth, pos LIMIT $3";
 const BY_TIME_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms <= $2 ORDER BY origin_ms DESC, depth DESC, pos DESC LIMIT $3";
-const STATE_CHANGES: &str =
-    "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
 const PRUNE_REDACTED: &str = "DELETE FROM redacted_events WHERE event_nid IN (SELECT event_nid FROM redacted_events WHERE redacted_ms < $1 LIMIT $2)";
 const REDACTED: &str = "SELECT json FROM redacted_events WHERE event_nid = $1";
 
@@ -558,21 +577,6 @@ impl Store {
             Some((nid,)) => self.event(EventNid(nid)).await,
             None => Ok(None),
         }
-    }
-
-    /// How the current state of a room changed in `(after, upto]`: the last value of each key; `None` is removed.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn state_changes(
-        &self,
-        room: RoomNid,
-        after: StreamPos,
-        upto: StreamPos,
-    ) -> Result<HashMap<KeyNid, Option<EventNid>>> {
-        let rows: Vec<(i64, Option<i64>)> =
-            fetch_all!(&mut self.read().await?, (i64, Option<i64>), STATE_CHANGES, room.0, after.0, upto.0)?;
-        Ok(rows.into_iter().map(|(key, new)| (KeyNid(key), new.map(EventNid))).collect())
     }
 
     /// Forgets for good what was redacted before that time, ms; `most` at once. Gives how many.

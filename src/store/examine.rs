@@ -45,7 +45,7 @@ impl Store {
                 let in_use = in_use(path);
                 let there = path.metadata().is_ok_and(|file| file.len() > 0);
                 if !there {
-                    return Ok(found("SQLite".to_owned(), None, in_use, None)?);
+                    return found("SQLite".to_owned(), None, in_use, None);
                 }
                 let mut connection = ownership::looking(path).await.map_err(failed)?;
                 let version: String =

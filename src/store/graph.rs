@@ -8,7 +8,7 @@ use std::{
 
 use hearth_base::{
     Error, Result,
-    ids::{EventNid, RoomNid},
+    ids::{EventNid, KeyNid, RoomNid},
 };
 use moka::sync::Cache;
 use ruma::OwnedEventId;
@@ -117,6 +117,21 @@ impl Store {
         Ok(found)
     }
 
+    /// Which of these are state events of that key.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn events_of_key(&self, nids: &[EventNid], key: KeyNid) -> Result<Vec<EventNid>> {
+        let sql = sql!("SELECT event_nid FROM events WHERE key_nid = $1 AND event_nid " [in 2]);
+        let mut found = Vec::new();
+        for part in nids.chunks(5_000) {
+            let part = Ints(part.iter().map(|nid| nid.0).collect());
+            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), sql, key.0, part)?;
+            found.extend(rows.into_iter().map(|(nid,)| EventNid(nid)));
+        }
+        Ok(found)
+    }
+
     /// The union of the auth chains of these events, themselves not included unless one is in another's.
     ///
     /// # Errors
@@ -147,11 +162,7 @@ impl Store {
     pub async fn missing_events(&self, room: RoomNid, limit: usize) -> Result<Vec<(OwnedEventId, i64)>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<(String, i64)> = fetch_all!(&mut self.read().await?, (String, i64), MISSING, room.0, limit)?;
-        rows.into_iter()
-            .map(|(id, depth)| {
-                Ok((OwnedEventId::try_from(id).map_err(|e| Error::fault("missing_events table", e))?, depth))
-            })
-            .collect()
+        rows.into_iter().map(|(id, depth)| Ok((event_id(id)?, depth))).collect()
     }
 
     /// Which of these events of a room are named by others that we have, while we do not have them.
@@ -162,10 +173,12 @@ impl Store {
         let sql = sql!("SELECT event_id FROM missing_events WHERE room_nid = $1 AND event_id " [in 2]);
         let texts = ids.iter().map(ToString::to_string).collect();
         let rows: Vec<(String,)> = fetch_all!(&mut self.read().await?, (String,), sql, room.0, Texts(texts))?;
-        rows.into_iter()
-            .map(|(id,)| OwnedEventId::try_from(id).map_err(|e| Error::fault("missing_events table", e)))
-            .collect()
+        rows.into_iter().map(|(id,)| event_id(id)).collect()
     }
+}
+
+pub(crate) fn event_id(id: String) -> Result<OwnedEventId> {
+    OwnedEventId::try_from(id).map_err(|e| Error::fault("missing_events table", e))
 }
 
 #[cfg(test)]

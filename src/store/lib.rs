@@ -119,6 +119,7 @@ pub(crate) struct Inner {
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) member_counts: membership::Counts,
+    pub(crate) relations: relations::Memory,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
     pub(crate) receipts: receipts::Memory,
@@ -138,8 +139,8 @@ pub(crate) struct Inner {
     pub(crate) losing: Notify,
     pub(crate) closing: Notify,
     pub(crate) drained: Notify,
-    /// Holds the lock file of a SQLite database for as long as we live.
-    _lock: Option<std::fs::File>,
+    /// The lock file of a SQLite database, held until it is closed.
+    lock: Option<std::fs::File>,
 }
 
 impl Store {
@@ -175,6 +176,7 @@ impl Store {
                 auth_edges: graph::cache(),
                 events: cache::Cache::weighed(settings.event_cache_bytes, weigh),
                 member_counts: membership::Counts::default(),
+                relations: relations::Memory::default(),
                 snaps: Cache::builder()
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
                     .max_capacity(settings.state_cache_entries)
@@ -197,7 +199,7 @@ impl Store {
                 losing: Notify::new(),
                 closing: Notify::new(),
                 drained: Notify::new(),
-                _lock: lock,
+                lock,
             }),
         };
         supervisor.detach(Writer::new(store.clone(), session, head).run(jobs));
@@ -269,6 +271,9 @@ impl Store {
         self.inner.closing.notify_one();
         let _ = tokio::time::timeout(Duration::from_secs(10), self.inner.drained.notified()).await;
         let _ = tokio::time::timeout(Duration::from_secs(10), self.inner.db.close()).await;
+        if let Some(lock) = &self.inner.lock {
+            let _ = lock.unlock();
+        }
     }
 
     /// Checks that the database answers.

@@ -39,7 +39,7 @@ pub enum Change {
     State {
         /// Where.
         room: RoomNid,
-        /// What.
+        /// What; nothing if the whole state came anew, with the room.
         changes: Arc<[StateChange]>,
     },
     /// The receipts of a user in a room.

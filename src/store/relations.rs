@@ -3,6 +3,7 @@
 
 use hearth_base::{
     Result,
+    cache::Cache,
     ids::{EventNid, RoomNid, StreamPos, UserNid},
     stream::HistoryToken,
 };
@@ -12,7 +13,9 @@ use crate::{
     Store,
     db::{Ints, Texts},
     events::Direction,
-    fetch_all, fetch_optional, sql,
+    fetch_all, fetch_optional,
+    log::Tx,
+    sql,
 };
 
 /// How many relations in a row are followed where all that hangs on an event is wanted (spec: `recurse`, at least 3).
@@ -72,6 +75,57 @@ pub struct Child {
     pub event: EventNid,
 }
 
+/// Rooms of which is remembered what kinds of relations they have.
+const KNOWN: u64 = 20_000;
+
+/// Which relations that are shown at their parents a room has at all: most rooms have none of a kind, and are not asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kinds {
+    threads: bool,
+    edits: bool,
+    references: bool,
+}
+
+impl Kinds {
+    fn of(rel_type: &str) -> Self {
+        Self { threads: rel_type == "m.thread", edits: rel_type == "m.replace", references: rel_type == "m.reference" }
+    }
+
+    /// Whether nothing of the other is missing here.
+    fn has(self, other: Self) -> bool {
+        self.threads >= other.threads && self.edits >= other.edits && self.references >= other.references
+    }
+}
+
+/// The kinds of rooms asked for lately.
+pub(crate) struct Memory(Cache<RoomNid, Kinds>);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(Cache::new(KNOWN))
+    }
+}
+
+impl Memory {
+    /// A room was made: nothing relates to anything in it.
+    pub(crate) fn begin(&self, room: RoomNid) {
+        self.0.put(room, Kinds::default());
+    }
+
+    /// Forgets, once it is committed, what a new relation of this type in a room changes.
+    pub(crate) fn relating(tx: &mut Tx, room: RoomNid, rel_type: &str) {
+        let kind = Kinds::of(rel_type);
+        if kind != Kinds::default() {
+            tx.after_commit(move |store| {
+                let known = &store.inner.relations.0;
+                if !known.get(&room).is_some_and(|kinds| kinds.has(kind)) {
+                    known.invalidate(&room);
+                }
+            });
+        }
+    }
+}
+
 /// Replacements of an event looked at for the newest that is valid.
 const EDITS: i64 = 3;
 /// References of an event that are listed.
@@ -85,6 +139,10 @@ const PAGE_ON: &str = "WITH RECURSIVE tree (event_nid, depth, pos, level) AS (\
      SELECT r.event_nid, r.depth, r.pos, 1 FROM relations r WHERE r.target_id = $1 AND r.room_nid = $2 AND ($3 = '' OR r.rel_type = $3) AND ($4 = '' OR r.event_type = $4) \
      UNION SELECT r.event_nid, r.depth, r.pos, t.level + 1 FROM tree t JOIN events e ON e.event_nid = t.event_nid JOIN relations r ON r.target_id = e.event_id AND r.room_nid = $2 WHERE t.level < $5 AND ($3 = '' OR r.rel_type = $3) AND ($4 = '' OR r.event_type = $4)) \
      SELECT DISTINCT event_nid, depth, pos FROM tree WHERE (depth > $6 OR (depth = $6 AND pos > $7)) AND (depth < $8 OR (depth = $8 AND pos <= $9)) ORDER BY depth, pos LIMIT $10";
+const KINDS: &str = "SELECT \
+     CASE WHEN EXISTS (SELECT 1 FROM relations WHERE room_nid = $1 AND rel_type = 'm.thread') THEN 1 ELSE 0 END, \
+     CASE WHEN EXISTS (SELECT 1 FROM relations WHERE room_nid = $1 AND rel_type = 'm.replace') THEN 1 ELSE 0 END, \
+     CASE WHEN EXISTS (SELECT 1 FROM relations WHERE room_nid = $1 AND rel_type = 'm.reference') THEN 1 ELSE 0 END";
 const RELATION: &str = "SELECT r.rel_type, r.target_id FROM events e JOIN relations r ON r.event_nid = e.event_nid WHERE e.event_id = $1 AND r.room_nid = $2";
 const ANNOTATION: &str = "SELECT event_nid FROM relations WHERE target_id = $1 AND rel_type = 'm.annotation' AND room_nid = $2 AND sender_nid = $3 AND event_type = $4 AND agg_key = $5 LIMIT 1";
 
@@ -149,11 +207,24 @@ impl Store {
         Ok(row.map(|(nid,)| EventNid(nid)))
     }
 
+    async fn relation_kinds(&self, room: RoomNid) -> Result<Kinds> {
+        let load = || async {
+            let row: Option<(i32, i32, i32)> =
+                fetch_optional!(&mut self.read().await?, (i32, i32, i32), KINDS, room.0)?;
+            let (threads, edits, references) = row.unwrap_or_default();
+            Ok(Kinds { threads: threads > 0, edits: edits > 0, references: references > 0 })
+        };
+        self.inner.relations.0.get_or(room, load).await
+    }
+
     /// The threads that grow from these events.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn threads_of(&self, room: RoomNid, roots: Vec<String>, reader: &Reader) -> Result<Vec<Thread>> {
+        if !self.relation_kinds(room).await?.threads {
+            return Ok(Vec::new());
+        }
         let sql = sql!(
             "SELECT target_id, event_nid, total, own FROM (\
              SELECT r.target_id, r.event_nid, COUNT(*) OVER w AS total, SUM(CASE WHEN r.sender_nid = $2 THEN 1 ELSE 0 END) OVER w AS own, \
@@ -191,6 +262,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn edits_of(&self, room: RoomNid, targets: Vec<String>, reader: &Reader) -> Result<Vec<Child>> {
+        if !self.relation_kinds(room).await?.edits {
+            return Ok(Vec::new());
+        }
         let sql = sql!(
             "SELECT target_id, event_nid FROM (SELECT r.target_id, r.event_nid, e.origin_ms, \
              RANK() OVER (PARTITION BY r.target_id ORDER BY e.origin_ms DESC) AS n \
@@ -210,6 +284,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn references_of(&self, room: RoomNid, targets: Vec<String>, reader: &Reader) -> Result<Vec<Child>> {
+        if !self.relation_kinds(room).await?.references {
+            return Ok(Vec::new());
+        }
         let sql = sql!(
             "SELECT target_id, event_nid FROM (SELECT r.target_id, r.event_nid, r.depth, r.pos, \
              ROW_NUMBER() OVER (PARTITION BY r.target_id ORDER BY r.depth, r.pos) AS n \

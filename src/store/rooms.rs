@@ -6,7 +6,8 @@ use hearth_base::{
     Error, Result,
     ids::{EventNid, RoomNid, SnapNid, StreamPos, UserNid},
 };
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomVersionId};
+use hearth_rules::event::Reference;
+use ruma::{EventId, OwnedRoomId, RoomId, RoomVersionId};
 
 use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, log::Tx};
 
@@ -15,12 +16,20 @@ use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, log::Tx};
 pub struct Extremity {
     /// Its number.
     pub nid: EventNid,
-    /// Its id.
-    pub event_id: OwnedEventId,
+    /// How events name it.
+    pub event: Reference,
     /// Its depth.
     pub depth: i64,
     /// State after it.
     pub after: SnapNid,
+}
+
+impl Extremity {
+    /// Its id.
+    #[must_use]
+    pub fn event_id(&self) -> &EventId {
+        self.event.event_id()
+    }
 }
 
 /// What changes with each event of a room.
@@ -90,7 +99,7 @@ impl TryFrom<Row> for Room {
 
     fn try_from(row: Row) -> Result<Self> {
         let fault = |e: String| Error::fault("rooms table", e);
-        let extremities: Vec<(i64, OwnedEventId, i64, i64)> =
+        let extremities: Vec<(i64, Reference, i64, i64)> =
             serde_json::from_str(&row.extremities).map_err(|e| fault(e.to_string()))?;
         Ok(Self {
             nid: RoomNid(row.room_nid),
@@ -105,9 +114,9 @@ impl TryFrom<Row> for Room {
                 depth: row.depth,
                 extremities: extremities
                     .into_iter()
-                    .map(|(nid, event_id, depth, after)| Extremity {
+                    .map(|(nid, event, depth, after)| Extremity {
                         nid: EventNid(nid),
-                        event_id,
+                        event,
                         depth,
                         after: SnapNid(after),
                     })
@@ -124,8 +133,8 @@ impl TryFrom<Row> for Room {
 
 /// Extremities as the column holds them.
 pub(crate) fn extremities_json(extremities: &[Extremity]) -> String {
-    let list: Vec<(i64, &str, i64, i64)> =
-        extremities.iter().map(|e| (e.nid.0, e.event_id.as_str(), e.depth, e.after.0)).collect();
+    let list: Vec<(i64, &Reference, i64, i64)> =
+        extremities.iter().map(|e| (e.nid.0, &e.event, e.depth, e.after.0)).collect();
     // Numbers and ids always serialise.
     serde_json::to_string(&list).unwrap_or_default()
 }

@@ -1,6 +1,9 @@
 //! Servers among themselves: over TLS, signed, in one process ([`support`]).
 
+mod chaos;
 mod finding;
+mod history;
+mod hostile;
 mod invites;
 mod joining;
 mod media;
@@ -9,3 +12,4 @@ mod resident;
 mod rooms;
 mod sending;
 pub mod support;
+mod versions;

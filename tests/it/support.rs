@@ -73,6 +73,7 @@ type Change<T> = Box<dyn FnOnce(&mut T) + Send>;
 pub struct Plan {
     name: Option<OwnedServerName>,
     door: Option<Door>,
+    ahead_ms: u64,
     services: Vec<Change<hearth_service::Settings>>,
     api: Vec<Change<hearth_api::Settings>>,
 }
@@ -81,6 +82,12 @@ impl Plan {
     /// Gives it another name than [`NAME`].
     pub fn named(mut self, name: OwnedServerName) -> Self {
         self.name = Some(name);
+        self
+    }
+
+    /// Has its clock stand that far ahead.
+    pub fn ahead(mut self, ms: u64) -> Self {
+        self.ahead_ms = ms;
         self
     }
 
@@ -106,13 +113,13 @@ impl Plan {
     pub async fn sqlite(self) -> TestServer {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::Sqlite { path: dir.path().join("hearth.db") };
-        self.on(engine, dir).await
+        self.on(engine, Arc::new(dir)).await
     }
 
     /// Starts it on a PostgreSQL database of its own; `None`, said once, where there is no PostgreSQL.
     pub async fn postgres(self) -> Option<TestServer> {
         let engine = postgres::database().await?;
-        Some(self.on(engine, tempfile::tempdir().unwrap()).await)
+        Some(self.on(engine, Arc::new(tempfile::tempdir().unwrap())).await)
     }
 
     /// Starts it on the engine that `HEARTH_TEST_DB` names, SQLite by default.
@@ -120,16 +127,27 @@ impl Plan {
         if std::env::var("HEARTH_TEST_DB").is_ok_and(|db| db == "postgres")
             && let Some(engine) = postgres::database().await
         {
-            return self.on(engine, tempfile::tempdir().unwrap()).await;
+            return self.on(engine, Arc::new(tempfile::tempdir().unwrap())).await;
         }
         self.sqlite().await
     }
 
-    async fn on(self, engine: Engine, dir: tempfile::TempDir) -> TestServer {
+    /// Stops a server and starts this one on what it leaves behind.
+    pub async fn after(self, old: TestServer) -> TestServer {
+        let (engine, dir) = (old.inner.engine.clone(), old.inner.dir.clone());
+        old.inner.supervisor.begin_stop();
+        old.inner.services.store.close().await;
+        old.inner.supervisor.stop(Duration::from_secs(5)).await;
+        drop(old);
+        self.on(engine, dir).await
+    }
+
+    async fn on(self, engine: Engine, dir: Arc<tempfile::TempDir>) -> TestServer {
         static RING: Once = Once::new();
         RING.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let (supervisor, clock) = (Supervisor::new(), Clock::new());
-        let mut storage = hearth_store::Settings::new(engine);
+        clock.advance_ms(self.ahead_ms);
+        let mut storage = hearth_store::Settings::new(engine.clone());
         storage.media = Some(dir.path().join("media"));
         let store = Store::open(&storage, &supervisor).await.unwrap();
         let name = self.name.unwrap_or_else(|| ServerName::parse(NAME).unwrap());
@@ -156,7 +174,7 @@ impl Plan {
             axum::serve(listener, served).with_graceful_shutdown(stopping.cancelled_owned()).await.unwrap();
         });
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
-        TestServer { inner: Arc::new(Inner { base, router, services, clock, supervisor, http, _dir: dir }) }
+        TestServer { inner: Arc::new(Inner { base, router, services, clock, supervisor, http, engine, dir }) }
     }
 }
 
@@ -195,7 +213,8 @@ struct Inner {
     clock: Clock,
     supervisor: Supervisor,
     http: reqwest::Client,
-    _dir: tempfile::TempDir,
+    engine: Engine,
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Drop for Inner {
@@ -332,6 +351,11 @@ impl User {
             id: text("user_id").try_into().unwrap(),
             device: text("device_id"),
         }
+    }
+
+    /// The same session on the server that came after.
+    pub fn on(&self, server: &TestServer) -> Self {
+        Self { caller: server.with_token(self.token()), id: self.id.clone(), device: self.device.clone() }
     }
 
     /// Their access token.

@@ -3,8 +3,9 @@
 use axum::extract::Request;
 use bytes::Bytes;
 use hearth_base::{Error, Result};
+use hearth_rules::request::Signed;
 use http::{Method, Uri};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, api::IncomingRequest};
+use ruma::{OwnedServerName, api::IncomingRequest};
 
 use super::{Extract, Origin, check_object, decode, is_json, not_json, read};
 use crate::{
@@ -43,7 +44,7 @@ impl<R: IncomingRequest + Send> Extract for Federation<R> {
         let json = read(body, route.max_body.unwrap_or(cx.settings().max_body_bytes)).await?;
         let json = if matches!(parts.method, Method::GET | Method::HEAD) { Bytes::new() } else { json };
         check_object(&json)?;
-        let signed = signed_object(&claim, own.as_str(), &parts.method, &parts.uri, &json)?;
+        let signed = signed_text(&claim, own.as_str(), &parts.method, &parts.uri, &json)?;
         cx.server_keys.check_request(&claim.origin, &claim.signatures, &signed).await?;
         cx.federation.heard_from(&claim.origin).await?;
         let (body, parts) = decode(route, parts, &json)?;
@@ -52,20 +53,11 @@ impl<R: IncomingRequest + Send> Extract for Federation<R> {
 }
 
 /// What the signature is about.
-fn signed_object(claim: &Claim, own: &str, method: &Method, uri: &Uri, json: &[u8]) -> Result<CanonicalJsonObject> {
-    let text = |value: &str| CanonicalJsonValue::String(value.to_owned());
-    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let mut object = CanonicalJsonObject::from([
-        ("destination".to_owned(), text(own)),
-        ("method".to_owned(), text(method.as_str())),
-        ("origin".to_owned(), text(claim.origin.as_str())),
-        ("uri".to_owned(), text(target)),
-    ]);
-    if !json.is_empty() {
-        let content = serde_json::from_slice(json).map_err(|e| {
-            if is_json(json) { Error::bad_json(format!("This is no canonical JSON: {e}")) } else { not_json() }
-        })?;
-        object.insert("content".to_owned(), content);
-    }
-    Ok(object)
+fn signed_text(claim: &Claim, own: &str, method: &Method, uri: &Uri, json: &[u8]) -> Result<String> {
+    let body = std::str::from_utf8(json).map_err(|_| not_json())?;
+    let uri = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let signed = Signed { origin: claim.origin.as_str(), destination: own, method: method.as_str(), uri, body };
+    signed.text().map_err(|e| {
+        if is_json(json) { Error::bad_json(format!("This is no canonical JSON: {e}")) } else { not_json() }
+    })
 }

@@ -9,7 +9,7 @@ use ruma::{
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
 };
 
-use super::NotAllowed;
+use super::{NotAllowed, judged::Judged};
 use crate::{event::Pdu, versions::RoomVersion};
 
 /// The power in a room. Creators stand above all numbers since version 12; before, without a power levels event,
@@ -44,7 +44,7 @@ impl PowerLevels {
     pub fn of(version: &RoomVersion, create: &Pdu, levels: Option<&Pdu>) -> Result<Self, NotAllowed> {
         let rules = &version.rules.authorization;
         let creators = RoomCreateEvent::new(create).creators(rules).map_err(NotAllowed)?;
-        let event = levels.map(RoomPowerLevelsEvent::new);
+        let event = levels.map(|levels| RoomPowerLevelsEvent::new(Judged::new(version, levels)));
         let int = |field: RoomPowerLevelsIntField| match &event {
             Some(event) => event.get_as_int_or_default(field, rules).map(i64::from).map_err(NotAllowed),
             None => Ok(i64::from(field.default_value())),

@@ -1,5 +1,5 @@
-//! Canonical JSON as text (appendices, "Canonical JSON") and the size limits of events (client-server API,
-//! "Size limits"). Shared by drafting, receiving and redacting.
+//! The texts of an event that are hashed, signed and kept (server-server API, "Signing Events"), and the size limits of
+//! events (client-server API, "Size limits"). Shared by drafting, receiving and redacting.
 
 use std::ops::Range;
 
@@ -7,13 +7,14 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, canonical_json::RedactingSerializer,
-    room_version_rules::EventIdFormatVersion,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, room_version_rules::EventIdFormatVersion};
 use sha2::{Digest, Sha256};
 
-use crate::versions::RoomVersion;
+use super::redaction::{keeps_at_top, write_redacted_content};
+use crate::{
+    json::{Members, Object, Value},
+    versions::RoomVersion,
+};
 
 /// The most an event may weigh as canonical JSON with its signatures, in bytes.
 pub(crate) const MAX_EVENT: usize = 65_536;
@@ -23,8 +24,6 @@ pub(crate) const MAX_FIELD: usize = 255;
 pub(crate) const MAX_PREV: usize = 20;
 /// The most events an event may be allowed by.
 pub(crate) const MAX_AUTH: usize = 10;
-/// The largest integer of canonical JSON.
-pub(crate) const MAX_INT: u64 = (1 << 53) - 1;
 
 /// How deep the content of our own events may nest. Well below the 127 levels at which JSON readers give up, so that an
 /// event can still be read inside the event, transaction or answer that carries it.
@@ -42,81 +41,55 @@ pub(crate) fn is_shallow(object: &CanonicalJsonObject, levels: usize) -> bool {
     levels > 0 && object.values().all(|value| value_is(value, levels - 1))
 }
 
-/// Appends a JSON string with its quotes.
-pub(crate) fn push_str(out: &mut String, s: &str) {
-    out.push('"');
-    let mut from = 0;
-    for (at, byte) in s.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            0x08 => "\\b",
-            0x09 => "\\t",
-            0x0a => "\\n",
-            0x0c => "\\f",
-            0x0d => "\\r",
-            0x00..=0x1f => "",
-            _ => continue,
-        };
-        out.push_str(s.get(from..at).unwrap_or_default());
-        from = at + 1;
-        if escape.is_empty() {
-            out.push_str("\\u00");
-            for nibble in [byte >> 4, byte & 15] {
-                out.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-            }
-        } else {
-            out.push_str(escape);
-        }
-    }
-    out.push_str(s.get(from..).unwrap_or_default());
-    out.push('"');
-}
-
-/// Appends an unsigned number.
-pub(crate) fn push_int(out: &mut String, n: u64) {
-    out.push_str(itoa::Buffer::new().format(n));
-}
-
-/// The canonical text of an object.
+/// The canonical text of an object that needs no loose numbers.
 pub(crate) fn to_text(object: &CanonicalJsonObject) -> Result<String, serde_json::Error> {
     serde_json::to_string(object)
 }
 
 /// The canonical text of an event and where its content stands in it (empty if it has none).
-pub(crate) fn event_text(event: &CanonicalJsonObject) -> Result<(String, Range<u32>), serde_json::Error> {
-    let mut out = Vec::with_capacity(1024);
+pub(crate) fn event_text(event: &Object) -> (String, Range<u32>) {
+    let mut out = String::with_capacity(1024);
     let mut content = 0..0;
-    out.push(b'{');
+    let mut members = Members::begin(&mut out);
     for (key, value) in event {
-        if out.len() > 1 {
-            out.push(b',');
-        }
-        serde_json::to_writer(&mut out, key)?;
-        out.push(b':');
+        let out = members.key(key);
         let start = out.len();
-        serde_json::to_writer(&mut out, value)?;
+        value.write(out);
         if key == "content" {
             content = u32::try_from(start).unwrap_or(0)..u32::try_from(out.len()).unwrap_or(0);
         }
     }
-    out.push(b'}');
-    let text = String::from_utf8(out).map_err(serde::ser::Error::custom)?;
-    Ok((text, content))
+    members.end();
+    (out, content)
 }
 
 /// The text that is signed and whose hash is the event id: redacted, without `signatures` and `unsigned`
 /// (server-server API, "Signing events" and "Calculating the reference hash": both are over the same text).
-pub(crate) fn redacted_text(event: &CanonicalJsonObject, version: &RoomVersion) -> Result<String, serde_json::Error> {
-    RedactingSerializer::new()
-        .rules(&version.rules.redaction)
-        .custom_redacted_root_fields(&["signatures", "unsigned"])
-        .serialize(event)
+pub(crate) fn redacted_text(event: &Object, version: &RoomVersion) -> String {
+    let rules = &version.rules.redaction;
+    let event_type = event.get("type").and_then(Value::as_str).unwrap_or_default();
+    let mut out = String::with_capacity(1024);
+    let mut members = Members::begin(&mut out);
+    for (key, value) in event.iter().filter(|(key, _)| *key != "signatures" && keeps_at_top(key, rules)) {
+        let out = members.key(key);
+        match value {
+            Value::Object(content) if key == "content" => write_redacted_content(out, content, event_type, rules),
+            other => other.write(out),
+        }
+    }
+    members.end();
+    out
 }
 
 /// The text of the content hash (server-server API, "Calculating the content hash for an event").
-pub(crate) fn content_hash_text(event: &CanonicalJsonObject) -> Result<String, serde_json::Error> {
-    RedactingSerializer::new().custom_redacted_root_fields(&["hashes", "signatures", "unsigned"]).serialize(event)
+pub(crate) fn content_hash_text(event: &Object) -> String {
+    let mut out = String::with_capacity(1024);
+    let mut members = Members::begin(&mut out);
+    for (key, value) in event.iter().filter(|(key, _)| !matches!(key.as_str(), "hashes" | "signatures" | "unsigned")) {
+        value.write(members.key(key));
+    }
+    members.end();
+    out
 }
 
 /// SHA-256 in unpadded standard base64, as in `hashes`.
@@ -134,5 +107,16 @@ pub(crate) fn event_id_of(redacted_text: &str, version: &RoomVersion) -> Result<
     } else {
         URL_SAFE_NO_PAD.encode_string(hash, &mut id);
     }
+    EventId::parse(id)
+}
+
+/// An event id for versions 1 and 2, where it is a name that the sender's server gives. It follows from all else in the
+/// event, so that building it once more gives the same.
+pub(crate) fn event_name(text: &str, server_name: &str) -> Result<OwnedEventId, ruma::IdParseError> {
+    let mut id = String::with_capacity(48 + server_name.len());
+    id.push('$');
+    URL_SAFE_NO_PAD.encode_string(Sha256::digest(text), &mut id);
+    id.push(':');
+    id.push_str(server_name);
     EventId::parse(id)
 }

@@ -6,20 +6,22 @@
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use hearth_base::error::{Doing, Error, Result};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, OwnedUserId,
-    canonical_json::redact_content_in_place, events::TimelineEventType,
-    room_version_rules::EventsReferenceFormatVersion,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, events::TimelineEventType,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Pdu, Signer,
-    canonical::{self, MAX_AUTH, MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_INT, MAX_PREV, push_int, push_str},
+    Pdu, Reference, Signer,
+    canonical::{self, MAX_AUTH, MAX_DEPTH, MAX_EVENT, MAX_FIELD, MAX_PREV},
+    redaction::write_redacted_content,
     room_id_of_create,
 };
-use crate::versions::RoomVersion;
+use crate::{
+    json::{MAX_INT, Numbers, parse_object, push_int, push_str},
+    versions::RoomVersion,
+};
 
 /// An event to be.
 #[derive(Debug, Clone)]
@@ -122,25 +124,34 @@ impl Draft {
         &self.content_json
     }
 
-    /// The event itself: placed after `prev`, allowed by `auth`, hashed and signed. `depth` above 2^53 - 1 is
-    /// cut to it. Fails with 413 `M_TOO_LARGE` when a limit of the client-server API, "Size limits", is passed.
+    /// The event itself: placed after `prev`, allowed by `auth`, hashed and signed. `depth` is cut to what the version
+    /// allows. Fails with 413 `M_TOO_LARGE` when a limit of the client-server API, "Size limits", is passed.
     ///
     /// The caller chooses `auth` by [`crate::auth::auth_keys`] and checks the result by [`crate::auth`].
     pub fn build(
         &self,
         version: &RoomVersion,
-        prev: &[OwnedEventId],
+        prev: &[Reference],
         depth: u64,
-        auth: &[OwnedEventId],
+        auth: &[Reference],
         signer: &Signer,
     ) -> Result<Pdu> {
         let draft = self.placed(version, prev, auth)?;
         let draft = draft.as_ref().unwrap_or(self);
-        let top = Top { draft, version, prev, auth, depth: depth.min(MAX_INT) };
+        let mut top = Top { draft, version, event_id: None, prev, auth, depth: depth.min(version.max_depth()) };
 
-        let hash = STANDARD_NO_PAD.encode(Sha256::digest(top.text(&draft.content_json, None, None).0));
+        let mut hashed = top.text(&draft.content_json, None, None).0;
+        if !version.event_id_is_hash() {
+            let name = canonical::event_name(&hashed, signer.server_name().as_str()).doing("naming an event")?;
+            top.event_id = Some(name);
+            hashed = top.text(&draft.content_json, None, None).0;
+        }
+        let hash = STANDARD_NO_PAD.encode(Sha256::digest(hashed));
         let redacted = top.text(&draft.redacted_content(version)?, Some(&hash), None).0;
-        let event_id = canonical::event_id_of(&redacted, version).doing("naming an event")?;
+        let event_id = match top.event_id.clone() {
+            Some(name) => name,
+            None => canonical::event_id_of(&redacted, version).doing("naming an event")?,
+        };
         let (json, content) = top.text(&draft.content_json, Some(&hash), Some((signer, &signer.sign_text(&redacted))));
         if json.len() > MAX_EVENT {
             return Err(Error::too_large("The event is too large"));
@@ -159,8 +170,8 @@ impl Draft {
             state_key: draft.state_key.as_deref().map(Into::into),
             origin_server_ts: draft.origin_server_ts,
             depth: top.depth,
-            prev_events: prev.into(),
-            auth_events: auth.into(),
+            prev_events: prev.iter().map(|r| r.event_id().to_owned()).collect(),
+            auth_events: auth.iter().map(|r| r.event_id().to_owned()).collect(),
             redacts: draft.redacts.clone(),
             rejected: false,
             content: u32::try_from(content.start).unwrap_or(0)..u32::try_from(content.end).unwrap_or(0),
@@ -173,27 +184,27 @@ impl Draft {
     pub fn template(
         &self,
         version: &RoomVersion,
-        prev: &[OwnedEventId],
+        prev: &[Reference],
         depth: u64,
-        auth: &[OwnedEventId],
+        auth: &[Reference],
     ) -> Result<String> {
         let draft = self.placed(version, prev, auth)?;
         let draft = draft.as_ref().unwrap_or(self);
-        let top = Top { draft, version, prev, auth, depth: depth.min(MAX_INT) };
+        let top = Top { draft, version, event_id: None, prev, auth, depth: depth.min(version.max_depth()) };
         Ok(top.text(&draft.content_json, None, None).0)
     }
 
     /// Checks that such a draft can stand at such a place, and moves `redacts` into the content for the versions
     /// that want it there (`None` when nothing was to be moved).
-    fn placed(&self, version: &RoomVersion, prev: &[OwnedEventId], auth: &[OwnedEventId]) -> Result<Option<Self>> {
+    fn placed(&self, version: &RoomVersion, prev: &[Reference], auth: &[Reference]) -> Result<Option<Self>> {
         if self.event_type.to_string().len() > MAX_FIELD {
             return Err(Error::too_large("The event type is too long"));
         }
         if self.state_key.as_ref().is_some_and(|key| key.len() > MAX_FIELD) {
             return Err(Error::too_large("The state key is too long"));
         }
-        if version.rules.events_reference_format != EventsReferenceFormatVersion::V2 {
-            return Err(Error::broken("events of room versions 1 and 2 are never built here"));
+        if !prev.iter().chain(auth).all(|reference| reference.fits(version)) {
+            return Err(Error::broken("an event of room version 1 or 2 names others without their hashes"));
         }
         if prev.len() > MAX_PREV || auth.len() > MAX_AUTH {
             return Err(Error::broken("an event has too many previous or auth events"));
@@ -219,9 +230,10 @@ impl Draft {
         if !event_type.starts_with("m.room.") || event_type == "m.room.message" || event_type == "m.room.encrypted" {
             return Ok("{}".to_owned());
         }
-        let mut content = self.content.clone();
-        redact_content_in_place(&mut content, &version.rules.redaction, &event_type);
-        canonical::to_text(&content).doing("writing redacted content")
+        let content = parse_object(&self.content_json, Numbers::Canonical).doing("reading content")?;
+        let mut out = String::with_capacity(self.content_json.len());
+        write_redacted_content(&mut out, &content, &event_type, &version.rules.redaction);
+        Ok(out)
     }
 }
 
@@ -229,8 +241,10 @@ impl Draft {
 struct Top<'a> {
     draft: &'a Draft,
     version: &'a RoomVersion,
-    prev: &'a [OwnedEventId],
-    auth: &'a [OwnedEventId],
+    /// Of versions 1 and 2, where it is part of the text.
+    event_id: Option<OwnedEventId>,
+    prev: &'a [Reference],
+    auth: &'a [Reference],
     depth: u64,
 }
 
@@ -244,16 +258,20 @@ impl Top<'_> {
         signature: Option<(&Signer, &str)>,
     ) -> (String, std::ops::Range<usize>) {
         let draft = self.draft;
-        let ids = self.prev.iter().chain(self.auth).map(|id| id.as_str().len() + 3).sum::<usize>();
+        let ids = self.prev.iter().chain(self.auth).map(|r| r.event_id().as_str().len() + 3).sum::<usize>();
         let mut out = String::with_capacity(content.len() + ids + 640);
         out.push_str("{\"auth_events\":");
-        push_ids(&mut out, self.auth);
+        push_references(&mut out, self.auth, self.version);
         out.push_str(",\"content\":");
         let start = out.len();
         out.push_str(content);
         let end = out.len();
         out.push_str(",\"depth\":");
         push_int(&mut out, self.depth);
+        if let Some(event_id) = &self.event_id {
+            out.push_str(",\"event_id\":");
+            push_str(&mut out, event_id.as_str());
+        }
         if let Some(hash) = hash {
             out.push_str(",\"hashes\":{\"sha256\":\"");
             out.push_str(hash);
@@ -262,7 +280,7 @@ impl Top<'_> {
         out.push_str(",\"origin_server_ts\":");
         push_int(&mut out, draft.origin_server_ts);
         out.push_str(",\"prev_events\":");
-        push_ids(&mut out, self.prev);
+        push_references(&mut out, self.prev, self.version);
         let to_be_signed = hash.is_some() && signature.is_none();
         if let Some(redacts) = draft.redacts.as_deref().filter(|_| !self.version.redacts_in_content() && !to_be_signed)
         {
@@ -295,13 +313,13 @@ impl Top<'_> {
     }
 }
 
-fn push_ids(out: &mut String, ids: &[impl AsRef<EventId>]) {
+fn push_references(out: &mut String, references: &[Reference], version: &RoomVersion) {
     out.push('[');
-    for (n, id) in ids.iter().enumerate() {
+    for (n, reference) in references.iter().enumerate() {
         if n > 0 {
             out.push(',');
         }
-        push_str(out, id.as_ref().as_str());
+        reference.write(out, version);
     }
     out.push(']');
 }

@@ -5,36 +5,47 @@
 use std::collections::BTreeSet;
 
 use ruma::{
-    AnyKeyName, CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId, ServerName,
-    SigningKeyId, UserId,
-    canonical_json::redact_in_place,
+    AnyKeyName, EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, SigningKeyId, UserId,
     events::{TimelineEventType, room::policy::RoomPolicyEventContent},
-    room_version_rules::EventsReferenceFormatVersion,
     serde::{Base64, base64::Standard},
-    signatures::{PublicKeyMap, sign_event, verify_canonical_json_bytes, verify_policy_server_signature},
+    signatures::{PublicKeyMap, verify_canonical_json_bytes, verify_policy_server_signature},
 };
 
 use super::{
     Pdu, Signer,
     canonical::{self, MAX_AUTH, MAX_EVENT, MAX_FIELD, MAX_PREV},
-    room_id_of_create,
+    redaction::redact_in_place,
+    reference, room_id_of_create,
 };
-use crate::versions::RoomVersion;
+use crate::{
+    json::{Invalid, Object, Value, parse_object},
+    versions::RoomVersion,
+};
 
 /// Why an event from another server is dropped: its form, its size, or a signature. Says what to tell that server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(String);
+pub enum Malformed {
+    /// It is not the JSON that its room version asks for.
+    #[error("{0}")]
+    Json(Invalid),
+    /// It is no event as its room version has them, or not signed as it must be.
+    #[error("{0}")]
+    Form(String),
+}
 
 impl Malformed {
     fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
+        Self::Form(why.into())
     }
 }
 
+/// 400 `M_BAD_JSON`, or `M_INVALID_PARAM` for proper JSON.
 impl From<Malformed> for hearth_base::Error {
     fn from(malformed: Malformed) -> Self {
-        Self::bad_json(malformed.0)
+        match malformed {
+            Malformed::Json(why) => Self::bad_json(format!("The event is not canonical JSON: {why}")),
+            Malformed::Form(why) => Self::invalid_param(why),
+        }
     }
 }
 
@@ -42,7 +53,7 @@ impl From<Malformed> for hearth_base::Error {
 #[derive(Debug, Clone)]
 pub struct Unverified {
     pdu: Pdu,
-    object: CanonicalJsonObject,
+    object: Object,
     version: &'static RoomVersion,
 }
 
@@ -73,15 +84,7 @@ impl Pdu {
         if json.len() > 8 * MAX_EVENT {
             return Err(Malformed::new("the event is too large"));
         }
-        let object = serde_json::from_str(json).map_err(|e| Malformed(format!("not canonical JSON: {e}")))?;
-        Self::from_remote(object, version)
-    }
-
-    /// As [`Pdu::parse_remote`], for an event that is parsed already.
-    pub fn from_remote(
-        mut object: CanonicalJsonObject,
-        version: &'static RoomVersion,
-    ) -> Result<Unverified, Malformed> {
+        let mut object = parse_object(json, version.numbers()).map_err(Malformed::Json)?;
         object.remove("unsigned");
         let pdu = read(&object, version)?;
         Ok(Unverified { pdu, object, version })
@@ -98,7 +101,7 @@ impl Unverified {
     /// Which servers must have signed it (server-server API, "Validating hashes and signatures on received events";
     /// rooms/v8 for restricted joins), with the key ids each of them used, in ascending order.
     pub fn signers(&self) -> Result<Vec<(OwnedServerName, Vec<String>)>, Malformed> {
-        let signatures = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
+        let signatures = self.object.get("signatures").and_then(Value::as_object);
         let keys_of = |server: &ServerName| {
             signatures
                 .and_then(|all| all.get(server.as_str())?.as_object())
@@ -112,9 +115,7 @@ impl Unverified {
     /// The same with our signature beside those it has: for a join that one of our users vouches for, which is not whole
     /// without it (rooms/v8). Nothing of it may leave the server before [`Self::verify`].
     pub fn co_signed(mut self, signer: &Signer) -> Result<Self, Malformed> {
-        let rules = &self.version.rules.redaction;
-        sign_event(signer.server_name().as_str(), signer.key_pair(), &mut self.object, rules)
-            .map_err(|e| Malformed(e.to_string()))?;
+        signer.sign_event(&mut self.object, self.version);
         self.pdu = read(&self.object, self.version)?;
         Ok(self)
     }
@@ -124,11 +125,11 @@ impl Unverified {
     /// of [`Self::signers`] must be left with one good signature and no bad one.
     pub fn verify(self, keys: &PublicKeyMap) -> Result<Verified, Malformed> {
         let version = self.version;
-        let text = canonical::redacted_text(&self.object, version).map_err(|e| Malformed(e.to_string()))?;
+        let text = canonical::redacted_text(&self.object, version);
         for server in required_servers(&self.pdu, version)? {
             verify_signature(&self.object, &server, keys, &text)?;
         }
-        let text = canonical::content_hash_text(&self.object).map_err(|e| Malformed(e.to_string()))?;
+        let text = canonical::content_hash_text(&self.object);
         let claimed = self.object.get("hashes").and_then(|h| h.as_object()?.get("sha256")?.as_str());
         // Compared as bytes, since padding and alphabet of another server's base64 are its own affair.
         let same = claimed
@@ -139,7 +140,7 @@ impl Unverified {
             return Ok(Verified::All(self.pdu));
         }
         let mut object = self.object;
-        redact_in_place(&mut object, &version.rules.redaction, None).map_err(|e| Malformed(e.to_string()))?;
+        redact_in_place(&mut object, version);
         let pdu = read(&object, version)?;
         Ok(Verified::HashMismatchRedacted(pdu))
     }
@@ -148,7 +149,9 @@ impl Unverified {
     /// for the event that names the policy server itself.
     #[must_use]
     pub fn signed_by_policy_server(&self, policy: &RoomPolicyEventContent) -> bool {
-        verify_policy_server_signature(policy, &self.object, &self.version.rules).is_ok()
+        // What has no canonical JSON is nothing that a policy server has seen: they came with later versions.
+        serde_json::from_str(&self.pdu.json)
+            .is_ok_and(|object| verify_policy_server_signature(policy, &object, &self.version.rules).is_ok())
     }
 }
 
@@ -166,11 +169,11 @@ impl Pdu {
             return Err(Malformed::new("this is another event"));
         }
         let theirs = copy.object.get("signatures").and_then(|all| all.as_object()?.get(server.as_str())?.as_object());
-        let theirs = theirs.filter(|keys| !keys.is_empty() && keys.values().all(CanonicalJsonValue::is_string));
-        let theirs = theirs.ok_or_else(|| Malformed(format!("not signed by {server}")))?;
-        let mut object: CanonicalJsonObject = serde_json::from_str(&self.json).map_err(|e| Malformed(e.to_string()))?;
-        if let Some(CanonicalJsonValue::Object(all)) = object.get_mut("signatures") {
-            all.insert(server.to_string(), CanonicalJsonValue::Object(theirs.clone()));
+        let theirs = theirs.filter(|keys| !keys.is_empty() && keys.values().all(|key| key.as_str().is_some()));
+        let theirs = theirs.ok_or_else(|| Malformed::new(format!("not signed by {server}")))?;
+        let mut object = parse_object(&self.json, version.numbers()).map_err(Malformed::Json)?;
+        if let Some(Value::Object(all)) = object.get_mut("signatures") {
+            all.insert(server.to_string(), Value::Object(theirs.clone()));
         }
         Ok(read(&object, version)?.with_rejected(self.rejected))
     }
@@ -210,49 +213,44 @@ fn required_servers(pdu: &Pdu, version: &RoomVersion) -> Result<BTreeSet<OwnedSe
 
 /// Checks all of one server's signatures whose keys we know; one must be there (appendices, "Checking for a
 /// Signature").
-fn verify_signature(
-    object: &CanonicalJsonObject,
-    server: &ServerName,
-    keys: &PublicKeyMap,
-    text: &str,
-) -> Result<(), Malformed> {
+fn verify_signature(object: &Object, server: &ServerName, keys: &PublicKeyMap, text: &str) -> Result<(), Malformed> {
     let signatures = object
         .get("signatures")
         .and_then(|all| all.as_object()?.get(server.as_str())?.as_object())
-        .ok_or_else(|| Malformed(format!("not signed by {server}")))?;
+        .ok_or_else(|| Malformed::new(format!("not signed by {server}")))?;
     let known = keys.get(server.as_str());
     let mut good = false;
     for (key_id, signature) in signatures {
         let Some(key) = known.and_then(|keys| keys.get(key_id)) else { continue };
         let Ok(id) = <&SigningKeyId<AnyKeyName>>::try_from(key_id.as_str()) else { continue };
         let signature = signature.as_str().and_then(|s| Base64::<Standard>::parse(s).ok());
-        let signature = signature.ok_or_else(|| Malformed(format!("a signature of {server} is not base64")))?;
+        let signature = signature.ok_or_else(|| Malformed::new(format!("a signature of {server} is not base64")))?;
         verify_canonical_json_bytes(&id.algorithm(), key.as_bytes(), signature.as_bytes(), text.as_bytes())
-            .map_err(|e| Malformed(format!("signature {key_id} of {server}: {e}")))?;
+            .map_err(|e| Malformed::new(format!("signature {key_id} of {server}: {e}")))?;
         good = true;
     }
-    if good { Ok(()) } else { Err(Malformed(format!("no signature of {server} with a key we know"))) }
+    if good { Ok(()) } else { Err(Malformed::new(format!("no signature of {server} with a key we know"))) }
 }
 
 /// Reads and checks the fields of a hostile event.
-fn read(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<Pdu, Malformed> {
-    let (json, content) = canonical::event_text(object).map_err(|e| Malformed(e.to_string()))?;
+fn read(object: &Object, version: &RoomVersion) -> Result<Pdu, Malformed> {
+    let (json, content) = canonical::event_text(object);
     if json.len() > MAX_EVENT {
         return Err(Malformed::new("the event is too large"));
     }
-    if !object.get("content").is_some_and(CanonicalJsonValue::is_object) {
+    if object.get("content").and_then(Value::as_object).is_none() {
         return Err(Malformed::new("`content` is not an object"));
     }
     let hash = object.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
     if hash.is_none() {
         return Err(Malformed::new("`hashes` has no `sha256`"));
     }
-    if !object.get("signatures").is_some_and(CanonicalJsonValue::is_object) {
+    if object.get("signatures").and_then(Value::as_object).is_none() {
         return Err(Malformed::new("`signatures` is not an object"));
     }
     let event_id = if version.event_id_is_hash() {
-        let text = canonical::redacted_text(object, version).map_err(|e| Malformed(e.to_string()))?;
-        canonical::event_id_of(&text, version).map_err(|e| Malformed(e.to_string()))?
+        let text = canonical::redacted_text(object, version);
+        canonical::event_id_of(&text, version).map_err(|e| Malformed::new(e.to_string()))?
     } else {
         event_id(required_str(object, "event_id")?)?
     };
@@ -262,10 +260,10 @@ fn read(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<Pdu, Malf
         if object.contains_key("room_id") {
             return Err(Malformed::new("a create event of this room version has no `room_id`"));
         }
-        (room_id_of_create(&event_id).map_err(|e| Malformed(e.to_string()))?, false)
+        (room_id_of_create(&event_id).map_err(|e| Malformed::new(e.to_string()))?, false)
     } else {
         let room_id = RoomId::parse(required_str(object, "room_id")?);
-        (room_id.map_err(|e| Malformed(format!("`room_id`: {e}")))?, true)
+        (room_id.map_err(|e| Malformed::new(format!("`room_id`: {e}")))?, true)
     };
     let auth_events = references(object, "auth_events", MAX_AUTH, version)?;
     if !version.rules.event_format.allow_room_create_in_auth_events
@@ -276,16 +274,16 @@ fn read(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<Pdu, Malf
     let redacts = if version.redacts_in_content() {
         object.get("content").and_then(|content| content.as_object()?.get("redacts")?.as_str())
     } else {
-        object.get("redacts").and_then(CanonicalJsonValue::as_str)
+        object.get("redacts").and_then(Value::as_str)
     };
     let redacts = redacts.filter(|_| event_type == TimelineEventType::RoomRedaction);
     Ok(Pdu {
         room_id,
         names_room,
-        sender: UserId::parse(required_str(object, "sender")?).map_err(|e| Malformed(format!("`sender`: {e}")))?,
+        sender: UserId::parse(required_str(object, "sender")?).map_err(|e| Malformed::new(format!("`sender`: {e}")))?,
         state_key: optional_str(object, "state_key")?.map(Into::into),
-        origin_server_ts: required_uint(object, "origin_server_ts")?,
-        depth: required_uint(object, "depth")?,
+        origin_server_ts: required_uint(object, "origin_server_ts", version.max_depth())?,
+        depth: required_uint(object, "depth", version.max_depth())?,
         prev_events: references(object, "prev_events", MAX_PREV, version)?,
         auth_events,
         // Not an event id: then it redacts nothing, which is no reason to refuse it.
@@ -298,46 +296,46 @@ fn read(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<Pdu, Malf
     })
 }
 
-fn optional_str<'a>(object: &'a CanonicalJsonObject, field: &str) -> Result<Option<&'a str>, Malformed> {
+fn optional_str<'a>(object: &'a Object, field: &str) -> Result<Option<&'a str>, Malformed> {
     match object.get(field) {
         None => Ok(None),
-        Some(CanonicalJsonValue::String(s)) if s.len() <= MAX_FIELD => Ok(Some(s)),
-        Some(CanonicalJsonValue::String(_)) => Err(Malformed(format!("`{field}` is too long"))),
-        Some(_) => Err(Malformed(format!("`{field}` is not a string"))),
+        Some(Value::String(s)) if s.len() <= MAX_FIELD => Ok(Some(s)),
+        Some(Value::String(_)) => Err(Malformed::new(format!("`{field}` is too long"))),
+        Some(_) => Err(Malformed::new(format!("`{field}` is not a string"))),
     }
 }
 
-fn required_str<'a>(object: &'a CanonicalJsonObject, field: &str) -> Result<&'a str, Malformed> {
-    optional_str(object, field)?.ok_or_else(|| Malformed(format!("`{field}` is missing")))
+fn required_str<'a>(object: &'a Object, field: &str) -> Result<&'a str, Malformed> {
+    optional_str(object, field)?.ok_or_else(|| Malformed::new(format!("`{field}` is missing")))
 }
 
-fn required_uint(object: &CanonicalJsonObject, field: &str) -> Result<u64, Malformed> {
+fn required_uint(object: &Object, field: &str, most: u64) -> Result<u64, Malformed> {
     object
         .get(field)
-        .and_then(CanonicalJsonValue::as_integer)
-        .and_then(|n| u64::try_from(i64::from(n)).ok())
-        .ok_or_else(|| Malformed(format!("`{field}` is missing or not a number from 0 to 2^53 - 1")))
+        .and_then(Value::as_u63)
+        .filter(|n| *n <= most)
+        .ok_or_else(|| Malformed::new(format!("`{field}` is missing or not a number from 0 to {most}")))
 }
 
 fn references(
-    object: &CanonicalJsonObject,
+    object: &Object,
     field: &str,
     most: usize,
     version: &RoomVersion,
 ) -> Result<Box<[OwnedEventId]>, Malformed> {
-    let list = object.get(field).and_then(CanonicalJsonValue::as_array);
-    let list = list.ok_or_else(|| Malformed(format!("`{field}` is not a list")))?;
+    let list = object.get(field).and_then(Value::as_array);
+    let list = list.ok_or_else(|| Malformed::new(format!("`{field}` is not a list")))?;
     if list.len() > most {
-        return Err(Malformed(format!("`{field}` has more than {most} entries")));
+        return Err(Malformed::new(format!("`{field}` has more than {most} entries")));
     }
-    let pairs = version.rules.events_reference_format == EventsReferenceFormatVersion::V1;
+    let pairs = reference::in_pairs(version);
     list.iter()
         .map(|entry| match entry {
-            CanonicalJsonValue::Array(pair) if pairs => pair.first().and_then(CanonicalJsonValue::as_str),
-            CanonicalJsonValue::String(id) if !pairs => Some(id.as_str()),
+            Value::Array(pair) if pairs => pair.first().and_then(Value::as_str),
+            Value::String(id) if !pairs => Some(id.as_str()),
             _ => None,
         })
-        .map(|id| event_id(id.ok_or_else(|| Malformed(format!("`{field}` holds what is not an event id")))?))
+        .map(|id| event_id(id.ok_or_else(|| Malformed::new(format!("`{field}` holds what is not an event id")))?))
         .collect()
 }
 

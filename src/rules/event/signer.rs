@@ -8,12 +8,14 @@ use hearth_base::error::{Doing, Error, Result};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, ServerName,
     serde::Base64,
-    signatures::sign_event,
     signatures::{Ed25519KeyPair, KeyPair},
 };
 
 use super::{Pdu, canonical};
-use crate::versions::RoomVersion;
+use crate::{
+    json::{Object, Value, parse_object, write_object},
+    versions::RoomVersion,
+};
 
 /// Signs in the name of our server.
 pub struct Signer {
@@ -59,20 +61,29 @@ impl Signer {
         Base64::<ruma::serde::base64::Standard, _>::new(self.key.public_key()).encode()
     }
 
-    /// The key itself, for signing requests (server-server API, "Request Authentication").
-    #[must_use]
-    pub fn key_pair(&self) -> &Ed25519KeyPair {
-        &self.key
-    }
-
     /// Signs an object under its `signatures`, leaving those already there (appendices, "Signing JSON").
     pub fn sign_json(&self, object: &mut CanonicalJsonObject) -> Result<()> {
         ruma::signatures::sign_json(self.server_name.as_str(), &self.key, object).doing("signing JSON")
     }
 
     /// The signature of a text in unpadded base64.
-    pub(crate) fn sign_text(&self, text: &str) -> String {
+    #[must_use]
+    pub fn sign_text(&self, text: &str) -> String {
         self.key.sign(text.as_bytes()).base64()
+    }
+
+    /// Puts our signature on an event, beside those it has.
+    pub(super) fn sign_event(&self, event: &mut Object, version: &RoomVersion) {
+        let signature = Value::String(self.sign_text(&canonical::redacted_text(event, version)));
+        let take = |object: &mut Object, key: &str| match object.remove(key) {
+            Some(Value::Object(inner)) => inner,
+            _ => Object::new(),
+        };
+        let mut all = take(event, "signatures");
+        let mut ours = take(&mut all, self.server_name.as_str());
+        ours.insert(self.key_id.to_string(), signature);
+        all.insert(self.server_name.to_string(), Value::Object(ours));
+        event.insert("signatures".to_owned(), Value::Object(all));
     }
 }
 
@@ -80,10 +91,10 @@ impl Pdu {
     /// The same event with our signature beside those it has: invites to our users, and joins to restricted rooms
     /// that one of our users vouches for (server-server API, "Inviting to a room", "Restricted rooms").
     pub fn co_signed(&self, version: &RoomVersion, signer: &Signer) -> Result<Self> {
-        let mut event: CanonicalJsonObject = serde_json::from_str(self.json()).doing("reading an event to sign")?;
-        sign_event(signer.server_name.as_str(), &signer.key, &mut event, &version.rules.redaction)
-            .doing("signing an event")?;
-        let json = canonical::to_text(&event).doing("writing a signed event")?;
+        let mut event = parse_object(self.json(), version.numbers()).doing("reading an event to sign")?;
+        signer.sign_event(&mut event, version);
+        let mut json = String::with_capacity(self.json().len() + 256);
+        write_object(&mut json, &event);
         Ok(Self::parse_stored(self.event_id.clone(), json, version)?.with_rejected(self.rejected))
     }
 }

@@ -7,10 +7,11 @@ use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Instant};
 use hearth_rules::{
     Draft, Pdu, Signer, auth,
     client_format::{Unsigned, write_client_event},
+    event::Reference,
     push,
     versions::DEFAULT,
 };
-use ruma::{EventId, OwnedEventId, RoomId, events::StateEventType, serde::Base64, server_name, user_id};
+use ruma::{EventId, RoomId, events::StateEventType, serde::Base64, server_name, user_id};
 use serde_json::{json, value::to_raw_value};
 
 fn time<T>(what: &str, mut f: impl FnMut() -> T) {
@@ -53,8 +54,8 @@ fn main() {
     let draft = || {
         Draft::new(room_id.map(RoomId::to_owned), alice.to_owned(), "m.room.message".into(), None, &content, 1).unwrap()
     };
-    let auth: Vec<OwnedEventId> = state.iter().skip(1).map(|e| e.event_id().to_owned()).collect();
-    let prev = [state.last().unwrap().event_id().to_owned()];
+    let auth: Vec<Reference> = state.iter().skip(1).map(|e| e.reference(DEFAULT)).collect();
+    let prev = [state.last().unwrap().reference(DEFAULT)];
     let message = draft().build(DEFAULT, &prev, 9, &auth, &signer).unwrap();
     let fetch = |id: &EventId| state.iter().find(|e| e.event_id() == id).cloned();
     let at = |t: &StateEventType, k: &str| {

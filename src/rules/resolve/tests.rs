@@ -68,9 +68,10 @@ impl Room {
         let draft =
             Draft::of(self.id.clone(), user(sender), event_type.into(), key.map(Into::into), &content, self.clock)
                 .unwrap();
-        let auth: Vec<_> =
-            draft.auth_keys(self.version).unwrap().iter().filter_map(|k| fork.state.get(k)).cloned().collect();
-        let prev: Vec<_> = fork.tip.iter().cloned().collect();
+        let named = |id: &OwnedEventId| self.events[id].reference(self.version);
+        let keys = draft.auth_keys(self.version).unwrap();
+        let auth: Vec<_> = keys.iter().filter_map(|k| fork.state.get(k)).map(named).collect();
+        let prev: Vec<_> = fork.tip.iter().map(named).collect();
         let pdu = Arc::new(draft.build(self.version, &prev, fork.depth + 1, &auth, &self.signer).unwrap());
         let state = |t: &StateEventType, k: &str| self.fetch(fork.state.get(&(t.clone(), k.to_owned()))?);
         if check_against(self.version, &pdu, state).is_err() {
@@ -95,7 +96,7 @@ impl Room {
     fn resolve(&self, forks: &[&Fork]) -> StateMap {
         let states: Vec<_> = forks.iter().map(|fork| fork.state.clone()).collect();
         let chains = states.iter().map(|state| auth_chain(state.values(), |id| self.fetch(id))).collect();
-        resolve(self.version, &states, chains, |id| self.fetch(id)).unwrap()
+        resolve(self.version, &states, chains, None, |id| self.fetch(id)).unwrap()
     }
 
     fn content(&self, state: &StateMap, event_type: &str, key: &str) -> Option<Value> {

@@ -11,12 +11,12 @@ use hearth_base::{
     ids::{EventNid, KeyNid, SnapNid},
 };
 use hearth_rules::{
-    auth::{self, NotAllowed, PowerLevels},
-    event::{Pdu, redaction},
+    auth::{self, NotAllowed},
+    event::Pdu,
 };
 use hearth_store::{
     Store,
-    events::{NewEvent, NewRedaction, Standing, StateChange, StoredEvent},
+    events::{NewEvent, Standing, StateChange, StoredEvent},
     rooms::Extremity,
     state::{RoomState, SnapRow, StateMap},
 };
@@ -45,6 +45,8 @@ pub struct Arrival {
     pub refused: bool,
     /// States after those of its predecessors that we do not have, as another server told them.
     pub states: Vec<StateMap>,
+    /// Whether that is one, and all that stands before the event.
+    pub whole: bool,
     /// Its predecessors that we do not have.
     pub missing: Vec<OwnedEventId>,
     /// Whether another event of ours names it as a predecessor already.
@@ -161,7 +163,15 @@ impl Staged {
             pdu: pdu.clone(),
         };
         if matches!(standing, Standing::Live | Standing::Backfilled) {
-            event.redaction = self.redaction(store, &pdu, &before.map).await?;
+            event.redaction = self.redaction(store, nid, &pdu, &before.map).await?;
+        }
+        // Of rooms without other servers nothing comes in another order than it was made.
+        if standing == Standing::Backfilled || standing == Standing::Live && self.head.room.head.forked {
+            self.redact_late(store, nid, &pdu).await?;
+        }
+        if standing == Standing::Backfilled {
+            // It notified nobody.
+            event.counter = 0;
         }
         if standing == Standing::Live {
             let levels = async || self.levels(store, &before.map).await;
@@ -175,7 +185,7 @@ impl Staged {
             let mut extremities: Vec<Extremity> =
                 rh.extremities.drain(..).filter(|e| !prevs.iter().any(|p| p.nid == e.nid)).collect();
             if !arrival.referenced {
-                extremities.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth, after: after.snap });
+                extremities.push(Extremity { nid, event: pdu.reference(self.head.version), depth, after: after.snap });
             }
             rh.extremities = extremities;
             self.move_current(cx, state, &after, &mut event).await?;
@@ -189,7 +199,7 @@ impl Staged {
 
     /// Finds the current state after the newest event: that of its one branch, or of all branches together. What changes
     /// beyond what the event itself says is noted.
-    async fn move_current(
+    pub(super) async fn move_current(
         &mut self,
         cx: &Builder<'_>,
         state: &State,
@@ -311,7 +321,7 @@ impl Staged {
         for id in arrival.pdu.prev_events() {
             if let Some((nid, after)) = near.0.get(id) {
                 prevs.push(Prev { nid: *nid, after: PrevState::Near(Box::new(after.clone())) });
-            } else if let Some(e) = self.head.room.head.extremities.iter().find(|e| e.event_id == **id) {
+            } else if let Some(e) = self.head.room.head.extremities.iter().find(|e| e.event_id() == *id) {
                 prevs.push(Prev { nid: e.nid, after: PrevState::Snap(e.after) });
             } else {
                 far.push(id.clone());
@@ -333,6 +343,9 @@ impl Staged {
         prevs: &[Prev],
         arrival: &Arrival,
     ) -> Result<RoomState> {
+        if let ([all], true) = (arrival.states.as_slice(), arrival.whole) {
+            return self.told(store, all.clone()).await;
+        }
         let extremities = &self.head.room.head.extremities;
         let is_next = arrival.states.is_empty()
             && prevs.len() == extremities.len()
@@ -358,12 +371,17 @@ impl Staged {
             [one] => one.clone(),
             several => state.resolve(self.head.version, several, &self.head.fresh).await?,
         };
+        self.told(store, map).await
+    }
+
+    /// A state with a number.
+    pub(super) async fn told(&mut self, store: &Store, map: StateMap) -> Result<RoomState> {
         if map == self.head.state.map {
             return Ok(self.head.state.clone());
         }
-        let (before, row) = self.head.state.near(store.new_snap_nid().await?, map);
-        self.keep(store, &before, row);
-        Ok(before)
+        let (state, row) = self.head.state.near(store.new_snap_nid().await?, map);
+        self.keep(store, &state, row);
+        Ok(state)
     }
 
     pub(super) fn keep(&mut self, store: &Store, state: &RoomState, row: SnapRow) {
@@ -386,7 +404,7 @@ impl Staged {
         }))
     }
 
-    async fn entries(
+    pub(super) async fn entries(
         &self,
         store: &Store,
         state: &StateMap,
@@ -401,35 +419,6 @@ impl Staged {
             }
         }
         Ok(entries)
-    }
-
-    /// Who holds what power in a state.
-    async fn levels(&self, store: &Store, state: &StateMap) -> Result<Option<PowerLevels>> {
-        let wanted = [StateEventType::RoomCreate, StateEventType::RoomPowerLevels].map(|t| (t, String::new())).to_vec();
-        let entries = self.entries(store, state, wanted).await?;
-        let of = |t: StateEventType| entries.iter().find(|(found, ..)| *found == t).map(|(.., pdu)| pdu.clone());
-        let Some(create) = of(StateEventType::RoomCreate) else { return Ok(None) };
-        let levels = of(StateEventType::RoomPowerLevels);
-        Ok(PowerLevels::of(self.head.version, &create, levels.as_deref()).ok())
-    }
-
-    /// What a redaction takes away, if it may and we have it (rooms/v3, "Handling redactions"). Since then its sender
-    /// must have the power, or be of the server that sent the event.
-    async fn redaction(&self, store: &Store, pdu: &Pdu, before: &StateMap) -> Result<Option<NewRedaction>> {
-        let Some(target) = pdu.redacts() else { return Ok(None) };
-        let Some(target) = store.event_by_id(target).await?.filter(|e| e.room == self.head.room.nid) else {
-            return Ok(None);
-        };
-        if *target.pdu.event_type() == TimelineEventType::RoomCreate {
-            return Ok(None);
-        }
-        if pdu.sender().server_name() != target.pdu.sender().server_name() {
-            let levels = self.levels(store, before).await?;
-            if !levels.is_some_and(|levels| levels.can(pdu.sender(), levels.redact)) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(NewRedaction { target: target.nid, json: redaction::redact(target.pdu.json(), self.head.version)? }))
     }
 }
 

@@ -148,7 +148,7 @@ impl Staged {
         rh.snap = after.snap;
         rh.depth = depth;
         rh.extremities =
-            vec![Extremity { nid: arrival.nid, event_id: pdu.event_id().to_owned(), depth, after: after.snap }];
+            vec![Extremity { nid: arrival.nid, event: pdu.reference(self.head.version), depth, after: after.snap }];
         let counter = rh.counter;
         self.head.reopen(store).await?;
         let membership = membership_of(store, &pdu, server_name, None).await?;

@@ -12,12 +12,14 @@ use hearth_base::{
 };
 use hearth_rules::{
     auth::{self, PowerLevels},
-    event::{Draft, Pdu, Signer},
+    event::{Draft, Pdu, Reference, Signer},
     versions::RoomVersion,
 };
 use hearth_store::{
     Store,
-    events::{Append, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange},
+    events::{
+        Append, LateRedaction, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange,
+    },
     rooms::{Extremity, Room},
     state::{RoomState, SnapRow},
 };
@@ -28,13 +30,13 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    push::Push,
+    push::{Outcome, Push},
     relations::{self, RelatesTo},
-    state::{Fresh, FreshEvent, version_of},
+    state::{Fresh, FreshEvent, State, version_of},
 };
 
-/// Predecessors an event names at most (spec: server-server API, "PDUs": 20; fewer keep events small).
-const MAX_PREV: usize = 10;
+/// Predecessors an event names at most (server-server API, "PDUs").
+const MAX_PREV: usize = 20;
 
 /// One room's lane.
 #[derive(Debug, Default)]
@@ -137,6 +139,9 @@ pub struct With {
     pub stripped: Option<String>,
     /// Whether a state event equal to the current one may be answered with that one instead.
     pub dedupe: bool,
+    /// Not shown to anybody, nor told to other servers until an event of theirs or ours follows it: it only brings
+    /// branches together ([`super::ends`]).
+    pub quiet: bool,
 }
 
 /// A redaction about to take effect.
@@ -158,6 +163,10 @@ pub(super) struct Staged {
     pub(super) changes: Vec<StateChange>,
     pub(super) members: Vec<MemberRow>,
     pub(super) missing: Vec<(OwnedEventId, i64)>,
+    /// Events that are redacted by what was here before them.
+    pub(super) redacted: Vec<LateRedaction>,
+    /// Events redacted by these, that are not here.
+    pub(super) redactions_ahead: Vec<(OwnedEventId, EventNid)>,
     on_rev: Option<i64>,
 }
 
@@ -178,6 +187,8 @@ impl Staged {
             changes: Vec::new(),
             members: Vec::new(),
             missing: Vec::new(),
+            redacted: Vec::new(),
+            redactions_ahead: Vec::new(),
             on_rev,
         }
     }
@@ -192,6 +203,8 @@ impl Staged {
             changes: self.changes,
             members: self.members,
             missing: self.missing,
+            redacted: self.redacted,
+            redactions_ahead: self.redactions_ahead,
         };
         (self.head, append)
     }
@@ -201,7 +214,14 @@ impl Staged {
     /// # Errors
     /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
     pub(super) async fn push(&mut self, cx: &Builder<'_>, sender: UserNid, draft: &Draft, with: With) -> Result<Step> {
-        let Builder { store, signer, server_name, push } = *cx;
+        let Builder { store, signer, server_name, push, state } = *cx;
+        let prev: Vec<Reference> = some_extremities(&self.head.room.head.extremities);
+        // Of more branches than an event can name, it stands after those that it does.
+        let current = self.head.state.clone();
+        let is_partial = prev.len() < self.head.room.head.extremities.len();
+        if is_partial {
+            self.head.state = self.after_all(store, state, &prev).await?;
+        }
         let head = &mut self.head;
         let version = head.version;
         if draft.event_type == TimelineEventType::RoomCreate && !head.state.map.is_empty() {
@@ -220,7 +240,6 @@ impl Staged {
             return Ok(Step::Same(same.event_id().to_owned()));
         }
         let allowed_by = AllowedBy::gather(store, head, draft).await?;
-        let prev: Vec<OwnedEventId> = newest_extremities(&head.room.head.extremities);
         let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
         let depth = deepest.saturating_add(1);
         let pdu = draft.build(version, &prev, depth.unsigned_abs(), &allowed_by.named(version), signer)?;
@@ -243,23 +262,25 @@ impl Staged {
         let local = pdu.sender().server_name() == server_name;
         let (relation, thread) = relation_of(store, head.room.nid, &pdu).await?;
         let levels = async || allowed_by.levels(version);
-        let outcome = push.evaluate(head.room.nid, &pdu, sender, &thread, levels).await?;
+        let outcome = match with.quiet {
+            true => Outcome::default(),
+            false => push.evaluate(head.room.nid, &pdu, sender, &thread, levels).await?,
+        };
         let rh = &mut head.room.head;
         rh.rev += 1;
         rh.snap = head.state.snap;
         rh.depth = rh.depth.max(depth);
         rh.counter += i64::from(outcome.counted);
-        let named = prev.len();
+        rh.forked |= with.quiet;
         let mut rest: Vec<Extremity> = Vec::new();
-        if rh.extremities.len() > named {
-            rest = rh.extremities.drain(..).filter(|e| !prev.contains(&e.event_id)).collect();
+        if is_partial {
+            rest = rh.extremities.drain(..).filter(|e| !prev.contains(&e.event)).collect();
         }
-        rest.push(Extremity { nid, event_id: pdu.event_id().to_owned(), depth, after: rh.snap });
+        rest.push(Extremity { nid, event: pdu.reference(version), depth, after: rh.snap });
         rh.extremities = rest;
-        let membership = membership_of(store, &pdu, server_name, with.stripped).await?;
-        self.events.push(NewEvent {
+        let mut event = NewEvent {
             nid,
-            standing: Standing::Live,
+            standing: if with.quiet { Standing::SoftFailed } else { Standing::Live },
             sender,
             key,
             known: false,
@@ -268,10 +289,10 @@ impl Staged {
             auth: Some(allowed_by.nids()),
             counter: rh.counter,
             replaces,
-            sets_state: key.is_some(),
+            sets_state: key.is_some() && !is_partial,
             txn: with.txn,
-            membership,
-            reads: local,
+            membership: None,
+            reads: local && !with.quiet,
             counted: outcome.counted,
             thread,
             push: outcome.actions,
@@ -279,8 +300,26 @@ impl Staged {
             redaction: with.redaction.map(|r| NewRedaction { target: r.target, json: r.json }),
             relay: false,
             pdu,
-        });
+        };
+        if is_partial {
+            let after = std::mem::replace(&mut self.head.state, current);
+            self.move_current(cx, state, &after, &mut event).await?;
+        }
+        if event.sets_state {
+            event.membership = membership_of(store, &event.pdu, server_name, with.stripped).await?;
+        }
+        self.events.push(event);
         Ok(Step::Staged)
+    }
+
+    /// The state after some of the extremities together.
+    async fn after_all(&mut self, store: &Store, state: &State, named: &[Reference]) -> Result<RoomState> {
+        let mut states = Vec::with_capacity(named.len());
+        for extremity in self.head.room.head.extremities.iter().filter(|e| named.contains(&e.event)) {
+            states.push(store.snapshot(extremity.after).await?);
+        }
+        let map = state.resolve(self.head.version, &states, &self.head.fresh).await?;
+        self.told(store, map).await
     }
 }
 
@@ -291,6 +330,7 @@ pub(super) struct Builder<'a> {
     pub(super) signer: &'a Signer,
     pub(super) server_name: &'a ServerName,
     pub(super) push: &'a Push,
+    pub(super) state: &'a State,
 }
 
 /// The state entries that allow an event.
@@ -322,12 +362,12 @@ impl AllowedBy {
         Ok(Self(found))
     }
 
-    /// Ids for `auth_events`: since version 12 without the create event.
-    pub(super) fn named(&self, version: &RoomVersion) -> Vec<OwnedEventId> {
+    /// What stands in `auth_events`: since version 12 without the create event.
+    pub(super) fn named(&self, version: &RoomVersion) -> Vec<Reference> {
         self.0
             .iter()
             .filter(|(t, ..)| !(version.room_id_is_create_hash() && *t == StateEventType::RoomCreate))
-            .map(|(.., pdu)| pdu.event_id().to_owned())
+            .map(|(.., pdu)| pdu.reference(version))
             .collect()
     }
 
@@ -357,13 +397,16 @@ pub(super) fn opens(pdu: &Pdu) -> bool {
     matches!(pdu.event_type(), TimelineEventType::RoomJoinRules | TimelineEventType::RoomHistoryVisibility)
 }
 
-pub(super) fn newest_extremities(extremities: &[Extremity]) -> Vec<OwnedEventId> {
-    if extremities.len() <= MAX_PREV {
-        return extremities.iter().map(|e| e.event_id.clone()).collect();
-    }
+/// The extremities that the next event names: of too many the newest and the oldest, so that none is left for ever.
+pub(super) fn some_extremities(extremities: &[Extremity]) -> Vec<Reference> {
     let mut sorted: Vec<&Extremity> = extremities.iter().collect();
-    sorted.sort_by_key(|e| std::cmp::Reverse(e.depth));
-    sorted.into_iter().take(MAX_PREV).map(|e| e.event_id.clone()).collect()
+    if sorted.len() > MAX_PREV {
+        sorted.sort_by_key(|e| std::cmp::Reverse(e.depth));
+        let oldest = sorted.split_off(sorted.len() - MAX_PREV / 2);
+        sorted.truncate(MAX_PREV / 2);
+        sorted.extend(oldest);
+    }
+    sorted.into_iter().map(|e| e.event.clone()).collect()
 }
 
 pub(super) async fn membership_of(

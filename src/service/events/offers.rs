@@ -10,20 +10,20 @@ use hearth_base::{
 };
 use hearth_rules::{
     auth,
-    event::{Draft, Pdu},
+    event::{Draft, Pdu, Reference},
 };
-use ruma::{OwnedEventId, events::TimelineEventType};
+use ruma::events::TimelineEventType;
 
 use super::{
     Arrival, Events,
-    lane::{AllowedBy, Head, newest_extremities},
+    lane::{AllowedBy, Head, some_extremities},
 };
 
 /// Where an event would stand.
 struct Place {
     head: Head,
     allowed_by: AllowedBy,
-    prev: Vec<OwnedEventId>,
+    prev: Vec<Reference>,
     depth: u64,
 }
 
@@ -39,6 +39,7 @@ impl Arrival {
             rejected: None,
             refused: false,
             states: Vec::new(),
+            whole: false,
             missing: Vec::new(),
             referenced: false,
             history: false,
@@ -54,7 +55,9 @@ impl Events {
     /// # Errors
     /// 403 if they do not.
     pub async fn template(&self, room: RoomNid, draft: &Draft) -> Result<String> {
-        let place = self.place(room, draft).await?;
+        // Of what is committed: the answer names what allows the event, and comes back while the newest may still be on its
+        // way to the disk.
+        let place = self.place(Head::read(&self.store, room).await?, draft).await?;
         // What its server will sign is not ours to know; the rules look at no signature.
         self.built(&place, draft)?;
         let version = place.head.version;
@@ -66,7 +69,7 @@ impl Events {
     /// # Errors
     /// 403 if the room's rules do not allow it; 400/413 if it cannot be an event.
     pub async fn offer(&self, room: RoomNid, draft: &Draft) -> Result<Arrival> {
-        let place = self.place(room, draft).await?;
+        let place = self.place(Head::read(&self.store, room).await?, draft).await?;
         let pdu = Arc::new(self.built(&place, draft)?);
         let nid = self.store.new_event_nid().await?;
         Ok(Arrival::placed(nid, pdu, place.allowed_by.nids()))
@@ -99,13 +102,12 @@ impl Events {
         }
     }
 
-    async fn place(&self, room: RoomNid, draft: &Draft) -> Result<Place> {
-        let head = self.newest(room).await?;
+    async fn place(&self, head: Head, draft: &Draft) -> Result<Place> {
         if draft.event_type == TimelineEventType::RoomCreate || head.room.head.extremities.is_empty() {
             return Err(Error::forbidden("Nothing can be added to this room"));
         }
         let allowed_by = AllowedBy::gather(&self.store, &head, draft).await?;
-        let prev = newest_extremities(&head.room.head.extremities);
+        let prev = some_extremities(&head.room.head.extremities);
         let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
         Ok(Place { head, allowed_by, prev, depth: deepest.saturating_add(1).unsigned_abs() })
     }

@@ -49,7 +49,8 @@ impl Health {
     /// # Errors
     /// If the database fails.
     pub async fn left_alone_until(&self, server: &ServerName) -> Result<Option<u64>> {
-        let failing = self.store.destination(server.as_str()).await?.filter(|f| f.retry_ms > self.now());
+        let now = self.now();
+        let failing = self.store.destination(server.as_str()).await?.filter(|f| rests(f, now));
         Ok(failing.and_then(|f| u64::try_from(f.retry_ms).ok()))
     }
 
@@ -59,7 +60,7 @@ impl Health {
     /// If the database fails.
     pub async fn failed(&self, server: &ServerName) -> Result<()> {
         let (now, old) = (self.now(), self.store.destination(server.as_str()).await?);
-        if old.is_some_and(|f| f.retry_ms > now) {
+        if old.is_some_and(|f| rests(&f, now)) {
             // Begun before it was known: the same failure, not another.
             return Ok(());
         }
@@ -89,6 +90,11 @@ impl Health {
     }
 }
 
+/// Whether a pause lasts still. One that has longer to go than it is long was begun by a clock that has been put back.
+fn rests(failing: &Failing, now: i64) -> bool {
+    (1..=failing.interval_ms).contains(&failing.retry_ms.saturating_sub(now))
+}
+
 /// What follows from a failure: the next pause, stretched by `jitter` so that servers that failed together do not come
 /// back together.
 fn after(old: Option<Failing>, now: i64, settings: Settings, jitter: f64) -> Failing {
@@ -106,6 +112,14 @@ fn after(old: Option<Failing>, now: i64, settings: Settings, jitter: f64) -> Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_put_back_makes_no_pause_longer() {
+        let failing = after(None, 10_000_000, Settings::default(), 1.0);
+        assert!(rests(&failing, 10_000_001) && rests(&failing, 10_599_999));
+        assert!(!rests(&failing, 10_600_000), "it is over");
+        assert!(!rests(&failing, 9_999_999), "it was begun in the future");
+    }
 
     #[test]
     fn pauses_grow_to_a_bound() {

@@ -1,8 +1,8 @@
 //! Events that other servers send us (server-server API, "Transactions", "Checks performed on receipt of a PDU"): sorted
-//! by room, checked for form and signatures, their gaps filled ([`gaps`]), and placed by [`crate::events`].
+//! by room, checked for form and signatures, their gaps filled ([`gaps`]), and placed ([`placing`]) by [`crate::events`].
 //!
-//! A room's events are taken in one after the other, whoever sends them; rooms do not wait for each other. A bad event
-//! costs its sender a sentence in the answer.
+//! A room's events are placed one after the other, whoever sends them; nobody is asked anything meanwhile, so that a server
+//! that answers slowly delays its own events alone. A bad event costs its sender a sentence in the answer.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -11,33 +11,27 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use hearth_base::{
-    Error, OrNotFound, Result,
-    ids::{EventNid, RoomNid},
-};
-use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
-use hearth_store::{Store, events::Standing, rooms::Room, state::StateMap};
+use hearth_base::{Error, OrNotFound, Result, ids::RoomNid};
+use hearth_rules::{event::Pdu, versions::RoomVersion};
+use hearth_store::{Store, events::Standing, rooms::Room};
 use moka::sync::Cache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName, events::room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
-use super::{
-    Federation,
-    acl::Acls,
-    joins::Joins,
-    outliers::{Outlier, Outliers, auth_ids},
-};
-use crate::{
-    events::{Arrival, Arrived, Events},
-    server_keys::ServerKeys,
-    state::version_of,
-};
+use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers};
+use crate::{events::Events, server_keys::ServerKeys, state::version_of};
 
 mod gaps;
+mod placing;
 
 /// Rooms of one transaction taken in at the same time.
 const ROOMS_AT_ONCE: usize = 4;
+/// Events looked at of a room that we are not in.
+const FROM_OUTSIDE: usize = 10;
+/// States fetched at the same time: each may be large.
+const HEAVY: usize = 8;
 
 /// Takes in events of other servers.
 #[derive(Debug)]
@@ -49,19 +43,13 @@ pub struct Inbox {
     outliers: Arc<Outliers>,
     acls: Arc<Acls>,
     joins: Arc<Joins>,
+    /// One write at a time in a room.
     lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
+    heavy: Semaphore,
 }
 
 /// What became of each event of a transaction: taken in, or why not.
 pub type Answers = BTreeMap<OwnedEventId, std::result::Result<(), String>>;
-
-/// An event with what it needs to be placed.
-struct Ready {
-    pdu: Pdu,
-    /// States after predecessors that we do not have.
-    states: Vec<StateMap>,
-    missing: Vec<OwnedEventId>,
-}
 
 /// How events came to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +75,7 @@ impl Inbox {
         joins: Arc<Joins>,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
-        Self { store, events, server_keys, federation, outliers, acls, joins, lanes }
+        Self { store, events, server_keys, federation, outliers, acls, joins, lanes, heavy: Semaphore::new(HEAVY) }
     }
 
     /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
@@ -138,8 +126,6 @@ impl Inbox {
                 Err(e) => tracing::debug!(server = %origin, room.id = %room_id, error = %e, "a malformed event"),
             }
         }
-        let lane = self.lanes.get_with(room.nid, Arc::default);
-        let _one = lane.lock().await;
         let ids: Vec<OwnedEventId> = events.iter().map(|e| e.claimed().event_id().to_owned()).collect();
         let known = self.store.known_events(&ids).await?;
         let mut seen = HashSet::new();
@@ -172,7 +158,7 @@ impl Inbox {
         let version = version_of(&room)?;
         let parsed = raw.iter().filter_map(|pdu| Pdu::parse_remote(pdu.get(), version).ok());
         let mut events = Vec::new();
-        for event in parsed.filter(|e| e.claimed().room_id() == room_id) {
+        for event in parsed.filter(|e| e.claimed().room_id() == room_id).take(FROM_OUTSIDE) {
             // Only those are worth a check of signatures.
             if self.joins.may_withdraw(&room, event.claimed()).await?.is_some() {
                 events.push(event);
@@ -195,8 +181,6 @@ impl Inbox {
         let room = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
         let event_id = pdu.event_id().to_owned();
-        let lane = self.lanes.get_with(room.nid, Arc::default);
-        let _one = lane.lock().await;
         if self
             .store
             .known_events(std::slice::from_ref(&event_id))
@@ -214,16 +198,21 @@ impl Inbox {
         }
     }
 
-    /// Takes in history that another server handed out: part of the timeline, no news.
+    /// Takes in history that another server handed out: part of the timeline, no news. Only what leads to `from` is
+    /// history; whatever else it hands out would go past the checks on news.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn take_in_history(&self, origin: &ServerName, room: RoomNid, raw: Vec<Box<RawValue>>) -> Result<usize> {
+    pub async fn take_in_history(
+        &self,
+        origin: &ServerName,
+        room: RoomNid,
+        from: &[OwnedEventId],
+        raw: Vec<Box<RawValue>>,
+    ) -> Result<usize> {
         let room = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
-        let lane = self.lanes.get_with(room.nid, Arc::default);
-        let _one = lane.lock().await;
-        let good = self.verified(&room, version, raw).await?;
+        let good = leading_to(from, self.verified(&room, version, raw).await?);
         let answers = self.take_in(origin, &room, version, good, Sort::History).await?;
         Ok(answers.values().filter(|a| a.is_ok()).count())
     }
@@ -253,116 +242,20 @@ impl Inbox {
         let verified = self.server_keys.verify(events, version).await?;
         Ok(verified.into_iter().flatten().collect())
     }
+}
 
-    /// Fills the gaps before events and places them all, each after those it follows.
-    async fn take_in(
-        &self,
-        origin: &ServerName,
-        room: &Room,
-        version: &'static RoomVersion,
-        events: Vec<Pdu>,
-        sort: Sort,
-    ) -> Result<Answers> {
-        let mut answers = Answers::new();
-        let ready = self.fill_gaps(origin, room, version, events, sort == Sort::History).await?;
-        let mut waiting: Vec<Arrival> = Vec::new();
-        let mut near: HashMap<OwnedEventId, ()> = HashMap::new();
-        for event in ready {
-            // What allows it must stand before it is looked at.
-            if auth_ids(version, &event.pdu).iter().any(|id| near.contains_key(id)) {
-                self.place_all(room, &mut waiting, &mut answers).await?;
-                near.clear();
-            }
-            let event_id = event.pdu.event_id().to_owned();
-            match self.arrival(origin, room, version, event, sort).await? {
-                Ok(arrival) => {
-                    near.insert(event_id, ());
-                    waiting.push(arrival);
-                }
-                Err(why) => drop(answers.insert(event_id, Err(why))),
-            }
+/// Those of the events that are `from`, or lie before it with no hole between.
+fn leading_to(from: &[OwnedEventId], events: Vec<Pdu>) -> Vec<Pdu> {
+    let mut events: HashMap<OwnedEventId, Pdu> = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
+    let mut next: Vec<OwnedEventId> = from.to_vec();
+    let mut found = Vec::with_capacity(events.len());
+    while let Some(id) = next.pop() {
+        if let Some(event) = events.remove(&id) {
+            next.extend(event.prev_events().iter().cloned());
+            found.push(event);
         }
-        self.place_all(room, &mut waiting, &mut answers).await?;
-        Ok(answers)
     }
-
-    async fn place_all(&self, room: &Room, waiting: &mut Vec<Arrival>, answers: &mut Answers) -> Result<()> {
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let arrivals = std::mem::take(waiting);
-        let ids: Vec<OwnedEventId> = arrivals.iter().map(|a| a.pdu.event_id().to_owned()).collect();
-        for (id, arrived) in ids.into_iter().zip(self.events.receive(room.nid, arrivals).await?) {
-            let answer = match arrived {
-                Arrived::Placed => Ok(()),
-                // The sender did nothing wrong (server-server API, "Soft failure").
-                Arrived::SoftFailed(why) => {
-                    tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "soft-failed");
-                    Ok(())
-                }
-                Arrived::Rejected(why) => {
-                    tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "rejected");
-                    Err(why)
-                }
-            };
-            answers.insert(id, answer);
-        }
-        Ok(())
-    }
-
-    /// Finds what allows an event and checks it by that.
-    async fn arrival(
-        &self,
-        origin: &ServerName,
-        room: &Room,
-        version: &'static RoomVersion,
-        event: Ready,
-        sort: Sort,
-    ) -> Result<std::result::Result<Arrival, String>> {
-        let Ready { pdu, states, missing } = event;
-        let ids = auth_ids(version, &pdu);
-        let mut known = self.by_id(room, &ids).await?;
-        if ids.iter().any(|id| !known.contains_key(id)) {
-            self.fetch_auth(origin, room, &pdu).await?;
-            known = self.by_id(room, &ids).await?;
-        }
-        if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
-            return Ok(Err(format!("its auth event {id} cannot be found")));
-        }
-        let refused = auth::check_auth_events(version, &pdu, |id| known.get(id).map(|o| o.pdu.clone())).err();
-        let event_id = pdu.event_id().to_owned();
-        let own = self.store.known_events(std::slice::from_ref(&event_id)).await?.remove(&event_id);
-        let nid = match own {
-            Some(own) => own.nid,
-            None => self.store.new_event_nid().await?,
-        };
-        let referenced = room.head.forked && !self.store.missing_among(room.nid, &[event_id]).await?.is_empty();
-        Ok(Ok(Arrival {
-            pdu: Arc::new(pdu.with_rejected(refused.is_some())),
-            nid,
-            known: own.is_some(),
-            auth: ids.iter().filter_map(|id| known.get(id).map(|o| o.nid)).collect::<Vec<EventNid>>(),
-            rejected: refused.map(|why| why.0),
-            refused: false,
-            states,
-            missing,
-            referenced,
-            history: sort == Sort::History,
-            relay: sort == Sort::ToldToUs,
-        }))
-    }
-
-    async fn by_id(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashMap<OwnedEventId, Outlier>> {
-        let stored = self.store.events_by_id(ids).await?;
-        Ok(stored
-            .into_iter()
-            .filter(|e| e.room == room.nid)
-            .map(|e| {
-                let outlier = Outlier { nid: e.nid, pdu: e.pdu.clone(), standing: e.standing };
-                (e.event_id().to_owned(), outlier)
-            })
-            .collect())
-    }
+    found
 }
 
 /// What the sender of an event is told.

@@ -63,6 +63,24 @@ impl Servers {
     /// # Errors
     /// If the database fails.
     pub async fn of_room(&self, room: RoomNid) -> Result<Arc<[OwnedServerName]>> {
+        let names = self.read(room).await?.inner.read().names.clone();
+        Ok(names)
+    }
+
+    /// The same, those with the most users first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn by_members(&self, room: RoomNid) -> Result<Vec<OwnedServerName>> {
+        let room = self.read(room).await?;
+        let inner = room.inner.read();
+        let mut counted: Vec<(usize, &OwnedServerName)> =
+            inner.joined.iter().map(|(server, users)| (users.len(), server)).collect();
+        counted.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+        Ok(counted.into_iter().map(|(_, server)| server.clone()).collect())
+    }
+
+    async fn read(&self, room: RoomNid) -> Result<Arc<RoomServers>> {
         let load = || async {
             let mut members = Members::default();
             let rows = self.store.remote_members(room).await?;
@@ -75,9 +93,7 @@ impl Servers {
             members.rename();
             Ok(Arc::new(RoomServers { inner: RwLock::new(members), size }))
         };
-        let room = self.rooms.get_or(room, load).await?;
-        let names = room.inner.read().names.clone();
-        Ok(names)
+        self.rooms.get_or(room, load).await
     }
 
     /// Whether a server has users joined to a room.
@@ -119,8 +135,18 @@ impl Servers {
                     None => self.rooms.invalidate(&event.room),
                 }
             }
-            // Resolution may have changed anybody's membership.
-            Change::State { room, changes } if changes.iter().any(|c| c.member.is_some_and(|(_, ours)| !ours)) => {
+            // A room that is made here begins without others: nobody need ask the disk.
+            Change::Event(event)
+                if *event.pdu.event_type() == TimelineEventType::RoomCreate
+                    && event.pdu.sender().server_name() == self.name =>
+            {
+                let nobody = RoomServers { inner: RwLock::default(), size: 0 };
+                self.rooms.put(event.room, Arc::new(nobody));
+            }
+            // Resolution may have changed anybody's membership; a join through another server has changed them all.
+            Change::State { room, changes }
+                if changes.is_empty() || changes.iter().any(|c| c.member.is_some_and(|(_, ours)| !ours)) =>
+            {
                 self.rooms.invalidate(room);
             }
             _ => {}

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,8 @@ impl Default for Settings {
 /// Events and EDUs of a transaction.
 const PDUS: usize = 50;
 const EDUS: usize = 100;
+/// Bytes of transactions of one server that wait; one may always.
+const WAITING_BYTES: usize = 32 << 20;
 /// Answers remembered, and for how long.
 const ANSWERS: u64 = 5_000;
 const REMEMBERED: Duration = Duration::from_secs(3_600);
@@ -79,16 +81,28 @@ struct Origin {
     /// One at a time: a server's events are in its order.
     turn: Arc<tokio::sync::Mutex<()>>,
     waiting: AtomicU32,
+    waiting_bytes: AtomicUsize,
     /// When the window began, ms, and how many came since.
     window: Mutex<(u64, u32)>,
 }
 
-/// Counts who waits for a turn.
-struct Waiting<'o>(&'o AtomicU32);
+/// Counts who waits for a turn, and how much they hold.
+struct Waiting<'o>(&'o Origin, usize);
+
+impl<'o> Waiting<'o> {
+    /// `None` if there are too many.
+    fn begin(origin: &'o Origin, bytes: usize, most: u32) -> Option<Self> {
+        let waiting = origin.waiting.fetch_add(1, Ordering::AcqRel);
+        let held = origin.waiting_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let this = Self(origin, bytes);
+        (waiting == 0 || (waiting < most && held.saturating_add(bytes) <= WAITING_BYTES)).then_some(this)
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.waiting_bytes.fetch_sub(self.1, Ordering::AcqRel);
     }
 }
 
@@ -136,11 +150,10 @@ impl Transactions {
             return Ok(answer);
         }
         let origin = self.origins.get_with(from.to_owned(), Arc::default);
-        if origin.waiting.fetch_add(1, Ordering::AcqRel) >= self.settings.reject_limit {
-            origin.waiting.fetch_sub(1, Ordering::AcqRel);
+        let bytes = pdus.iter().chain(&edus).map(|raw| raw.get().len()).sum();
+        let Some(waiting) = Waiting::begin(&origin, bytes, self.settings.reject_limit) else {
             return Err(Error::limit_exceeded(self.settings.window.max(self.settings.sleep_delay)));
-        }
-        let waiting = Waiting(&origin.waiting);
+        };
         if self.is_hasty(&origin) {
             tokio::time::sleep(self.settings.sleep_delay).await;
         }

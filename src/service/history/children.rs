@@ -132,8 +132,8 @@ impl History {
         viewer: &Viewer,
     ) -> Result<HashMap<EventNid, Arc<StoredEvent>>> {
         let nids: Vec<EventNid> = nids.collect();
-        let events = self.store.events(&nids).await?;
-        Ok(events.into_iter().filter(|e| viewer.shows(e)).map(|e| (e.nid, e)).collect())
+        let events = viewer.shown(self.store.events(&nids).await?).await?;
+        Ok(events.into_iter().map(|e| (e.nid, e)).collect())
     }
 }
 

@@ -1,16 +1,23 @@
 //! One user's eyes on one room: what their membership was, and what the room let be seen, at each point of its history.
 //!
-//! Both are read from the chains of state events that replaced each other (few, and cached), not from the state before
-//! each event: a page of history costs no snapshots.
+//! Where history is one line, both are read from the chains of state events that replaced each other (few, and cached):
+//! a page of history costs no snapshots. Where it forks, what replaced what is not what stood at an event; then the state
+//! before each event tells, read once for all events that share it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use hearth_base::{
     Requester, Result,
-    ids::{StreamPos, UserNid},
+    ids::{KeyNid, SnapNid, StreamPos, UserNid},
+    stream::HistoryToken,
 };
 use hearth_rules::visibility::{HistoryVisibility, Membership, Point, may_see};
 use hearth_store::{Store, events::StoredEvent, rooms::Room};
+use parking_lot::Mutex;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::TimelineEventType};
 
 use crate::state::State;
@@ -30,15 +37,52 @@ pub struct Viewer {
     user_id: OwnedUserId,
     /// Member events of the user, oldest first: position and what they are from there on.
     memberships: Vec<(StreamPos, String)>,
-    /// History visibility events, oldest first.
+    /// History visibility events, oldest first; where history forks, only the present one.
     visibilities: Vec<(StreamPos, HistoryVisibility)>,
     /// The event by which they left after they had been in, if they are not in the room now.
     left_with: Option<Arc<StoredEvent>>,
     forgotten: bool,
-    /// Position up to which they were joined at some later time.
-    joined_until: StreamPos,
+    /// Up to where in history they were joined at some later time.
+    joined_until: HistoryToken,
     /// Whom they do not want to hear of.
     ignored: Arc<HashSet<OwnedUserId>>,
+    /// What states say, if history forks.
+    states: Option<States>,
+}
+
+/// What stood at points of a history that forks.
+#[derive(Debug)]
+struct States {
+    store: Store,
+    own: Option<KeyNid>,
+    setting: Option<KeyNid>,
+    read: Mutex<HashMap<SnapNid, At>>,
+}
+
+/// What a state says to a viewer.
+#[derive(Clone, Debug)]
+struct At {
+    visibility: HistoryVisibility,
+    membership: Option<Arc<StoredEvent>>,
+}
+
+impl States {
+    async fn at(&self, snap: SnapNid) -> Result<At> {
+        if let Some(at) = self.read.lock().get(&snap) {
+            return Ok(at.clone());
+        }
+        let state = self.store.snapshot(snap).await?;
+        let entry = async |key: Option<KeyNid>| match key.and_then(|key| state.get(&key)) {
+            Some(nid) => self.store.event(*nid).await,
+            None => Ok(None),
+        };
+        let at = At {
+            visibility: entry(self.setting).await?.map_or(HistoryVisibility::Shared, |e| setting_of(&e)),
+            membership: entry(self.own).await?,
+        };
+        self.read.lock().insert(snap, at.clone());
+        Ok(at)
+    }
 }
 
 impl Viewer {
@@ -53,7 +97,17 @@ impl Viewer {
         let own = state.entry(&current, "m.room.member", who.user_id.as_str()).await?;
         let setting = state.entry(&current, "m.room.history_visibility", "").await?;
         let memberships = chain(store, own.clone()).await?;
-        let visibilities = chain(store, setting).await?;
+        let (visibilities, states) = if room.head.forked {
+            let states = States {
+                store: store.clone(),
+                own: store.key_nid("m.room.member", who.user_id.as_str()).await?,
+                setting: store.key_nid("m.room.history_visibility", "").await?,
+                read: Mutex::default(),
+            };
+            (setting.into_iter().collect(), Some(states))
+        } else {
+            (chain(store, setting).await?, None)
+        };
         let forgotten = match &own {
             Some(own) if !matches!(&*own.pdu.membership(), "join" | "invite" | "knock") => {
                 store.membership(room.nid, who.user_nid).await?.is_some_and(|m| m.forgotten)
@@ -63,25 +117,23 @@ impl Viewer {
         // Whatever happened to them afterwards (a ban, another invite), what they may see ends with that leave.
         let last_join = memberships.iter().rposition(|e| e.pdu.membership() == "join");
         let left_with = last_join.and_then(|n| memberships.get(n + 1)).cloned();
-        let memberships: Vec<(StreamPos, String)> =
-            memberships.iter().map(|e| (position(e), e.pdu.membership().into_owned())).collect();
-        let mut joined_until = StreamPos(i64::MIN);
-        for (n, (_, membership)) in memberships.iter().enumerate() {
-            if membership == "join" {
-                joined_until = memberships.get(n + 1).map_or(StreamPos(i64::MAX), |next| next.0);
-            }
-        }
+        let joined_until = match (last_join, &left_with) {
+            (None, _) => HistoryToken::START,
+            (Some(_), None) => HistoryToken::END,
+            (Some(_), Some(left)) => place(left),
+        };
         Ok(Self {
             room,
             user: who.user_nid,
             device: who.device_id.clone(),
             user_id: who.user_id.clone(),
-            memberships,
+            memberships: memberships.iter().map(|e| (position(e), e.pdu.membership().into_owned())).collect(),
             visibilities: visibilities.iter().map(|e| (position(e), setting_of(e))).collect(),
             left_with,
             forgotten,
             joined_until,
             ignored,
+            states,
         })
     }
 
@@ -105,42 +157,80 @@ impl Viewer {
     }
 
     /// Whether the user may see an event, and wants to.
-    #[must_use]
-    pub fn shows(&self, event: &StoredEvent) -> bool {
-        !self.ignores(event) && self.may_see(event)
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn shows(&self, event: &StoredEvent) -> Result<bool> {
+        Ok(!self.ignores(event) && self.may_see(event).await?)
     }
 
-    /// Whether the user may see an event.
-    #[must_use]
-    pub fn may_see(&self, event: &StoredEvent) -> bool {
-        let pos = position(event);
-        let is_own = *event.pdu.event_type() == TimelineEventType::RoomMember
-            && event.pdu.state_key() == Some(self.user_id.as_str());
+    /// Those of these events that the user may see, and wants to.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn shown(&self, events: Vec<Arc<StoredEvent>>) -> Result<Vec<Arc<StoredEvent>>> {
+        let mut shown = Vec::with_capacity(events.len());
+        for event in events {
+            if self.shows(&event).await? {
+                shown.push(event);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Whether the user may see an event (client-server API, "Server behaviour" of room history visibility).
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn may_see(&self, event: &StoredEvent) -> Result<bool> {
+        let (visibility, membership) = match (&self.states, event.snap) {
+            (Some(states), Some(snap)) => {
+                let at = states.at(snap).await?;
+                let membership = at.membership.as_ref().map(|e| e.pdu.membership());
+                (at.visibility, Membership::parse(membership.as_deref()))
+            }
+            _ => {
+                let pos = position(event);
+                let visibility = self.visibilities.iter().rev().find(|(p, _)| *p < pos);
+                let membership = self.memberships.iter().rev().find(|(p, _)| *p < pos);
+                (
+                    visibility.map_or(HistoryVisibility::Shared, |(_, v)| *v),
+                    Membership::parse(membership.map(|(_, m)| m.as_str())),
+                )
+            }
+        };
         let is_setting =
             *event.pdu.event_type() == TimelineEventType::RoomHistoryVisibility && event.pdu.state_key() == Some("");
-        may_see(&Point {
-            visibility: self
-                .visibilities
-                .iter()
-                .rev()
-                .find(|(p, _)| *p < pos)
-                .map_or(HistoryVisibility::Shared, |(_, v)| *v),
+        Ok(may_see(&Point {
+            visibility,
             visibility_after: is_setting.then(|| setting_of(event)),
-            membership: Membership::parse(self.before(pos)),
-            membership_after: is_own.then(|| Membership::parse(Some(&event.pdu.membership()))),
-            joined_since: pos < self.joined_until,
-        })
+            membership,
+            membership_after: self.is_own(event).then(|| Membership::parse(Some(&event.pdu.membership()))),
+            joined_since: place(event) < self.joined_until,
+        }))
     }
 
-    /// The user's membership at an event, the change it makes included (spec v1.11, `unsigned.membership`).
-    #[must_use]
-    pub fn membership_at(&self, event: &StoredEvent) -> &str {
-        let pos = position(event);
-        self.memberships.iter().rev().find(|(p, _)| *p <= pos).map_or("leave", |(_, m)| m)
+    /// The user's membership at an event, the change it makes included (spec v1.11, `unsigned.membership`); `None` if the
+    /// state at the event is not known.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn membership_at(&self, event: &StoredEvent) -> Result<Option<Cow<'_, str>>> {
+        let Some(states) = &self.states else {
+            let pos = position(event);
+            let last = self.memberships.iter().rev().find(|(p, _)| *p <= pos);
+            return Ok(Some(Cow::Borrowed(last.map_or("leave", |(_, m)| m))));
+        };
+        if self.is_own(event) {
+            return Ok(Some(Cow::Owned(event.pdu.membership().into_owned())));
+        }
+        let Some(snap) = event.snap else { return Ok(None) };
+        let membership = states.at(snap).await?.membership;
+        Ok(Some(membership.map_or(Cow::Borrowed("leave"), |e| Cow::Owned(e.pdu.membership().into_owned()))))
     }
 
-    fn before(&self, pos: StreamPos) -> Option<&str> {
-        self.memberships.iter().rev().find(|(p, _)| *p < pos).map(|(_, m)| m.as_str())
+    fn is_own(&self, event: &StoredEvent) -> bool {
+        *event.pdu.event_type() == TimelineEventType::RoomMember && event.pdu.state_key() == Some(self.user_id.as_str())
     }
 
     /// Whether the user is joined now.
@@ -187,8 +277,9 @@ async fn chain(store: &Store, newest: Option<Arc<StoredEvent>>) -> Result<Vec<Ar
     let mut next = newest;
     while let Some(event) = next {
         next = match event.replaces {
-            Some(nid) if out.len() < MAX_CHAIN => store.event(nid).await?,
-            _ => None,
+            _ if out.len() >= MAX_CHAIN => None,
+            Some(nid) => store.event(nid).await?,
+            None => allowed_by(store, &event).await?,
         };
         out.push(event);
     }
@@ -196,9 +287,26 @@ async fn chain(store: &Store, newest: Option<Arc<StoredEvent>>) -> Result<Vec<Ar
     Ok(out)
 }
 
+/// Of a state event that came without its place in history: what it most likely replaced, since that is among what
+/// allows it (a member event names the one before it).
+async fn allowed_by(store: &Store, event: &StoredEvent) -> Result<Option<Arc<StoredEvent>>> {
+    if event.snap.is_some() || event.key.is_none() {
+        return Ok(None);
+    }
+    let auth = store.auth_edges(&[event.nid]).await?;
+    let Some(auth) = auth.get(&event.nid) else { return Ok(None) };
+    let before = store.events(auth).await?.into_iter().find(|e| e.key == event.key && e.depth < event.depth);
+    Ok(before)
+}
+
 /// Where an event stands among those of its room; events outside the timeline stand before all.
 fn position(event: &StoredEvent) -> StreamPos {
     event.pos.unwrap_or(StreamPos(i64::MIN))
+}
+
+/// The same in the order of history, where events outside the timeline stand by their depth.
+fn place(event: &StoredEvent) -> HistoryToken {
+    HistoryToken { depth: event.depth, pos: event.pos.unwrap_or(StreamPos::ZERO) }
 }
 
 fn setting_of(event: &StoredEvent) -> HistoryVisibility {

@@ -64,10 +64,11 @@ impl History {
         }
         let own = viewer.user == event.sender
             && event.device.as_deref().is_some_and(|d| viewer.device.as_ref().is_some_and(|own| own.as_str() == d));
+        let membership = viewer.membership_at(event).await?;
         let unsigned = Unsigned {
             age_ms: Some(age),
             transaction_id: event.txn_id.as_deref().filter(|_| own),
-            membership: Some(viewer.membership_at(event)),
+            membership: membership.as_deref(),
             prev_content: replaced.as_ref().map(|e| e.pdu.content_json()),
             prev_sender: replaced.as_ref().map(|e| e.pdu.sender()),
             replaces_state: replaced.as_ref().map(|e| e.pdu.event_id()),

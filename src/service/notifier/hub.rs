@@ -131,6 +131,29 @@ impl RoomHub {
         (ring.since.max(ring.lost) <= after).then_some((found, false))
     }
 
+    /// Takes in what was read from the disk: the newest events in `(after, upto]`, newest first, and whether there are more
+    /// of them. The next look need not ask it.
+    pub fn recall(&self, after: StreamPos, upto: StreamPos, found: &[(StreamPos, EventNid)], more: bool) {
+        let mut ring = self.ring.lock();
+        let reaches = ring.since.max(ring.lost);
+        // What is here must be a continuation of what was read.
+        if reaches == StreamPos(i64::MAX) || reaches > upto || reaches <= after {
+            return;
+        }
+        let older: Vec<_> = found.iter().copied().filter(|(pos, _)| *pos <= reaches).collect();
+        let room = RING - ring.events.len().min(RING);
+        let all_fit = older.len() <= room;
+        for one in older.iter().take(room) {
+            ring.events.push_front(*one);
+        }
+        ring.since = match ring.events.front() {
+            Some((oldest, _)) if more || !all_fit => StreamPos(oldest.0 - 1),
+            None if more || !all_fit => return,
+            _ => after,
+        };
+        ring.lost = StreamPos(i64::MIN);
+    }
+
     /// Our users who would hear of an event of this room.
     #[must_use]
     pub fn local_members(&self) -> Vec<UserNid> {
@@ -214,5 +237,32 @@ mod tests {
         hub.begin(StreamPos(0));
         assert_eq!(hub.news(StreamPos(0), StreamPos(100), 200), None);
         assert_eq!(hub.news(StreamPos(36), StreamPos(100), 200).map(|n| n.0.len()), Some(64));
+    }
+
+    #[test]
+    fn what_was_read_once_is_remembered() {
+        let hub = RoomHub::new(RoomNid(1));
+        let read = |range: std::ops::RangeInclusive<i64>| -> Vec<_> {
+            range.rev().map(|n| (StreamPos(n), EventNid(n))).collect()
+        };
+        hub.recall(StreamPos(0), StreamPos(9), &read(1..=9), false);
+        hub.begin(StreamPos(10));
+        assert_eq!(hub.news(StreamPos(0), StreamPos(10), 20), None, "it was not loaded yet");
+        hub.push(StreamPos(11), EventNid(11));
+        hub.recall(StreamPos(0), StreamPos(8), &read(5..=8), true);
+        assert_eq!(hub.news(StreamPos(5), StreamPos(11), 20), None, "nine and ten may be events");
+        hub.recall(StreamPos(0), StreamPos(11), &read(5..=11), true);
+        assert_eq!(hub.news(StreamPos(4), StreamPos(11), 20).map(|n| n.0.len()), Some(7));
+        assert_eq!(hub.news(StreamPos(3), StreamPos(11), 20), None);
+        assert_eq!(hub.news(StreamPos(3), StreamPos(11), 3).map(|n| n.1), Some(true));
+        hub.recall(StreamPos(0), StreamPos(4), &read(1..=4), false);
+        assert_eq!(hub.news(StreamPos(0), StreamPos(11), 20).map(|n| (n.0.len(), n.1)), Some((11, false)));
+        for n in 12..=200 {
+            hub.push(StreamPos(n), EventNid(n));
+        }
+        assert_eq!(hub.news(StreamPos(130), StreamPos(200), 100), None, "the ring has an end");
+        hub.recall(StreamPos(0), StreamPos(200), &read(100..=200), true);
+        assert_eq!(hub.news(StreamPos(136), StreamPos(200), 100).map(|n| n.0.len()), Some(64));
+        assert_eq!(hub.news(StreamPos(135), StreamPos(200), 100), None);
     }
 }

@@ -20,7 +20,7 @@ pub struct UserSlot {
     bell: Notify,
     pub(super) last_own: AtomicI64,
     pub(super) last_to_device: AtomicI64,
-    pub(super) rooms: Mutex<Option<Arc<UserRooms>>>,
+    rooms: Mutex<Rooms>,
     pub(super) room_changes: AtomicU64,
 }
 
@@ -41,7 +41,7 @@ impl UserSlot {
             bell: Notify::new(),
             last_own: AtomicI64::new(head),
             last_to_device: AtomicI64::new(head),
-            rooms: Mutex::new(None),
+            rooms: Mutex::default(),
             room_changes: AtomicU64::new(0),
         }
     }
@@ -68,8 +68,77 @@ impl UserSlot {
         self.bell.notify_waiters();
     }
 
+    /// The rooms, if they are known.
+    pub(super) fn rooms(&self) -> Option<Arc<UserRooms>> {
+        let kept = self.rooms.lock();
+        kept.latest.clone().filter(|_| kept.is_right)
+    }
+
+    /// Keeps what was read when there had been that many changes; says whether there were none meanwhile.
+    pub(super) fn keep_rooms(&self, rooms: &Arc<UserRooms>, before: u64) -> bool {
+        let mut kept = self.rooms.lock();
+        let is_right = self.room_changes.load(Ordering::Acquire) == before;
+        let old = kept.latest.replace(rooms.clone());
+        kept.is_right = is_right;
+        drop(kept);
+        // Outside of the lock: hubs may go with it.
+        drop(old);
+        is_right
+    }
+
+    /// The rooms are others now. The old ones are held until the new are read, since with the last who holds a hub goes
+    /// what it remembers.
     pub(super) fn forget_rooms(&self) {
         self.room_changes.fetch_add(1, Ordering::AcqRel);
-        *self.rooms.lock() = None;
+        self.rooms.lock().is_right = false;
+    }
+}
+
+/// What a slot knows of its user's rooms.
+#[derive(Debug, Default)]
+struct Rooms {
+    latest: Option<Arc<UserRooms>>,
+    /// Whether nothing has changed since they were read.
+    is_right: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_base::ids::{EventNid, RoomNid};
+    use ruma::events::room::member::MembershipState;
+
+    use super::*;
+
+    #[test]
+    fn hubs_outlive_a_change_of_rooms() {
+        let slot = UserSlot::new(UserNid(1), 0);
+        assert!(slot.rooms().is_none());
+        let weak = {
+            let rooms = Arc::new(UserRooms { joined: Vec::new(), others: Vec::new() });
+            let hub = Arc::new(RoomHub::new(RoomNid(1)));
+            let weak = Arc::downgrade(&hub);
+            let membership = Membership {
+                room: RoomNid(1),
+                user: slot.nid,
+                membership: MembershipState::Join,
+                event: EventNid(1),
+                pos: StreamPos(1),
+                local: true,
+                forgotten: false,
+                stripped: None,
+            };
+            let full = Arc::new(UserRooms { joined: vec![(membership, hub)], others: Vec::new() });
+            assert!(slot.keep_rooms(&full, 0));
+            assert!(slot.rooms().is_some());
+            slot.forget_rooms();
+            assert!(slot.rooms().is_none(), "what changed is read anew");
+            assert!(!slot.keep_rooms(&full, 0), "and again, if it changed meanwhile");
+            assert!(slot.rooms().is_none());
+            drop(full);
+            assert!(weak.upgrade().is_some(), "what the hub remembers is still there");
+            assert!(slot.keep_rooms(&rooms, 1));
+            weak
+        };
+        assert!(weak.upgrade().is_none(), "nobody holds what is not needed");
     }
 }

@@ -91,7 +91,15 @@ impl Notified {
             }
         }
         newest(&mut found, wanted);
-        found.retain(|n| viewers.get(&n.event.room).is_some_and(|viewer| shown(viewer, &n.event)));
+        let mut seen = Vec::with_capacity(found.len());
+        for notification in found {
+            if let Some(viewer) = viewers.get(&notification.event.room)
+                && shown(viewer, &notification.event).await?
+            {
+                seen.push(notification);
+            }
+        }
+        let mut found = seen;
         let more = found.len() > limit;
         found.truncate(limit);
         self.write(who, &found, &viewers, more).await
@@ -116,9 +124,10 @@ impl Notified {
             let rows = self.store.outcomes(viewer.user, room, oldest, upto).await?;
             for pair in events.windows(2) {
                 let [event, older] = pair else { continue };
-                let Some(pos) = event.pos.filter(|_| event.sender != viewer.user && viewer.shows(event)) else {
+                let Some(pos) = event.pos.filter(|_| event.sender != viewer.user) else { continue };
+                if !viewer.shows(event).await? {
                     continue;
-                };
+                }
                 let of = |own: bool| rows.iter().find(|r| r.pos == pos && r.own == own);
                 let outcome = match (of(true), of(false)) {
                     (Some(own), _) => own.notify.then(|| (own.highlight, own.actions.clone())),
@@ -180,9 +189,9 @@ impl Notified {
 
 /// Whether a user is shown an event: what they may see of a room, and what makes them part of it, if not by somebody they
 /// ignore.
-fn shown(viewer: &Viewer, event: &StoredEvent) -> bool {
+async fn shown(viewer: &Viewer, event: &StoredEvent) -> Result<bool> {
     let is_own = event.pdu.state_key() == Some(viewer.user_id().as_str());
-    viewer.shows(event) || is_own && !viewer.ignored().contains(event.pdu.sender())
+    Ok(viewer.shows(event).await? || is_own && !viewer.ignored().contains(event.pdu.sender()))
 }
 
 /// Sorts, and keeps the newest.

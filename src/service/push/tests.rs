@@ -194,15 +194,7 @@ impl House {
             relay: false,
         };
         let on_rev = (!first).then_some(self.room.head.rev - 1);
-        let append = Append {
-            room: self.room.clone(),
-            on_rev,
-            snaps,
-            events: vec![event],
-            changes: Vec::new(),
-            members: Vec::new(),
-            missing: Vec::new(),
-        };
+        let append = Append { snaps, events: vec![event], ..Append::on(self.room.clone(), on_rev) };
         let Appended::Done(mut done) = self.store.append(append).await.unwrap() else { panic!("a conflict") };
         let event = done.pop().unwrap();
         self.events.push(event.clone());

@@ -12,7 +12,7 @@ async fn house() -> (House, Receipts) {
     let house = House::new(&["a", "b", "c"]).await;
     let state = Arc::new(State::new(house.store.clone()));
     let data = Arc::new(AccountData::new(house.store.clone(), DataSettings::default()));
-    let history = Arc::new(History::new(house.store.clone(), state, data, Clock::new()));
+    let history = Arc::new(History::new(house.store.clone(), state, data, None, Clock::new()));
     let receipts = Receipts::new(house.store.clone(), history, Clock::new());
     (house, receipts)
 }
@@ -155,7 +155,7 @@ on_both! {
         let mut house = House::new(&users).await;
         let state = Arc::new(State::new(house.store.clone()));
         let data = Arc::new(AccountData::new(house.store.clone(), DataSettings::default()));
-        let history = Arc::new(History::new(house.store.clone(), state, data, Clock::new()));
+        let history = Arc::new(History::new(house.store.clone(), state, data, None, Clock::new()));
         let receipts = Receipts::new(house.store.clone(), history, Clock::new());
         let event = house.say("u0", json!({"body": "1"})).await;
         let start = house.store.head();

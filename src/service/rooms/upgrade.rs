@@ -136,7 +136,7 @@ impl Rooms {
         let newest = old.head.extremities.iter().max_by_key(|e| e.depth);
         let mut predecessor = json!({ "room_id": old.room_id });
         if let Some(newest) = newest {
-            predecessor["event_id"] = json!(newest.event_id);
+            predecessor["event_id"] = json!(newest.event_id());
         }
         content.insert("predecessor".to_owned(), predecessor);
         content.insert("room_version".to_owned(), json!(version.id));

@@ -10,9 +10,9 @@ use hearth_rules::{
 use hearth_store::server_keys::VerifyKeys;
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, OwnedServerName, ServerName, SigningKeyAlgorithm,
+    OwnedServerName, ServerName, SigningKeyAlgorithm,
     serde::{Base64, base64::Standard},
-    signatures::{PublicKeyMap, to_canonical_json_string_for_signing, verify_canonical_json_bytes},
+    signatures::{PublicKeyMap, verify_canonical_json_bytes},
 };
 
 use super::{ServerKeys, theirs::Wanted};
@@ -23,17 +23,12 @@ const FEW: usize = 2;
 const MAX_SIGNATURES: usize = 5;
 
 impl ServerKeys {
-    /// Whether a request is `origin`'s: `object` is what was signed (server-server API, "Request Authentication"),
+    /// Whether a request is `origin`'s: `text` is what was signed (server-server API, "Request Authentication"),
     /// `signatures` are key ids and signatures in base64. One by a key that signs now must hold, and none may be false.
     ///
     /// # Errors
     /// 401 `M_UNAUTHORIZED`.
-    pub async fn check_request(
-        &self,
-        origin: &ServerName,
-        signatures: &[(String, String)],
-        object: &CanonicalJsonObject,
-    ) -> Result<()> {
+    pub async fn check_request(&self, origin: &ServerName, signatures: &[(String, String)], text: &str) -> Result<()> {
         let refused = |why: String| Error::told(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", why);
         if signatures.len() > MAX_SIGNATURES {
             return Err(refused(format!("A request may be signed {MAX_SIGNATURES} times at most")));
@@ -43,7 +38,6 @@ impl ServerKeys {
         let wanted = Wanted { server: origin.to_owned(), key_ids, at: now, for_request: true };
         let known = self.theirs.gather(&[wanted]).await?;
         let known = known.get(origin);
-        let text = to_canonical_json_string_for_signing(object).map_err(|e| Error::bad_json(e.to_string()))?;
         let mut is_signed = false;
         for (key_id, signature) in signatures {
             let key = known.and_then(|keys| keys.get(key_id)).filter(|k| !k.old && k.valid_ms >= now);

@@ -17,7 +17,7 @@ use hearth_rules::{
     versions::RoomVersion,
 };
 use hearth_store::{Store, state::StateMap};
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, events::TimelineEventType};
 
 use super::State;
 
@@ -53,7 +53,9 @@ impl State {
             chains.push(graph.chain(side.iter().copied()).await?);
         }
         let mut difference: HashSet<EventNid> = chains.iter().flatten().copied().collect();
-        difference.retain(|nid| !chains.iter().all(|chain| chain.contains(nid)));
+        let conflicted: HashSet<EventNid> = sides.iter().flatten().copied().collect();
+        // Conflicted ones are judged anyway. Mostly nothing is left, which spares walking the rest of the state.
+        difference.retain(|nid| !conflicted.contains(nid) && !chains.iter().all(|chain| chain.contains(nid)));
         if !difference.is_empty() {
             let agreed = first.iter().filter(|(key, _)| !differing.contains(key)).map(|(_, nid)| *nid);
             let common = graph.chain(agreed).await?;
@@ -65,9 +67,12 @@ impl State {
             chains.iter_mut().for_each(HashSet::clear);
         }
 
-        let conflicted: HashSet<EventNid> = sides.iter().flatten().copied().collect();
-        let judged: Vec<EventNid> = conflicted.union(&difference).copied().collect();
-        let mut pdus = graph.events(&judged).await?;
+        let between = match version.resolves_between() {
+            true => graph.between(&conflicted).await?,
+            false => HashSet::new(),
+        };
+        let judged: HashSet<EventNid> = conflicted.iter().chain(&difference).chain(&between).copied().collect();
+        let mut pdus = graph.events(judged.iter().copied()).await?;
         let needed = resolve::needed_keys(version, pdus.values().map(|e| &**e));
         let mut context: HashMap<KeyNid, EventNid> = HashMap::new();
         for (event_type, state_key) in needed {
@@ -78,12 +83,13 @@ impl State {
                 context.insert(key, *nid);
             }
         }
-        // Everything the algorithm may walk: the chains of all it is given.
+        // What allows all these, and the power levels below them with what allows those: nothing else is ever looked at.
         let given: Vec<EventNid> = judged.iter().copied().chain(context.values().copied()).collect();
-        let mut wanted: Vec<EventNid> = graph.chain(given.iter().copied()).await?.into_iter().collect();
-        wanted.extend(given);
-        wanted.retain(|nid| !pdus.contains_key(nid));
-        pdus.extend(graph.events(&wanted).await?);
+        let levels = graph.levels(graph.chain(given.iter().copied()).await?).await?;
+        let allow = graph.edges(judged.iter().chain(context.values()).chain(&levels).copied()).await?;
+        let wanted = given.iter().chain(&levels).chain(allow.values().flat_map(|nids| nids.iter()));
+        let wanted: HashSet<EventNid> = wanted.copied().filter(|nid| !pdus.contains_key(nid)).collect();
+        pdus.extend(graph.events(wanted).await?);
 
         let keys: Vec<KeyNid> = differing.iter().chain(context.keys()).copied().collect();
         let names = self.store.keys(&keys).await?;
@@ -100,14 +106,16 @@ impl State {
             .collect();
         let chains: Vec<EventSet> =
             chains.iter().map(|chain| chain.iter().filter_map(&id_of).collect::<EventSet>()).collect();
+        let between: EventSet = between.iter().filter_map(&id_of).collect();
         let nids: HashMap<OwnedEventId, EventNid> =
             pdus.iter().map(|(nid, pdu)| (pdu.event_id().to_owned(), *nid)).collect();
         let by_id: HashMap<OwnedEventId, Arc<Pdu>> =
             pdus.into_values().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
         let fetch = move |id: &EventId| by_id.get(id).cloned();
-        let outcome = tokio::task::spawn_blocking(move || resolve::resolve(version, &cut, chains, fetch))
-            .await
-            .map_err(|e| Error::fault("resolving state", e))??;
+        let outcome =
+            tokio::task::spawn_blocking(move || resolve::resolve(version, &cut, chains, Some(between), fetch))
+                .await
+                .map_err(|e| Error::fault("resolving state", e))??;
 
         let mut resolved = first.clone();
         for (key, name) in &named {
@@ -154,16 +162,63 @@ impl Graph<'_> {
         Ok(chain)
     }
 
-    async fn events(&self, nids: &[EventNid]) -> Result<HashMap<EventNid, Arc<Pdu>>> {
-        let mut found = HashMap::with_capacity(nids.len());
-        let mut stored = Vec::new();
+    /// What allows each of these events.
+    async fn edges(&self, of: impl IntoIterator<Item = EventNid>) -> Result<HashMap<EventNid, Arc<[EventNid]>>> {
+        let (mut edges, mut stored) = (HashMap::new(), Vec::new());
+        for nid in of {
+            match self.fresh.get(&nid) {
+                Some(event) => drop(edges.insert(nid, event.auth.clone())),
+                None => stored.push(nid),
+            }
+        }
+        edges.extend(self.store.auth_edges(&stored).await?);
+        Ok(edges)
+    }
+
+    /// The events on paths of auth events from one of these to another, ends included.
+    async fn between(&self, ends: &HashSet<EventNid>) -> Result<HashSet<EventNid>> {
+        let mut below = self.chain(ends.iter().copied()).await?;
+        below.extend(ends);
+        let mut allows: HashMap<EventNid, Vec<EventNid>> = HashMap::new();
+        for (nid, auth) in self.edges(below).await? {
+            for auth in auth.iter() {
+                allows.entry(*auth).or_default().push(nid);
+            }
+        }
+        // Upwards from the ends, but only through what lies below them.
+        let mut between = ends.clone();
+        let mut todo: Vec<EventNid> = ends.iter().copied().collect();
+        while let Some(nid) = todo.pop() {
+            todo.extend(allows.remove(&nid).unwrap_or_default().into_iter().filter(|above| between.insert(*above)));
+        }
+        Ok(between)
+    }
+
+    /// The power levels among these events.
+    async fn levels(&self, among: HashSet<EventNid>) -> Result<Vec<EventNid>> {
+        let (fresh, stored): (Vec<_>, Vec<_>) = among.into_iter().partition(|nid| self.fresh.contains_key(nid));
+        let is_levels = |nid: &EventNid| {
+            self.fresh.get(nid).is_some_and(|event| event.pdu.is(&TimelineEventType::RoomPowerLevels, ""))
+        };
+        let mut levels: Vec<EventNid> = fresh.into_iter().filter(is_levels).collect();
+        if let Some(key) = self.store.key_nid("m.room.power_levels", "").await? {
+            levels.extend(self.store.events_of_key(&stored, key).await?);
+        }
+        Ok(levels)
+    }
+
+    async fn events(&self, nids: impl IntoIterator<Item = EventNid>) -> Result<HashMap<EventNid, Arc<Pdu>>> {
+        let (mut found, mut stored) = (HashMap::new(), Vec::new());
         for nid in nids {
-            match self.fresh.get(nid) {
-                Some(event) => drop(found.insert(*nid, event.pdu.clone())),
-                None => stored.push(*nid),
+            match self.fresh.get(&nid) {
+                Some(event) => drop(found.insert(nid, event.pdu.clone())),
+                None => stored.push(nid),
             }
         }
         found.extend(self.store.events(&stored).await?.into_iter().map(|e| (e.nid, e.pdu.clone())));
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests;

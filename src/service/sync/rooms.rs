@@ -11,7 +11,7 @@ use super::{
     own::OwnData,
     section::{Sections, key, open},
 };
-use crate::notifier::RoomHub;
+use crate::{history::Viewer, notifier::RoomHub};
 
 mod beside;
 mod state;
@@ -52,8 +52,7 @@ impl Sync {
         }
         let viewer = self.history.viewer(turn.who, &room).await?;
         // Since the user's own member event changes also with their name, only a gap in the membership makes a room new.
-        let newly =
-            turn.since.is_none() || membership.pos > after && viewer.joined_since().is_none_or(|since| since > after);
+        let newly = turn.since.is_none() || membership.pos > after && !self.joined_throughout(&viewer, after).await?;
         let from = if newly { StreamPos::ZERO } else { after };
         let upto = turn.now.pos;
         let timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
@@ -89,6 +88,23 @@ impl Sync {
         sections.join.push_str(&body);
         sections.join.push('}');
         Ok(())
+    }
+
+    /// Whether a user who is joined was so all the time since a position.
+    async fn joined_throughout(&self, viewer: &Viewer, after: StreamPos) -> Result<bool> {
+        let as_events_say = viewer.joined_since().is_some_and(|since| since <= after);
+        if !viewer.room.head.forked || !as_events_say {
+            return Ok(as_events_say);
+        }
+        // Where branches meet, who was out of the room can be back by what they were before.
+        let Some(key) = self.store.key_nid("m.room.member", viewer.user_id().as_str()).await? else { return Ok(true) };
+        for (was, is) in self.store.entry_changes(viewer.room.nid, key, after).await? {
+            let events = self.store.events(&[was, is].into_iter().flatten().collect::<Vec<_>>()).await?;
+            if events.len() < 2 || events.iter().any(|e| e.pdu.membership() != "join") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes a room the user is invited to or knocks at (spec: "Stripped state").
@@ -165,7 +181,7 @@ impl Sync {
         let own = self.store.event(membership.event).await?;
         let (from, full) = (turn.after(), turn.since.is_none() || turn.ask.full_state);
         let (timeline, state) = match (&own, viewer.left_with()) {
-            (Some(own), left) if viewer.was_ever_in() && viewer.may_see(own) => {
+            (Some(own), left) if viewer.was_ever_in() && viewer.may_see(own).await? => {
                 let upto = membership.pos.min(turn.now.pos);
                 let timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
                 let newest = match left.unwrap_or(own).after {

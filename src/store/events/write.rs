@@ -7,7 +7,7 @@ use hearth_base::{
     ids::{EventNid, RoomNid, StreamPos},
 };
 
-use super::{Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent};
+use super::{Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent, gaps, redactions};
 use crate::{
     db::Ints,
     execute, fetch_all,
@@ -15,6 +15,7 @@ use crate::{
     insert_rows,
     log::{Change, Tx},
     membership::Counts,
+    relations,
     rooms::{Room, extremities_json},
     sql,
     state::SnapRow,
@@ -33,7 +34,7 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
         }
         fits.push(fit);
     }
-    let placed = place(tx, &done);
+    let placed = place(tx, &done).await?;
     insert_rooms(tx, &done).await?;
     insert_snaps(tx, &done).await?;
     insert_events(tx, &placed).await?;
@@ -41,8 +42,8 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     insert_effects(tx, &placed).await?;
     insert_members(tx, &done).await?;
     apply_changes(tx, &done).await?;
-    note_missing(tx, &done).await?;
-    apply_redactions(tx, &placed).await?;
+    gaps::note(tx, &done, &placed).await?;
+    redactions::apply(tx, &done, &placed).await?;
     update_heads(tx, &done, &placed).await?;
     Counts::changing(tx, &done);
     let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
@@ -83,15 +84,15 @@ async fn load_revs(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
 }
 
 /// An event with its position.
-struct Placed<'a> {
-    room: RoomNid,
-    event: &'a NewEvent,
+pub(super) struct Placed<'a> {
+    pub(super) room: RoomNid,
+    pub(super) event: &'a NewEvent,
     /// Of the log if live, negative if backfilled; else unused.
-    pos: StreamPos,
+    pub(super) pos: StreamPos,
 }
 
 impl Placed<'_> {
-    fn timeline_pos(&self) -> Option<i64> {
+    pub(super) fn timeline_pos(&self) -> Option<i64> {
         matches!(self.event.standing, Standing::Live | Standing::Backfilled).then_some(self.pos.0)
     }
 
@@ -118,24 +119,29 @@ impl Placed<'_> {
     }
 }
 
-fn clamp(depth: u64) -> i64 {
+pub(super) fn clamp(depth: u64) -> i64 {
     i64::try_from(depth).unwrap_or(i64::MAX)
 }
 
-fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Vec<Placed<'a>> {
+async fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Result<Vec<Placed<'a>>> {
     let mut placed = Vec::new();
+    let mut floors: HashMap<RoomNid, i64> = HashMap::new();
     for append in appends {
+        let room = append.room.nid;
+        let mut next = gaps::below(tx, append, &mut floors).await?;
         for event in &append.events {
             let pos = match event.standing {
                 Standing::Live => tx.draw(),
-                // Whoever fetches history gives out numbers from the newest event to the oldest.
-                Standing::Backfilled => StreamPos(-event.nid.0),
+                Standing::Backfilled => {
+                    next += 1;
+                    StreamPos(next - 1)
+                }
                 _ => StreamPos::ZERO,
             };
-            placed.push(Placed { room: append.room.nid, event, pos });
+            placed.push(Placed { room, event, pos });
         }
     }
-    placed
+    Ok(placed)
 }
 
 async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
@@ -153,6 +159,11 @@ async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
             room.creator.0,
             room.created_ms
         )?;
+        let (id, nid) = (room.room_id.to_string(), room.nid);
+        tx.after_commit(move |store| {
+            store.inner.room_nids.insert(id, nid);
+            store.inner.relations.begin(nid);
+        });
     }
     Ok(())
 }
@@ -242,7 +253,7 @@ async fn place_outliers(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// The members of rooms joined through other servers.
+/// The members of rooms joined through other servers. Who is what they were stays where they were: it is no news to them.
 async fn insert_members(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     let rows: Vec<(RoomNid, &MemberRow)> =
         appends.iter().flat_map(|a| a.members.iter().map(|m| (a.room.nid, m))).collect();
@@ -250,9 +261,12 @@ async fn insert_members(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
         return Ok(());
     }
     let newest = tx.next_pos().0 - 1;
+    for append in appends.iter().filter(|a| !a.members.is_empty()) {
+        tx.log(Change::State { room: append.room.nid, changes: Arc::new([]) });
+    }
     insert_rows!(tx, &rows,
-    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, stripped = NULL",
-    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) SELECT a, b, c, d, e, f, FALSE FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[]) AS t(a, b, c, d, e, f) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, stripped = NULL",
+    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL",
+    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) SELECT a, b, c, d, e, f, FALSE FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[]) AS t(a, b, c, d, e, f) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL",
     r => {
         room: i64 = r.0.0,
         user: i64 = r.1.user.0,
@@ -267,7 +281,7 @@ async fn insert_members(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
 async fn apply_changes(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     const CHANGE: &str =
         "INSERT INTO state_changes (room_nid, pos, key_nid, old_nid, new_nid) VALUES ($1, $2, $3, $4, $5)";
-    const MEMBER: &str = "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, stripped = NULL";
+    const MEMBER: &str = "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL";
     const NO_MEMBER: &str =
         "UPDATE memberships SET membership = 'leave', pos = $3 WHERE room_nid = $1 AND user_nid = $2";
     for append in appends.iter().filter(|a| !a.changes.is_empty()) {
@@ -287,23 +301,6 @@ async fn apply_changes(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
                 (Some((user, _)), None) => execute!(tx, NO_MEMBER, room.0, user.0, pos.0).map(drop)?,
                 (None, _) => {}
             }
-        }
-    }
-    Ok(())
-}
-
-/// Which predecessors we do not have; of rooms that know only one line of events there are none.
-async fn note_missing(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    const MISSING: &str =
-        "INSERT INTO missing_events (room_nid, event_id, depth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-    const FOUND: &str = "DELETE FROM missing_events WHERE room_nid = $1 AND event_id = $2";
-    for append in appends.iter().filter(|a| a.room.head.forked) {
-        let room = append.room.nid.0;
-        for (event_id, depth) in &append.missing {
-            execute!(tx, MISSING, room, event_id.as_str(), *depth)?;
-        }
-        for event in append.events.iter().filter(|e| e.standing != Standing::Outlier) {
-            execute!(tx, FOUND, room, event.pdu.event_id().as_str())?;
         }
     }
     Ok(())
@@ -378,6 +375,7 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     const RELATION: &str = "INSERT INTO relations (event_nid, room_nid, target_id, rel_type, event_type, sender_nid, agg_key, depth, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     for p in placed.iter().filter(|p| p.timeline_pos().is_some()) {
         if let Some(r) = &p.event.relation {
+            relations::Memory::relating(tx, p.room, &r.rel_type);
             execute!(
                 tx,
                 RELATION,
@@ -391,22 +389,6 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
                 clamp(p.event.pdu.depth()),
                 p.pos.0
             )?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes redacted content off the events and puts it aside; with it goes the event's relation.
-async fn apply_redactions(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
-    const KEEP: &str = "INSERT INTO redacted_events (event_nid, redacted_ms, json) SELECT event_nid, $2, json FROM events WHERE event_nid = $1 AND redacted_by IS NULL ON CONFLICT (event_nid) DO NOTHING";
-    const UNRELATE: &str = "DELETE FROM relations WHERE event_nid = $1";
-    const REDACT: &str = "UPDATE events SET redacted_by = $2, json = $3 WHERE event_nid = $1 AND redacted_by IS NULL";
-    for p in placed {
-        if let Some(redaction) = &p.event.redaction {
-            execute!(tx, KEEP, redaction.target.0, clamp(p.event.pdu.origin_server_ts()))?;
-            execute!(tx, REDACT, redaction.target.0, p.event.nid.0, redaction.json.as_bytes())?;
-            execute!(tx, UNRELATE, redaction.target.0)?;
-            tx.stale(redaction.target);
         }
     }
     Ok(())

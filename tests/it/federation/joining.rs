@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// The versions whose rules differ in what a join is about.
-const VERSIONS: [&str; 5] = ["6", "9", "10", "11", "12"];
+const VERSIONS: [&str; 8] = ["1", "2", "3", "6", "9", "10", "11", "12"];
 
 /// Joins through servers.
 pub async fn joins_through(user: &User, room: &str, servers: &[&str]) -> Answer {

@@ -36,13 +36,13 @@ async fn places(
     let (mut auth, mut names) = (vec![create.nid], Vec::new());
     for (kind, key) in auth_keys(version, &kind, &sender.id, key.as_deref(), draft.content_json()).unwrap() {
         if let Some(event) = services.state.entry(&state, &kind.to_string(), &key).await.unwrap() {
-            names.push(event.event_id().to_owned());
+            names.push(event.pdu.reference(version));
             if event.nid != create.nid {
                 auth.push(event.nid);
             }
         }
     }
-    let prev: Vec<_> = room.head.extremities.iter().map(|e| e.event_id.clone()).collect();
+    let prev: Vec<_> = room.head.extremities.iter().map(|e| e.event.clone()).collect();
     let depth = u64::try_from(room.head.depth).unwrap() + 1;
     let pdu = draft.build(version, &prev, depth, &names, of.services().server_keys.signer()).unwrap();
     let id = pdu.event_id().to_string();
@@ -54,6 +54,7 @@ async fn places(
         rejected: None,
         refused: false,
         states: Vec::new(),
+        whole: false,
         missing: Vec::new(),
         referenced: false,
         history: false,

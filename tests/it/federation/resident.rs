@@ -1,8 +1,7 @@
 //! What a server answers to those who want into its rooms, asked by hand.
 
-use hearth_rules::{Draft, RoomVersion};
+use hearth_rules::{Draft, RoomVersion, event::Reference};
 use http::Method;
-use ruma::OwnedEventId;
 use serde_json::{Value, json};
 
 use super::support::{Peer, Peers, Told};
@@ -25,7 +24,7 @@ fn completed(there: &Peer, template: &Value, change: impl FnOnce(&mut Value)) ->
     let mut event = template["event"].clone();
     change(&mut event);
     let text = |key: &str| event[key].as_str().unwrap().to_owned();
-    let ids = |key: &str| serde_json::from_value::<Vec<OwnedEventId>>(event[key].clone()).unwrap();
+    let ids = |key: &str| serde_json::from_value::<Vec<Reference>>(event[key].clone()).unwrap();
     let draft = Draft::of(
         Some(text("room_id").try_into().unwrap()),
         text("sender").try_into().unwrap(),

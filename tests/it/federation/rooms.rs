@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use hearth_rules::{
-    event::{Draft, Pdu},
+    event::{Draft, Pdu, Reference},
     versions::RoomVersion,
 };
 use hearth_service::events::Arrival;
@@ -77,13 +77,13 @@ impl Side<'_> {
         )
         .unwrap();
         let state = self.state().await;
-        let auth: Vec<OwnedEventId> = draft
-            .auth_keys(version)
-            .unwrap()
-            .into_iter()
-            .filter_map(|(event_type, key)| state.get(&(event_type.to_string(), key)).cloned())
-            .collect();
-        let prev: Vec<OwnedEventId> = room.head.extremities.iter().map(|e| e.event_id.clone()).collect();
+        let mut auth: Vec<Reference> = Vec::new();
+        for (event_type, key) in draft.auth_keys(version).unwrap() {
+            if let Some(event_id) = state.get(&(event_type.to_string(), key)) {
+                auth.push(self.event(event_id.as_str()).await.pdu.reference(version));
+            }
+        }
+        let prev: Vec<Reference> = room.head.extremities.iter().map(|e| e.event.clone()).collect();
         let depth = room.head.depth.unsigned_abs() + 1;
         draft.build(version, &prev, depth, &auth, other.services().events.signer()).unwrap()
     }
@@ -120,6 +120,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         rejected: None,
         refused: false,
         states: Vec::new(),
+        whole: false,
         missing: join.prev_events().to_vec(),
         referenced: false,
         history: false,
@@ -143,7 +144,7 @@ async fn sets(user: &User, room_id: &str, event_type: &str, content: Value) -> S
 
 #[tokio::test]
 async fn both_hear_each_other_and_agree_after_a_fork() {
-    for version in ["6", "9", "10", "11", "12"] {
+    for version in ["1", "2", "3", "6", "9", "10", "11", "12"] {
         let [here, there] = Peers::two().await;
         let (alice, bob) = (here.user("alice").await, there.user("bob").await);
         let levels = json!({"users": {alice.id.as_str(): 100, bob.id.as_str(): 50}});
@@ -196,7 +197,7 @@ async fn both_hear_each_other_and_agree_after_a_fork() {
         theirs.tells(&ours, &[&late]).await;
         let late = ours.event(&late).await;
         assert_eq!(late.standing, hearth_store::events::Standing::SoftFailed);
-        let ban = ours.room().await.head.extremities[0].event_id.to_string();
+        let ban = ours.room().await.head.extremities[0].event_id().to_string();
         ours.tells(&theirs, &[&ban]).await;
         assert_eq!(ours.state().await, theirs.state().await, "version {version}");
         let joined = bob.get("/_matrix/client/v3/joined_rooms").await.good();

@@ -20,8 +20,10 @@ use std::{
 
 use axum::{Router, middleware};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hearth_base::tasks::Supervisor;
 use hearth_remote::Failure;
+use hearth_rules::request::Signed;
 use http::{Method, Request, header};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -29,10 +31,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName};
 use rustls::{ServerConfig, crypto::ring};
 use rustls_pki_types::PrivateKeyDer;
-use serde_json::{Value, json};
+use serde_json::{Value, value::RawValue};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -92,7 +94,11 @@ pub struct Door {
     is_open: watch::Sender<bool>,
     asked: Arc<Mutex<HashMap<String, usize>>>,
     lie: Arc<Mutex<Option<Lie>>>,
+    trick: Arc<Mutex<Option<Trick>>>,
 }
+
+/// Answers instead of the server: the path that was asked for, and the answer, which may be late or have no end.
+pub type Trick = Arc<dyn Fn(&str) -> Option<BoxFuture<'static, axum::response::Response>> + Send + Sync>;
 
 /// Changes an answer that is JSON: the path that was asked for, and the body.
 pub type Lie = Arc<dyn Fn(&str, &mut Value) + Send + Sync>;
@@ -100,7 +106,7 @@ pub type Lie = Arc<dyn Fn(&str, &mut Value) + Send + Sync>;
 impl Door {
     /// An open door.
     pub fn open() -> Self {
-        Self { is_open: watch::Sender::new(true), asked: Arc::default(), lie: Arc::default() }
+        Self { is_open: watch::Sender::new(true), asked: Arc::default(), lie: Arc::default(), trick: Arc::default() }
     }
 
     /// Shuts it or opens it.
@@ -117,11 +123,14 @@ impl Door {
     }
 
     fn lying(&self, router: Router) -> Router {
-        let lie = self.lie.clone();
+        let (lie, trick) = (self.lie.clone(), self.trick.clone());
         router.layer(middleware::from_fn(move |request: axum::extract::Request, next: middleware::Next| {
-            let lie = lie.lock().unwrap().clone();
+            let (lie, trick) = (lie.lock().unwrap().clone(), trick.lock().unwrap().clone());
             async move {
                 let path = request.uri().path().to_owned();
+                if let Some(answer) = trick.and_then(|trick| trick(&path)) {
+                    return answer.await;
+                }
                 let answer = next.run(request).await;
                 let Some(lie) = lie else { return answer };
                 let (mut parts, body) = answer.into_parts();
@@ -270,6 +279,11 @@ impl Peer {
         *self.door.lie.lock().unwrap() = lie;
     }
 
+    /// Answers other servers in another way than a server does, or with `None` as one again.
+    pub fn tricks(&self, trick: Option<Trick>) {
+        *self.door.trick.lock().unwrap() = trick;
+    }
+
     /// How often other servers asked for a path.
     pub fn was_asked(&self, path: &str) -> usize {
         self.door.asked.lock().unwrap().get(path).copied().unwrap_or_default()
@@ -296,19 +310,23 @@ impl Peer {
         self.sends(other, method, path, body, Some(authorization)).await
     }
 
+    /// The same with a body that is sent as it is spelled.
+    pub async fn calls_with(&self, other: &Peer, method: Method, path: &str, body: Box<RawValue>) -> Told {
+        let authorization = self.signature_over(other.name(), &method, path, body.get());
+        self.sends_text(other, method, path, body.get().to_owned(), Some(authorization)).await
+    }
+
     /// What stands in the `Authorization` header of a request to `destination`.
     pub fn signature(&self, destination: &ServerName, method: &Method, path: &str, body: Option<&Value>) -> String {
+        self.signature_over(destination, method, path, &body.map(ToString::to_string).unwrap_or_default())
+    }
+
+    fn signature_over(&self, destination: &ServerName, method: &Method, path: &str, body: &str) -> String {
         let signer = self.services().server_keys.signer();
-        let (name, key_id) = (self.name(), signer.key_id());
-        let mut request = json!({ "method": method.as_str(), "uri": path, "origin": name, "destination": destination });
-        if let Some(body) = body {
-            request["content"] = body.clone();
-        }
-        let mut object: CanonicalJsonObject = serde_json::from_value(request).unwrap();
-        signer.sign_json(&mut object).unwrap();
-        let signed = serde_json::to_value(&object).unwrap();
-        let sig = signed["signatures"][name.as_str()][key_id].as_str().unwrap();
-        format!(r#"X-Matrix origin="{name}",destination="{destination}",key="{key_id}",sig="{sig}""#)
+        let (origin, key_id) = (self.name().as_str(), signer.key_id());
+        let signed = Signed { origin, destination: destination.as_str(), method: method.as_str(), uri: path, body };
+        let sig = signer.sign_text(&signed.text().unwrap());
+        format!(r#"X-Matrix origin="{origin}",destination="{destination}",key="{key_id}",sig="{sig}""#)
     }
 
     /// Any request to another server with any `Authorization`.
@@ -320,13 +338,24 @@ impl Peer {
         body: Option<Value>,
         authorization: Option<String>,
     ) -> Told {
+        let body = body.map(|b| b.to_string()).unwrap_or_default();
+        self.sends_text(other, method, path, body, authorization).await
+    }
+
+    async fn sends_text(
+        &self,
+        other: &Peer,
+        method: Method,
+        path: &str,
+        body: String,
+        authorization: Option<String>,
+    ) -> Told {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let body = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
         let remote = self.services().federation.remote();
-        let ended = remote.exchange(other.name(), request.body(body).unwrap(), remote.once()).await;
+        let ended = remote.exchange(other.name(), request.body(Bytes::from(body)).unwrap(), remote.once()).await;
         match ended {
             Ok(answer) => Told {
                 status: answer.status().as_u16(),

@@ -85,7 +85,7 @@ impl Joins {
         let request = prepare_leave_event::v1::Request::new(room_id.clone(), user.to_owned());
         let made = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let version = version_named(made.room_version.as_ref().map_or("1", |v| v.as_str()))?;
-        let given = Given::read(server, made.event.get(), room_id, user, "leave")?;
+        let given = Given::read(server, made.event.get(), version, room_id, user, "leave")?;
         let signer = self.server_keys.signer();
         let pdu = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
         let json = raw(pdu.json())?;
@@ -112,9 +112,10 @@ impl Joins {
             content,
             self.clock.now_ms(),
         )?;
-        let before = [ended.event_id().to_owned()];
+        let version = version_of(room)?;
+        let before = [ended.pdu.reference(version)];
         let depth = ended.pdu.depth().saturating_add(1);
-        draft.build(version_of(room)?, &before, depth, &before, self.server_keys.signer())
+        draft.build(version, &before, depth, &before, self.server_keys.signer())
     }
 
     /// Knocks at a room that we are not in.
@@ -174,7 +175,7 @@ impl Joins {
         if version.room_id_is_create_hash() != room_id.server_name().is_none() {
             return Err(nonsense(server, "the room is of another version"));
         }
-        let given = Given::read(server, made.event.get(), room_id, user, "knock")?;
+        let given = Given::read(server, made.event.get(), version, room_id, user, "knock")?;
         let signer = self.server_keys.signer();
         let pdu = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
         let json = raw(pdu.json())?;

@@ -135,7 +135,7 @@ impl Joins {
     async fn take(&self, reply: Reply<'_>, wish: MembershipState) -> Result<(Arc<Room>, Arc<StoredEvent>)> {
         let room = self.resident_for(reply.origin, reply.room_id).await?;
         let version = version_of(&room)?;
-        let event = Pdu::parse_remote(reply.json, version).map_err(|e| Error::invalid_param(e.to_string()))?;
+        let event = Pdu::parse_remote(reply.json, version)?;
         check_form(event.claimed(), &reply, &wish)?;
         if let Some(known) = self.store.event_by_id(reply.event_id).await?.filter(|e| e.standing != Standing::Outlier) {
             // Its server did not get our answer.

@@ -2,11 +2,11 @@
 
 use hearth_base::{Error, Result};
 use hearth_rules::{
-    event::{Draft, Pdu, Signer},
+    event::{Draft, Pdu, Reference, Signer},
     versions::RoomVersion,
 };
 use http::StatusCode;
-use ruma::{OwnedEventId, OwnedUserId, RoomId, ServerName, UserId, events::TimelineEventType};
+use ruma::{OwnedUserId, RoomId, ServerName, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -23,8 +23,8 @@ pub(super) struct Given {
     #[serde(rename = "type")]
     event_type: String,
     content: Content,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
     depth: u64,
 }
 
@@ -42,6 +42,7 @@ impl Given {
     pub(super) fn read(
         server: &ServerName,
         template: &str,
+        version: &RoomVersion,
         room_id: &RoomId,
         user: &UserId,
         membership: &str,
@@ -56,7 +57,8 @@ impl Given {
             return Err(nonsense(server, "its template is for another event"));
         }
         let (prev, auth) = (given.prev_events.len(), given.auth_events.len());
-        if prev == 0 || prev > MAX_PREV || auth > MAX_AUTH {
+        let fit = given.prev_events.iter().chain(&given.auth_events).all(|reference| reference.fits(version));
+        if !fit || prev == 0 || prev > MAX_PREV || auth > MAX_AUTH {
             return Err(nonsense(server, "its template has no proper place"));
         }
         Ok(given)

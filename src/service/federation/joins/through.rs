@@ -133,7 +133,7 @@ impl Joins {
         let patience = self.federation.once().within(FOR_TEMPLATE);
         let made = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let version = version_named(made.room_version.as_ref().map_or("1", |v| v.as_str()))?;
-        let given = Given::read(server, made.event.get(), room_id, user, "join")?;
+        let given = Given::read(server, made.event.get(), version, room_id, user, "join")?;
         let signer = self.server_keys.signer();
         let join = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
 

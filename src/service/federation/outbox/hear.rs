@@ -20,7 +20,11 @@ use tokio::sync::broadcast;
 
 use crate::typing;
 
-use super::{Item, Outbox, load::{outsider, target}, peer::News};
+use super::{
+    Item, Outbox,
+    load::{outsider, target},
+    peer::News,
+};
 
 /// Changes that wait to be handed out; beyond, they are read from the log.
 const NEWS: usize = 4096;
@@ -173,19 +177,30 @@ impl Outbox {
         }
         let servers = self.servers.of_room(room).await?;
         let now = self.now();
-        // In a room of many servers receipts wait for each other.
-        let wait = servers.len() as u64 * 1000 / u64::from(self.settings.receipts_per_second.max(1));
-        let from = if wait < 1000 { 0 } else { now + wait };
+        let from = self.receipts_from(room, servers.len() as u64, now);
         for server in servers.iter() {
             let peer = self.peer(server);
-            peer.pending.lock().receipt(room, user, pos, from, now);
-            if from == 0 {
+            let begins = peer.pending.lock().receipt(room, user, pos, from, now);
+            if from <= now {
                 self.wake(&peer);
-            } else {
+            } else if begins {
                 self.due.lock().push(Reverse((from, server.clone())));
             }
         }
         Ok(())
+    }
+
+    /// When a receipt of a room may go out, ms: at once if none did lately, else together with the others of the room.
+    fn receipts_from(&self, room: RoomNid, servers: u64, now: u64) -> u64 {
+        let pause = servers * 1000 / u64::from(self.settings.receipts_per_second.max(1));
+        let (mut flush, mut free) = self.receipts.get(&room).unwrap_or_default();
+        if free <= now {
+            (flush, free) = (0, now + pause);
+        } else if flush <= now {
+            (flush, free) = (free, free + pause);
+        }
+        self.receipts.insert(room, (flush, free));
+        flush
     }
 
     pub(super) fn push(self: &Arc<Self>, server: &OwnedServerName, pos: StreamPos, news: News, now_ms: i64) {

@@ -147,13 +147,17 @@ impl Pending {
         }
     }
 
-    pub(super) fn receipt(&mut self, room: RoomNid, user: UserNid, pos: StreamPos, from_ms: u64, now_ms: u64) {
-        if self.listens(now_ms) && self.soft.receipts.len() < SOFT {
-            if self.soft.receipts.is_empty() {
-                self.receipts_from = from_ms;
-            }
-            self.soft.receipts.entry((room, user)).or_insert(pos);
+    /// Takes in a receipt that may wait until `from_ms`; whether it is the first that waits.
+    pub(super) fn receipt(&mut self, room: RoomNid, user: UserNid, pos: StreamPos, from_ms: u64, now_ms: u64) -> bool {
+        if !self.listens(now_ms) || self.soft.receipts.len() >= SOFT {
+            return false;
         }
+        let is_first = self.soft.receipts.is_empty();
+        if is_first || from_ms < self.receipts_from {
+            self.receipts_from = from_ms;
+        }
+        self.soft.receipts.entry((room, user)).or_insert(pos);
+        is_first
     }
 
     pub(super) fn presence(&mut self, user: UserNid, now_ms: u64) {

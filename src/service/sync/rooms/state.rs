@@ -1,7 +1,10 @@
 //! The state that goes with a timeline, whole or as far as it changed, and which members of it (spec: "Lazy-loading room
 //! members").
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use hearth_base::{
     Result,
@@ -42,20 +45,28 @@ impl Sync {
         let lazy = filter.lazy_members;
         let after_timeline = turn.ask.state_after || turn.ask.state_after_unstable;
         let first = timeline.events.first();
+        let forked = room.head.forked && !after_timeline;
         let mut wanted: Vec<EventNid> = if span.full {
             let state = match first.and_then(|e| e.snap) {
                 Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
                 _ => span.newest.clone(),
             };
+            let state = if forked { of_all_branches(state, span.newest, timeline) } else { state };
             if lazy { self.without_members(turn, &state).await? } else { state.values().copied().collect() }
-        } else if timeline.limited || after_timeline {
+        } else if timeline.limited || after_timeline || forked {
             // Whatever changed in the gap, members too: they may be members the client knows.
             let upto = match first.and_then(|e| e.pos) {
                 Some(pos) if !after_timeline => StreamPos(pos.0 - 1),
                 _ => span.upto,
             };
-            let changes: HashMap<KeyNid, Option<EventNid>> =
+            let mut changes: HashMap<KeyNid, Option<EventNid>> =
                 self.store.state_changes(room.nid, span.from, upto).await?;
+            if forked && upto < span.upto {
+                // Where branches meet, state changes by what stands in no timeline.
+                let later = self.store.state_changes(room.nid, upto, span.upto).await?;
+                changes
+                    .extend(later.into_iter().filter(|(_, new)| !timeline.events.iter().any(|e| Some(e.nid) == *new)));
+            }
             changes.into_values().flatten().collect()
         } else {
             Vec::new()
@@ -141,4 +152,15 @@ impl Sync {
         out.push('}');
         Ok(())
     }
+}
+
+/// The state before a timeline such that the timeline leads to the newest state: what came of other branches of history,
+/// and stands in no timeline, is in it from the start.
+fn of_all_branches(before: StateMap, newest: &StateMap, timeline: &Timeline) -> StateMap {
+    let shown: HashSet<EventNid> = timeline.events.iter().map(|e| e.nid).collect();
+    let entry = |(key, nid): (&KeyNid, &EventNid)| {
+        let nid = if shown.contains(nid) { before.get(key)? } else { nid };
+        Some((*key, *nid))
+    };
+    newest.iter().filter_map(entry).collect()
 }

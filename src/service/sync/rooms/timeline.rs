@@ -35,6 +35,10 @@ impl Sync {
         if !filter.has_room(&viewer.room.room_id) {
             return Ok(Timeline { events: Vec::new(), limited: false, start: None });
         }
+        let room = &viewer.room;
+        // A timeline does not run over a hole: it begins behind the newest, and what lies before is paged to.
+        let gap = if room.head.forked { self.store.newest_gap(room.nid, after, upto).await? } else { None };
+        let after = gap.map_or(after, |gap| StreamPos(gap.0 - 1));
         // Who wants no events is still told that there are some.
         let page = limit.max(1);
         let (mut events, mut limited, mut upto, mut newest) = (Vec::new(), false, upto, None);
@@ -45,28 +49,44 @@ impl Sync {
                     let mut found = self.store.news(viewer.room.nid, after, upto, page + 1).await?;
                     let more = found.len() > page;
                     found.truncate(page);
+                    let places: Vec<_> = found.iter().filter_map(|e| Some((e.pos?, e.nid))).collect();
+                    hub.recall(after, upto, &places, more);
                     (found, more)
                 }
             };
             let Some(oldest) = found.last().and_then(|e| e.pos) else { break };
             newest = newest.or_else(|| found.first().and_then(|e| e.place()));
             upto = StreamPos(oldest.0 - 1);
-            let mut shown = found.into_iter().filter(|e| viewer.shows(e) && filter.has(&e.pdu));
-            while events.len() < limit
-                && let Some(event) = shown.next()
-            {
+            let mut left_out = false;
+            for event in found.into_iter().filter(|e| filter.has(&e.pdu)) {
+                if !viewer.shows(&event).await? {
+                    continue;
+                }
+                if events.len() == limit {
+                    left_out = true;
+                    break;
+                }
                 events.push(event);
             }
-            limited = more || shown.next().is_some();
+            limited = more || left_out;
             if !more || events.len() >= limit {
                 break;
             }
         }
         events.reverse();
         // If nothing is shown, all that is left out stands at or before the newest event.
-        let start = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(HistoryToken::before).or(newest);
+        let mut start = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(HistoryToken::before).or(newest);
+        limited |= gap.is_some();
+        if room.head.forked
+            && limited
+            && let Some(pos) = events.first().and_then(|e| e.pos)
+        {
+            // Where history forks, what is left out need not all stand before the first event shown.
+            start = start.max(self.store.last_place(room.nid, StreamPos(pos.0 - 1)).await?);
+        }
         Ok(Timeline { events, limited, start })
     }
+
     /// Writes a timeline; what its events show of their children only where some children may be left out.
     pub(super) async fn write_timeline(
         &self,

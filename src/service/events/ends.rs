@@ -1,0 +1,46 @@
+//! Keeps the ends of a room's branches few: each new event of another server that names an old one as its predecessor is
+//! another end, and every end makes the resolution of the next events dearer. An event of ours that says nothing and that
+//! nobody is shown names them all.
+
+use std::sync::Arc;
+
+use hearth_base::{OrNotFound, Result, ids::RoomNid};
+use hearth_rules::event::Draft;
+use ruma::events::{TimelineEventType, room::member::MembershipState};
+use serde_json::json;
+
+use super::{Events, With};
+
+/// Ends of a room that are left alone.
+const FEW: usize = 10;
+/// Users of ours in whose names it is tried.
+const USERS: usize = 5;
+/// What other servers call such events too.
+const DUMMY: &str = "org.matrix.dummy_event";
+
+impl Events {
+    /// Brings the branches of a room together if there are many, in the name of a user of ours who may.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn bring_together(self: &Arc<Self>, nid: RoomNid) -> Result<()> {
+        let room = self.store.room(nid).await?.or_not_found("Room")?;
+        if room.head.extremities.len() <= FEW || self.torn.contains_key(&nid) {
+            return Ok(());
+        }
+        let members = self.store.members(nid, &MembershipState::Join).await?;
+        for member in members.iter().filter(|m| m.local).take(USERS) {
+            let sender = self.store.user_id(member.user).await?;
+            let room_id = Some(room.room_id.clone());
+            let draft =
+                Draft::of(room_id, sender, TimelineEventType::from(DUMMY), None, &json!({}), self.clock.now_ms())?;
+            let with = With { quiet: true, ..With::default() };
+            match self.append(nid, member.user, draft, with).await {
+                Ok(_) => return Ok(()),
+                Err(e) => tracing::debug!(room.id = %room.room_id, error = %e, "branches were not brought together"),
+            }
+        }
+        self.torn.insert(nid, ());
+        Ok(())
+    }
+}

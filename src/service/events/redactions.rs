@@ -1,0 +1,95 @@
+//! What the redactions of other servers take away (rooms/v3, "Handling redactions"), in whichever order they and their
+//! targets come: history is fetched from its newest end, so a redaction is mostly here before what it is about.
+
+use std::sync::Arc;
+
+use hearth_base::{Result, ids::EventNid};
+use hearth_rules::{
+    auth::PowerLevels,
+    event::{Pdu, redaction},
+};
+use hearth_store::{
+    Store,
+    events::{LateRedaction, NewRedaction, Standing},
+    state::StateMap,
+};
+use ruma::{
+    EventId,
+    events::{StateEventType, TimelineEventType},
+};
+
+use super::lane::Staged;
+
+impl Staged {
+    /// What a redaction takes away, if it may and we have it; if we do not have it yet, that is noted.
+    pub(super) async fn redaction(
+        &mut self,
+        store: &Store,
+        nid: EventNid,
+        pdu: &Pdu,
+        before: &StateMap,
+    ) -> Result<Option<NewRedaction>> {
+        let Some(id) = pdu.redacts() else { return Ok(None) };
+        let Some((target, what)) = self.target(store, id).await? else {
+            // PostgreSQL has no texts with NUL, and no event has such an id.
+            if !id.as_str().contains('\0') {
+                self.redactions_ahead.push((id.to_owned(), nid));
+            }
+            return Ok(None);
+        };
+        if !self.may_redact(store, pdu, before, &what).await? {
+            return Ok(None);
+        }
+        Ok(Some(NewRedaction { target, json: redaction::redact(what.json(), self.head.version)? }))
+    }
+
+    /// Has an event that comes now redacted by what was here before it.
+    pub(super) async fn redact_late(&mut self, store: &Store, nid: EventNid, pdu: &Pdu) -> Result<()> {
+        let ahead = store.redactions_ahead(pdu.event_id()).await?;
+        for by in store.events(&ahead).await? {
+            let (true, Some(snap)) = (by.room == self.head.room.nid && by.pos.is_some(), by.snap) else { continue };
+            if self.may_redact(store, &by.pdu, &store.snapshot(snap).await?, pdu).await? {
+                let json = redaction::redact(pdu.json(), self.head.version)?;
+                let at_ms = i64::try_from(by.pdu.origin_server_ts()).unwrap_or(i64::MAX);
+                self.redacted.push(LateRedaction { redaction: NewRedaction { target: nid, json }, by: by.nid, at_ms });
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// An event of the room, on disk or of this write.
+    async fn target(&self, store: &Store, id: &EventId) -> Result<Option<(EventNid, Arc<Pdu>)>> {
+        let staged = self.events.iter().find(|e| e.pdu.event_id() == id);
+        if let Some(e) = staged {
+            let placed = matches!(e.standing, Standing::Live | Standing::Backfilled);
+            return Ok(placed.then(|| (e.nid, e.pdu.clone())));
+        }
+        let stored = store.event_by_id(id).await?;
+        Ok(stored.filter(|e| e.room == self.head.room.nid).map(|e| (e.nid, e.pdu.clone())))
+    }
+
+    /// Whether a redaction in this state may take that event away: its sender must have the power, or be of the server
+    /// that sent the event.
+    async fn may_redact(&self, store: &Store, by: &Pdu, state: &StateMap, target: &Pdu) -> Result<bool> {
+        if *target.event_type() == TimelineEventType::RoomCreate {
+            return Ok(false);
+        }
+        // Room versions 1 and 2 have checked it already, by the event's id.
+        if self.head.version.redactions_are_authorised() || by.sender().server_name() == target.sender().server_name() {
+            return Ok(true);
+        }
+        let levels = self.levels(store, state).await?;
+        Ok(levels.is_some_and(|levels| levels.can(by.sender(), levels.redact)))
+    }
+
+    /// Who holds what power in a state.
+    pub(super) async fn levels(&self, store: &Store, state: &StateMap) -> Result<Option<PowerLevels>> {
+        let wanted = [StateEventType::RoomCreate, StateEventType::RoomPowerLevels].map(|t| (t, String::new())).to_vec();
+        let entries = self.entries(store, state, wanted).await?;
+        let of = |t: StateEventType| entries.iter().find(|(found, ..)| *found == t).map(|(.., pdu)| pdu.clone());
+        let Some(create) = of(StateEventType::RoomCreate) else { return Ok(None) };
+        let levels = of(StateEventType::RoomPowerLevels);
+        Ok(PowerLevels::of(self.head.version, &create, levels.as_deref()).ok())
+    }
+}

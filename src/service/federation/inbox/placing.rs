@@ -1,0 +1,214 @@
+//! Places events of which all is known that can be had: one write at a time in a room, each event after those it follows.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use hearth_base::{OrNotFound, Result, ids::EventNid};
+use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
+use hearth_store::{events::Standing, rooms::Room, state::StateMap};
+use ruma::{OwnedEventId, ServerName};
+
+use super::{
+    Answers, Inbox, Sort,
+    gaps::{Found, in_order},
+};
+use crate::{
+    events::{Arrival, Arrived},
+    federation::outliers::{Outlier, auth_ids},
+};
+
+/// An event with what it needs to be placed.
+struct Ready {
+    pdu: Pdu,
+    /// States that stand in for those after predecessors that we do not have, or for the one before it.
+    states: Vec<StateMap>,
+    whole: bool,
+    missing: Vec<OwnedEventId>,
+}
+
+impl Inbox {
+    /// Fills the gaps before events and places them all, each after those it follows.
+    pub(super) async fn take_in(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        version: &'static RoomVersion,
+        events: Vec<Pdu>,
+        sort: Sort,
+    ) -> Result<Answers> {
+        let asked: Vec<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
+        let found = self.search(origin, room, version, events, sort).await?;
+        let mut answers = self.place_found(room, version, found, sort).await?;
+        if let Err(e) = self.events.bring_together(room.nid).await {
+            tracing::warn!(room.id = %room.room_id, error = %e, "branches were not brought together");
+        }
+        for id in asked {
+            answers.entry(id).or_insert_with(|| Err("what it follows cannot be had at present".to_owned()));
+        }
+        Ok(answers)
+    }
+
+    async fn place_found(
+        &self,
+        room: &Room,
+        version: &'static RoomVersion,
+        mut found: Found,
+        sort: Sort,
+    ) -> Result<Answers> {
+        let mut answers = Answers::new();
+        let lane = self.lanes.get_with(room.nid, Arc::default);
+        let _one = lane.lock().await;
+        let room = self.store.room(room.nid).await?.or_not_found("Room")?;
+        // Others may have brought some of them meanwhile.
+        let ids: Vec<OwnedEventId> = found.events.keys().cloned().collect();
+        for (id, known) in self.store.known_events(&ids).await? {
+            if known.standing != Standing::Outlier && found.events.remove(&id).is_some() {
+                answers.insert(id, Ok(()));
+            }
+        }
+        let missing = self.missing(&room, &found.events).await?;
+        let mut waiting: Vec<Arrival> = Vec::new();
+        let mut near: HashSet<OwnedEventId> = HashSet::new();
+        for event in ready(&mut found, &missing) {
+            // What allows it must stand before it is looked at.
+            if auth_ids(version, &event.pdu).iter().any(|id| near.contains(id)) {
+                self.place_all(&room, &mut waiting, &mut answers).await?;
+                near.clear();
+            }
+            let event_id = event.pdu.event_id().to_owned();
+            match self.arrival(&room, version, event, sort).await? {
+                Ok(arrival) => {
+                    near.insert(event_id);
+                    waiting.push(arrival);
+                }
+                Err(why) => drop(answers.insert(event_id, Err(why))),
+            }
+        }
+        self.place_all(&room, &mut waiting, &mut answers).await?;
+        Ok(answers)
+    }
+
+    async fn place_all(&self, room: &Room, waiting: &mut Vec<Arrival>, answers: &mut Answers) -> Result<()> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut arrivals = std::mem::take(waiting);
+        let mut arrived = self.events.receive(room.nid, arrivals.clone()).await;
+        // Somebody else may have stored one of them at the same moment: a join at our door, an event that another names.
+        if arrived.is_err() && self.look_again(&mut arrivals, answers).await? {
+            arrived = self.events.receive(room.nid, arrivals.clone()).await;
+        }
+        let ids: Vec<OwnedEventId> = arrivals.iter().map(|a| a.pdu.event_id().to_owned()).collect();
+        for (id, arrived) in ids.into_iter().zip(arrived?) {
+            let answer = match arrived {
+                Arrived::Placed => Ok(()),
+                // The sender did nothing wrong (server-server API, "Soft failure").
+                Arrived::SoftFailed(why) => {
+                    tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "soft-failed");
+                    Ok(())
+                }
+                Arrived::Rejected(why) => {
+                    tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "rejected");
+                    Err(why)
+                }
+            };
+            answers.insert(id, answer);
+        }
+        Ok(())
+    }
+
+    /// Whether any of these is stored that was not; those that have a place meanwhile are left out.
+    async fn look_again(&self, arrivals: &mut Vec<Arrival>, answers: &mut Answers) -> Result<bool> {
+        let ids: Vec<OwnedEventId> = arrivals.iter().map(|a| a.pdu.event_id().to_owned()).collect();
+        let known = self.store.known_events(&ids).await?;
+        let mut changed = false;
+        arrivals.retain_mut(|arrival| match known.get(arrival.pdu.event_id()) {
+            Some(known) if known.standing != Standing::Outlier => {
+                answers.insert(arrival.pdu.event_id().to_owned(), Ok(()));
+                changed = true;
+                false
+            }
+            Some(known) if !arrival.known => {
+                (arrival.known, arrival.nid, changed) = (true, known.nid, true);
+                true
+            }
+            _ => true,
+        });
+        Ok(changed)
+    }
+
+    /// Checks an event by what allows it.
+    async fn arrival(
+        &self,
+        room: &Room,
+        version: &'static RoomVersion,
+        event: Ready,
+        sort: Sort,
+    ) -> Result<std::result::Result<Arrival, String>> {
+        let Ready { pdu, states, whole, missing } = event;
+        let ids = auth_ids(version, &pdu);
+        let known = self.by_id(room, &ids).await?;
+        if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
+            return Ok(Err(format!("its auth event {id} cannot be found")));
+        }
+        let refused = auth::check_auth_events(version, &pdu, |id| known.get(id).map(|o| o.pdu.clone())).err();
+        let event_id = pdu.event_id().to_owned();
+        let own = self.store.known_events(std::slice::from_ref(&event_id)).await?.remove(&event_id);
+        let nid = match own {
+            Some(own) => own.nid,
+            None => self.store.new_event_nid().await?,
+        };
+        let referenced = room.head.forked && !self.store.missing_among(room.nid, &[event_id]).await?.is_empty();
+        Ok(Ok(Arrival {
+            pdu: Arc::new(pdu.with_rejected(refused.is_some())),
+            nid,
+            known: own.is_some(),
+            auth: ids.iter().filter_map(|id| known.get(id).map(|o| o.nid)).collect::<Vec<EventNid>>(),
+            rejected: refused.map(|why| why.0),
+            refused: false,
+            states,
+            whole,
+            missing,
+            referenced,
+            history: sort == Sort::History,
+            relay: sort == Sort::ToldToUs,
+        }))
+    }
+
+    async fn by_id(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashMap<OwnedEventId, Outlier>> {
+        let stored = self.store.events_by_id(ids).await?;
+        Ok(stored
+            .into_iter()
+            .filter(|e| e.room == room.nid)
+            .map(|e| {
+                let outlier = Outlier { nid: e.nid, pdu: e.pdu.clone(), standing: e.standing };
+                (e.event_id().to_owned(), outlier)
+            })
+            .collect())
+    }
+}
+
+/// The events in order, with what stands in for what they lack. One that lacks something that nothing stands in for, and
+/// what follows it, is left for another time.
+fn ready(found: &mut Found, missing: &HashSet<OwnedEventId>) -> Vec<Ready> {
+    let mut left: HashSet<OwnedEventId> = HashSet::new();
+    let mut ready = Vec::with_capacity(found.events.len());
+    for pdu in in_order(std::mem::take(&mut found.events)) {
+        let missing: Vec<OwnedEventId> = pdu.prev_events().iter().filter(|p| missing.contains(*p)).cloned().collect();
+        let follows = pdu.prev_events().iter().any(|p| left.contains(p));
+        let before = found.before.get(pdu.event_id()).cloned();
+        let whole = before.is_some() && !missing.is_empty();
+        let states: Vec<StateMap> = match before {
+            Some(before) if whole => vec![before],
+            _ => missing.iter().filter_map(|id| found.after.get(id).cloned()).collect(),
+        };
+        if follows || (!whole && states.len() < missing.len()) {
+            left.insert(pdu.event_id().to_owned());
+            continue;
+        }
+        ready.push(Ready { pdu, states, whole, missing });
+    }
+    ready
+}

@@ -1,0 +1,128 @@
+//! Pages of history. What is missing between the events of a page is fetched from other servers first
+//! ([`crate::federation::backfill`]), as far as that can be waited for.
+
+use hearth_base::{
+    Result,
+    ids::StreamPos,
+    stream::{HistoryToken, SyncToken},
+};
+use hearth_store::{
+    events::{Direction, StoredEvent},
+    rooms::Room,
+};
+
+use super::{History, MAX_PAGE, Page, Viewer, Wanted};
+
+/// Pages of hidden events looked through for one answer.
+const MAX_ROUNDS: usize = 10;
+/// How often history is fetched for one answer.
+const FILLINGS: usize = 4;
+
+impl History {
+    /// A page of a room's history (spec: `GET /rooms/{roomId}/messages`).
+    ///
+    /// # Errors
+    /// 400 for a token that is not ours.
+    pub async fn messages(
+        &self,
+        viewer: &Viewer,
+        direction: Direction,
+        from: Option<&str>,
+        to: Option<&str>,
+        limit: usize,
+        wanted: Wanted<'_>,
+    ) -> Result<Page> {
+        let room = &viewer.room;
+        let mut start = match from {
+            Some(token) => self.place(room, token).await?,
+            None if direction == Direction::Backward => HistoryToken::END,
+            None => HistoryToken::START,
+        };
+        if let Some(left) = viewer.left_with().and_then(StoredEvent::place)
+            && direction == Direction::Backward
+        {
+            // They see nothing of what came later; it need not be looked through.
+            start = start.min(left);
+        }
+        let until = match to {
+            Some(token) => self.place(room, token).await?,
+            None if direction == Direction::Backward => HistoryToken::START,
+            None => HistoryToken::END,
+        };
+        self.page(viewer, direction, start, until, limit.clamp(1, MAX_PAGE), wanted).await
+    }
+
+    pub(super) async fn page(
+        &self,
+        viewer: &Viewer,
+        direction: Direction,
+        mut start: HistoryToken,
+        until: HistoryToken,
+        limit: usize,
+        wanted: Wanted<'_>,
+    ) -> Result<Page> {
+        let (mut events, mut at, mut fillings) = (Vec::new(), start, FILLINGS);
+        for _ in 0..MAX_ROUNDS {
+            let ask = limit.saturating_sub(events.len());
+            let found = self.store.history(viewer.room.nid, direction, at, until, ask).await?;
+            let exhausted = found.len() < ask;
+            let last = found.last().and_then(|e| e.place());
+            if let Some(backfill) = &self.backfill
+                && direction == Direction::Backward
+                && fillings > 0
+            {
+                let lowest = if exhausted { until } else { last.unwrap_or(until) };
+                if backfill.fill(&viewer.room, lowest.depth, at.depth).await? {
+                    fillings -= 1;
+                    continue;
+                }
+            }
+            let Some(last) = last else {
+                return Ok(Page { events, start, end: None });
+            };
+            if start == HistoryToken::END {
+                // The end of a room moves on; the page began here.
+                start = found.first().and_then(|e| e.place()).unwrap_or(start);
+            }
+            let was = at;
+            at = match direction {
+                Direction::Backward => last.before(),
+                Direction::Forward => last,
+            };
+            for event in found {
+                if viewer.shows(&event).await? && wanted(&event) {
+                    events.push(event);
+                }
+            }
+            if exhausted {
+                // Where something is missing, it is worth to ask once more.
+                let open = direction == Direction::Backward
+                    && !events.is_empty()
+                    && viewer.room.head.forked
+                    && !self.store.gaps(viewer.room.nid, until.depth, was.depth, 1).await?.is_empty();
+                return Ok(Page { events, start, end: open.then_some(at) });
+            }
+            if events.len() >= limit {
+                break;
+            }
+        }
+        Ok(Page { events, start, end: Some(at) })
+    }
+
+    /// The place in a room's history that a token stands for; tokens of /sync are taken too.
+    ///
+    /// # Errors
+    /// 400 for a token that is not ours.
+    pub async fn place(&self, room: &Room, token: &str) -> Result<HistoryToken> {
+        if let Ok(place) = token.parse::<HistoryToken>() {
+            return Ok(place);
+        }
+        let sync: SyncToken = token.parse()?;
+        let newest = if room.head.forked {
+            self.store.last_place(room.nid, sync.pos).await?
+        } else {
+            self.store.news(room.nid, StreamPos::ZERO, sync.pos, 1).await?.first().and_then(|e| e.place())
+        };
+        Ok(newest.unwrap_or(HistoryToken::START))
+    }
+}

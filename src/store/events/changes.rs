@@ -1,0 +1,47 @@
+//! How the current state of a room changed, and when.
+
+use std::collections::HashMap;
+
+use hearth_base::{
+    Result,
+    ids::{EventNid, KeyNid, RoomNid, StreamPos},
+};
+
+use crate::{Store, fetch_all};
+
+const STATE_CHANGES: &str =
+    "SELECT key_nid, new_nid FROM state_changes WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos";
+const ENTRY_CHANGES: &str =
+    "SELECT old_nid, new_nid FROM state_changes WHERE room_nid = $1 AND key_nid = $2 AND pos > $3 ORDER BY pos";
+
+impl Store {
+    /// How the current state of a room changed in `(after, upto]`: the last value of each key; `None` is removed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn state_changes(
+        &self,
+        room: RoomNid,
+        after: StreamPos,
+        upto: StreamPos,
+    ) -> Result<HashMap<KeyNid, Option<EventNid>>> {
+        let rows: Vec<(i64, Option<i64>)> =
+            fetch_all!(&mut self.read().await?, (i64, Option<i64>), STATE_CHANGES, room.0, after.0, upto.0)?;
+        Ok(rows.into_iter().map(|(key, new)| (KeyNid(key), new.map(EventNid))).collect())
+    }
+
+    /// What one entry of the state of a room was and became, each time it changed after that position.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn entry_changes(
+        &self,
+        room: RoomNid,
+        key: KeyNid,
+        after: StreamPos,
+    ) -> Result<Vec<(Option<EventNid>, Option<EventNid>)>> {
+        let rows: Vec<(Option<i64>, Option<i64>)> =
+            fetch_all!(&mut self.read().await?, (Option<i64>, Option<i64>), ENTRY_CHANGES, room.0, key.0, after.0)?;
+        Ok(rows.into_iter().map(|(old, new)| (old.map(EventNid), new.map(EventNid))).collect())
+    }
+}
