@@ -248,8 +248,9 @@ impl Store {
         .await
     }
 
-    /// Closes an account: sessions, devices, password and identifiers go; the name stays taken. What becomes of its
-    /// rooms is for those who read [`Store::closed_in_rooms`]. Returns whether there was an account.
+    /// Closes an account: sessions, devices, pushers, password, identifiers and account data go; the name stays taken.
+    /// What becomes of its rooms is for those who read [`Store::closed_in_rooms`], and of its key backups for those who
+    /// read [`Store::backup_of_closed`]. Returns whether there was an account.
     ///
     /// # Errors
     /// If the database fails.
@@ -265,6 +266,8 @@ impl Store {
                 }
                 login::drop_user_tokens(tx, user).await?;
                 devices::drop_all(tx, user).await?;
+                tx.delete_all_pushers(user).await?;
+                tx.delete_account_data(user).await?;
                 Ok(true)
             })
         })
