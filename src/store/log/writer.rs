@@ -389,9 +389,6 @@ async fn end(tx: &mut Tx, head: Head) -> std::result::Result<(), Failed> {
     let mut text = String::new();
     if tx.session.is_postgres() {
         text = format!("UPDATE log_head SET pos = {}, commits = {} WHERE id = 1; ", head.pos, head.commits);
-        if logged {
-            text.push_str("NOTIFY hearth_log; ");
-        }
     } else if logged {
         text = format!("UPDATE log_head SET pos = {} WHERE id = 1; ", head.pos);
     }
