@@ -61,6 +61,8 @@ impl Rooms {
         check_may_write(who)?;
         let version = self.version(Some(version))?;
         let old = self.state.room(room_id).await?;
+        // Bans go along, and all of them.
+        let old = if old.head.partial { self.state.whole(old.nid).await? } else { old };
         let refused = || Error::forbidden("You cannot upgrade this room");
         if self.state.membership(old.nid, who.user_nid).await? != MembershipState::Join {
             return Err(refused());
