@@ -124,9 +124,7 @@ impl History {
         }
         #[derive(Serialize)]
         struct Member {
-            #[serde(skip_serializing_if = "Option::is_none")]
             display_name: Option<String>,
-            #[serde(skip_serializing_if = "Option::is_none")]
             avatar_url: Option<String>,
         }
         #[derive(Serialize)]
@@ -183,7 +181,7 @@ impl History {
     /// An event, its neighbours and the state at the last of them.
     ///
     /// # Errors
-    /// 404 if there is no such event that the user may see.
+    /// 403 for those who may see nothing of the room, 404 if there is no such event that they may see.
     pub async fn context_json(
         &self,
         who: &Requester,
@@ -192,14 +190,13 @@ impl History {
         limit: usize,
         filter: &filter::Events,
     ) -> Result<String> {
-        let viewer = self.enter(who, room_id).await.map_err(|_| Error::not_found("Event not found"))?;
+        let viewer = self.enter(who, room_id).await?;
         let here = filter.has_room(room_id);
         let wanted = move |e: &StoredEvent| here && filter.has(&e.pdu);
         let context = self.context(&viewer, event_id, limit, &wanted).await?;
         let mut state = if filter.lazy_members {
             let shown = context.before.iter().chain(&context.after).chain([&context.event]);
-            let mut members: Vec<&UserId> = shown.map(|e| e.pdu.sender()).collect();
-            members.push(viewer.user_id());
+            let members: Vec<&UserId> = shown.map(|e| e.pdu.sender()).collect();
             self.context_state_lazily(&context.state, &members).await?
         } else {
             self.state_events(&context.state).await?

@@ -42,8 +42,8 @@ async fn world(change: impl FnOnce(&mut hearth_service::Settings)) -> World {
         world.user(name).await;
     }
     let new = NewRoom { invite: vec![id("bob")], ..NewRoom::default() };
-    world.room = world.services.rooms.create(&world.who("ada").await, new).await.unwrap();
-    world.services.membership.join(&world.who("bob").await, &world.room, &[], None).await.unwrap();
+    world.room = world.services.rooms.create(&world.who("ada").await, new).await.unwrap().room_id;
+    world.services.membership.join(&world.who("bob").await, &world.room, &[], Default::default()).await.unwrap();
     world
 }
 
