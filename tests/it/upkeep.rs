@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hearth_service::upkeep::{Settings, Upkeep};
+use hearth_store::keys::backups::Chosen;
 use serde_json::json;
 
 use crate::{
@@ -70,7 +71,7 @@ on_both! {
             let all = store.account_data_all(nid, store.head()).await.unwrap();
             assert_eq!((diary.is_some(), !all.is_empty()), (there, there), "{}: {all:?}", user.id);
             assert_eq!(!store.pushers(nid).await.unwrap().is_empty(), there);
-            let keys = store.backup_sessions(nid, version, &Default::default()).await.unwrap();
+            let keys = store.backup_sessions(nid, version, &Chosen::default()).await.unwrap();
             assert_eq!((store.backup(nid, None).await.unwrap().is_some(), !keys.is_empty()), (there, there));
         }
     }
