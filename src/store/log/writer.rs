@@ -262,6 +262,8 @@ impl Writer {
     /// Ends the transaction: log rows, the new head, commit; then caches, notifier.
     async fn commit(&mut self, mut tx: Tx, settled: Settled) -> bool {
         let head = Head { pos: tx.pos, commits: self.head.commits + 1, ..self.head };
+        // Events are noted behind what follows from them; those who hear of it hear it in order.
+        tx.changes.sort_by_key(|logged| logged.pos);
         let ended = match end(&mut tx, head).await {
             Ok(()) => Ended::Committed,
             Err(Failed::Before(e)) => {
