@@ -28,10 +28,13 @@ mod heads;
 pub mod lane;
 mod offers;
 mod redactions;
+mod restate;
 
 pub use arrivals::{Arrival, Arrived};
+pub use heads::Entry;
 use lane::{Builder, Head, Lane, Staged, Step};
 pub use lane::{Redaction, With};
+pub use restate::{Restating, Told};
 
 /// Bytes of a transaction id.
 const MAX_TXN_ID: usize = 512;

@@ -143,6 +143,7 @@ impl Rooms {
                 counter: 0,
                 pos: StreamPos::ZERO,
                 partial: false,
+                whole: StreamPos::ZERO,
                 open: false,
             },
         })

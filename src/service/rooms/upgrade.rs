@@ -61,6 +61,8 @@ impl Rooms {
         check_may_write(who)?;
         let version = self.version(Some(version))?;
         let old = self.state.room(room_id).await?;
+        // Bans go along, and all of them.
+        let old = if old.head.partial { self.state.whole(old.nid).await? } else { old };
         let levels = self.state.power_levels(&old).await?;
         let member = self.state.membership(old.nid, who.user_nid).await? == MembershipState::Join;
         if !member || !levels.can_send(&who.user_id, &TimelineEventType::RoomTombstone, true) {

@@ -50,9 +50,16 @@ impl Sync {
         if !filter.rooms.has(&room.room_id) {
             return Ok(());
         }
+        // Who wants all members gets the room once they are known.
+        let all_members = !filter.state.lazy_members;
+        if all_members && room.head.partial {
+            return Ok(());
+        }
         let viewer = self.history.viewer(turn.who, &room).await?;
         // Since the user's own member event changes also with their name, only a gap in the membership makes a room new.
-        let newly = turn.since.is_none() || membership.pos > after && !self.joined_throughout(&viewer, after).await?;
+        let newly = turn.since.is_none()
+            || all_members && room.head.whole > after
+            || membership.pos > after && !self.joined_throughout(&viewer, after).await?;
         let from = if newly { StreamPos::ZERO } else { after };
         let upto = turn.now.pos;
         let timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
@@ -67,11 +74,12 @@ impl Sync {
             write_account_data(&mut body, turn, account_data.iter().map(|(k, c)| (k.as_str(), c.get())));
         }
         self.write_ephemeral(&mut body, turn, &viewer.room, hub, newly, typing).await?;
-        if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !full {
+        let counts = full || room.head.whole > after;
+        if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !counts {
             return Ok(());
         }
         let mut summary = String::new();
-        if full || hub.last_member() > after {
+        if counts || hub.last_member() > after {
             let heroes = self.write_summary(&mut summary, turn, &room, &newest).await?;
             if turn.ask.filter.state.lazy_members {
                 self.add_members(turn, &mut state, &timeline, &newest, &heroes).await?;

@@ -3,7 +3,6 @@
 use hearth_base::{Result, ids::RoomNid};
 use hearth_store::{rooms::Room, state::StateMap};
 use ruma::OwnedUserId;
-use serde::Deserialize;
 
 use super::super::{
     Sync, Turn,
@@ -90,7 +89,7 @@ impl Sync {
         let (joined, invited) = self.store.member_counts(room.nid).await?;
         out.push('{');
         let mut heroes = Vec::new();
-        if !self.is_named(state).await? {
+        if !self.state.is_named(state).await? {
             let nids = self.store.heroes(room.nid, turn.who.user_nid, HEROES).await?;
             heroes = self.store.user_ids(&nids).await?;
             key(out, "m.heroes");
@@ -103,23 +102,6 @@ impl Sync {
         out.push_str(itoa::Buffer::new().format(joined));
         out.push('}');
         Ok(heroes)
-    }
-
-    /// Whether a room has a name or canonical alias that is not empty.
-    async fn is_named(&self, state: &StateMap) -> Result<bool> {
-        #[derive(Deserialize)]
-        struct Content {
-            name: Option<String>,
-            alias: Option<String>,
-        }
-        for event_type in ["m.room.name", "m.room.canonical_alias"] {
-            let content: Option<Content> =
-                self.state.entry(state, event_type, "").await?.and_then(|e| e.pdu.content_as());
-            if content.is_some_and(|c| [c.name, c.alias].into_iter().flatten().any(|t| !t.is_empty())) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 

@@ -76,7 +76,7 @@ impl Sync {
                 Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
                 _ => span.newest.clone(),
             };
-            for nid in self.speakers(&state, timeline).await? {
+            for nid in self.history.speakers(&state, &timeline.events).await? {
                 if !wanted.contains(&nid) {
                     wanted.push(nid);
                 }
@@ -96,19 +96,6 @@ impl Sync {
             .zip(&keys)
             .filter(|(_, key)| key.event_type != "m.room.member" || key.state_key == turn.who.user_id.as_str());
         Ok(others.map(|(event, _)| *event).collect())
-    }
-
-    /// Member events of those who speak in a timeline.
-    async fn speakers(&self, state: &StateMap, timeline: &Timeline) -> Result<Vec<EventNid>> {
-        let (mut seen, mut nids): (Vec<&UserId>, Vec<EventNid>) = (Vec::new(), Vec::new());
-        for sender in timeline.events.iter().map(|e| e.pdu.sender()) {
-            if seen.contains(&sender) {
-                continue;
-            }
-            seen.push(sender);
-            nids.extend(self.state.entry_nid(state, "m.room.member", sender.as_str()).await?);
-        }
-        Ok(nids)
     }
 
     /// Adds the member events of users the room is named by (spec: `RoomSummary`, with lazy loading).

@@ -54,11 +54,12 @@ impl Sync {
                     (found, more)
                 }
             };
-            let Some(oldest) = found.last().and_then(|e| e.pos) else { break };
+            let Some(oldest) = found.iter().rev().find_map(|e| e.pos) else { break };
             newest = newest.or_else(|| found.first().and_then(|e| e.place()));
             upto = StreamPos(oldest.0 - 1);
             let mut left_out = false;
-            for event in found.into_iter().filter(|e| filter.has(&e.pdu)) {
+            // What was taken out of the timeline is still in the ring.
+            for event in found.into_iter().filter(|e| e.pos.is_some() && filter.has(&e.pdu)) {
                 if !viewer.shows(&event).await? {
                     continue;
                 }
