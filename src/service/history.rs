@@ -48,7 +48,7 @@ pub struct Page {
     pub events: Vec<Arc<StoredEvent>>,
     /// Where it begins.
     pub start: HistoryToken,
-    /// Where the next begins; `None` at the end of history.
+    /// Where the next begins; `None` if there was nothing and there is no more.
     pub end: Option<HistoryToken>,
 }
 

@@ -401,8 +401,11 @@ impl Services {
             notifier::weakly(&outbox, Outbox::on_change),
             notifier::weakly(&push, Push::on_change),
             notifier::weakly(&typing, Typing::on_change),
+            notifier::weakly(&presence, Presence::on_change),
+            notifier::weakly(&membership, Membership::on_change),
         ]);
         login.start(&supervisor);
+        membership.start(&supervisor);
         device_lists.start(&supervisor);
         completion.start(&supervisor);
         outbox.start().await?;

@@ -21,11 +21,15 @@ use crate::{
     state::State,
 };
 
+mod chores;
 mod content;
 mod everywhere;
 mod following;
+mod guests;
+mod third_party;
 
-pub use content::MemberContent;
+pub use content::{Joining, MemberContent};
+pub use third_party::ThirdPartySigned;
 
 /// How membership is configured.
 #[derive(Clone, Debug, Default)]
@@ -50,10 +54,11 @@ pub struct Membership {
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
+    chores: chores::Chores,
 }
 
 impl Membership {
-    /// Made once.
+    /// Made once; [`Self::start`] begins its work.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "explicit dependencies")]
     pub fn new(
@@ -67,7 +72,18 @@ impl Membership {
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, joins, account_data, push, server_name, clock, settings }
+        Self {
+            store,
+            state,
+            events,
+            joins,
+            account_data,
+            push,
+            server_name,
+            clock,
+            settings,
+            chores: chores::Chores::default(),
+        }
     }
 
     /// Whether this server is in a room, so that joining it needs nobody else.
@@ -87,7 +103,7 @@ impl Membership {
         who: &Requester,
         room_id: &RoomId,
         via: &[OwnedServerName],
-        reason: Option<String>,
+        wish: Joining,
     ) -> Result<OwnedRoomId> {
         check_may_write(who)?;
         let was = match self.store.room_nid(room_id).await? {
@@ -97,14 +113,14 @@ impl Membership {
         if let Some(room) = self.joins.resident(room_id).await? {
             if room.head.partial && was != MembershipState::Join {
                 // Whether they are banned, for one, only those know who know all of the state.
-                let content = self.content("join", who.user_nid, reason).await?.object()?;
+                let content = self.joined(who, &wish).await?.object()?;
                 self.joins.join_beside(who, &room, via, content).await?;
                 self.follow(who, &room).await;
                 return Ok(room.room_id.clone());
             }
-            return self.join_here(who, &room, via, reason).await;
+            return self.join_here(who, &room, via, wish).await;
         }
-        let content = self.content("join", who.user_nid, reason.clone()).await?.object()?;
+        let content = self.joined(who, &wish).await?.object()?;
         let went = self.joins.join(who, room_id, via, content).await.map_err(|e| match was {
             // Others may have lifted the ban that we saw; if it does not work, it is why.
             MembershipState::Ban => Error::forbidden("You are banned from this room"),
@@ -117,7 +133,7 @@ impl Membership {
             }
             Went::Open => {
                 let room = self.state.room(room_id).await?;
-                self.join_here(who, &room, via, reason).await
+                self.join_here(who, &room, via, wish).await
             }
         }
     }
@@ -127,13 +143,20 @@ impl Membership {
         who: &Requester,
         room: &Room,
         via: &[OwnedServerName],
-        reason: Option<String>,
+        wish: Joining,
     ) -> Result<OwnedRoomId> {
-        let now = self.state.membership(room.nid, who.user_nid).await?;
-        if now == MembershipState::Join && reason.is_none() {
+        let mut now = self.state.membership(room.nid, who.user_nid).await?;
+        if now == MembershipState::Join && wish.says_nothing() {
             return Ok(room.room_id.clone());
         }
-        let mut content = self.content("join", who.user_nid, reason).await?;
+        if now != MembershipState::Join {
+            self.check_guest(who, room).await?;
+            if let Some(signed) = &wish.third_party_signed {
+                self.accept(who, room, signed).await?;
+                now = MembershipState::Invite;
+            }
+        }
+        let mut content = self.joined(who, &wish).await?;
         if !matches!(now, MembershipState::Join | MembershipState::Invite | MembershipState::Ban) {
             match self.joins.authoriser(Some(who.user_nid), room).await {
                 Ok(voucher) => content.join_authorised_via_users_server = voucher,
@@ -347,6 +370,9 @@ impl Membership {
             self.check_invitee(user).await?;
         }
         let room = self.known_about(room_id, user).await?;
+        if wanted.membership == "join" && who.is_guest {
+            self.check_guest(who, &room).await?;
+        }
         let content: Map<String, Value> =
             serde_json::from_str(content).map_err(|_| Error::bad_json("The content is not an object"))?;
         let draft = Draft::of(

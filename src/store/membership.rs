@@ -112,6 +112,9 @@ impl From<Row> for Membership {
 const MEMBERSHIP: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2";
 const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1";
 const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
+const JOINED_TO: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'";
+const JOINED_HERE: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND local AND membership = 'join'";
+const GUESTS_IN: &str = "SELECT m.user_nid FROM memberships m JOIN accounts a ON a.user_nid = m.user_nid AND a.guest WHERE m.room_nid = $1 AND m.local AND m.membership = 'join'";
 const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
 const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
@@ -161,6 +164,33 @@ impl Store {
     pub async fn members(&self, room: RoomNid, membership: &MembershipState) -> Result<Vec<Membership>> {
         let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, MEMBERS_OF_ROOM, room.0, membership.as_str())?;
         Ok(rows.into_iter().map(Into::into).collect())
+    }
+
+    /// Those who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn joined_to(&self, room: RoomNid) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), JOINED_TO, room.0)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
+    /// Our own users who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn joined_here(&self, room: RoomNid) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), JOINED_HERE, room.0)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
+    /// Guests of this server who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn guests_in(&self, room: RoomNid) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), GUESTS_IN, room.0)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
     }
 
     /// Our own users who are joined to, invited to or knocking at rooms.

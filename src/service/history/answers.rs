@@ -128,9 +128,7 @@ impl History {
         }
         #[derive(Serialize)]
         struct Member {
-            #[serde(skip_serializing_if = "Option::is_none")]
             display_name: Option<String>,
-            #[serde(skip_serializing_if = "Option::is_none")]
             avatar_url: Option<String>,
         }
         #[derive(Serialize)]
@@ -186,7 +184,7 @@ impl History {
     /// An event, its neighbours and the state at the last of them.
     ///
     /// # Errors
-    /// 404 if there is no such event that the user may see.
+    /// 403 for those who may see nothing of the room, 404 if there is no such event that they may see.
     pub async fn context_json(
         &self,
         who: &Requester,
@@ -195,21 +193,17 @@ impl History {
         limit: usize,
         filter: &filter::Events,
     ) -> Result<String> {
-        let entered = match filter.lazy_members {
-            true => self.enter(who, room_id).await,
-            false => self.enter_whole(who, room_id).await,
+        let viewer = match filter.lazy_members {
+            true => self.enter(who, room_id).await?,
+            false => self.enter_whole(who, room_id).await?,
         };
-        let viewer = entered.map_err(|e| match e.errcode() {
-            "M_FORBIDDEN" => Error::not_found("Event not found"),
-            _ => e,
-        })?;
         let here = filter.has_room(room_id);
         let wanted = move |e: &StoredEvent| here && filter.has(&e.pdu);
         let context = self.context(&viewer, event_id, limit, &wanted).await?;
         let mut state = if filter.lazy_members {
             let shown = context.before.iter().chain(&context.after).chain([&context.event]);
             let shown: Vec<Arc<StoredEvent>> = shown.cloned().collect();
-            self.context_state_lazily(&context.state, &shown, viewer.user_id()).await?
+            self.context_state_lazily(&context.state, &shown).await?
         } else {
             self.state_events(&context.state).await?
         };
@@ -232,20 +226,16 @@ impl History {
         Ok(out)
     }
 
-    /// A state without members but for those who speak in these events, and the user.
+    /// A state without members but for those who speak in these events.
     async fn context_state_lazily(
         &self,
         state: &StateMap,
         shown: &[Arc<StoredEvent>],
-        user: &UserId,
     ) -> Result<Vec<Arc<StoredEvent>>> {
         let keys = self.store.keys(&state.keys().copied().collect::<Vec<_>>()).await?;
         let others = state.values().zip(&keys).filter(|(_, key)| key.event_type != "m.room.member");
         let mut wanted: Vec<EventNid> = others.map(|(event, _)| *event).collect();
-        let members = self.speakers(state, shown).await?;
-        let own = self.state.entry_nid(state, "m.room.member", user.as_str()).await?;
-        wanted.extend(own.filter(|own| !members.contains(own)));
-        wanted.extend(members);
+        wanted.extend(self.speakers(state, shown).await?);
         self.store.events(&wanted).await
     }
 }

@@ -12,7 +12,7 @@ use super::super::{
 use crate::{notifier::RoomHub, push::Count};
 
 impl Sync {
-    /// Writes receipts and who types.
+    /// Writes receipts and who types; says whether there was anything.
     pub(super) async fn write_ephemeral(
         &self,
         out: &mut String,
@@ -21,14 +21,12 @@ impl Sync {
         hub: &RoomHub,
         newly: bool,
         typing: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let filter = &turn.ask.filter.ephemeral;
-        if !filter.has_room(&room.room_id) {
-            return Ok(());
-        }
+        let here = filter.has_room(&room.room_id);
         let mut events = String::new();
         let after = turn.after();
-        if filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
+        if here && filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
             let after = (!newly).then_some(after);
             let content = self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
             if let Some(content) = content {
@@ -37,7 +35,7 @@ impl Sync {
                 events.push('}');
             }
         }
-        if filter.has_type("m.typing") && (newly || typing) {
+        if here && filter.has_type("m.typing") && (newly || typing) {
             let users = self.sources.typing.users(hub.nid);
             if typing || !users.is_empty() {
                 if !events.is_empty() {
@@ -49,13 +47,11 @@ impl Sync {
                 events.push_str("}}");
             }
         }
-        if !events.is_empty() {
-            key(out, "ephemeral");
-            out.push_str("{\"events\":[");
-            out.push_str(&events);
-            out.push_str("]}");
-        }
-        Ok(())
+        key(out, "ephemeral");
+        out.push_str("{\"events\":[");
+        out.push_str(&events);
+        out.push_str("]}");
+        Ok(!events.is_empty())
     }
 
     /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
@@ -114,23 +110,21 @@ fn write_count(out: &mut String, count: Count) {
     out.push('}');
 }
 
-/// Writes account data of a room as the filter lets it pass.
+/// Writes account data of a room as the filter lets it pass; says whether there was any.
 pub(super) fn write_account_data<'a>(
     out: &mut String,
     turn: &Turn<'_>,
+    room: &Room,
     data: impl Iterator<Item = (&'a str, &'a str)>,
-) {
+) -> bool {
     let filter = &turn.ask.filter.room_account_data;
-    let mut first = true;
-    for (kind, content) in data.filter(|(kind, _)| filter.has_type(kind)) {
-        if first {
-            key(out, "account_data");
-            out.push_str("{\"events\":[");
-        }
-        first = false;
+    key(out, "account_data");
+    out.push_str("{\"events\":[");
+    let mut any = false;
+    for (kind, content) in data.filter(|(kind, _)| filter.has_room(&room.room_id) && filter.has_type(kind)) {
+        any = true;
         write_piece(out, kind, content);
     }
-    if !first {
-        out.push_str("]}");
-    }
+    out.push_str("]}");
+    any
 }
