@@ -103,6 +103,14 @@ fn config(settings: &Settings) -> Option<&Config> {
     settings.edge.as_ref()?.acme.as_ref()
 }
 
+/// Whether there is an authority that cannot be ordered from as configured.
+///
+/// # Errors
+/// Those of [`start`].
+pub(crate) fn check(settings: &Settings) -> Result<(), Error> {
+    config(settings).map_or(Ok(()), |config| Authority::new(config, &folder(settings)).map(drop))
+}
+
 /// Starts a task for each group, if there is an authority to order from.
 ///
 /// # Errors
