@@ -158,6 +158,14 @@ impl Front {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
+    /// The local authority, for those who speak TLS themselves.
+    pub fn roots(&self) -> rustls::RootCertStore {
+        use rustls_pki_types::{CertificateDer, pem::PemObject};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.edge.local_ca().unwrap()).unwrap()).unwrap();
+        roots
+    }
+
     /// A client that trusts the local authority and finds all names at a listener.
     pub fn client(&self, listener: &str, http2: bool) -> reqwest::Client {
         let ca = std::fs::read(self.edge.local_ca().unwrap()).unwrap();

@@ -170,6 +170,17 @@ async fn a_busy_port_is_one_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_listeners_at_one_place_are_told_apart_from_a_busy_port() {
+    let mut settings = settings("{listen: {http: 1080}}");
+    settings.edge.as_mut().unwrap().listen.http = hearth_config::edge::Ports::one(1080);
+    settings.listeners = vec![listener("clients", false, &["client"])];
+    settings.listeners[0].place = hearth_edge::settings::Place::Tcp(vec!["0.0.0.0:1080".parse().unwrap()]);
+    let edge = hearth_edge::Edge::new(settings, hearth_base::tasks::Supervisor::new());
+    let said = edge.err().unwrap().to_string();
+    assert!(said.contains("0.0.0.0:1080") && said.contains("`clients`") && said.contains("`http`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_new_documents_and_folders_without_closing_connections() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("index.html"), "app").unwrap();
