@@ -10,7 +10,7 @@ config=${SYNAPSE_CONFIG_PATH:-${SYNAPSE_CONFIG_DIR:-/data}/homeserver.yaml}
 case "${1:-run}" in
   generate)
     shift
-    set -- hearth generate "$@"
+    set -- hearth generate --open-private-ports "$@"
     ;;
   run | -*)
     [ "${1:-}" != run ] || shift

@@ -16,6 +16,7 @@ use hearth_config::{
     generate::{GenerateError, Plan},
 };
 use hearth_edge::Edge;
+use hearth_service::accounts::passwords::normal;
 
 use super::{
     doctor,
@@ -109,6 +110,9 @@ struct Generate {
     /// Let anybody register, without a check.
     #[arg(long)]
     enable_registration: bool,
+    /// Open plain HTTP on all addresses, as in a container whose port is published.
+    #[arg(long)]
+    open_private_ports: bool,
 }
 
 /// Does what the command line says.
@@ -226,7 +230,9 @@ fn generate(args: Generate) -> ExitCode {
     set("SYNAPSE_LOG_LEVEL", args.log_level);
     set("SYNAPSE_ENABLE_METRICS", args.enable_metrics.then(|| "1".to_owned()));
     set("SYNAPSE_ENABLE_REGISTRATION", args.enable_registration.then(|| "1".to_owned()));
-    match Plan::from_env(&env.into_iter().collect()).and_then(|plan| plan.write(&mut rand::rng())) {
+    let planned = Plan::from_env(&env.into_iter().collect())
+        .map(|plan| Plan { open_private_ports: plan.open_private_ports || args.open_private_ports, ..plan });
+    match planned.and_then(|plan| plan.write(&mut rand::rng())) {
         Ok(written) => {
             written.made.iter().for_each(|p| say(&format!("made {}", p.display())));
             written.kept.iter().for_each(|p| say(&format!("kept {}", p.display())));
@@ -279,7 +285,7 @@ fn hash_password(password: Option<String>, config: &[PathBuf]) -> ExitCode {
         }
     };
     // bcrypt sees 72 bytes and no more, in Synapse as here.
-    match bcrypt::hash(format!("{password}{pepper}"), rounds) {
+    match bcrypt::hash(format!("{}{pepper}", normal(&password)), rounds) {
         Ok(hash) => {
             say(&hash);
             ExitCode::SUCCESS

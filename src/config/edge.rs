@@ -47,6 +47,8 @@ pub struct EdgeConfig {
     /// (version 1 or 2), which names the caller.
     #[serde(deserialize_with = "nets::list")]
     pub proxy_protocol: Vec<IpNet>,
+    /// Answer in gzip on `listen`, to clients that take it; `listeners` have an option of their own.
+    pub compress: bool,
     /// Element Web.
     pub element: Option<Element>,
     /// The admin web interface (synapse-admin and its kin).

@@ -44,6 +44,8 @@ pub struct Plan {
     pub metrics: bool,
     /// Whether registration is open without verification.
     pub open_registration: bool,
+    /// Whether plain HTTP is open on all addresses: in a container its port is published to the outside by hand.
+    pub open_private_ports: bool,
     /// Whether this is a first start on somebody's own machine: loopback only, with TLS on 8448.
     pub loopback: bool,
 }
@@ -129,6 +131,7 @@ impl Plan {
             log_sql: false,
             metrics: false,
             open_registration: false,
+            open_private_ports: data_dir == Path::new("/data"),
             loopback: false,
         })
     }

@@ -25,6 +25,7 @@ use crate::{
     well_known::WellKnown,
 };
 
+mod compress;
 pub(crate) mod counted;
 pub(crate) mod live;
 mod media;
@@ -40,6 +41,8 @@ pub(crate) struct Live {
     /// Whose connections begin with the PROXY protocol.
     pub balancers: Trust,
     pub server_name: String,
+    /// Whether the edge's own listeners compress.
+    compress: bool,
     well_known: WellKnown,
     routes: Routes,
     admin: AdminRule,
@@ -58,6 +61,12 @@ impl AdminRule {
     fn allows(&self, door: &Door, told: Told) -> bool {
         self.listeners.as_ref().is_none_or(|names| names.iter().any(|n| **n == *door.name))
             && self.allow.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(&told.ip)))
+    }
+}
+
+impl Live {
+    fn compresses(&self, door: &Door) -> bool {
+        if door.own { self.compress } else { door.compress }
     }
 }
 
@@ -179,16 +188,20 @@ async fn homeserver(
     if !resources.has(Resources::of(path)) {
         return (Target::Refused, answer::matrix(&Error::unrecognized("This listener does not answer this")));
     }
-    if path.starts_with("/_synapse/admin") && !live.admin.allows(&caller.door, told) {
+    let door = &caller.door;
+    if path.starts_with("/_synapse/admin") && !live.admin.allows(door, told) {
         return (Target::Refused, answer::matrix(&Error::forbidden("The admin API does not answer here")));
     }
     if path == "/_synapse/metrics" {
         return (Target::Metrics, app(caller, live, told, &caller.shared.routers().metrics, request).await);
     }
     let is_media = media::is_media(path);
+    let shrink = live.compresses(door) && request.method() != Method::HEAD && compress::takes(request.headers());
     let mut response = app(caller, live, told, &caller.shared.routers().app, request).await;
     if is_media {
         media::guard(response.headers_mut());
+    } else if shrink {
+        response = compress::compress(response);
     }
     (Target::App, response)
 }

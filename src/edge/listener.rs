@@ -30,6 +30,8 @@ pub(crate) struct Door {
     pub serves: Serves,
     /// Whether plain HTTP is sent on to HTTPS here.
     pub redirect: bool,
+    /// Whether answers may be compressed here.
+    pub compress: bool,
     /// Whether it is one of `edge.listen`, where `edge.proxy_protocol` holds.
     pub own: bool,
 }
@@ -51,7 +53,15 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
         let sockets: Vec<SocketAddr> = ports.sockets(addresses);
         if !sockets.is_empty() {
             let serves = Serves::Http(Resources::EDGE);
-            let door = Arc::new(Door { name: Arc::from(name), tls, x_forwarded: false, serves, redirect, own: true });
+            let door = Arc::new(Door {
+                name: Arc::from(name),
+                tls,
+                x_forwarded: false,
+                serves,
+                redirect,
+                compress: false,
+                own: true,
+            });
             all.push(Planned { door, place: Place::Tcp(sockets) });
         }
     };
@@ -110,6 +120,7 @@ fn from_homeserver(listener: &Listener) -> Planned {
         x_forwarded: listener.x_forwarded,
         serves: listener.serves,
         redirect: false,
+        compress: listener.compress,
         own: false,
     };
     Planned { door: Arc::new(door), place: listener.place.clone() }

@@ -36,7 +36,7 @@ pub(super) const ROWS: &[Known] = &[
     k("unsecure_port", Maybe(&Int), "", Now),
     k("bind_address", Maybe(&Str), "", Now),
     k("no_tls", Bool, "", Now),
-    k("gzip_responses", Bool, "", Later),
+    k("gzip_responses", Bool, "", Now),
     k("metrics_port", Maybe(&Int), "", Now),
     k("metrics_bind_host", Maybe(&Str), "", Now),
     k("web_client", Any, "", Accept(LONG_GONE)),

@@ -45,7 +45,7 @@ pub(super) const ROWS: &[Known] = &[
     k("listeners[].request_id_header", Maybe(&Str), "", Later),
     k("listeners[].resources", List(&Object), "", Now),
     k("listeners[].resources[].names", List(&Enum(RESOURCES)), "", Now),
-    k("listeners[].resources[].compress", Bool, "false", Later),
+    k("listeners[].resources[].compress", Bool, "false", Now),
     k("listeners[].additional_resources", Object, "", reject(LISTENER_CODE)),
     k("listeners[].additional_resources.<name>", Object, "", reject(LISTENER_CODE)),
     k("listeners[].additional_resources.<name>.module", Str, "", reject(LISTENER_CODE)),

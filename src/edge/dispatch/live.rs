@@ -35,6 +35,7 @@ impl Live {
         Ok(Arc::new(Self {
             trust: Trust::new(edge.and_then(|e| e.trusted_proxies.as_deref())),
             balancers: Trust::new(Some(edge.map_or(&[][..], |e| &e.proxy_protocol))),
+            compress: edge.is_some_and(|e| e.compress),
             server_name: settings.server_name.clone(),
             well_known: WellKnown::new(settings, https_port),
             routes: Routes::new(settings, https_port)?,

@@ -115,6 +115,20 @@ fn the_local_authority_is_kept_and_bound_to_its_names() {
 }
 
 #[test]
+fn room_is_looked_for_before_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (new, taken) = (folder.path().join("a/b"), folder.path().join("taken"));
+    disk::has_room(&new).unwrap();
+    assert_eq!(std::fs::read_dir(&new).unwrap().count(), 0, "and nothing of it stays");
+    std::fs::write(&taken, "").unwrap();
+    assert!(disk::has_room(&taken.join("acme")).unwrap_err().to_string().contains("taken"));
+    // A folder stands where the file is to be: the old one stays, and nothing lies about.
+    std::fs::create_dir(new.join("x.pem")).unwrap();
+    assert!(disk::write(&new.join("x.pem"), b"key", 0o600).is_err());
+    assert_eq!(std::fs::read_dir(&new).unwrap().count(), 1);
+}
+
+#[test]
 fn files_are_read_again_when_they_change_and_kept_while_they_are_bad() {
     use hearth_config::edge::CertificateFiles;
     let folder = tempfile::tempdir().unwrap();

@@ -156,6 +156,8 @@ fn the_container_is_used_as_synapses() {
     let told = enter(&["generate"], &named);
     assert_eq!(told.code, Some(0), "{told:?}");
     assert!(data.join("homeserver.yaml").exists() && data.join("a.test.signing.key").exists());
+    let yaml = fs::read_to_string(data.join("homeserver.yaml")).unwrap();
+    assert!(!yaml.contains("\n    bind_addresses"), "a published port leads to the container's own address: {yaml}");
     // What `run` runs reads what `generate` wrote.
     let told = enter(&["hearth", "check-config", "-c", data.join("homeserver.yaml").to_str().unwrap()], &[]);
     assert_eq!(told.code, Some(0), "{told:?}");
