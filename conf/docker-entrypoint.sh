@@ -10,7 +10,7 @@ config=${SYNAPSE_CONFIG_PATH:-${SYNAPSE_CONFIG_DIR:-/data}/homeserver.yaml}
 case "${1:-run}" in
   generate)
     shift
-    set -- hearth generate "$@"
+    set -- hearth generate --open-private-ports "$@"
     ;;
   run | -*)
     [ "${1:-}" != run ] || shift
@@ -38,8 +38,8 @@ esac
 
 uid=${UID:-991} gid=${GID:-991}
 if [ "$(id -u)" = 0 ] && [ "$uid" != 0 ]; then
-  # A fresh volume belongs to root; one that was in use is left as it is.
-  if [ "$(stat -c %u "$data")" = 0 ]; then chown "$uid:$gid" "$data"; fi
+  # A fresh volume belongs to root, and so does what root put into it; one that was in use is left as it is.
+  if [ "$(stat -c %u "$data")" = 0 ]; then chown -R "$uid:$gid" "$data"; fi
   exec setpriv --reuid="$uid" --regid="$gid" --clear-groups "$@"
 fi
 exec "$@"

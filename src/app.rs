@@ -67,8 +67,9 @@ impl Bound {
         let welcome = Arc::new(Welcome::new(config, services.clone())?);
         // Says that the process answers and no more: whoever restarts it when the database is away wins nothing.
         let health = Router::new().route("/health", get(async || "OK"));
-        let app = hearth_api::router(services.clone(), api_settings).merge(welcome.clone().routes()).merge(health);
-        edge.serve(Routers { app, metrics }).map_err(operator)?;
+        let app =
+            hearth_api::router(services.clone(), api_settings).merge(welcome.clone().routes()).merge(health.clone());
+        edge.serve(Routers { app, metrics: metrics.merge(health) }).map_err(operator)?;
         Ok(Server { services, supervisor, edge, addresses, welcome })
     }
 }

@@ -9,10 +9,20 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use hearth_base::{Doing, Error, clock::Clock};
-use hearth_config::{Config, Env, Loaded, federation::SigningKey, generate::Plan};
+use hearth_base::{Doing, Error, clock::Clock, tasks::Supervisor};
+use hearth_config::{
+    Config, Env, Loaded,
+    federation::SigningKey,
+    generate::{GenerateError, Plan},
+};
+use hearth_edge::Edge;
+use hearth_service::accounts::passwords::normal;
 
-use super::{doctor, lifecycle, register};
+use super::{
+    doctor,
+    lifecycle::{self, usual},
+    register, settings,
+};
 
 /// A Matrix homeserver with its own front door.
 #[derive(Debug, Parser)]
@@ -80,11 +90,29 @@ struct Generate {
     #[arg(long, env = "SYNAPSE_REPORT_STATS")]
     report_stats: Option<String>,
     /// Folder of the configuration.
-    #[arg(long, env = "SYNAPSE_CONFIG_DIR")]
+    #[arg(long, alias = "config-directory", env = "SYNAPSE_CONFIG_DIR")]
     config_dir: Option<PathBuf>,
     /// Folder of database and media.
-    #[arg(long, env = "SYNAPSE_DATA_DIR")]
+    #[arg(long, alias = "data-directory", env = "SYNAPSE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// The configuration file, if it is not to be homeserver.yaml in its folder.
+    #[arg(short, long, env = "SYNAPSE_CONFIG_PATH")]
+    config_path: Option<PathBuf>,
+    /// Port of plain HTTP.
+    #[arg(long, env = "SYNAPSE_HTTP_PORT")]
+    http_port: Option<String>,
+    /// DEBUG, INFO, WARNING, ERROR or CRITICAL.
+    #[arg(long, env = "SYNAPSE_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// Metrics, on port 19090.
+    #[arg(long)]
+    enable_metrics: bool,
+    /// Let anybody register, without a check.
+    #[arg(long)]
+    enable_registration: bool,
+    /// Open plain HTTP on all addresses, as in a container whose port is published.
+    #[arg(long)]
+    open_private_ports: bool,
 }
 
 /// Does what the command line says.
@@ -95,31 +123,18 @@ pub(super) fn run() -> ExitCode {
         args.insert(1, "register-user".into());
     }
     let cli = Cli::parse_from(args);
+    // `-c` before the word means the same as behind it.
+    let paths = |args: Serve| [cli.serve.config_path, args.config_path].concat();
     match cli.command {
-        None => lifecycle::run(cli.serve.config_path),
-        Some(Command::Serve(args)) => {
-            lifecycle::run(if args.config_path.is_empty() { cli.serve.config_path } else { args.config_path })
-        }
-        Some(Command::CheckConfig(args)) => match load(&args.config_path) {
-            Some(loaded) => match loaded.config.telemetry.log() {
-                Ok((_, notices)) => {
-                    loaded.notices.iter().chain(&notices).for_each(|notice| say(&notice.to_string()));
-                    say("the configuration is fine");
-                    ExitCode::SUCCESS
-                }
-                Err(mistakes) => {
-                    complain(&mistakes.to_string());
-                    ExitCode::FAILURE
-                }
-            },
-            None => ExitCode::FAILURE,
-        },
+        None => lifecycle::run(paths(Serve::default())),
+        Some(Command::Serve(args)) => lifecycle::run(paths(args)),
+        Some(Command::CheckConfig(args)) => check_config(&usual(paths(args))),
         Some(Command::Generate(args)) => generate(args),
         Some(Command::GenerateKeys { output_file }) => generate_keys(output_file.as_deref()),
         Some(Command::RegisterUser(args)) => register::run(args),
         Some(Command::HashPassword { password, config }) => hash_password(password, &config),
         Some(Command::FederationTest { name, config }) => federation_test(name, &config),
-        Some(Command::Doctor(args)) => match load(&named(args.config_path)) {
+        Some(Command::Doctor(args)) => match load(&usual(paths(args))) {
             Some(loaded) => doctor::run(&loaded.config),
             None => ExitCode::FAILURE,
         },
@@ -130,22 +145,38 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
-/// The configuration files to read: as named, else those of a first start if they are there.
-fn named(paths: Vec<PathBuf>) -> Vec<PathBuf> {
-    let first = PathBuf::from(lifecycle::FIRST).join("homeserver.yaml");
-    if paths.is_empty() && first.exists() { vec![first] } else { paths }
+/// Reads all that a start reads, and writes nothing.
+fn check_config(paths: &[PathBuf]) -> ExitCode {
+    let Some(Loaded { config, notices }) = load(paths) else { return ExitCode::FAILURE };
+    let mut wrong = Vec::new();
+    let mut all = notices;
+    match config.telemetry.log() {
+        Ok((_, notices)) => all.extend(notices),
+        Err(mistakes) => wrong.push(mistakes.to_string()),
+    }
+    // Certificates, folders, upstreams, and whether the listeners get along.
+    if let Err(e) = Edge::new(settings::edge(&config, lifecycle::data_dir_of(&config)), Supervisor::new()) {
+        wrong.push(e.to_string());
+    }
+    all.iter().for_each(|notice| say(&notice.to_string()));
+    if wrong.is_empty() {
+        say("the configuration is fine");
+        return ExitCode::SUCCESS;
+    }
+    complain(&wrong.join("\n"));
+    ExitCode::FAILURE
 }
 
 fn federation_test(name: Option<String>, config: &[PathBuf]) -> ExitCode {
     let config = if config.is_empty() && name.is_some() {
         None
     } else {
-        match load(config) {
+        match load(&usual(config.to_vec())) {
             Some(loaded) => Some(loaded.config),
             None => return ExitCode::FAILURE,
         }
     };
-    let settings = config.as_ref().map(|c| super::settings::federation(c).remote).unwrap_or_default();
+    let settings = config.as_ref().map(|c| settings::federation(c).remote).unwrap_or_default();
     let own = config.as_ref().map(|c| c.server.name.clone());
     let Some(name) = name.or_else(|| own.as_ref().map(ToString::to_string)) else { return ExitCode::FAILURE };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -194,14 +225,27 @@ fn generate(args: Generate) -> ExitCode {
     set("SYNAPSE_REPORT_STATS", args.report_stats);
     set("SYNAPSE_CONFIG_DIR", args.config_dir.map(|d| d.display().to_string()));
     set("SYNAPSE_DATA_DIR", args.data_dir.map(|d| d.display().to_string()));
-    match Plan::from_env(&env.into_iter().collect()).and_then(|plan| plan.write(&mut rand::rng())) {
+    set("SYNAPSE_CONFIG_PATH", args.config_path.map(|d| d.display().to_string()));
+    set("SYNAPSE_HTTP_PORT", args.http_port);
+    set("SYNAPSE_LOG_LEVEL", args.log_level);
+    set("SYNAPSE_ENABLE_METRICS", args.enable_metrics.then(|| "1".to_owned()));
+    set("SYNAPSE_ENABLE_REGISTRATION", args.enable_registration.then(|| "1".to_owned()));
+    let planned = Plan::from_env(&env.into_iter().collect())
+        .map(|plan| Plan { open_private_ports: plan.open_private_ports || args.open_private_ports, ..plan });
+    match planned.and_then(|plan| plan.write(&mut rand::rng())) {
         Ok(written) => {
             written.made.iter().for_each(|p| say(&format!("made {}", p.display())));
             written.kept.iter().for_each(|p| say(&format!("kept {}", p.display())));
             ExitCode::SUCCESS
         }
         Err(e) => {
-            complain(&e.to_string());
+            let way_out = match e {
+                GenerateError::Io { .. } => {
+                    "; name other folders by --config-dir and --data-dir, or let this user write there"
+                }
+                GenerateError::Plan(_) => "",
+            };
+            complain(&format!("{e}{way_out}"));
             ExitCode::FAILURE
         }
     }
@@ -241,7 +285,7 @@ fn hash_password(password: Option<String>, config: &[PathBuf]) -> ExitCode {
         }
     };
     // bcrypt sees 72 bytes and no more, in Synapse as here.
-    match bcrypt::hash(format!("{password}{pepper}"), rounds) {
+    match bcrypt::hash(format!("{}{pepper}", normal(&password)), rounds) {
         Ok(hash) => {
             say(&hash);
             ExitCode::SUCCESS

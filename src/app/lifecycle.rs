@@ -39,10 +39,20 @@ struct Sources {
 /// Serves by these configuration files; without any by those that the environment names, or by `hearth-data/`, which is
 /// made if need be.
 pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
-    let env = Env::of_process();
-    let named = env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            complain(&format!("the threads of the server cannot be started: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    {
+        let _inside = runtime.enter();
+        // A file that may not grow (`LimitFSIZE=`) is an error to whoever writes it, as a full disk is, and not our end.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
+    }
     let (mut folder, mut written) = (None, Written::default());
-    if paths.is_empty() && !named {
+    if paths.is_empty() && !is_in_environment() {
         let dir = PathBuf::from(FIRST);
         match Plan::first_start(&dir).and_then(|plan| plan.write(&mut rand::rng())) {
             Ok(done) => written = done,
@@ -63,13 +73,6 @@ pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
     }
     let config = loaded.config;
     raise_file_limit(config.server.soft_file_limit);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            complain(&format!("the threads of the server cannot be started: {e}"));
-            return ExitCode::FAILURE;
-        }
-    };
     let data_dir = folder.clone().unwrap_or_else(|| data_dir_of(&config));
     let code = runtime.block_on(serve(config, Sources { paths, data_dir, folder, written }));
     // Work that does not end by itself is not waited for: the stop had its deadline.
@@ -94,6 +97,19 @@ fn raise_file_limit(wanted: u64) {
     if wanted > 0 && current.is_some_and(|current| current < wanted) {
         warn!("soft_file_limit is {wanted}, and the system allows {} open files", current.unwrap_or_default());
     }
+}
+
+/// The configuration files that are meant: as named, else none where the environment names them, else those of a first
+/// start if they are there.
+pub(super) fn usual(named: Vec<PathBuf>) -> Vec<PathBuf> {
+    let first = PathBuf::from(FIRST).join("homeserver.yaml");
+    if named.is_empty() && !is_in_environment() && first.exists() { vec![first] } else { named }
+}
+
+/// Whether the environment names a configuration.
+pub(super) fn is_in_environment() -> bool {
+    let env = Env::of_process();
+    env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some()
 }
 
 /// Where certificates and ACME accounts are kept (in a folder `edge`): beside the signing key, which every installation
@@ -238,6 +254,9 @@ fn reload(server: &Server, sources: &Sources) {
     match Config::load(&sources.paths, Env::of_process()) {
         Ok(loaded) => {
             match loaded.config.telemetry.log() {
+                _ if loaded.config.telemetry.log_config_to_make => {
+                    warn!("log_config is missing; the old log configuration stays in force");
+                }
                 Ok((log, notices)) => match telemetry::log(&log) {
                     Ok(()) => notices.iter().for_each(|notice| info!("{notice}")),
                     Err(e) => warn!("the old log configuration stays in force: {}", sentence(&e)),
@@ -262,7 +281,7 @@ pub(super) fn sentence(e: &Error) -> String {
             let mut cause = fault.cause.as_deref().map(|c| c as &dyn std::error::Error);
             while let Some(c) = cause {
                 // A cause often repeats the next one's words.
-                let said = c.to_string();
+                let said = c.downcast_ref().map_or_else(|| c.to_string(), sentence);
                 if !text.contains(&said) {
                     text = format!("{text}: {said}");
                 }

@@ -22,7 +22,7 @@ use sha1::Sha1;
 
 use super::{
     cli::{complain, say},
-    lifecycle::FIRST,
+    lifecycle::{is_in_environment, usual},
 };
 
 #[derive(Args, Debug)]
@@ -115,9 +115,10 @@ impl Wanted {
         let (secret, from_config) = match args.shared_secret {
             Some(secret) => (secret, None),
             None => {
-                let Some(paths) = usual(args.config) else {
+                let paths = usual(args.config);
+                if paths.is_empty() && !is_in_environment() {
                     return Err("give the configuration by -c, or the shared secret by -k".to_owned().into());
-                };
+                }
                 let loaded = Config::load(&paths, Env::of_process()).map_err(|e| e.to_string())?;
                 let secret = loaded.config.accounts.registration.shared_secret.as_ref().map(|s| s.expose().clone());
                 let secret = secret.ok_or_else(|| {
@@ -203,17 +204,6 @@ impl Drop for Unseen {
             let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
         }
     }
-}
-
-/// The configuration that `serve` would take: the named one, that of the environment (then no path), `hearth-data/`.
-fn usual(named: Vec<PathBuf>) -> Option<Vec<PathBuf>> {
-    let env = Env::of_process();
-    let by_env = env.get("SYNAPSE_CONFIG_PATH").is_some() || env.get("SYNAPSE_CONFIG_DIR").is_some();
-    if !named.is_empty() || by_env {
-        return Some(named);
-    }
-    let own = PathBuf::from(FIRST).join("homeserver.yaml");
-    own.exists().then(|| vec![own])
 }
 
 /// The configuration's first plain listener for clients.

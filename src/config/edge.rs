@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 mod at;
 mod check;
 mod listen;
+mod nets;
 
 pub use at::At;
 pub use listen::{Bind, Ports};
@@ -40,7 +41,14 @@ pub struct EdgeConfig {
     pub redirect: Option<bool>,
     /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed on listeners with `x_forwarded`; private and
     /// loopback addresses when absent.
+    #[serde(deserialize_with = "nets::maybe")]
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Balancers that pass TCP on: what comes from there to the ports of `listen` has to begin with the PROXY protocol
+    /// (version 1 or 2), which names the caller.
+    #[serde(deserialize_with = "nets::list")]
+    pub proxy_protocol: Vec<IpNet>,
+    /// Answer in gzip on `listen`, to clients that take it; `listeners` have an option of their own.
+    pub compress: bool,
     /// Element Web.
     pub element: Option<Element>,
     /// The admin web interface (synapse-admin and its kin).
@@ -223,6 +231,7 @@ fn yes() -> bool {
 #[serde(deny_unknown_fields, default)]
 pub struct AdminApi {
     /// Address ranges that may call it; everybody (with an admin's token) when absent.
+    #[serde(deserialize_with = "nets::maybe")]
     pub allow: Option<Vec<IpNet>>,
     /// Listeners it answers on (`http`, `https`, `federation`, or a listener's `tag`, port or path); all when absent.
     pub listeners: Option<Vec<String>>,
@@ -239,6 +248,7 @@ pub struct Limits {
     /// Requests a second of one address, averaged over ten seconds.
     pub requests_per_address: u32,
     /// Not counted: addresses that stand for many (a proxy without `x_forwarded`), loopback when absent.
+    #[serde(deserialize_with = "nets::maybe")]
     pub exempt: Option<Vec<IpNet>>,
     /// Largest head of a request.
     pub header_size: u32,

@@ -1,7 +1,9 @@
-//! Which files make up the configuration, and how they become one tree.
+//! Which files make up the configuration, how they become one tree, and how new ones are made.
 
 use std::{
     fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -47,7 +49,10 @@ pub(crate) fn read(named: &[PathBuf], cx: &Cx) -> Node {
     }
     for file in named.iter().flat_map(|path| expand(path, cx)) {
         let file: Arc<Path> = file.into();
-        let Some(node) = read_one(&file, cx) else { continue };
+        let Some(node) = read_one(&file, cx) else {
+            place.get_or_insert(Place { file, line: 1 });
+            continue;
+        };
         place.get_or_insert(node.place);
         if let Value::Map(map) = node.value {
             map.0.into_iter().for_each(|(key, node)| all.set(key, node));
@@ -116,4 +121,15 @@ fn read_one(file: &Arc<Path>, cx: &Cx) -> Option<Node> {
             None
         }
     }
+}
+
+/// Writes a file that must not exist yet. It is there whole and on the disk, or not at all: the rest of one for which the
+/// disk had no room would be taken for a file that somebody made.
+pub(crate) fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written
 }

@@ -1,14 +1,13 @@
 //! Writes what a server needs to start: `homeserver.yaml`, log file, signing key, secrets that have a file of their own.
 //!
 //! Three occasions: `generate`, in the manner of Synapse's container image; the first start without any configuration;
-//! and a configuration that names key or secret files which are missing. The sample under `conf/` comes from here too.
+//! and a configuration that names files of these kinds which are missing. The sample under `conf/` comes from here too.
 
 mod text;
 
 use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +18,7 @@ use crate::{
     Config,
     env::Env,
     federation::SigningKey,
+    files::create,
     mistakes::{Mistake, Mistakes},
     secret::Secret,
 };
@@ -44,6 +44,8 @@ pub struct Plan {
     pub metrics: bool,
     /// Whether registration is open without verification.
     pub open_registration: bool,
+    /// Whether plain HTTP is open on all addresses: in a container its port is published to the outside by hand.
+    pub open_private_ports: bool,
     /// Whether this is a first start on somebody's own machine: loopback only, with TLS on 8448.
     pub loopback: bool,
 }
@@ -129,6 +131,7 @@ impl Plan {
             log_sql: false,
             metrics: false,
             open_registration: false,
+            open_private_ports: data_dir == Path::new("/data"),
             loopback: false,
         })
     }
@@ -142,7 +145,9 @@ impl Plan {
     /// Writes configuration, log file and signing key; what exists is left as it is.
     pub fn write(&self, rng: &mut (impl Rng + CryptoRng)) -> Result<Written, GenerateError> {
         for dir in [&self.config_dir, &self.data_dir] {
-            fs::create_dir_all(dir).map_err(|error| GenerateError::Io { path: dir.clone(), error })?;
+            // What is in them concerns nobody else on this machine.
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(|error| GenerateError::Io { path: dir.clone(), error })?;
         }
         let name = &self.server_name;
         let secrets = Secrets::generate(rng);
@@ -214,21 +219,21 @@ impl Written {
     }
 }
 
-fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 impl Config {
-    /// Makes the signing key and the file of the registration secret, where the configuration names them and they are
-    /// missing, and takes them over. Answers with the files that were made.
+    /// Makes the signing key, the log file and the file of the registration secret, where the configuration names them and
+    /// they are missing, and takes them over. Answers with the files that were made.
     pub fn make_missing(&mut self, rng: &mut (impl Rng + CryptoRng)) -> Result<Vec<PathBuf>, Mistakes> {
         let mut made = Vec::new();
         let mut mistakes = Vec::new();
         let fault = |key: &str, path: &Path, error: &io::Error| {
+            let way_out = match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge | io::ErrorKind::QuotaExceeded => {
+                    "make room there"
+                }
+                _ => "make its directory, and let this user write there",
+            };
             Mistake::new(key, format!("names {}, which is missing and cannot be made: {error}", path.display()))
-                .way_out("make its directory, and let this user write there")
+                .way_out(way_out)
         };
         if self.federation.signing_key_to_make {
             let path = &self.federation.signing_key_path;
@@ -241,6 +246,13 @@ impl Config {
                 }
                 Err(error) => mistakes.push(fault("signing_key_path", path, &error)),
             }
+        }
+        if let Some(path) = self.telemetry.log_config.as_ref().filter(|_| self.telemetry.log_config_to_make) {
+            match create(path, &text::log_config("INFO", false), 0o644) {
+                Ok(()) => made.push(path.clone()),
+                Err(error) => mistakes.push(fault("log_config", path, &error)),
+            }
+            self.telemetry.log_config_to_make = false;
         }
         let registration = &mut self.accounts.registration;
         if let Some(path) = registration.shared_secret_to_make.take() {

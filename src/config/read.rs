@@ -9,7 +9,7 @@ mod forms;
 use std::{
     cell::RefCell,
     collections::HashSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -132,6 +132,16 @@ impl<'a> At<'a> {
         let mut mistake = Mistake::new(self.path.clone(), fault).way_out(way_out);
         if let Some(node) = self.node.filter(|node| node.place.file.as_os_str() != known::DEFAULT_FILE) {
             mistake = mistake.at(node.place.clone()).value(show(&self.path, node));
+        }
+        self.cx.mistake(mistake);
+    }
+
+    /// Notes that what has to stand in this mapping does not.
+    pub(crate) fn lacks(&self, key: &str, way_out: &str) {
+        let mut mistake = Mistake::new(key, "must be set").way_out(way_out);
+        if let Some(node) = self.node.filter(|node| !node.place.file.as_os_str().is_empty()) {
+            // Wherever its first option stands, the file as a whole is meant.
+            mistake = mistake.at(Place { line: 1, ..node.place.clone() });
         }
         self.cx.mistake(mistake);
     }
@@ -350,10 +360,14 @@ impl<'a> At<'a> {
         match fs::read_to_string(path) {
             Ok(text) => Some(text),
             Err(error) => {
-                self.wrong(
-                    format!("names {}, which cannot be read: {error}", path.display()),
-                    "relative paths begin at the working directory of the process",
-                );
+                let way_out = match error.kind() {
+                    io::ErrorKind::PermissionDenied => "let the user that runs the server read it (chown, chmod)",
+                    io::ErrorKind::NotFound if path.is_relative() => {
+                        "relative paths begin at the working directory of the process"
+                    }
+                    _ => "",
+                };
+                self.wrong(format!("names {}, which cannot be read: {error}", path.display()), way_out);
                 None
             }
         }

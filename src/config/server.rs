@@ -107,8 +107,7 @@ impl Server {
         let name: Option<OwnedServerName> = if name_at.is_set() {
             name_at.parse("the domain of the ids, such as example.com")
         } else {
-            name_at
-                .wrong("must be set", "it is the part after the colon in @user:example.com, and can never be changed");
+            root.lacks("server_name", "it is the part after the colon in @user:example.com, and can never be changed");
             None
         };
         let baseurl_at = root.get("public_baseurl");

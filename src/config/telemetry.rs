@@ -2,11 +2,11 @@
 
 mod log_config;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use self::log_config::{Level, LogConfig, LogFormat, LogHandler, LogTarget, Logger, Rotation, When};
 use crate::{
-    mistakes::{Mistakes, Notice},
+    mistakes::{Mistakes, Notice, NoticeSort},
     read::At,
 };
 
@@ -15,6 +15,8 @@ use crate::{
 pub struct Telemetry {
     /// The file that says what is logged whither; none means INFO to stderr.
     pub log_config: Option<PathBuf>,
+    /// Whether that file is missing and is to be made by [`crate::Config::make_missing`], as `generate` makes it.
+    pub log_config_to_make: bool,
     /// Whether metrics are collected.
     pub metrics: bool,
     /// Whether statistics of rooms and users are kept; they are anyway.
@@ -23,8 +25,19 @@ pub struct Telemetry {
 
 impl Telemetry {
     pub(crate) fn read(root: &At<'_>) -> Self {
+        let log = root.get("log_config");
+        let log_config = log.opt_path();
+        let log_config_to_make = log_config.as_ref().is_some_and(|path| {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            matches!(path.try_exists(), Ok(false)) && folder.is_dir()
+        });
+        if let Some(path) = log_config.as_ref().filter(|_| log_config_to_make) {
+            let text = format!("log_config names {}, which is missing and is made at the start.", path.display());
+            log.notice(NoticeSort::Other, text);
+        }
         Self {
-            log_config: root.get("log_config").opt_path(),
+            log_config,
+            log_config_to_make,
             metrics: root.get("enable_metrics").bool(),
             stats: root.get("stats.enabled").bool(),
         }
@@ -33,8 +46,8 @@ impl Telemetry {
     /// Reads the log file, at start and again on SIGHUP.
     pub fn log(&self) -> Result<(LogConfig, Vec<Notice>), Mistakes> {
         match &self.log_config {
-            Some(path) => LogConfig::read(path),
-            None => Ok((LogConfig::default(), Vec::new())),
+            Some(path) if !self.log_config_to_make => LogConfig::read(path),
+            _ => Ok((LogConfig::default(), Vec::new())),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use axum::{Router, body::Body};
 use hearth_base::{Error, peer::Peer};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use tower::Service;
@@ -25,6 +25,7 @@ use crate::{
     well_known::WellKnown,
 };
 
+mod compress;
 pub(crate) mod counted;
 pub(crate) mod live;
 mod media;
@@ -37,7 +38,11 @@ use routes::{Place, Routes};
 pub(crate) struct Live {
     pub limits: Arc<Limits>,
     pub trust: Trust,
+    /// Whose connections begin with the PROXY protocol.
+    pub balancers: Trust,
     pub server_name: String,
+    /// Whether the edge's own listeners compress.
+    compress: bool,
     well_known: WellKnown,
     routes: Routes,
     admin: AdminRule,
@@ -56,6 +61,12 @@ impl AdminRule {
     fn allows(&self, door: &Door, told: Told) -> bool {
         self.listeners.as_ref().is_none_or(|names| names.iter().any(|n| **n == *door.name))
             && self.allow.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(&told.ip)))
+    }
+}
+
+impl Live {
+    fn compresses(&self, door: &Door) -> bool {
+        if door.own { self.compress } else { door.compress }
     }
 }
 
@@ -91,13 +102,15 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<I
     if let Some(wait) = caller.shared.gate.request(&live.limits, told.ip) {
         return (Target::Refused, answer::matrix(&Error::limit_exceeded(wait)));
     }
+    let Ok(host) = host(&request).map(|host| host.map(str::to_owned)) else {
+        return (Target::Refused, answer::empty(StatusCode::BAD_REQUEST));
+    };
     if too_large(&request, live.limits.body_size) {
         return (Target::Refused, answer::matrix(&Error::too_large("The body is larger than this server takes")));
     }
     if let Some(token) = path.strip_prefix("/.well-known/acme-challenge/") {
         return (Target::Challenge, challenge(caller, token));
     }
-    let host = host(&request).map(str::to_owned);
     if door.redirect {
         return (Target::Redirect, to_https(live, host.as_deref(), &request));
     }
@@ -175,16 +188,20 @@ async fn homeserver(
     if !resources.has(Resources::of(path)) {
         return (Target::Refused, answer::matrix(&Error::unrecognized("This listener does not answer this")));
     }
-    if path.starts_with("/_synapse/admin") && !live.admin.allows(&caller.door, told) {
+    let door = &caller.door;
+    if path.starts_with("/_synapse/admin") && !live.admin.allows(door, told) {
         return (Target::Refused, answer::matrix(&Error::forbidden("The admin API does not answer here")));
     }
     if path == "/_synapse/metrics" {
         return (Target::Metrics, app(caller, live, told, &caller.shared.routers().metrics, request).await);
     }
     let is_media = media::is_media(path);
+    let shrink = live.compresses(door) && request.method() != Method::HEAD && compress::takes(request.headers());
     let mut response = app(caller, live, told, &caller.shared.routers().app, request).await;
     if is_media {
         media::guard(response.headers_mut());
+    } else if shrink {
+        response = compress::compress(response);
     }
     (Target::App, response)
 }
@@ -215,19 +232,41 @@ fn challenge(caller: &Caller, token: &str) -> Response<Body> {
     }
 }
 
-/// The host asked for, without its port.
-fn host<B>(request: &Request<B>) -> Option<&str> {
-    let named = match request.uri().authority() {
-        Some(authority) => authority.host(),
-        None => crate::well_known::host_of(request.headers().get(header::HOST)?.to_str().ok()?),
+/// A request that names no host where it has to, or several, or something that is none.
+#[derive(Debug, PartialEq, Eq)]
+struct NoHost;
+
+/// The host asked for, without its port and without the dot of a whole name (RFC 9112, "Host and :authority").
+///
+/// # Errors
+/// If that cannot be told for certain: what stands behind us, or before us, may take it otherwise than we do.
+fn host<B>(request: &Request<B>) -> Result<Option<&str>, NoHost> {
+    let mut lines = request.headers().get_all(header::HOST).iter();
+    let line = lines.next();
+    if lines.next().is_some() {
+        return Err(NoHost);
+    }
+    let named = match (request.uri().authority(), line) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(line)) => line.to_str().map_err(|_| NoHost)?,
+        (None, None) if request.version() == Version::HTTP_11 => return Err(NoHost),
+        (None, None) => "",
     };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b);
-    (!named.is_empty() && named.bytes().all(plain)).then_some(named)
+    let named = crate::well_known::host_of(named);
+    let literal = named.starts_with('[') && named.ends_with(']');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b) || (literal && b"[]:".contains(&b));
+    if !named.bytes().all(plain) {
+        return Err(NoHost);
+    }
+    let named = named.strip_suffix('.').unwrap_or(named);
+    Ok((!named.is_empty()).then_some(named))
 }
 
 fn to_https<B>(live: &Live, host: Option<&str>, request: &Request<B>) -> Response<Body> {
     let Some(host) = host else { return answer::empty(StatusCode::BAD_REQUEST) };
-    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    // `OPTIONS *` and `CONNECT` have none.
+    let path = request.uri().path_and_query().map(http::uri::PathAndQuery::as_str);
+    let path = path.filter(|path| path.starts_with('/')).unwrap_or("/");
     let port = match live.https_port {
         None | Some(443) => String::new(),
         Some(port) => format!(":{port}"),
@@ -255,17 +294,24 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_read_from_either_place() {
-        let named = |uri: &str, host_header: Option<&str>| {
+    fn a_host_is_read_from_either_place_or_not_at_all() {
+        let named = |uri: &str, lines: &[&str]| {
             let mut request = Request::builder().uri(uri.parse::<Uri>().unwrap());
-            if let Some(value) = host_header {
-                request = request.header("host", value);
+            for line in lines {
+                request = request.header("host", *line);
             }
-            host(&request.body(()).unwrap()).map(str::to_owned)
+            host(&request.body(()).unwrap()).map(|host| host.map(str::to_owned))
         };
-        assert_eq!(named("/x", Some("a.test:80")).as_deref(), Some("a.test"));
-        assert_eq!(named("https://b.test:1/x", Some("a.test")).as_deref(), Some("b.test"));
-        assert_eq!(named("/x", Some("a.test/evil")), None);
-        assert_eq!(named("/x", None), None);
+        let is = |host: &str| Ok(Some(host.to_owned()));
+        assert_eq!(named("/x", &["a.test:80"]), is("a.test"));
+        assert_eq!(named("/x", &["a.test."]), is("a.test"));
+        assert_eq!(named("/x", &["[::1]:80"]), is("[::1]"));
+        assert_eq!(named("https://b.test:1/x", &["a.test"]), is("b.test"));
+        assert_eq!(named("/x", &[""]), Ok(None));
+        for wrong in [&["a.test/evil"][..], &["a.test", "b.test"], &["a.test:80:81"], &["a@b.test"], &["a b"], &[]] {
+            assert_eq!(named("/x", wrong), Err(NoHost), "{wrong:?}");
+        }
+        let old = Request::builder().version(Version::HTTP_10).body(()).unwrap();
+        assert_eq!(host(&old), Ok(None));
     }
 }

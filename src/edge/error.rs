@@ -8,6 +8,9 @@ pub enum Error {
     /// Another program has the port.
     #[error("{0} is in use by another program: stop that one, or choose another port for `{1}`")]
     Busy(String, String),
+    /// Two listeners of ours want the same.
+    #[error("{0} is wanted by two listeners, `{1}` and `{2}`: give one of them another port or address")]
+    Twice(String, String, String),
     /// The port needs rights we do not have.
     #[error(
         "no permission to listen on {0} (`{1}`): ports below 1024 need root or CAP_NET_BIND_SERVICE \
@@ -38,6 +41,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same of a Unix socket, which is a file.
+    pub(crate) fn listen_unix(path: String, name: &str, e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::AddrInUse => Self::Busy(path, name.to_owned()),
+            _ => Self::Listen(path, name.to_owned(), e),
+        }
+    }
+
     /// Sorts what the operating system said about a socket.
     pub(crate) fn listen(address: String, name: &str, e: io::Error) -> Self {
         match e.kind() {

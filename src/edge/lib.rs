@@ -128,6 +128,7 @@ impl Edge {
         // For the libraries that ask the process for a provider (the ACME client); it may have one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let live = Live::new(&settings)?;
+        acme::check(&settings)?;
         let certificates = Certificates::new(principal(&settings));
         let files = Files::load(certificate_files(&settings)?, &certificates)?;
         acme::load_kept(&settings, &certificates)?;
@@ -253,6 +254,7 @@ impl Edge {
     /// A sentence on what is wrong; then everything stays as it was.
     pub fn reload(&self, settings: Settings) -> Result<(), Error> {
         let live = Live::new(&settings)?;
+        acme::check(&settings)?;
         self.files.replace(certificate_files(&settings)?, &self.shared.certificates)?;
         own_certificates(&settings, &self.shared.certificates)?;
         acme::load_kept(&settings, &self.shared.certificates)?;
@@ -347,14 +349,18 @@ pub(crate) fn names(settings: &Settings) -> Vec<String> {
     seen
 }
 
-/// `edge.certificates`, and the pair of homeserver.yaml when a listener of its speaks TLS.
+/// `edge.certificates`, and the pair of homeserver.yaml when a listener of its speaks TLS: files from the time before a
+/// proxy brought TLS are often named still, and long gone.
 fn certificate_files(settings: &Settings) -> Result<Vec<hearth_config::edge::CertificateFiles>, Error> {
     let mut all = settings.edge.as_ref().map(|e| e.certificates.clone()).unwrap_or_default();
+    if !settings.listeners.iter().any(|l| l.tls) {
+        return Ok(all);
+    }
     match (&settings.tls_certificate_path, &settings.tls_private_key_path) {
         (Some(cert), Some(key)) => {
             all.push(hearth_config::edge::CertificateFiles { cert: cert.clone(), key: key.clone() });
         }
-        _ if settings.edge.is_none() && settings.listeners.iter().any(|l| l.tls) => {
+        _ if settings.edge.is_none() => {
             let what = "needs `tls_certificate_path` and `tls_private_key_path`, or an `edge:` section".to_owned();
             return Err(Error::Setting("listeners: tls".to_owned(), what));
         }

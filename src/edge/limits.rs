@@ -103,21 +103,7 @@ impl Gate {
             metrics::counter!("hearth_edge_refused_total", "why" => "connections").increment(1);
             return None;
         }
-        if uncounted || limits.exempts(ip) {
-            return Some(pass);
-        }
-        let key = key(ip);
-        let mine = {
-            let mut entry = self.counts.by_address.entry(key).or_insert(0);
-            *entry += 1;
-            *entry
-        };
-        pass.key = Some(key);
-        if mine > limits.connections_per_address {
-            metrics::counter!("hearth_edge_refused_total", "why" => "connections_per_address").increment(1);
-            return None;
-        }
-        Some(pass)
+        (uncounted || pass.count(limits, ip)).then_some(pass)
     }
 
     /// Counts a request; how long to wait if there were too many.
@@ -130,6 +116,27 @@ impl Gate {
         }
         metrics::counter!("hearth_edge_refused_total", "why" => "requests_per_address").increment(1);
         Some(WINDOW)
+    }
+}
+
+impl Pass {
+    /// Counts the connection as one of that address; whether it has not too many. To be asked once.
+    pub fn count(&mut self, limits: &Limits, ip: IpAddr) -> bool {
+        if limits.exempts(ip) {
+            return true;
+        }
+        let key = key(ip);
+        let mine = {
+            let mut entry = self.counts.by_address.entry(key).or_insert(0);
+            *entry += 1;
+            *entry
+        };
+        self.key = Some(key);
+        if mine > limits.connections_per_address {
+            metrics::counter!("hearth_edge_refused_total", "why" => "connections_per_address").increment(1);
+            return false;
+        }
+        true
     }
 }
 

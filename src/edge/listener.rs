@@ -15,6 +15,7 @@ use crate::{
 pub(crate) mod bind;
 pub(crate) mod connection;
 mod io;
+mod proxied;
 
 /// What a connection knows of the listener it came in by.
 #[derive(Debug)]
@@ -29,6 +30,10 @@ pub(crate) struct Door {
     pub serves: Serves,
     /// Whether plain HTTP is sent on to HTTPS here.
     pub redirect: bool,
+    /// Whether answers may be compressed here.
+    pub compress: bool,
+    /// Whether it is one of `edge.listen`, where `edge.proxy_protocol` holds.
+    pub own: bool,
 }
 
 /// A listener as it is to be opened.
@@ -48,7 +53,15 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
         let sockets: Vec<SocketAddr> = ports.sockets(addresses);
         if !sockets.is_empty() {
             let serves = Serves::Http(Resources::EDGE);
-            let door = Arc::new(Door { name: Arc::from(name), tls, x_forwarded: false, serves, redirect });
+            let door = Arc::new(Door {
+                name: Arc::from(name),
+                tls,
+                x_forwarded: false,
+                serves,
+                redirect,
+                compress: false,
+                own: true,
+            });
             all.push(Planned { door, place: Place::Tcp(sockets) });
         }
     };
@@ -56,6 +69,31 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
     own("https", https, true, false);
     own("federation", federation, true, false);
     all
+}
+
+/// Looks whether all of them can be open at once.
+///
+/// # Errors
+/// The first socket that two of them want.
+pub(crate) fn check(planned: &[Planned]) -> Result<(), Error> {
+    let clash = |one: &SocketAddr, two: &SocketAddr| {
+        let alike = one.is_ipv4() == two.is_ipv4() && (one.ip().is_unspecified() || two.ip().is_unspecified());
+        one.port() == two.port() && one.port() != 0 && (one.ip() == two.ip() || alike)
+    };
+    for (n, one) in planned.iter().enumerate() {
+        for two in planned.iter().skip(n + 1) {
+            let place = match (&one.place, &two.place) {
+                (Place::Unix(one, _), Place::Unix(two, _)) if one == two => one.display().to_string(),
+                (Place::Tcp(one), Place::Tcp(two)) => match one.iter().find(|a| two.iter().any(|b| clash(a, b))) {
+                    Some(address) => address.to_string(),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            return Err(Error::Twice(place, one.door.name.to_string(), two.door.name.to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a listener could be opened.
@@ -82,6 +120,8 @@ fn from_homeserver(listener: &Listener) -> Planned {
         x_forwarded: listener.x_forwarded,
         serves: listener.serves,
         redirect: false,
+        compress: listener.compress,
+        own: false,
     };
     Planned { door: Arc::new(door), place: listener.place.clone() }
 }

@@ -14,13 +14,14 @@ use http::{
     },
     uri::{Authority, PathAndQuery, Scheme},
 };
+use http_body_util::LengthLimitError;
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use tracing::warn;
 
-use crate::{Error, answer, client_ip, listener::connection::Caller};
+use crate::{Error, answer, client_ip, limits::body, listener::connection::Caller};
 
 mod connect;
 mod upgrade;
@@ -90,6 +91,9 @@ impl Upstream {
         let mut response = match sent {
             Ok(Ok(response)) => response,
             Ok(Err(e)) => {
+                if let Some(refused) = fault_of_caller(&e) {
+                    return answer::matrix(&refused);
+                }
                 let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
                 warn!(upstream = %self.name, error = %e, cause, "upstream cannot be reached");
                 return answer::matrix(&Told::told(
@@ -113,7 +117,7 @@ impl Upstream {
         }
         let (mut head, body) = response.into_parts();
         head.version = Version::HTTP_11;
-        Response::from_parts(head, Body::new(body))
+        Response::from_parts(head, body::patient(body, self.patience))
     }
 
     fn rewrite(
@@ -155,6 +159,20 @@ impl Upstream {
         };
         Some(Request::from_parts(head, body))
     }
+}
+
+/// What to tell the caller whose own body is why a request could not be passed on.
+fn fault_of_caller(e: &(dyn std::error::Error + 'static)) -> Option<Told> {
+    let mut causes = std::iter::successors(Some(e), |e| e.source());
+    causes.find_map(|cause| {
+        if cause.is::<LengthLimitError>() {
+            Some(Told::too_large("The body is larger than this server takes"))
+        } else if cause.is::<body::Silent>() {
+            Some(Told::told(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "The body did not come"))
+        } else {
+            None
+        }
+    })
 }
 
 /// Takes away what is meant for one connection only (RFC 9110, "Message Forwarding"); an upgrade keeps what makes it.

@@ -48,6 +48,8 @@ pub struct Listener {
     pub tls: bool,
     /// Believe `X-Forwarded-For` and `X-Forwarded-Proto` of trusted proxies.
     pub x_forwarded: bool,
+    /// Whether answers may be compressed (`compress` of its resources).
+    pub compress: bool,
     /// What it answers.
     pub serves: Serves,
 }

@@ -100,14 +100,14 @@ impl Site {
         }
         let path = plain_path(below)?;
         if below.is_empty() && !self.at.is_empty() {
-            return Some(answer::redirect(StatusCode::MOVED_PERMANENTLY, &format!("{}/", self.at)));
+            return Some(self.to_folder(request, below));
         }
         let is_folder = path.is_empty() || path.ends_with('/');
         let wanted = if is_folder { format!("{path}index.html") } else { path.clone() };
         let found = match self.find(&wanted).await {
             Some(file) => Some((wanted, file)),
             None if !is_folder && self.find(&format!("{path}/index.html")).await.is_some() => {
-                return Some(answer::redirect(StatusCode::MOVED_PERMANENTLY, &format!("{}{below}/", self.at)));
+                return Some(self.to_folder(request, below));
             }
             None if self.spa && !last(&path).contains('.') => {
                 self.find("index.html").await.map(|file| ("index.html".to_owned(), file))
@@ -120,6 +120,12 @@ impl Site {
             response.headers_mut().insert(name.clone(), value.clone());
         }
         Some(response)
+    }
+
+    /// To the same with a slash at its end, so that what is relative in a folder's page is found.
+    fn to_folder<B>(&self, request: &Request<B>, below: &str) -> Response<Body> {
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        answer::redirect(StatusCode::MOVED_PERMANENTLY, &format!("{}{below}/{query}", self.at))
     }
 
     async fn find(&self, path: &str) -> Option<Arc<Opened>> {

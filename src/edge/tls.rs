@@ -77,10 +77,15 @@ pub(crate) struct Certificates {
 
 #[derive(Default)]
 struct Table {
-    exact: HashMap<String, Arc<CertifiedKey>>,
+    exact: HashMap<String, Entry>,
     /// By what follows `*.`.
-    wild: HashMap<String, Arc<CertifiedKey>>,
+    wild: HashMap<String, Entry>,
     default: Option<Arc<CertifiedKey>>,
+}
+
+struct Entry {
+    source: Source,
+    key: Arc<CertifiedKey>,
 }
 
 impl Certificates {
@@ -109,7 +114,9 @@ impl Certificates {
 
     /// Whether a name has a certificate of this source or a better one.
     pub fn covers(&self, name: &str, least: Source) -> bool {
-        self.all.lock().values().any(|c| c.source >= least && c.names.iter().any(|n| n == name))
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        let fits = |of: &String| of == name || (parent.is_some() && of.strip_prefix("*.") == parent);
+        self.all.lock().values().any(|c| c.source >= least && c.names.iter().any(fits))
     }
 
     /// All certificates, by label.
@@ -168,9 +175,10 @@ impl Table {
         let mut table = Self::default();
         for (_, certificate) in &ordered {
             for name in &certificate.names {
+                let entry = Entry { source: certificate.source, key: certificate.key.clone() };
                 match name.strip_prefix("*.") {
-                    Some(parent) => table.wild.insert(parent.to_owned(), certificate.key.clone()),
-                    None => table.exact.insert(name.clone(), certificate.key.clone()),
+                    Some(parent) => table.wild.insert(parent.to_owned(), entry),
+                    None => table.exact.insert(name.clone(), entry),
                 };
             }
         }
@@ -178,12 +186,16 @@ impl Table {
         table
     }
 
+    /// The one for a name itself goes before one for all its siblings, unless the latter has a better source.
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        if let Some(key) = self.exact.get(name) {
-            return Some(key.clone());
-        }
-        let (_, parent) = name.split_once('.')?;
-        self.wild.get(parent).cloned()
+        let exact = self.exact.get(name);
+        let wild = name.split_once('.').and_then(|(_, parent)| self.wild.get(parent));
+        let found = match (exact, wild) {
+            (Some(exact), Some(wild)) if wild.source > exact.source => wild,
+            (Some(found), _) | (None, Some(found)) => found,
+            (None, None) => return None,
+        };
+        Some(found.key.clone())
     }
 }
 

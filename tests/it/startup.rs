@@ -14,6 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 mod commands;
+mod disk;
 mod first_account;
 mod logs;
 
@@ -180,6 +181,10 @@ impl Running {
     }
 }
 
+fn free() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 fn http() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
@@ -234,8 +239,10 @@ fn what_is_wrong_with_the_configuration_is_told_with_place_and_way_out() {
     says(&told, &["homeserver.yaml:15: max_upload_size (now: \"plenty\")", "enable_registration", "modules"]);
     home.write("server_name: [\n");
     says(&home.fails(), &["homeserver.yaml:"]);
-    home.write("listeners: []\n");
-    says(&home.fails(), &["server_name must be set"]);
+    for nothing in ["listeners: []\n", "", "just text"] {
+        home.write(nothing);
+        says(&home.fails(), &["homeserver.yaml:1: server_name must be set"]);
+    }
     fs::remove_file(home.config()).unwrap();
     says(&home.fails(), &["homeserver.yaml"]);
     home.is_untouched();
@@ -265,6 +272,37 @@ fn a_key_that_cannot_be_used_is_named() {
     home.write(&home.yaml().replace("/signing.key", "/nowhere/signing.key"));
     says(&home.fails(), &["signing_key_path", "nowhere/signing.key", "make its directory"]);
     assert!(!home.path("homeserver.db").exists());
+}
+
+#[test]
+fn a_database_that_may_not_be_used_is_one_sentence() {
+    let home = Home::new();
+    let Some(cluster) = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let cluster = hearth_test_postgres::Cluster::start_on(free()).await?;
+        for statement in ["CREATE ROLE guest LOGIN PASSWORD 'hush'", "CREATE DATABASE theirs"] {
+            cluster.admin(statement).await;
+        }
+        Some(cluster)
+    }) else {
+        return;
+    };
+    let port = cluster.options("theirs").get_port();
+    let start = home.yaml().find("database:").unwrap();
+    let end = home.yaml().find("media_store_path").unwrap();
+    for (user, password, database, words) in [
+        ("guest", "hush", "theirs", "GRANT CREATE ON DATABASE"),
+        ("guest", "wrong", "theirs", "password authentication failed"),
+        ("guest", "hush", "nobodys", "does not exist"),
+    ] {
+        let mut yaml = home.yaml();
+        let args = format!("user: {user}, password: {password}, database: {database}, host: 127.0.0.1, port: {port}");
+        yaml.replace_range(start..end, &format!("database: {{ name: psycopg2, args: {{ {args} }} }}\n"));
+        home.write(&yaml);
+        let told = home.fails();
+        says(&told, &[words]);
+        assert_eq!(told.lines().filter(|line| line.starts_with("hearth: ")).count(), 1, "{told}");
+        assert!(!told.contains(password) && !told.contains(".rs:"), "{told}");
+    }
 }
 
 #[test]
@@ -330,6 +368,25 @@ fn a_log_file_that_is_wrong_stops_the_start() {
     .unwrap();
     says(&home.fails(), &["/nowhere/x.log"]);
     home.is_untouched();
+}
+
+/// As the signing key is: whoever was given a configuration without the files beside it can start.
+#[test]
+fn a_log_file_that_is_missing_is_made_as_generate_makes_it() {
+    let home = Home::new();
+    let log = home.path("my.log.config");
+    home.add(&format!("log_config: {}", log.display()));
+    let told = home.run(&["check-config", "-c", home.config().to_str().unwrap()]);
+    assert_eq!((told.code, told.stdout.contains("is made at the start")), (Some(0), true), "{told:?}");
+    assert!(!log.exists());
+    let mut running = home.serve();
+    assert!(fs::read_to_string(&log).unwrap().contains("logging.StreamHandler"));
+    running.signal("TERM");
+    assert_eq!(running.ended(), Some(0));
+    assert_eq!(
+        home.run(&["check-config", "-c", home.config().to_str().unwrap()]).stdout,
+        "the configuration is fine\n"
+    );
 }
 
 #[test]
@@ -415,6 +472,8 @@ async fn metrics_are_on_their_listener_alone() {
     }
     assert_eq!(http.get(running.url("/_synapse/metrics")).send().await.unwrap().status(), 404);
     assert_eq!(http.get(running.url("/metrics")).send().await.unwrap().status(), 404);
-    let other = http.get(format!("http://127.0.0.1:{port}/_matrix/client/versions")).send().await.unwrap();
-    assert_eq!(other.status(), 404);
+    for (path, status) in [("/_matrix/client/versions", 404), ("/health", 200)] {
+        let answer = http.get(format!("http://127.0.0.1:{port}{path}")).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
 }

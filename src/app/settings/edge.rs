@@ -41,6 +41,7 @@ fn listener(from: &hearth_config::server::Listener) -> Listener {
         place,
         tls: from.tls,
         x_forwarded: from.x_forwarded,
+        compress: from.resources.iter().any(|r| r.compress),
         serves: match from.kind {
             ListenerKind::Metrics => Serves::Metrics,
             // The names come from the configuration's own list, so none is unknown.

@@ -206,3 +206,24 @@ fn a_generated_configuration_asks_for_nothing_that_is_not_there() {
         assert!(notices.is_empty(), "{notices:?}");
     }
 }
+
+#[test]
+fn what_is_said_of_other_servers_arrives() {
+    let own = services(
+        "ip_range_blacklist: [10.0.0.0/8]\nip_range_whitelist: [10.1.0.0/16]\nuser_agent_suffix: ours\n\
+         allow_public_rooms_over_federation: true\nfederation_rr_transactions_per_room_per_second: 7\n\
+         rc_federation: { window_size: 2000, sleep_limit: 3, sleep_delay: 100, reject_limit: 9 }\n\
+         trusted_key_servers: [{ server_name: b.test }]",
+    );
+    let remote = &own.federation.remote;
+    let [deny, allow] =
+        [&remote.deny, &remote.allow].map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let has = |nets: &[String], net: &str| nets.iter().any(|n| n == net);
+    assert!(has(&deny, "10.0.0.0/8") && !has(&deny, "192.168.0.0/16") && has(&allow, "10.1.0.0/16"));
+    assert!(remote.user_agent.ends_with(" ours") && own.federation.public_rooms);
+    assert_eq!(own.outbox.receipts_per_second, 7);
+    let limits = &own.transactions;
+    assert_eq!((limits.window.as_millis(), limits.sleep_delay.as_millis()), (2000, 100));
+    assert_eq!((limits.sleep_limit, limits.reject_limit), (3, 9));
+    assert_eq!(own.server_keys.notaries.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["b.test"]);
+}

@@ -133,7 +133,7 @@ fn value(record: &Record<'_>, name: &str, date: Option<&str>) -> String {
             if record.request.is_empty() {
                 "-".to_owned()
             } else {
-                record.request.clone()
+                one_line(&record.request)
             }
         }
         "lineno" => record.line.to_string(),
@@ -149,15 +149,20 @@ fn value(record: &Record<'_>, name: &str, date: Option<&str>) -> String {
     }
 }
 
+fn needs_quotes(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || c == '"'
+}
+
 /// The message and, behind it, what else was said.
 fn with_fields(record: &Record<'_>) -> String {
     let mut text = one_line(&record.message);
     for (name, value) in &record.fields {
         let _ = match value {
-            Value::String(words) if !words.is_empty() && !words.contains(|c: char| c.is_whitespace() || c == '"') => {
+            Value::String(words) if !words.is_empty() && !words.contains(needs_quotes) => {
                 write!(text, " {name}={words}")
             }
-            value => write!(text, " {name}={value}"),
+            // What JSON leaves as it is may still speak to a terminal.
+            value => write!(text, " {name}={}", one_line(&value.to_string())),
         };
     }
     text
@@ -277,8 +282,8 @@ mod tests {
     fn a_line_is_a_line() {
         let mut record = record();
         record.message = "a\u{1b}[2J\nb\r".to_owned();
-        record.fields.clear();
+        record.fields = vec![("x".to_owned(), json!("\u{1b}[31m\u{9b}2J"))];
         let form = Form::new(&LogFormat::Text { template: "%(message)s".to_owned(), date: None });
-        assert_eq!(form.line(&record), "a\\u{1b}[2J\n    b\\u{d}");
+        assert_eq!(form.line(&record), "a\\u{1b}[2J\n    b\\u{d} x=\"\\u001b[31m\\u{9b}2J\"");
     }
 }

@@ -51,7 +51,9 @@ impl Acme {
                 say(format!("acme.domains[{n}]"), "names nothing".to_owned());
             }
             for name in names {
-                let why = if name.contains('*') {
+                let why = if !name.is_ascii() {
+                    "has to be written in the letters of DNS, as xn--…"
+                } else if name.contains('*') {
                     "wildcards need DNS challenges, which are not offered"
                 } else if name.parse::<IpAddr>().is_ok() || !name.contains('.') || name.contains(['/', ':', ' ']) {
                     "is not a public domain name"

@@ -24,7 +24,8 @@ acme: {email: ops@example.com, domains: [example.com, [a.example.com, b.example.
 element: {folder: /srv/element, at: chat.example.com, config: {brand: Ours}}
 apps: [{folder: /srv/docs, at: /docs, headers: {X-Robots-Tag: noindex}}]
 upstreams: [{at: "example.com/hooks", to: "http://127.0.0.1:9000", strip: true}, {at: /sfu, to: "unix:/run/sfu"}]
-admin_api: {allow: [10.0.0.0/8], listeners: [http]}
+admin_api: {allow: [10.0.0.0/8, 192.0.2.7], listeners: [http]}
+proxy_protocol: [192.0.2.10, "fd00::/8"]
 limits: {requests_per_address: 50}
 "#,
     )
@@ -33,6 +34,8 @@ limits: {requests_per_address: 50}
     assert!(edge.listen.http.0.is_empty());
     assert_eq!(edge.listen.https.sockets(&edge.listen.addresses).len(), 2);
     assert_eq!(edge.upstreams[0].at.host.as_deref(), Some("example.com"));
+    assert_eq!(edge.admin_api.allow.unwrap()[1].to_string(), "192.0.2.7/32");
+    assert_eq!(edge.proxy_protocol.len(), 2);
     assert_eq!(edge.acme.unwrap().domains.unwrap()[1].list().len(), 2);
 }
 
@@ -43,7 +46,7 @@ fn mistakes_are_named() {
     assert!(read("apps: [{folder: /x, at: 'https://a.b/'}]").unwrap_err().contains("scheme"));
     let edge = read(
         r#"
-acme: {directory: "http://ca.test/dir", domains: ["*.example.com", localhost], eab: {kid: x}}
+acme: {directory: "http://ca.test/dir", domains: ["*.example.com", localhost, bücher.example], eab: {kid: x}}
 upstreams: [{at: /a, to: "ftp://x"}, {at: /b, to: "http://x/y"}, {at: /c, to: "unix:x"}]
 limits: {header_size: 10, connections: 0}
 well_known: {support: {}}
@@ -55,6 +58,7 @@ well_known: {support: {}}
         "edge.acme.directory",
         "edge.acme.domains[0]",
         "edge.acme.domains[1]",
+        "edge.acme.domains[2]",
         "edge.acme.eab",
         "edge.upstreams[0].to",
         "edge.upstreams[1].to",

@@ -1,11 +1,6 @@
 //! Signing key files: one key a line, `ed25519 <version> <seed in Base64>`. The first key signs, all are published.
 
-use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{io, path::Path};
 
 use base64::{Engine, alphabet, engine};
 use rand::Rng;
@@ -91,10 +86,8 @@ impl SigningKey {
 
     /// Writes a key to a file that must not exist yet, readable for its owner alone.
     pub fn create(&self, path: &Path) -> io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        writeln!(file, "{}", self.line())?;
         // Without its key a server is nobody to the others: on the disk before anything else is.
-        file.sync_all()
+        crate::files::create(path, &format!("{}\n", self.line()), 0o600)
     }
 }
 
@@ -137,7 +130,7 @@ fn parse_all(at: &At<'_>, whence: &str, text: &str) -> Vec<SigningKey> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 

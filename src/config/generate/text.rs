@@ -66,8 +66,7 @@ fn listeners(plan: &Plan) -> String {
             "    x_forwarded: true\n",
         )
     };
-    // In a container the port is published to the outside by hand, so it must listen on all addresses there.
-    let bind = if plan.data_dir == std::path::Path::new("/data") { "" } else { bind };
+    let bind = if plan.open_private_ports { "" } else { bind };
     let metrics = if plan.metrics {
         "\n  # Prometheus metrics, at /_synapse/metrics.\n  - port: 19090\n    type: metrics\n    \
          bind_addresses: [\"127.0.0.1\", \"::1\"]\n"

@@ -10,7 +10,7 @@ use super::{
 /// One row an option; see [`super::Known`].
 pub(super) const ROWS: &[Known] = &[
     k("allow_public_rooms_without_auth", Bool, "false", Now),
-    k("allow_public_rooms_over_federation", Bool, "false", Later),
+    k("allow_public_rooms_over_federation", Bool, "false", Now),
     k("limit_remote_rooms", Object, "", Later),
     k("limit_remote_rooms.enabled", Bool, "false", Later),
     k("limit_remote_rooms.complexity", Number, "1.0", Later),
@@ -39,7 +39,7 @@ pub(super) const ROWS: &[Known] = &[
     k("federation.destination_min_retry_interval", Duration, r#""10m""#, Now),
     k("federation.destination_retry_multiplier", Int, "2", Now),
     k("federation.destination_max_retry_interval", Duration, r#""1w""#, Now),
-    k("federation_rr_transactions_per_room_per_second", Int, "50", Later),
+    k("federation_rr_transactions_per_room_per_second", Int, "50", Now),
     k("app_service_config_files", List(&Str), "[]", Later),
     k("track_appservice_user_ips", Bool, "false", Later),
     k("use_appservice_legacy_authorization", Bool, "false", Later),
@@ -49,7 +49,7 @@ pub(super) const ROWS: &[Known] = &[
     k("old_signing_keys.<name>.key", Str, "", Now),
     k("old_signing_keys.<name>.expired_ts", Int, "", Now),
     k("key_refresh_interval", Duration, r#""1d""#, Now),
-    k("trusted_key_servers", List(&Any), "[{server_name: matrix.org}]", Later),
+    k("trusted_key_servers", List(&Any), "[{server_name: matrix.org}]", Now),
     k("suppress_key_server_warning", Bool, "false", Accept(NO_WARNING)),
     k("key_server_signing_keys_path", Maybe(&Str), "null", Now),
     k("federation_ip_range_blacklist", List(&Any), "", Now),

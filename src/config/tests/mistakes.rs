@@ -37,7 +37,7 @@ edge:
         "{mistakes}"
     );
     let lines: Vec<_> = mistakes.0.iter().map(|m| m.place.as_ref().map_or(0, |place| place.line)).collect();
-    assert_eq!(lines, [0, 3, 5, 6, 7, 9, 11, 12, 14]);
+    assert_eq!(lines, [1, 3, 5, 6, 7, 9, 11, 12, 14]);
     let text = mistakes.to_string();
     assert_eq!(text.lines().count(), 9);
     assert!(text.contains("homeserver.yaml:6: enable_search (now: \"sometimes\") must be true or false"), "{text}");

@@ -1,4 +1,4 @@
-//! A request's body on its way in: bounded in size, and cut off when its sender falls silent.
+//! A body on its way: a request's is bounded in size, and any is cut off when its sender falls silent.
 
 use std::{
     pin::Pin,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{BoxError, body::Body};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::Limited;
@@ -18,12 +18,19 @@ pub(crate) fn guard(body: Incoming, size: u64, patience: Duration) -> Body {
     if http_body::Body::is_end_stream(&body) {
         return Body::empty();
     }
-    let inner = Limited::new(body, usize::try_from(size).unwrap_or(usize::MAX));
-    Body::new(Guarded { inner, patience, timer: None, waiting: false })
+    patient(Limited::new(body, usize::try_from(size).unwrap_or(usize::MAX)), patience)
 }
 
-struct Guarded {
-    inner: Limited<Incoming>,
+/// A body whose sender may not be silent for longer.
+pub(crate) fn patient<B>(body: B, patience: Duration) -> Body
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    Body::new(Guarded { inner: body, patience, timer: None, waiting: false })
+}
+
+struct Guarded<B> {
+    inner: B,
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
@@ -34,15 +41,14 @@ struct Guarded {
 #[error("nothing of the body came for too long")]
 pub(crate) struct Silent;
 
-impl http_body::Body for Guarded {
+impl<B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin> http_body::Body for Guarded<B> {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let said = Pin::new(&mut self.inner).poll_frame(cx);
-        if said.is_ready() {
+        if let Poll::Ready(said) = Pin::new(&mut self.inner).poll_frame(cx) {
             self.waiting = false;
-            return said;
+            return Poll::Ready(said.map(|frame| frame.map_err(Into::into)));
         }
         let patience = self.patience;
         let begin = !std::mem::replace(&mut self.waiting, true);

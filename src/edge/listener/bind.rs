@@ -6,16 +6,20 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::{
         fd::{IntoRawFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::FileTypeExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use pingora_core::{
     listeners::ListenerConfig, protocols::l4::stream::L4BufferSettings, server::Fds, services::listening::Service,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tracing::warn;
 
 use super::{Door, Planned, connection::DoorApp};
@@ -51,8 +55,12 @@ impl Drop for UnixName {
 /// How many connections the kernel may hold that we have not accepted yet.
 const BACKLOG: i32 = 4096;
 
+/// How long a connection may be silent before the kernel asks whether the other side is still there, and how often.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// A TLS record is at most 16 KiB: read one whole with one system call.
 const TLS_READ_BUFFER: usize = 16 * 1024;
+
 /// Opens all sockets of a listener.
 ///
 /// # Errors
@@ -62,7 +70,7 @@ pub(crate) fn open(planned: &Planned) -> Result<Vec<Bound>, Error> {
     let door = || planned.door.clone();
     match &planned.place {
         Place::Unix(path, mode) => {
-            let socket = open_unix(path, *mode).map_err(|e| Error::listen(path.display().to_string(), name, e))?;
+            let socket = open_unix(path, *mode).map_err(|e| Error::listen_unix(path.display().to_string(), name, e))?;
             let label = path.display().to_string();
             let unix = Some(UnixName { path: path.clone(), mode: *mode, served: false });
             Ok(vec![Bound { door: door(), address: None, label, socket, unix }])
@@ -99,6 +107,8 @@ fn open_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     }
     // Only frees ports that linger after a stop; a listening program still keeps its port.
     socket.set_reuse_address(true)?;
+    // For the connections accepted here: a client that has gone without a word must not hold a WebSocket for ever.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -106,7 +116,11 @@ fn open_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
 }
 
 fn open_unix(path: &Path, mode: u32) -> io::Result<OwnedFd> {
-    // A socket that nobody answers on was left behind; one that is answered belongs to somebody.
+    // A socket that nobody answers on was left behind; one that is answered belongs to somebody. What is no socket is
+    // none of ours, whatever `connect` says of it.
+    if fs::metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
+        return Err(io::Error::other("there is something else there already; name another path"));
+    }
     match UnixStream::connect(path) {
         Ok(_) => return Err(ErrorKind::AddrInUse.into()),
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
@@ -137,4 +151,33 @@ pub(crate) fn service(bound: Bound, shared: &Arc<Shared>, sockets: &mut Fds) -> 
     service.add_listener(config.l4_buffer(buffers));
     sockets.add(label, socket.into_raw_fd());
     service
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn connections_are_asked_whether_they_live() {
+        let socket = open_tcp("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        let at = socket.local_addr().unwrap().as_socket().unwrap();
+        let _client = TcpStream::connect(at).unwrap();
+        let (accepted, _) = socket.accept().unwrap();
+        assert!(accepted.keepalive().unwrap());
+    }
+
+    #[test]
+    fn only_a_socket_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, left) = (dir.path().join("homeserver.db"), dir.path().join("left"));
+        fs::write(&file, "precious").unwrap();
+        assert!(open_unix(&file, 0o600).is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+        drop(UnixListener::bind(&left).unwrap());
+        assert!(left.exists());
+        drop(open_unix(&left, 0o600).unwrap());
+    }
 }

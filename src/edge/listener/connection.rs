@@ -32,7 +32,7 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, trace};
 
-use super::{Door, io::Guarded};
+use super::{Door, io::Guarded, proxied};
 use crate::{Shared, dispatch, limits::Pass};
 
 /// What Pingora calls for each connection of a listener.
@@ -78,16 +78,32 @@ impl ServerApp for DoorApp {
 }
 
 impl DoorApp {
-    async fn connection(&self, stream: L4Stream) {
+    async fn connection(&self, mut stream: L4Stream) {
         let live = self.shared.live.load_full();
         let address = stream.get_socket_digest().and_then(|d| d.peer_addr().and_then(|a| a.as_inet().copied()));
-        let ip = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip().to_canonical());
-        // A trusted proxy stands for many callers.
-        let uncounted = self.door.x_forwarded && (address.is_none() || live.trust.believes(ip));
-        let Some(pass) = self.shared.gate.admit(&live.limits, ip, uncounted) else {
-            trace!(listener = %self.door.name, %ip, "connection refused, too many");
-            return;
-        };
+        let mut ip = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip().to_canonical());
+        // A trusted proxy, and a balancer, stand for many callers.
+        let is_balancer = self.door.own && live.balancers.believes(ip);
+        let uncounted = is_balancer || (self.door.x_forwarded && (address.is_none() || live.trust.believes(ip)));
+        let refused = |ip: IpAddr| trace!(listener = %self.door.name, %ip, "connection refused, too many");
+        let Some(mut pass) = self.shared.gate.admit(&live.limits, ip, uncounted) else { return refused(ip) };
+        if is_balancer {
+            match timeout(live.limits.handshake_timeout, proxied::read(&mut stream)).await {
+                Ok(Ok((caller, begun))) => {
+                    stream.rewind(&begun);
+                    if let Some(caller) = caller {
+                        ip = caller;
+                        if !pass.count(&live.limits, ip) {
+                            return refused(ip);
+                        }
+                    }
+                }
+                Ok(Err(_)) | Err(_) => {
+                    metrics::counter!("hearth_edge_refused_total", "why" => "proxy_protocol").increment(1);
+                    return debug!(listener = %self.door.name, %ip, "connection refused, it names no caller by the PROXY protocol");
+                }
+            }
+        }
         let activity = Arc::new(Activity {
             running: AtomicU32::new(0),
             begun: AtomicU32::new(0),

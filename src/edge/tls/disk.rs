@@ -9,6 +9,9 @@ use std::{
 
 use crate::Error;
 
+/// More than a key and its chain take, bytes.
+const ROOM: usize = 32 * 1024;
+
 /// Writes a file by way of a temporary one beside it: synced, renamed, and the folder synced.
 ///
 /// # Errors
@@ -28,10 +31,24 @@ fn write_inner(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // The disk may be full: what was begun only takes room.
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
     File::open(folder)?.sync_all()
+}
+
+/// Whether a certificate could be kept in a folder: asked before one is ordered, since authorities count orders, and each
+/// one that is lost brings the day nearer on which they refuse.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn has_room(folder: &Path) -> Result<(), Error> {
+    let probe = folder.join("room");
+    write(&probe, &[0; ROOM], 0o600)?;
+    fs::remove_file(&probe).map_err(|e| Error::File("remove", probe, e))
 }
 
 /// Reads a file whole, or none if there is no such file.

@@ -137,8 +137,15 @@ pub(crate) fn assemble(
     Ok(Certificate { names, key: Arc::new(key), not_before, not_after, source })
 }
 
+/// The hosts a certificate is for. One without alternative names, as `openssl req` makes it unasked, is taken by its
+/// subject, though clients seldom do.
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let Ok(Some(alternative)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let Ok(Some(alternative)) = certificate.subject_alternative_name() else {
+        let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+        let host =
+            |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._*:".contains(&b));
+        return common.filter(host).map(str::to_ascii_lowercase).collect();
+    };
     let name = |general: &GeneralName<'_>| match general {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         GeneralName::IPAddress(bytes) => match bytes.len() {

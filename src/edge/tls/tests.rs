@@ -28,6 +28,37 @@ fn the_better_source_and_the_nearer_name_win() {
 }
 
 #[test]
+fn a_wildcard_of_a_better_source_goes_before_a_name_of_a_worse() {
+    let all = Certificates::new("chat.example.com".to_owned());
+    let (stand_in, wild) = (made(&["chat.example.com"], Source::SelfSigned), made(&["*.example.com"], Source::File));
+    all.put("self-signed", stand_in);
+    assert!(!all.covers("chat.example.com", Source::LocalCa));
+    all.put("wild", wild.clone());
+    let same = |key: &Option<Arc<CertifiedKey>>| Arc::ptr_eq(key.as_ref().unwrap(), &wild.key);
+    assert!(same(&all.table.load().find("chat.example.com")) && same(&all.table.load().default));
+    assert!(all.covers("chat.example.com", Source::File), "nothing has to be ordered, or made, for it");
+    assert!(!all.covers("example.com", Source::File) && !all.covers("a.chat.example.com", Source::File));
+    let own = made(&["chat.example.com"], Source::File);
+    all.put("own", own.clone());
+    assert!(Arc::ptr_eq(&all.table.load().find("chat.example.com").unwrap(), &own.key));
+}
+
+#[test]
+fn a_certificate_without_alternative_names_is_taken_by_its_subject() {
+    let pair = |subject: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, subject);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let (cert, key) = pair("Old.Example.com");
+    assert_eq!(files::parse(cert.as_bytes(), key.as_bytes(), Source::File).unwrap().names, ["old.example.com"]);
+    let (cert, key) = pair("a friendly name");
+    assert!(files::parse(cert.as_bytes(), key.as_bytes(), Source::File).unwrap_err().contains("names no host"));
+}
+
+#[test]
 fn a_key_of_another_certificate_is_refused() {
     let (one, two) = (rcgen_pair("a.test"), rcgen_pair("b.test"));
     assert_eq!(files::parse(one.0.as_bytes(), one.1.as_bytes(), Source::File).unwrap().names, ["a.test"]);
@@ -81,6 +112,20 @@ fn the_local_authority_is_kept_and_bound_to_its_names() {
     };
     assert!(verify(&first, &ca, "box.test") && verify(&first, &ca, "localhost") && verify(&first, &ca, "127.0.0.1"));
     assert!(!verify(&first, &ca, "example.com"));
+}
+
+#[test]
+fn room_is_looked_for_before_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (new, taken) = (folder.path().join("a/b"), folder.path().join("taken"));
+    disk::has_room(&new).unwrap();
+    assert_eq!(std::fs::read_dir(&new).unwrap().count(), 0, "and nothing of it stays");
+    std::fs::write(&taken, "").unwrap();
+    assert!(disk::has_room(&taken.join("acme")).unwrap_err().to_string().contains("taken"));
+    // A folder stands where the file is to be: the old one stays, and nothing lies about.
+    std::fs::create_dir(new.join("x.pem")).unwrap();
+    assert!(disk::write(&new.join("x.pem"), b"key", 0o600).is_err());
+    assert_eq!(std::fs::read_dir(&new).unwrap().count(), 1);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use argon2::{
 };
 use hearth_base::{Doing, Error, Result};
 use tokio::sync::Semaphore;
+use unicode_normalization::UnicodeNormalization as _;
 
 /// How passwords are hashed.
 #[derive(Clone, Debug)]
@@ -160,13 +161,21 @@ impl Passwords {
     }
 }
 
+/// A password in the form that is hashed: keyboards and systems differ in how they write one and the same letter. As in
+/// Synapse, whose hashes are to be verified.
+#[must_use]
+pub fn normal(password: &str) -> String {
+    password.nfkc().collect()
+}
+
 fn hash(argon: &Argon2<'_>, password: &str) -> Result<String> {
     let failed = |e| Error::broken(format!("hashing a password: {e}"));
     let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>()).map_err(failed)?;
-    argon.hash_password(password.as_bytes(), &salt).map(|h| h.to_string()).map_err(failed)
+    argon.hash_password(normal(password).as_bytes(), &salt).map(|h| h.to_string()).map_err(failed)
 }
 
 fn matches(argon: &Argon2<'_>, password: &str, pepper: &str, hash: &str) -> bool {
+    let password = normal(password);
     if hash.starts_with("$2") {
         // bcrypt reads 72 bytes; Synapse cut there as well.
         let peppered = format!("{password}{pepper}");
@@ -205,6 +214,16 @@ mod tests {
         let long = "x".repeat(72);
         let hash = bcrypt::hash(&long, 4).unwrap();
         assert!(p.verify(long, Some(hash)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_letter_is_the_same_however_it_is_written() {
+        let p = cheap("");
+        let (whole, composed) = ("Pa\u{df}w\u{f6}rter \u{e9}", "Pa\u{df}wo\u{308}rter e\u{301}");
+        let hash = p.hash(composed.to_owned()).await.unwrap();
+        assert!(p.verify(whole.to_owned(), Some(hash)).await.unwrap());
+        let theirs = bcrypt::hash(whole, 4).unwrap();
+        assert!(p.verify(composed.to_owned(), Some(theirs)).await.unwrap());
     }
 
     #[tokio::test]

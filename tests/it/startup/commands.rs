@@ -156,6 +156,8 @@ fn the_container_is_used_as_synapses() {
     let told = enter(&["generate"], &named);
     assert_eq!(told.code, Some(0), "{told:?}");
     assert!(data.join("homeserver.yaml").exists() && data.join("a.test.signing.key").exists());
+    let yaml = fs::read_to_string(data.join("homeserver.yaml")).unwrap();
+    assert!(!yaml.contains("\n    bind_addresses"), "a published port leads to the container's own address: {yaml}");
     // What `run` runs reads what `generate` wrote.
     let told = enter(&["hearth", "check-config", "-c", data.join("homeserver.yaml").to_str().unwrap()], &[]);
     assert_eq!(told.code, Some(0), "{told:?}");
@@ -169,6 +171,66 @@ fn the_container_is_used_as_synapses() {
     assert_eq!((told.code, told.stderr.contains("no workers")), (Some(2), true), "{told:?}");
     assert_eq!(enter(&["migrate_config"], &named).code, Some(2));
     assert_eq!(enter(&["hearth", "version"], &[]).code, Some(0));
+}
+
+#[test]
+fn generate_has_flags_for_what_the_variables_say() {
+    let home = Home::new();
+    let at = home.path("made");
+    let dirs = ["--config-directory", at.to_str().unwrap(), "--data-directory", at.to_str().unwrap()];
+    let flags = ["generate", "-H", "a.test", "--report-stats", "no", "--http-port", "9009", "--log-level", "warning"];
+    let told = home.run(&[&flags[..], &dirs, &["--enable-metrics", "--enable-registration"]].concat());
+    assert_eq!(told.code, Some(0), "{told:?}");
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(fs::metadata(&at).unwrap().permissions().mode() & 0o777, 0o700, "a new folder is nobody else's");
+    let yaml = fs::read_to_string(at.join("homeserver.yaml")).unwrap();
+    says(&yaml, &["port: 9009", "enable_metrics: true", "enable_registration: true"]);
+    says(&fs::read_to_string(at.join("a.test.log.config")).unwrap(), &["level: WARNING"]);
+    fs::write(home.path("file"), "").unwrap();
+    let told =
+        home.run(&["generate", "-H", "a.test", "--report-stats", "no", "--config-dir", "file/x", "--data-dir", "."]);
+    assert_eq!((told.code, told.stderr.contains("--config-dir")), (Some(1), true), "{told:?}");
+}
+
+/// Named before or behind the word, by the environment, or by nobody.
+#[test]
+fn every_command_finds_the_configuration_that_serve_would() {
+    let home = Home::new();
+    let config = home.config().display().to_string();
+    for args in [&["-c", &config, "check-config"][..], &["check-config", "--config-path", &config]] {
+        assert_eq!(home.run(args).code, Some(0), "{args:?}");
+    }
+    let told = home.run(&["check-config"]);
+    assert_eq!((told.code, told.stderr.contains("-c")), (Some(1), true), "{told:?}");
+    fs::create_dir(home.path("hearth-data")).unwrap();
+    fs::write(home.path("hearth-data/homeserver.yaml"), "max_upload_size: plenty").unwrap();
+    for command in ["check-config", "doctor", "federation-test"] {
+        let told = home.run(&[command]);
+        assert_eq!((told.code, told.stderr.contains("hearth-data")), (Some(1), true), "{command}: {told:?}");
+        let mut by_environment = home.command(&[command]);
+        by_environment.env("SYNAPSE_CONFIG_PATH", home.path("other.yaml"));
+        let told = finish(by_environment);
+        assert_eq!((told.code, told.stderr.contains("other.yaml")), (Some(1), true), "{command}: {told:?}");
+    }
+}
+
+#[test]
+fn what_the_edge_names_is_looked_at_without_a_start() {
+    let home = Home::new();
+    let check = || home.run(&["check-config", "-c", home.config().to_str().unwrap()]);
+    for (edge, words) in [
+        ("apps: [{ folder: /nowhere/app, at: /app }]", "/nowhere/app"),
+        ("certificates: [{ cert: /nowhere/a.crt, key: /nowhere/a.key }]", "/nowhere/a.crt"),
+        ("admin_api: { listeners: [door] }", "`door`"),
+        ("proxy_protocol: [10.0.0.0/8, balancer]", "edge.proxy_protocol[1]"),
+    ] {
+        home.add(&format!("edge: {{ {edge} }}"));
+        let told = check();
+        assert_eq!((told.code, told.stderr.contains(words)), (Some(1), true), "{edge}: {told:?}");
+    }
+    home.add("edge: { trusted_proxies: [192.0.2.1], admin_api: { allow: [\"::1\"] }, local_ca: true }");
+    assert_eq!(check().code, Some(0), "{:?}", check());
+    home.is_untouched();
 }
 
 #[test]

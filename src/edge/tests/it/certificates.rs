@@ -43,6 +43,25 @@ async fn each_name_gets_its_own_certificate_and_a_swap_leaves_connections_alone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_certificate_for_all_hosts_of_a_domain_is_shown_for_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["example.com".to_owned(), "*.example.com".to_owned()]).unwrap();
+    let files = CertificateFiles { cert: folder.path().join("all.crt"), key: folder.path().join("all.key") };
+    fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    fs::write(&files.cert, made.cert.pem()).unwrap();
+    let ca = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let mut settings = settings("{}");
+    settings.edge.as_mut().unwrap().certificates = vec![files];
+    let front = Front::open(settings);
+    let client = client_builder(&[front.at("https")], true).tls_certs_only([ca]).build().unwrap();
+    for host in ["example.com", "chat.example.com", "element.example.com"] {
+        let url = format!("https://{host}:{}/health", front.at("https").port());
+        assert_eq!(client.get(url).send().await.unwrap().status(), 200, "{host}");
+    }
+    assert_eq!(front.edge.certificates().len(), 1, "none is made of our own for a name that has one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_reload_changes_nothing_and_a_bad_start_is_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let (good, ca) = write_pair(folder.path(), "example.com");
@@ -56,6 +75,16 @@ async fn a_bad_reload_changes_nothing_and_a_bad_start_is_one_sentence() {
     let url = format!("https://example.com:{}/health", front.at("https").port());
     assert_eq!(client.get(url).send().await.unwrap().status(), 200);
 
+    // Named by a file that is older than the proxy in front, with no listener that would want it.
+    settings.tls_certificate_path = Some("/nowhere/old.crt".into());
+    settings.tls_private_key_path = Some("/nowhere/old.key".into());
+    assert!(
+        hearth_edge::Edge::new(settings.clone(), front.supervisor.clone()).is_err(),
+        "the pair is half written still"
+    );
+    settings.edge.as_mut().unwrap().certificates.clear();
+    assert!(hearth_edge::Edge::new(settings.clone(), front.supervisor.clone()).is_ok());
+    settings.edge.as_mut().unwrap().certificates.push(good.clone());
     settings.edge.as_mut().unwrap().certificates[0].cert = "/nowhere/x.crt".into();
     let edge = hearth_edge::Edge::new(settings, front.supervisor.clone());
     let said = edge.err().unwrap().to_string();

@@ -32,7 +32,7 @@ async fn files_carry_type_etag_and_cache_headers() {
     let get = async |path: &str| plain().get(format!("{base}{path}")).send().await.unwrap();
 
     assert_eq!(get("/app").await.headers()["location"], "/app/");
-    assert_eq!(get("/app/sub").await.headers()["location"], "/app/sub/");
+    assert_eq!(get("/app/sub?a=b").await.headers()["location"], "/app/sub/?a=b");
     assert_eq!(get("/app/sub/").await.text().await.unwrap(), "sub");
     let index = get("/app/").await;
     let head = index.headers().clone();

@@ -64,6 +64,7 @@ pub fn listener(name: &str, x_forwarded: bool, resources: &[&str]) -> Listener {
         place: Place::Tcp(vec!["127.0.0.1:0".parse().unwrap()]),
         tls: false,
         x_forwarded,
+        compress: false,
         serves: Serves::Http(Resources::from_names(resources.iter().copied()).unwrap()),
     }
 }
@@ -108,6 +109,7 @@ fn stand_in(tell: mpsc::UnboundedSender<Seen>, news: Arc<Notify>) -> Router {
         .route("/_matrix/federation/v1/version", get(|| async { json(json!({})) }))
         .route("/_synapse/admin/v1/server_version", get(|| async { json(json!({"server_version": "x"})) }))
         .route("/_matrix/client/echo", any(|request: Request| async { Body::new(request.into_body()) }))
+        .route("/_matrix/client/long", get(|| async { json(json!(vec!["the same"; 1000])) }))
         .route("/_matrix/client/length", post(|body: bytes::Bytes| async move { body.len().to_string() }))
         .route("/_matrix/media/v3/download/evil", get(|| async { ([("content-type", "text/html")], "<script>") }))
         .layer(axum::extract::DefaultBodyLimit::disable())
@@ -156,6 +158,14 @@ impl Front {
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
         String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The local authority, for those who speak TLS themselves.
+    pub fn roots(&self) -> rustls::RootCertStore {
+        use rustls_pki_types::{CertificateDer, pem::PemObject};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.edge.local_ca().unwrap()).unwrap()).unwrap();
+        roots
     }
 
     /// A client that trusts the local authority and finds all names at a listener.

@@ -162,6 +162,84 @@ async fn media_never_runs_in_this_origin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_names_one_host() {
+    let (front, _) = open("", "");
+    let status = async |listener: &str, head: &str| {
+        let answer = front.raw(listener, &format!("{head}\r\nConnection: close\r\n\r\n")).await;
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    for (wanted, lines) in [
+        ("200", "HTTP/1.1\r\nHost: example.com"),
+        ("200", "HTTP/1.1\r\nHost: example.com.:8008"),
+        ("200", "HTTP/1.0"),
+        ("400", "HTTP/1.1"),
+        ("400", "HTTP/1.1\r\nHost: example.com\r\nHost: evil.test"),
+        ("400", "HTTP/1.1\r\nHost: example.com/x?"),
+        ("400", "HTTP/1.1\r\nHost: example.com@evil.test"),
+    ] {
+        assert_eq!(status("8008", &format!("GET /health {lines}")).await, wanted, "{lines:?}");
+    }
+    // What is sent on to HTTPS goes to a host and a path, whatever was asked for.
+    let odd = front.raw("http", "OPTIONS * HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n").await;
+    let port = front.at("https").port();
+    assert!(
+        odd.contains(&format!("location: https://example.com:{port}/\r\n"))
+            || odd.contains("location: https://example.com:0/\r\n"),
+        "{odd}"
+    );
+    assert_eq!(status("http", "GET / HTTP/1.1\r\nHost: example.com:1:2").await, "400");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_listener_has_does_not_close_the_admin_api_unseen() {
+    let settings = settings("{local_ca: true, admin_api: {listeners: [https, htpps]}}");
+    let said = hearth_edge::Edge::new(settings, hearth_base::tasks::Supervisor::new()).err().unwrap().to_string();
+    assert!(
+        said.contains("edge.admin_api.listeners") && said.contains("`htpps`") && said.contains("federation"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balancer_names_the_caller_and_nobody_else_does() {
+    // Each connection from an address of its own, as the server may not have noticed yet that the one before has gone.
+    let by = |last: u8| format!("PROXY TCP4 203.0.113.{last} 192.0.2.1 4711 80\r\n");
+    let ask = "GET /_matrix/client/whoami HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let more = "redirect: false, proxy_protocol: [127.0.0.1]";
+    let (front, _) = open("connections_per_address: 1", more);
+    let answer = front.raw("http", &format!("{}{ask}", by(1))).await;
+    assert!(answer.contains(r#""ip":"203.0.113.1""#) && answer.contains(r#""listener":"http""#), "{answer}");
+    for other in [ask, "\x16\x03\x01\x02\0\x01\0\x01\x7c\x03\x03"] {
+        assert_eq!(front.raw("http", other).await, "", "a balancer has to say who calls");
+    }
+    assert!(front.raw("8008", ask).await.contains(r#""ip":"127.0.0.1""#), "on other listeners it is not spoken");
+    assert!(front.raw("8008", &format!("{}{ask}", by(2))).await.starts_with("HTTP/1.1 400"));
+
+    // Behind the head everything is as ever: TLS, and connections counted by the caller's address.
+    let mut holds = TcpStream::connect(front.at("http")).await.unwrap();
+    holds.write_all(format!("{}GET /health HTTP/1.1\r\nHost: x\r\n\r\n", by(3)).as_bytes()).await.unwrap();
+    holds.read_exact(&mut [0; 8]).await.unwrap();
+    assert_eq!(front.raw("http", &format!("{}{ask}", by(3))).await, "", "it has its one connection");
+    assert!(front.raw("http", &format!("{}{ask}", by(4))).await.contains("203.0.113.4"));
+    let mut tls = TcpStream::connect(front.at("https")).await.unwrap();
+    tls.write_all(by(5).as_bytes()).await.unwrap();
+    let any = rustls::ClientConfig::builder().with_root_certificates(front.roots()).with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(any));
+    let mut tls = connector.connect("example.com".try_into().unwrap(), tls).await.unwrap();
+    tls.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tls.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(r#""ip":"203.0.113.5""#) && answer.contains(r#""tls":true"#), "{answer}");
+
+    let (front, _) = open("", "redirect: false, proxy_protocol: [192.0.2.0/24]");
+    assert!(
+        front.raw("http", &format!("{}{ask}", by(6))).await.starts_with("HTTP/1.1 400"),
+        "a stranger's word is none"
+    );
+    assert!(front.raw("http", ask).await.contains(r#""ip":"127.0.0.1""#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rubbish_is_not_answered_with_500() {
     let (front, _) = open("header_timeout: 1", "");
     for rubbish in [

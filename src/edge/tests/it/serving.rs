@@ -170,6 +170,39 @@ async fn a_busy_port_is_one_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_are_compressed_where_a_listener_wants_it_and_the_client_takes_it() {
+    let mut settings = settings("{local_ca: true, compress: true}");
+    settings.listeners = vec![listener("8008", false, &["client"]), listener("small", false, &["client"])];
+    settings.listeners[1].compress = true;
+    let front = Front::open(settings);
+    let length = async |client: reqwest::Client, base: String, takes: &str| {
+        let request = client.get(format!("{base}/_matrix/client/long")).header("accept-encoding", takes);
+        let answer = request.send().await.unwrap();
+        let encoding = answer.headers().get("content-encoding").map(|v| v.to_str().unwrap().to_owned());
+        let bytes = answer.bytes().await.unwrap();
+        assert_eq!(encoding.is_some(), bytes.starts_with(&[0x1f, 0x8b]), "{encoding:?}");
+        bytes.len()
+    };
+    let https = format!("https://example.com:{}", front.at("https").port());
+    let (plain_one, small) = (format!("http://{}", front.at("8008")), format!("http://{}", front.at("small")));
+    assert_eq!(length(plain(), plain_one, "gzip").await, 11_001);
+    assert_eq!(length(plain(), small.clone(), "br").await, 11_001);
+    assert!(length(plain(), small, "gzip").await < 500);
+    assert!(length(front.client("https", true), https, "gzip, br").await < 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_listeners_at_one_place_are_told_apart_from_a_busy_port() {
+    let mut settings = settings("{listen: {http: 1080}}");
+    settings.edge.as_mut().unwrap().listen.http = hearth_config::edge::Ports::one(1080);
+    settings.listeners = vec![listener("clients", false, &["client"])];
+    settings.listeners[0].place = hearth_edge::settings::Place::Tcp(vec!["0.0.0.0:1080".parse().unwrap()]);
+    let edge = hearth_edge::Edge::new(settings, hearth_base::tasks::Supervisor::new());
+    let said = edge.err().unwrap().to_string();
+    assert!(said.contains("0.0.0.0:1080") && said.contains("`clients`") && said.contains("`http`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_new_documents_and_folders_without_closing_connections() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("index.html"), "app").unwrap();

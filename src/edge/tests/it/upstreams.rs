@@ -82,6 +82,33 @@ async fn dots_are_not_passed_on_and_a_missing_upstream_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whose_fault_it_is_that_nothing_came_through() {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = tcp.local_addr().unwrap();
+    // Begins an answer and says no more.
+    let silent = Router::new().route(
+        "/silent",
+        any(|| async {
+            let begun = futures_util::stream::once(async { Ok::<_, std::io::Error>("begun") });
+            axum::body::Body::from_stream(futures_util::StreamExt::chain(begun, futures_util::stream::pending()))
+        }),
+    );
+    tokio::spawn(async move { axum::serve(tcp, silent.merge(mirror())).await });
+    let (_front, base) = open(&format!(
+        "{{local_ca: true, limits: {{body_size: 1000, body_timeout: 1}}, upstreams: [{{at: /up, to: 'http://{to}', strip: true, timeout: 1}}]}}"
+    ));
+    let chunks = futures_util::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100])));
+    let much = plain().post(format!("{base}/up/x")).body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap();
+    assert_eq!(much.status(), 413);
+    let stalls = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let slow = plain().post(format!("{base}/up/x")).body(reqwest::Body::wrap_stream(stalls)).send().await.unwrap();
+    assert!(matches!(slow.status().as_u16(), 408 | 504), "{}", slow.status());
+    let begun = plain().get(format!("{base}/up/silent")).send().await.unwrap();
+    assert_eq!(begun.status(), 200);
+    assert!(begun.text().await.is_err(), "an upstream that falls silent is not waited for, for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_is_reached() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("up.sock");
