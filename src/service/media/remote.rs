@@ -225,7 +225,9 @@ impl Remote {
             let fetched = tokio::time::timeout(PATIENCE, self.federation.remote().fetch(&location)).await;
             return self.plain(fetched.unwrap_or(Err(Failure::TimedOut(PATIENCE)))?);
         }
-        let head = Said { content_type: head.content_type, disposition: head.disposition };
+        // Dendrite names the file in the headers of the whole answer.
+        let disposition = head.disposition.or_else(|| text(&parts.headers, header::CONTENT_DISPOSITION));
+        let head = Said { content_type: head.content_type, disposition };
         Ok(Arriving { head, body: Body::Parts(body, multipart) })
     }
 

@@ -159,6 +159,17 @@ async fn a_knock_is_taken_back() {
 
 /// An invite as its server would send it.
 async fn invitation(there: &Peer, inviter: &User, room: &str, whom: &str, content: Value) -> (String, Value) {
+    invitation_in("10", there, inviter, room, whom, content).await
+}
+
+async fn invitation_in(
+    version: &str,
+    there: &Peer,
+    inviter: &User,
+    room: &str,
+    whom: &str,
+    content: Value,
+) -> (String, Value) {
     use hearth_rules::{Draft, RoomVersion};
     let draft = Draft::of(
         Some(room.try_into().unwrap()),
@@ -169,7 +180,7 @@ async fn invitation(there: &Peer, inviter: &User, room: &str, whom: &str, conten
         there.clock().now_ms(),
     );
     let (before, signer) = ([serde_json::from_value(json!("$x")).unwrap()], there.services().server_keys.signer());
-    let pdu = draft.unwrap().build(RoomVersion::get("10").unwrap(), &before, 3, &before, signer).unwrap();
+    let pdu = draft.unwrap().build(RoomVersion::get(version).unwrap(), &before, 3, &before, signer).unwrap();
     let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(room), encoded(pdu.event_id().as_str()));
     (path, serde_json::from_str(pdu.json()).unwrap())
 }
@@ -231,6 +242,55 @@ async fn what_is_no_invite_is_not_signed() {
     alice.joins(&room).await.refused(404, "M_NOT_FOUND");
     alice.leaves(&room).await.good();
     assert!(alice.syncs("").await["rooms"]["invite"].is_null());
+}
+
+#[tokio::test]
+async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
+    let [here, there] = Peers::two().await;
+    let (alice, carol) = (here.user("alice").await, there.user("carol").await);
+    let room = carol.creates(json!({ "room_version": "12", "name": "Real" })).await;
+    let mut events = Vec::new();
+    for id in carol.in_room(&room, "state").await.good().as_array().unwrap() {
+        let id = id["event_id"].as_str().unwrap().try_into().unwrap();
+        let event = there.services().store.event_by_id(id).await.unwrap().unwrap();
+        events.push(serde_json::from_str::<Value>(event.pdu.json()).unwrap());
+    }
+    let of = |kind: &str| events.iter().find(|e| e["type"] == kind).unwrap().clone();
+    let (create, name) = (of("m.room.create"), of("m.room.name"));
+    let strip = |event: &Value| json!({ "type": event["type"], "state_key": "", "sender": event["sender"], "content": event["content"] });
+    let mut unsigned = name.clone();
+    unsigned["signatures"] = json!({});
+    let other = carol.creates(json!({ "room_version": "12" })).await;
+    let mut elsewhere = name.clone();
+    elsewhere["room_id"] = json!(other);
+    let (path, invite) =
+        invitation_in("12", &there, &carol, &room, alice.id.as_str(), json!({ "membership": "invite" })).await;
+    let put = |shown: Value| {
+        let body = json!({ "room_version": "12", "event": invite, "invite_room_state": shown });
+        there.calls(&here, Method::PUT, &path, Some(body))
+    };
+    // Whoever shows events must show true ones, and what the room is.
+    for shown in [
+        json!([name]),
+        json!([create, unsigned]),
+        json!([create, elsewhere]),
+        json!([create, strip(&name)]),
+        json!([create, 7]),
+    ] {
+        put(shown.clone()).await.refused(400, "M_INVALID_PARAM");
+        assert!(alice.syncs("").await["rooms"]["invite"].is_null(), "{shown}");
+    }
+    // Servers that know nothing of that show what they always did, or nothing.
+    for shown in [json!([]), json!([strip(&create), strip(&name)]), json!([create, name])] {
+        put(shown.clone()).await.good();
+        let sync = alice.syncs("").await;
+        let seen = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+        assert!(state_of(seen, "m.room.member", alice.id.as_str()).is_some(), "{sync}");
+        let count = shown.as_array().unwrap().len();
+        assert_eq!(seen.as_array().unwrap().len(), 1 + count, "{seen}");
+        assert_eq!(state_of(seen, "m.room.name", "").is_some(), count > 0);
+        alice.leaves(&room).await.good();
+    }
 }
 
 /// The sync in which a room is left.

@@ -152,7 +152,7 @@ async fn what_is_not_to_be_had() {
     assert_eq!(here.was_asked(&download_path(&id)), 2);
 }
 
-/// A server that answers as `answer` says, and remembers what it was asked.
+/// A server that answers as `answer` says, with a name for whatever it is, and remembers what it was asked.
 struct Fake {
     name: OwnedServerName,
     asked: Arc<Mutex<Vec<String>>>,
@@ -172,6 +172,7 @@ impl Fake {
             seen.lock().unwrap().push(path);
             async move {
                 let response = Response::builder().status(status).header(header::CONTENT_TYPE, content_type);
+                let response = response.header(header::CONTENT_DISPOSITION, "inline; filename=outside.png");
                 response.body(axum::body::Body::from(body)).unwrap()
             }
         });
@@ -215,6 +216,23 @@ async fn older_servers_are_asked_as_everybody_may() {
     let open = asked.iter().find(|p| p.starts_with("/_matrix/media/v3/")).unwrap();
     assert!(open.contains("allow_remote=false"), "{open}");
     downloads(&here, &alice, &old.name, "none", "").await.refused(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_file_is_named_with_it_or_outside() {
+    let naming = Fake::start(11, |path| {
+        let own = if path.contains("inside") { "Content-Disposition: inline; filename=inside.png\r\n" } else { "" };
+        let body = format!("--b\r\n\r\n{{}}\r\n--b\r\nContent-Type: image/png\r\n{own}\r\nx\r\n--b--");
+        (StatusCode::OK, "multipart/mixed; boundary=b", body)
+    })
+    .await;
+    let [here, _] = Peers::two().await;
+    let alice = here.user("alice").await;
+    for name in ["inside", "outside"] {
+        let given = downloads(&here, &alice, &naming.name, name, "").await.good();
+        assert_eq!(given.headers[header::CONTENT_DISPOSITION], format!("inline; filename={name}.png"));
+        assert_eq!(given.bytes, b"x");
+    }
 }
 
 #[tokio::test]

@@ -123,7 +123,8 @@ class Server:
 
     kind = "?"
     versions = ("6", "9", "10", "11", "12")
-    has_presence = True
+    starts = 1  # so often it is started again if it ends by itself
+    keeps = float("inf")  # so many events, of all rooms, go out by themselves to a server that was away
 
     def __init__(self, authority, folder, number, database="sqlite"):
         self.authority, self.folder, self.database = authority, folder, database
@@ -145,19 +146,26 @@ class Server:
         raise NotImplementedError
 
     def start(self):
+        for _ in range(self.starts):
+            if self.started():
+                return
+        raise RuntimeError(f"{self.kind} ended with {self.process.returncode}, see {self.log.name}")
+
+    def started(self):
+        """Whether it answers; not if it ended instead."""
         self.process = subprocess.Popen(list(map(str, self.command())), cwd=self.folder, stdout=self.log, stderr=self.log,
                                         stdin=subprocess.DEVNULL, start_new_session=True)
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             if self.process.poll() is not None:
-                raise RuntimeError(f"{self.kind} ended with {self.process.returncode}, see {self.log.name}")
+                return False
             with socket.socket() as one:
                 one.settimeout(5)
                 try:
                     one.connect(("127.0.0.1", self.port))
                     one.sendall(b"GET /_matrix/client/versions HTTP/1.0\r\nHost: localhost\r\n\r\n")
                     if b" 200 " in one.recv(64):
-                        return
+                        return True
                 except OSError:
                     pass
             time.sleep(0.1)
@@ -243,6 +251,8 @@ class Hearth(Synapse):
 
 class Dendrite(Server):
     kind = "Dendrite"
+    starts = 3  # an event left in its queue by a kill may reach it before it is ready: nil (cmd/dendrite/main.go, SetFederationAPI)
+    keeps = 128  # maxPDUsInMemory of federationapi/queue/destinationqueue.go; it forgets that there are more in its database
 
     def configure(self):
         def database(name):

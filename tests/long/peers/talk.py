@@ -6,7 +6,7 @@ from client import User, quoted, until
 from plan import check, same, scenario
 
 
-@scenario("messages, edits, reactions, redactions")
+@scenario("messages, edits, reactions")
 def messages(w):
     alice, bob, room = w.shared()
     texts = [f"{user.server.kind} says {n}" for n in range(5) for user in (alice, bob)]
@@ -30,20 +30,31 @@ def messages(w):
         bundle = reader.event(room, first).get("unsigned", {}).get("m.relations", {})
         if reader.server.kind != "Dendrite":
             check("m.replace" in bundle, f"no bundled edit on {reader.server.kind}: {bundle}")
-        gone = writer.says(room, f"to be redacted by {writer.server.kind}")
-        reader.hears(room, f"to be redacted by {writer.server.kind}")
-        writer.put(writer.room(room, f"redact/{quoted(gone)}/r{gone[1:9]}"), {"reason": "slip"})
-        until(lambda who=reader, what=gone: who.event(room, what)["content"] == {}, f"redaction on {reader.server.kind}")
-        check("redacted_because" in reader.event(room, gone).get("unsigned", {}), f"no redacted_because on {reader.server.kind}")
+    w.agree(alice, bob, room)
+
+
+@scenario("redactions")
+def redactions(w):
+    alice, bob, room = w.shared()
+
+    def redacts(said, txn, **body):
+        alice.put(alice.room(room, f"redact/{quoted(said)}/{txn}"), body)
+
+    gone = alice.says(room, "a slip")
+    bob.hears(room, "a slip")
+    redacts(gone, "own", reason="slip")
     # A moderator redacts what another server's user said.
-    said = bob.says(room, "rude")
+    rude = bob.says(room, "rude")
     alice.hears(room, "rude")
-    alice.put(alice.room(room, f"redact/{quoted(said)}/m{said[1:9]}"), {})
-    until(lambda: bob.event(room, said)["content"] == {}, "the moderator's redaction on the writer's server")
+    redacts(rude, "moderator")
+    for user in (alice, bob):
+        for said in (gone, rude):
+            until(lambda u=user, s=said: u.event(room, s)["content"] == {}, f"redaction on {user.server.kind}")
+            check("redacted_because" in user.event(room, said).get("unsigned", {}), f"no redacted_because on {user.server.kind}")
     # Who is no moderator may not, by neither server.
     mine = alice.says(room, "mine")
     bob.hears(room, "mine")
-    bob.refused(403, "PUT", f"/_matrix/client/{bob.room(room, f'redact/{quoted(mine)}/x{mine[1:9]}')}", {})
+    bob.refused(403, "PUT", f"/_matrix/client/{bob.room(room, f'redact/{quoted(mine)}/x')}", {})
     w.agree(alice, bob, room)
 
 
@@ -108,23 +119,34 @@ def picture(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def uploads(user, png):
+    """-> the media's `server/id`."""
+    status, _, raw = user.raw("POST", "/_matrix/media/v3/upload?filename=red%20square.png", png, {"Content-Type": "image/png"})
+    check(status == 200, f"upload to {user.server.kind}: {status} {raw[:200]}")
+    return raw.decode().split("mxc://")[1].split('"')[0]
+
+
 @scenario("media and thumbnails", versioned=False)
 def media(w):
     alice, bob = w.pair()
-    for one, other in ((alice, bob), (bob, alice)):
-        png = picture(320, 200)
-        status, _, raw = one.raw("POST", "/_matrix/media/v3/upload?filename=red%20square.png", png, {"Content-Type": "image/png"})
-        check(status == 200, f"upload to {one.server.kind}: {status} {raw[:200]}")
-        name = raw.decode().split("mxc://")[1].split('"')[0]
-        status, headers, got = other.raw("GET", f"/_matrix/client/v1/media/download/{name}")
-        check(status == 200 and got == png, f"download through {other.server.kind}: {status}, {len(got)} bytes {got[:120] if status != 200 else ''}")
-        check(headers["Content-Type"].startswith("image/png"), f"type through {other.server.kind}: {headers['Content-Type']}")
-        check("red square.png" in (headers["Content-Disposition"] or "").replace("%20", " "), f"name through {other.server.kind}: {headers['Content-Disposition']}")
-        status, headers, got = other.raw("GET", f"/_matrix/client/v1/media/thumbnail/{name}?width=64&height=48&method=scale")
-        check(status == 200 and 0 < len(got) < len(png) * 4 and headers["Content-Type"].startswith("image/"), f"thumbnail through {other.server.kind}: {status} {got[:120]}")
-        fresh = User(other.server, "fresh")
-        status, _, got = fresh.raw("GET", f"/_matrix/client/v1/media/download/{one.server.name}/none-such")
-        check(status == 404, f"missing media through {other.server.kind}: {status} {got[:120]}")
+    png = picture(320, 200)
+    name = uploads(alice, png)
+    status, headers, got = bob.raw("GET", f"/_matrix/client/v1/media/download/{name}")
+    check(status == 200 and got == png, f"download through {w.there.kind}: {status}, {len(got)} bytes {got[:120] if status != 200 else ''}")
+    check(headers["Content-Type"].startswith("image/png"), f"type through {w.there.kind}: {headers['Content-Type']}")
+    status, headers, got = bob.raw("GET", f"/_matrix/client/v1/media/thumbnail/{name}?width=64&height=48&method=scale")
+    check(status == 200 and 0 < len(got) < len(png) * 4 and headers["Content-Type"].startswith("image/"), f"thumbnail through {w.there.kind}: {status} {got[:120]}")
+    status, _, got = bob.raw("GET", f"/_matrix/client/v1/media/download/{w.here.name}/none-such")
+    check(status == 404, f"missing media through {w.there.kind}: {status} {got[:120]}")
+
+
+@scenario("media: the name of a file", versioned=False)
+def media_name(w):
+    alice, bob = w.pair()
+    name = uploads(alice, picture(32, 32))
+    for user in (alice, bob):
+        _, headers, _ = user.raw("GET", f"/_matrix/client/v1/media/download/{name}")
+        check("red square.png" in (headers["Content-Disposition"] or "").replace("%20", " "), f"name through {user.server.kind}: {headers['Content-Disposition']}")
 
 
 @scenario("public rooms of the other server", versioned=False)

@@ -38,7 +38,7 @@ impl Joins {
     /// Takes an invite for a user of ours; gives the event with our signature.
     ///
     /// # Errors
-    /// 400 `M_INCOMPATIBLE_ROOM_VERSION`, `M_INVALID_PARAM`, `M_MISSING_PARAM`; 403 `M_FORBIDDEN` for users there are not,
+    /// 400 `M_INCOMPATIBLE_ROOM_VERSION`, `M_INVALID_PARAM`; 403 `M_FORBIDDEN` for users there are not,
     /// where invites are not allowed, and by the room's ACL; 403 `M_INVITE_BLOCKED` for who wants none.
     pub async fn invited(
         &self,

@@ -5,7 +5,7 @@ use hearth_base::{Doing, Error, Result};
 use hearth_rules::{client_format::write_stripped, event::Pdu, versions::RoomVersion};
 use hearth_store::rooms::Room;
 use ruma::{OwnedUserId, RoomId, UserId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::Joins;
@@ -35,10 +35,11 @@ impl Joins {
 
     /// Reads what another server shows of a room and gives it as clients get it, a JSON array. If `strict`, all of it must
     /// be signed events of the room, the create event among them (server-server API, `PUT /invite`); else what is not is
-    /// taken as it is.
+    /// taken as it is. As it is also where nothing claims to be such an event: servers older than that rule (1.16) show four
+    /// fields of each, and their invites are not to be lost.
     ///
     /// # Errors
-    /// 400 `M_INVALID_PARAM` and `M_MISSING_PARAM`; 413 for too much of it.
+    /// 400 `M_INVALID_PARAM`; 413 for too much of it.
     pub(super) async fn stripped(
         &self,
         room_id: &RoomId,
@@ -53,6 +54,7 @@ impl Joins {
         if shown.iter().map(|e| e.get().len()).sum::<usize>() > 4 * MAX_BYTES {
             return Err(Error::too_large("The stripped state is too large"));
         }
+        let strict = strict && shown.iter().any(|raw| is_whole(raw));
         let mut out = String::from("[");
         let (mut events, mut has_create) = (Vec::new(), false);
         for raw in shown {
@@ -78,7 +80,7 @@ impl Joins {
         }
         if strict {
             if !has_create {
-                return Err(Error::missing_param("The stripped state has no m.room.create event"));
+                return Err(Error::invalid_param("The stripped state has no m.room.create event"));
             }
             for checked in self.server_keys.verify(events, version).await? {
                 checked.map_err(|e| match e {
@@ -94,6 +96,18 @@ impl Joins {
         }
         Ok(out)
     }
+}
+
+/// Whether an entry has what events have between servers and stripped state has not.
+fn is_whole(raw: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Claim {
+        hashes: Option<IgnoredAny>,
+        signatures: Option<IgnoredAny>,
+        auth_events: Option<IgnoredAny>,
+    }
+    serde_json::from_str(raw.get())
+        .is_ok_and(|c: Claim| c.hashes.is_some() || c.signatures.is_some() || c.auth_events.is_some())
 }
 
 fn push(out: &mut String, write: impl FnOnce(&mut String)) {
