@@ -49,12 +49,14 @@ use federation::{
     answers::Answers,
     backfill::{self, Backfill},
     edus::{self, Edus, device_lists::DeviceLists},
+    gate::{self, Gate},
     inbox::Inbox,
     joins::Joins,
     outbox::{self, Outbox},
     outliers::Outliers,
+    policy::Policy,
     servers::Servers,
-    transactions::{self, Transactions},
+    transactions::Transactions,
 };
 use history::History;
 use keys::Keys;
@@ -109,8 +111,8 @@ pub struct Settings {
     pub presence: presence::Settings,
     /// What /sync shows.
     pub sync: sync::Settings,
-    /// Transactions of other servers.
-    pub transactions: transactions::Settings,
+    /// How much another server may ask of us.
+    pub gate: gate::Settings,
     /// Transactions to other servers.
     pub outbox: outbox::Settings,
     /// Calls.
@@ -139,7 +141,7 @@ impl Settings {
             profile: profile::Settings::default(),
             presence: presence::Settings::default(),
             sync: sync::Settings::default(),
-            transactions: transactions::Settings::default(),
+            gate: gate::Settings::default(),
             outbox: outbox::Settings::default(),
             calls: calls::Settings::default(),
             media: media::Settings::default(),
@@ -218,6 +220,8 @@ pub struct Services {
     pub servers: Arc<Servers>,
     /// Which servers rooms keep out.
     pub acls: Arc<Acls>,
+    /// How much another server may ask of us.
+    pub gate: Arc<Gate>,
     /// What other servers send.
     pub transactions: Arc<Transactions>,
     /// What other servers are owed.
@@ -263,10 +267,12 @@ impl Services {
         let acls = Arc::new(Acls::new(disk()));
         let answers = Arc::new(Answers::new(disk(), state.clone(), name.clone(), acls.clone(), time()));
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
-        let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
+        let servers = Arc::new(Servers::new(disk(), name.clone()));
+        let policy = Arc::new(Policy::new(disk(), federation.clone(), servers.clone()).await?);
+        let events =
+            Events::new(disk(), state.clone(), push.clone(), policy.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
         let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
-        let servers = Arc::new(Servers::new(disk(), name.clone()));
         let directory = Directory::new(
             disk(),
             federation.clone(),
@@ -297,6 +303,7 @@ impl Services {
             outliers.clone(),
             acls.clone(),
             joins.clone(),
+            policy,
         ));
         let membership = Membership::new(
             disk(),
@@ -354,7 +361,8 @@ impl Services {
             device_lists: device_lists.clone(),
         };
         let edus = Arc::new(Edus::new(disk(), name.clone(), parts));
-        let transactions = Transactions::new(edus, inbox.clone(), time(), supervisor.clone(), settings.transactions);
+        let transactions = Transactions::new(edus, inbox.clone(), supervisor.clone());
+        let gate = Arc::new(Gate::new(settings.gate, time(), supervisor.clone()));
         let parts = outbox::Parts {
             servers: servers.clone(),
             keys: keys.clone(),
@@ -426,6 +434,7 @@ impl Services {
             presence,
             servers,
             acls,
+            gate,
             transactions,
             outbox,
             calls,

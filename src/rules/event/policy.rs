@@ -16,8 +16,8 @@ use crate::{
 
 /// The state event that names the policy server, and how it was called before it was in the specification (MSC4284).
 pub const EVENT_TYPES: [&str; 2] = ["m.room.policy", "org.matrix.msc4284.policy"];
-/// The key of its signatures.
-const KEY_ID: &str = "ed25519:policy_server";
+/// The id of the key by which it signs.
+pub const KEY_ID: &str = "ed25519:policy_server";
 
 /// A room's policy server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn what_names_a_policy_server() {
         let of = |content: serde_json::Value| PolicyServer::of(&content.to_string());
-        let named = of(json!({ "via": "p.org", "public_keys": { "ed25519": "AAAA", "other": "x" }, "more": 1 })).unwrap();
+        let named =
+            of(json!({ "via": "p.org", "public_keys": { "ed25519": "AAAA", "other": "x" }, "more": 1 })).unwrap();
         assert_eq!((named.via().as_str(), named.key.as_str()), ("p.org", "AAAA"));
         assert_eq!(of(json!({ "via": "p.org", "public_key": "AAAA" })).unwrap(), named);
         for none in [

@@ -25,7 +25,7 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 
-use super::lane::{Builder, Staged, membership_of, opens, pdu_of, relation_of};
+use super::lane::{Builder, Staged, With, membership_of, opens, pdu_of, relation_of};
 use crate::state::State;
 
 /// An event about to be placed.
@@ -55,6 +55,8 @@ pub struct Arrival {
     pub history: bool,
     /// Only we were told of it, so that we owe it to the room's other servers.
     pub relay: bool,
+    /// What goes with it, if it is of our own.
+    pub with: With,
 }
 
 /// What became of an arrival.
@@ -151,9 +153,9 @@ impl Staged {
             counter: rh.counter,
             replaces,
             sets_state: false,
-            txn: None,
+            txn: arrival.with.txn,
             membership: None,
-            reads: false,
+            reads: standing == Standing::Live && pdu.sender().server_name() == server_name,
             counted: false,
             thread,
             push: Vec::new(),
@@ -190,7 +192,7 @@ impl Staged {
             rh.extremities = extremities;
             self.move_current(cx, state, &after, &mut event).await?;
             if event.sets_state {
-                event.membership = membership_of(store, &pdu, server_name, None).await?;
+                event.membership = membership_of(store, &pdu, server_name, arrival.with.stripped).await?;
             }
         }
         self.events.push(event);

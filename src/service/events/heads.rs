@@ -24,7 +24,7 @@ use super::{
 };
 
 /// What is to be built on the newest head of a room.
-enum Work {
+pub(super) enum Work {
     Receive(Vec<Arrival>),
     /// The state before the join, and the join.
     Enter(Vec<EventNid>, Arrival),
@@ -52,7 +52,7 @@ impl Events {
     }
 
     /// Builds a write on the newest head of a room and waits until it is durable; again if the room has moved on.
-    async fn build(&self, room: RoomNid, work: Work) -> Result<Vec<Arrived>> {
+    pub(super) async fn build(&self, room: RoomNid, work: Work) -> Result<Vec<Arrived>> {
         let lane = self.lanes.get_with(room, Arc::default);
         for _ in 0..ATTEMPTS {
             let mut newest = lane.newest.lock().await;

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, middleware};
+use axum::{Router, middleware, response::IntoResponse};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hearth_base::tasks::Supervisor;
@@ -40,6 +40,7 @@ use tokio::{
     sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 
 use crate::support::{Plan, TestServer};
 
@@ -95,7 +96,11 @@ pub struct Door {
     asked: Arc<Mutex<HashMap<String, usize>>>,
     lie: Arc<Mutex<Option<Lie>>>,
     trick: Arc<Mutex<Option<Trick>>>,
+    aside: Arc<Mutex<Option<Aside>>>,
 }
+
+/// The beginning of paths that another router answers.
+type Aside = (&'static str, Router);
 
 /// Answers instead of the server: the path that was asked for, and the answer, which may be late or have no end.
 pub type Trick = Arc<dyn Fn(&str) -> Option<BoxFuture<'static, axum::response::Response>> + Send + Sync>;
@@ -106,7 +111,13 @@ pub type Lie = Arc<dyn Fn(&str, &mut Value) + Send + Sync>;
 impl Door {
     /// An open door.
     pub fn open() -> Self {
-        Self { is_open: watch::Sender::new(true), asked: Arc::default(), lie: Arc::default(), trick: Arc::default() }
+        Self {
+            is_open: watch::Sender::new(true),
+            asked: Arc::default(),
+            lie: Arc::default(),
+            trick: Arc::default(),
+            aside: Arc::default(),
+        }
     }
 
     /// Shuts it or opens it.
@@ -123,11 +134,15 @@ impl Door {
     }
 
     fn lying(&self, router: Router) -> Router {
-        let (lie, trick) = (self.lie.clone(), self.trick.clone());
+        let (lie, trick, aside) = (self.lie.clone(), self.trick.clone(), self.aside.clone());
         router.layer(middleware::from_fn(move |request: axum::extract::Request, next: middleware::Next| {
             let (lie, trick) = (lie.lock().unwrap().clone(), trick.lock().unwrap().clone());
+            let aside = aside.lock().unwrap().clone();
             async move {
                 let path = request.uri().path().to_owned();
+                if let Some((_, router)) = aside.filter(|(prefix, _)| path.starts_with(prefix)) {
+                    return router.oneshot(request).await.unwrap().into_response();
+                }
                 if let Some(answer) = trick.and_then(|trick| trick(&path)) {
                     return answer.await;
                 }
@@ -175,6 +190,15 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let service = TowerToHyperService::new(router);
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Somebody else on the web, at the address that is given: `router` by TLS until the stop of that server.
+pub async fn on_the_web(last: u8, router: Router, until: &Peer) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let tls = authority().certifies(&[&Ipv4Addr::new(127, 0, 0, last).to_string()]);
+    Door::open().serve(listener, tls, router, &until.services().supervisor);
+    format!("https://{address}")
 }
 
 /// A server that federates.
@@ -232,6 +256,9 @@ impl Peers {
                 s.federation.pauses.first = Duration::from_millis(200);
                 s.federation.pauses.longest = Duration::from_secs(1);
                 s.federation.public_rooms = true;
+                // Tests ask more at once than servers do.
+                s.gate.sleep_limit = 1_000;
+                s.gate.concurrent = 50;
             })
             .behind(move |router, supervisor| behind.serve(listener, tls, router, supervisor));
         Peer { server: change(plan).start().await, door }
@@ -282,6 +309,11 @@ impl Peer {
     /// Answers other servers in another way than a server does, or with `None` as one again.
     pub fn tricks(&self, trick: Option<Trick>) {
         *self.door.trick.lock().unwrap() = trick;
+    }
+
+    /// Has another router answer paths that begin so.
+    pub fn also_serves(&self, prefix: &'static str, router: Router) {
+        *self.door.aside.lock().unwrap() = Some((prefix, router));
     }
 
     /// How often other servers asked for a path.
