@@ -104,6 +104,8 @@ limits! {
     key_requests / KeyRequests = 20.0, 100.0;
     /// Questions of an address for keys of other servers; not configurable.
     notary / Notary = 5.0, 100.0;
+    /// Addresses bound to users, as an address (of an identity server) tells; not configurable.
+    bindings / Bindings = 1.0, 30.0;
     /// Presence set by a user.
     presence / Presence = 0.1, 1.0;
     /// Delayed events managed by a user.

@@ -270,7 +270,7 @@ async fn clock(config: &Config, remote: &Federation, database_ms: Option<i64>) -
     let mut theirs = None;
     for notary in config.federation.trusted_key_servers.iter().take(2) {
         let url = format!("https://{}/.well-known/matrix/server", notary.name.host());
-        let answer = tokio::time::timeout(PATIENCE, remote.fetch(&url)).await;
+        let answer = tokio::time::timeout(PATIENCE, remote.fetch(&url, &[])).await;
         let date = answer.ok().and_then(std::result::Result::ok).and_then(|answer| date_ms(answer.headers()));
         if let Some(date) = date {
             theirs = Some((date, notary.name.to_string()));

@@ -127,6 +127,16 @@ impl Failure {
         self.refusal().is_some_and(|r| r.status == StatusCode::NOT_FOUND)
     }
 
+    /// Whether the server does not know the question itself ("Unsupported endpoints"), so that an older one may be asked.
+    #[must_use]
+    pub fn is_unrecognized(&self) -> bool {
+        self.refusal().is_some_and(|r| match r.status.as_u16() {
+            404 | 405 => matches!(r.errcode.as_str(), "" | "M_UNRECOGNIZED"),
+            400 => r.errcode == "M_UNRECOGNIZED",
+            _ => false,
+        })
+    }
+
     /// What a user who waited for `server` is told. An errcode of the other server is handed on where it is about what
     /// was asked for, never where it is about tokens or limits: those would be taken for ours.
     #[must_use]
@@ -207,6 +217,12 @@ mod tests {
         assert!(refused(503, "").is_away() && refused(503, "").may_pass());
         assert!(refused(500, "").is_away() && !refused(500, "").may_pass());
         assert!(!refused(404, "").is_away());
+        assert!(
+            refused(404, "<html>").is_unrecognized() && !refused(404, r#"{"errcode":"M_NOT_FOUND"}"#).is_unrecognized()
+        );
+        assert!(
+            refused(400, r#"{"errcode":"M_UNRECOGNIZED"}"#).is_unrecognized() && !refused(400, "").is_unrecognized()
+        );
         assert!(!refused(504, r#"{"errcode":"M_NOT_YET_UPLOADED"}"#).is_away());
         let long = Refusal::read(
             StatusCode::BAD_REQUEST,

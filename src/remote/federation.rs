@@ -195,6 +195,16 @@ impl Federation {
             parts.headers.entry(header::CONTENT_TYPE).or_insert(content_type);
         }
         let body: BytesMut = body.try_into_buf().map_err(|e| ours(&e.into()))?;
+        self.sign(to, Request::from_parts(parts, body.freeze()))
+    }
+
+    /// The same for a request that no type of ruma's describes: path and query, and a body that is JSON.
+    ///
+    /// # Errors
+    /// As [`Self::signed`].
+    pub fn sign(&self, to: &ServerName, request: Request<Bytes>) -> Result<Request<Bytes>, Failure> {
+        let ours = |e: &dyn fmt::Display| Failure::Ours(e.to_string());
+        let (mut parts, body) = request.into_parts();
         let signer = &self.0.signer;
         let signed = Signed {
             origin: signer.server_name().as_str(),
@@ -207,7 +217,7 @@ impl Federation {
         let key = signer.key_id().try_into().map_err(|e: ruma::IdParseError| ours(&e))?;
         let proof = XMatrix::new(signer.server_name().to_owned(), to.to_owned(), key, signature);
         parts.headers.insert(header::AUTHORIZATION, http::HeaderValue::from(&proof));
-        Ok(Request::from_parts(parts, body.freeze()))
+        Ok(Request::from_parts(parts, body))
     }
 
     /// Sends a finished request and reads the answer; tries again while that is sane.
@@ -267,14 +277,17 @@ impl Federation {
         self.start(to, request).await.map(Chunks::of)
     }
 
-    /// GET of an address on the web that another server pointed to: `https` alone, no redirects, and no addresses that are
-    /// forbidden. The deadline is the caller's.
+    /// GET of an address on the web that another server pointed to, with more in its query: `https` alone, no redirects, and
+    /// no addresses that are forbidden. The deadline is the caller's.
     ///
     /// # Errors
     /// [`Failure::Nonsense`] for any other kind of address, else as [`Self::start`].
-    pub async fn fetch(&self, url: &str) -> Result<Response<Chunks>, Failure> {
+    pub async fn fetch(&self, url: &str, query: &[(&str, &str)]) -> Result<Response<Chunks>, Failure> {
         let nonsense = || Failure::Nonsense("it points to no https address".to_owned());
-        let url = url::Url::parse(url).map_err(|_| nonsense())?;
+        let mut url = url::Url::parse(url).map_err(|_| nonsense())?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         let has_user = !url.username().is_empty() || url.password().is_some();
         let host = url.host_str().filter(|_| url.scheme() == "https" && !has_user).ok_or_else(nonsense)?;
         let authority = match url.port() {

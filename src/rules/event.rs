@@ -18,6 +18,7 @@ use crate::versions::RoomVersion;
 
 pub(crate) mod canonical;
 pub mod draft;
+pub mod policy;
 pub mod received;
 pub mod redaction;
 pub mod reference;
@@ -25,6 +26,7 @@ pub mod signer;
 
 pub use self::{
     draft::Draft,
+    policy::PolicyServer,
     received::{Malformed, Unverified, Verified},
     reference::Reference,
     signer::Signer,

@@ -20,7 +20,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEvent
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{push::Push, relations, state::State};
+use crate::{federation::policy::Policy, push::Push, relations, state::State};
 
 mod arrivals;
 mod ends;
@@ -47,6 +47,7 @@ pub struct Events {
     store: Store,
     state: Arc<State>,
     push: Arc<Push>,
+    policy: Arc<Policy>,
     signer: Arc<Signer>,
     server_name: OwnedServerName,
     clock: Clock,
@@ -90,6 +91,7 @@ impl Events {
         store: Store,
         state: Arc<State>,
         push: Arc<Push>,
+        policy: Arc<Policy>,
         signer: Arc<Signer>,
         clock: Clock,
         supervisor: Supervisor,
@@ -98,6 +100,7 @@ impl Events {
             store,
             state,
             push,
+            policy,
             server_name: signer.server_name().to_owned(),
             signer,
             clock,
@@ -150,7 +153,7 @@ impl Events {
     /// Redacts an event.
     ///
     /// # Errors
-    /// 404 if the room has no such event, 403 if the requester may not redact it.
+    /// 403 if the requester may not redact it, 404 if the room has no such event that we know of and they may not redact all.
     pub async fn redact(
         self: &Arc<Self>,
         who: &Requester,
@@ -167,18 +170,27 @@ impl Events {
         }
         let room = self.state.room_by_nid(nid).await?;
         let event = self.store.event_by_id(target).await?;
-        let event = event.filter(|e| e.room == nid && e.pos.is_some()).or_not_found("Event")?;
-        if *event.pdu.event_type() == TimelineEventType::RoomCreate {
+        if event.as_ref().is_some_and(|e| e.room != nid) {
+            return Err(Error::not_found("Event not found"));
+        }
+        // What has no place in the room is to us as if it were not here.
+        let event = event.filter(|e| e.pos.is_some());
+        if event.as_ref().is_some_and(|e| *e.pdu.event_type() == TimelineEventType::RoomCreate) {
             return Err(Error::forbidden("The create event cannot be redacted"));
         }
-        if event.pdu.sender() != who.user_id {
+        if event.as_ref().is_none_or(|e| e.pdu.sender() != who.user_id) {
             let levels = self.state.power_levels(&room).await?;
             if !levels.can(&who.user_id, levels.redact) {
+                // Who may redact anything may redact what others have and we do not.
+                event.as_ref().or_not_found("Event")?;
                 return Err(Error::forbidden("You may not redact other people's events in this room"));
             }
         }
         let version = crate::state::version_of(&room)?;
-        let remains = Redaction { target: event.nid, json: redaction::redact(event.pdu.json(), version)? };
+        let remains = |e: Arc<StoredEvent>| {
+            redaction::redact(e.pdu.json(), version).map(|json| Redaction { target: e.nid, json })
+        };
+        let remains = event.map(remains).transpose()?;
         let empty = RawValue::from_string("{}".to_owned()).map_err(|e| Error::fault("empty content", e))?;
         let draft = Draft::new(
             Some(room_id.to_owned()),
@@ -189,7 +201,7 @@ impl Events {
             self.clock.now_ms(),
         )?
         .redacting(target.to_owned());
-        let with = With { txn: txn_of(who, txn_id), redaction: Some(remains), ..With::default() };
+        let with = With { txn: txn_of(who, txn_id), redaction: remains, ..With::default() };
         self.append(nid, who.user_nid, draft, with).await
     }
 
@@ -224,6 +236,10 @@ impl Events {
                 newest.head = Some(Head::read(&self.store, room).await?);
             }
             let Some(head) = newest.head.clone() else { return Err(Error::broken("a lane without a head")) };
+            if let Some(server) = self.policy_server(&head, draft).await? {
+                drop(newest);
+                return self.append_signed(room, sender, draft, with, &server).await;
+            }
             let epoch = newest.epoch;
             let on_rev = head.room.head.rev;
             let mut staged = Staged::on(head, Some(on_rev));
@@ -246,11 +262,8 @@ impl Events {
                 Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
                 failed => {
                     self.start_over(&lane, epoch).await;
-                    // A transaction that was sent before is refused by the table.
-                    if let Some((device, txn_id)) = &with.txn
-                        && let Ok(Some(done)) = self.store.event_by_txn(sender, room, device, txn_id).await
-                    {
-                        return Ok(done.event_id().to_owned());
+                    if let Some(done) = self.done_before(sender, room, &with).await {
+                        return Ok(done);
                     }
                     return Err(match failed {
                         Ok(Err(e)) => e,
@@ -260,6 +273,13 @@ impl Events {
             }
         }
         Err(Error::unavailable("append", "the room is too busy"))
+    }
+
+    /// The event that was sent under the same transaction id: the table refuses another.
+    async fn done_before(&self, sender: UserNid, room: RoomNid, with: &With) -> Option<OwnedEventId> {
+        let (device, txn_id) = with.txn.as_ref()?;
+        let done = self.store.event_by_txn(sender, room, device, txn_id).await.ok().flatten()?;
+        Some(done.event_id().to_owned())
     }
 
     /// Makes a lane read its head again, unless somebody already had it do so.

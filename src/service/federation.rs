@@ -22,11 +22,13 @@ pub mod answers;
 pub mod backfill;
 pub mod completion;
 pub mod edus;
+pub mod gate;
 pub mod health;
 pub mod inbox;
 pub mod joins;
 pub mod outbox;
 pub mod outliers;
+pub mod policy;
 pub mod servers;
 pub mod tester;
 pub mod transactions;
@@ -175,6 +177,24 @@ impl Federation {
         self.may_call(to).await?;
         let ended = self.remote.exchange(to, request, patience).await;
         self.note(to, &ended).await;
+        ended
+    }
+
+    /// The same where a refusal is an answer like any other, whatever its status: it says nothing of how the server fares.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn consult(
+        &self,
+        to: &ServerName,
+        request: http::Request<Bytes>,
+        patience: Patience,
+    ) -> Result<http::Response<Bytes>, Failure> {
+        self.may_call(to).await?;
+        let ended = self.remote.exchange(to, request, patience).await;
+        if !matches!(ended, Err(Failure::Refused(_))) {
+            self.note(to, &ended).await;
+        }
         ended
     }
 

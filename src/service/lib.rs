@@ -50,12 +50,14 @@ use federation::{
     backfill::{self, Backfill},
     completion::{self, Completion},
     edus::{self, Edus, device_lists::DeviceLists},
+    gate::{self, Gate},
     inbox::Inbox,
     joins::Joins,
     outbox::{self, Outbox},
     outliers::Outliers,
+    policy::Policy,
     servers::Servers,
-    transactions::{self, Transactions},
+    transactions::Transactions,
 };
 use history::History;
 use keys::Keys;
@@ -110,8 +112,8 @@ pub struct Settings {
     pub presence: presence::Settings,
     /// What /sync shows.
     pub sync: sync::Settings,
-    /// Transactions of other servers.
-    pub transactions: transactions::Settings,
+    /// How much another server may ask of us.
+    pub gate: gate::Settings,
     /// Transactions to other servers.
     pub outbox: outbox::Settings,
     /// Calls.
@@ -140,7 +142,7 @@ impl Settings {
             profile: profile::Settings::default(),
             presence: presence::Settings::default(),
             sync: sync::Settings::default(),
-            transactions: transactions::Settings::default(),
+            gate: gate::Settings::default(),
             outbox: outbox::Settings::default(),
             calls: calls::Settings::default(),
             media: media::Settings::default(),
@@ -219,6 +221,8 @@ pub struct Services {
     pub servers: Arc<Servers>,
     /// Which servers rooms keep out.
     pub acls: Arc<Acls>,
+    /// How much another server may ask of us.
+    pub gate: Arc<Gate>,
     /// What other servers send.
     pub transactions: Arc<Transactions>,
     /// What other servers are owed.
@@ -266,7 +270,9 @@ impl Services {
         let answers = Answers::new(disk(), state.clone(), name.clone(), acls.clone(), servers.clone(), time());
         let answers = Arc::new(answers);
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
-        let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
+        let policy = Arc::new(Policy::new(disk(), federation.clone(), servers.clone()).await?);
+        let events =
+            Events::new(disk(), state.clone(), push.clone(), policy.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
         let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
         let directory = Directory::new(
@@ -301,6 +307,7 @@ impl Services {
             acls.clone(),
             joins.clone(),
             servers.clone(),
+            policy,
         ));
         let parts = completion::Parts {
             state: state.clone(),
@@ -367,7 +374,8 @@ impl Services {
             servers: servers.clone(),
         };
         let edus = Arc::new(Edus::new(disk(), name.clone(), parts));
-        let transactions = Transactions::new(edus, inbox.clone(), time(), supervisor.clone(), settings.transactions);
+        let transactions = Transactions::new(edus, inbox.clone(), supervisor.clone());
+        let gate = Arc::new(Gate::new(settings.gate, time(), supervisor.clone()));
         let parts = outbox::Parts {
             servers: servers.clone(),
             keys: keys.clone(),
@@ -444,6 +452,7 @@ impl Services {
             presence,
             servers,
             acls,
+            gate,
             transactions,
             outbox,
             calls,

@@ -4,7 +4,9 @@ use axum::extract::Request;
 use bytes::Bytes;
 use hearth_base::{Error, Result};
 use hearth_rules::request::Signed;
+use hearth_service::federation::gate::Pass;
 use http::{Method, Uri};
+use http_body::Body as _;
 use ruma::{OwnedServerName, api::IncomingRequest};
 
 use super::{Extract, Origin, check_object, decode, is_json, not_json, read};
@@ -27,6 +29,8 @@ pub struct Federation<R> {
     pub origin: Origin,
     /// Path and query as sent.
     pub uri: Uri,
+    /// Its place among those we answer at present.
+    pub pass: Pass,
 }
 
 impl<R: IncomingRequest + Send> Extract for Federation<R> {
@@ -41,14 +45,19 @@ impl<R: IncomingRequest + Send> Extract for Federation<R> {
         if !cx.federation.admits(&claim.origin) {
             return Err(Error::forbidden(format!("This server does not speak to {}", claim.origin)));
         }
+        cx.gate.check(&claim.origin)?;
+        let told = body.size_hint().lower();
+        cx.gate.weigh(origin.ip, told).await?;
         let json = read(body, route.max_body.unwrap_or(cx.settings().max_body_bytes)).await?;
+        cx.gate.weigh(origin.ip, (json.len() as u64).saturating_sub(told)).await?;
         let json = if matches!(parts.method, Method::GET | Method::HEAD) { Bytes::new() } else { json };
         check_object(&json)?;
         let signed = signed_text(&claim, own.as_str(), &parts.method, &parts.uri, &json)?;
         cx.server_keys.check_request(&claim.origin, &claim.signatures, &signed).await?;
         cx.federation.heard_from(&claim.origin).await?;
+        let pass = cx.gate.enter(&claim.origin).await?;
         let (body, parts) = decode(route, parts, &json)?;
-        Ok(Self { server: claim.origin, body, json, origin, uri: parts.uri })
+        Ok(Self { server: claim.origin, body, json, origin, uri: parts.uri, pass })
     }
 }
 

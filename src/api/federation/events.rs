@@ -1,8 +1,9 @@
 //! Events, states and auth chains, for other servers.
 
 use axum::{body::Body, response::Response};
+use futures_util::StreamExt as _;
 use hearth_base::{Error, Result};
-use hearth_service::federation::answers::Pieces;
+use hearth_service::federation::{answers::Pieces, gate::Pass};
 use http::{HeaderValue, header::CONTENT_TYPE};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
@@ -26,9 +27,12 @@ pub fn routes() -> Routes {
     Routes::new().on(event).on(state).on(state_ids).on(event_auth).on(event_by_time)
 }
 
-/// JSON that is made while it is sent.
-pub(super) fn streamed(pieces: Pieces) -> Plain {
-    let mut response = Response::new(Body::from_stream(pieces.into_stream()));
+/// JSON that is made while it is sent; who asked for it keeps its place as long.
+pub(super) fn streamed(pieces: Pieces, pass: Pass) -> Plain {
+    let kept = pieces.into_stream().inspect(move |_| {
+        let _ = &pass;
+    });
+    let mut response = Response::new(Body::from_stream(kept));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Plain(response)
 }
@@ -38,15 +42,18 @@ async fn event(cx: Cx, req: Federation<get_event::v1::Request>) -> Result<RawJso
 }
 
 async fn state(cx: Cx, req: Federation<get_room_state::v1::Request>) -> Result<Plain> {
-    cx.answers.state(&req.server, &req.body.room_id, &req.body.event_id).await.map(streamed)
+    let pieces = cx.answers.state(&req.server, &req.body.room_id, &req.body.event_id).await?;
+    Ok(streamed(pieces, req.pass))
 }
 
 async fn state_ids(cx: Cx, req: Federation<get_room_state_ids::v1::Request>) -> Result<Plain> {
-    cx.answers.state_ids(&req.server, &req.body.room_id, &req.body.event_id).await.map(streamed)
+    let pieces = cx.answers.state_ids(&req.server, &req.body.room_id, &req.body.event_id).await?;
+    Ok(streamed(pieces, req.pass))
 }
 
 async fn event_auth(cx: Cx, req: Federation<get_event_authorization::v1::Request>) -> Result<Plain> {
-    cx.answers.event_auth(&req.server, &req.body.room_id, &req.body.event_id).await.map(streamed)
+    let pieces = cx.answers.event_auth(&req.server, &req.body.room_id, &req.body.event_id).await?;
+    Ok(streamed(pieces, req.pass))
 }
 
 /// The event sent nearest to a time.

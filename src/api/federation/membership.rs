@@ -3,7 +3,7 @@
 use hearth_base::{Error, Result};
 use hearth_service::federation::joins::{Invitation, Reply, Template};
 use ruma::{
-    OwnedEventId, OwnedRoomId,
+    OwnedEventId, OwnedRoomId, ServerName,
     api::federation::membership::{
         create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event,
         prepare_knock_event, prepare_leave_event,
@@ -21,6 +21,8 @@ use crate::{
     respond::{Json, Plain},
     routes::Routes,
 };
+
+mod third_party;
 
 /// Bytes of an event, or of an invite with what is told of its room.
 const MAX_EVENT: usize = 512 << 10;
@@ -40,6 +42,7 @@ pub fn routes() -> Routes {
         .sized(send_knock, MAX_EVENT)
         .sized(invite, MAX_INVITE)
         .sized(invite_v1, MAX_INVITE)
+        .merge(third_party::routes())
 }
 
 async fn make_join(cx: Cx, req: Federation<prepare_join_event::v1::Request>) -> Result<Json<Template>> {
@@ -63,7 +66,8 @@ async fn send_join(cx: Cx, req: Federation<create_join_event::v2::Request>) -> R
     let b = &req.body;
     cx.limits().check(Limit::JoinsPerRoom, &b.room_id)?;
     let reply = Reply { origin: &req.server, room_id: &b.room_id, event_id: &b.event_id, json: b.pdu.get() };
-    cx.joins.send_join(reply, b.omit_members).await.map(streamed)
+    let answer = cx.joins.send_join(reply, b.omit_members).await?;
+    Ok(streamed(answer, req.pass))
 }
 
 mod v1 {
@@ -146,7 +150,7 @@ async fn send_join_v1(cx: Cx, req: Federation<v1::join::Request>) -> Result<Plai
     cx.limits().check(Limit::JoinsPerRoom, &b.room_id)?;
     let reply = Reply { origin: &req.server, room_id: &b.room_id, event_id: &b.event_id, json: b.pdu.get() };
     let answer = cx.joins.send_join(reply, false).await?;
-    Ok(streamed(answer.within("[200,", "]")))
+    Ok(streamed(answer.within("[200,", "]"), req.pass))
 }
 
 async fn send_leave(
@@ -186,28 +190,34 @@ struct Signed {
 }
 
 async fn invite(cx: Cx, req: Federation<As<create_invite::v2::Request, Invitation>>) -> Result<Json<Signed>> {
+    let As { args, body, .. } = &req.body;
+    invited(&cx, &req.server, args, body).await.map(Json)
+}
+
+/// The form for rooms of versions 1 and 2, whose answer stands in a list behind its status (`PUT /v1/invite`).
+async fn invite_v1(
+    cx: Cx,
+    req: Federation<As<create_invite::v1::Request, Box<RawValue>>>,
+) -> Result<Json<(u16, Signed)>> {
+    let As { args, body, .. } = req.body;
+    let signed = invited(&cx, &req.server, &args, &Invitation::of_old_room(body)).await?;
+    Ok(Json((200, signed)))
+}
+
+async fn invited(cx: &Cx, origin: &ServerName, args: &[String], invitation: &Invitation) -> Result<Signed> {
     #[derive(serde::Deserialize)]
     struct Invitee<'a> {
         #[serde(borrow)]
         state_key: Option<std::borrow::Cow<'a, str>>,
     }
-    let path = |n: usize| req.body.args.get(n).map(String::as_str).unwrap_or_default();
+    let path = |n: usize| args.get(n).map(String::as_str).unwrap_or_default();
     let invalid = |e: ruma::IdParseError| Error::invalid_param(e.to_string());
     let room_id = OwnedRoomId::try_from(path(0)).map_err(invalid)?;
     let event_id = OwnedEventId::try_from(path(1)).map_err(invalid)?;
-    let invitation = &req.body.body;
     if let Ok(Invitee { state_key: Some(user) }) = serde_json::from_str(invitation.event.get()) {
         cx.limits().check(Limit::InvitesPerUser, &user)?;
     }
     cx.limits().check(Limit::InvitesPerRoom, &room_id)?;
-    let event = cx.joins.invited(&req.server, &room_id, &event_id, invitation).await?;
-    Ok(Json(Signed { event }))
-}
-
-/// Only rooms of versions 1 and 2 are invited to in this way, and in those we take no part (`PUT /v1/invite`).
-async fn invite_v1(
-    _: Cx,
-    _: Federation<As<create_invite::v1::Request, serde::de::IgnoredAny>>,
-) -> Result<Json<Signed>> {
-    Err(hearth_service::federation::joins::incompatible("1"))
+    let event = cx.joins.invited(origin, &room_id, &event_id, invitation).await?;
+    Ok(Signed { event })
 }

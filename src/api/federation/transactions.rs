@@ -19,7 +19,7 @@ pub fn routes() -> Routes {
 async fn send(cx: Cx, req: Federation<v1::Request>) -> Result<v1::Response> {
     let (id, pdus) = (req.body.transaction_id, req.body.pdus);
     let edus = req.body.edus.into_iter().map(ruma::serde::Raw::into_json).collect();
-    let outcomes = cx.transactions.receive(&req.server, id.as_str(), pdus, edus).await?;
+    let outcomes = cx.transactions.receive(&req.server, id.as_str(), pdus, edus, req.pass.delay()).await?;
     let outcomes: BTreeMap<OwnedEventId, Result<(), String>> = (*outcomes).clone();
     Ok(v1::Response::new(outcomes))
 }

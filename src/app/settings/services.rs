@@ -30,10 +30,11 @@ pub fn services(config: &Config) -> Result<Settings> {
     to.server_keys = signing_key(config)?;
     to.federation = super::federation(config);
     let limits = &config.limits.federation;
-    to.transactions.window = limits.window;
-    to.transactions.sleep_limit = limits.sleep_limit;
-    to.transactions.sleep_delay = limits.sleep_delay;
-    to.transactions.reject_limit = limits.reject_limit;
+    to.gate.window = limits.window;
+    to.gate.sleep_limit = limits.sleep_limit;
+    to.gate.sleep_delay = limits.sleep_delay;
+    to.gate.reject_limit = limits.reject_limit;
+    to.gate.concurrent = limits.concurrent;
     to.outbox.receipts_per_second = config.limits.receipts_per_room_per_second;
     accounts(&config.accounts, &mut to);
     sessions(&config.accounts, &mut to);

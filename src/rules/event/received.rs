@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use ruma::{
     AnyKeyName, EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, SigningKeyId, UserId,
-    events::{TimelineEventType, room::policy::RoomPolicyEventContent},
+    events::TimelineEventType,
     serde::{Base64, base64::Standard},
-    signatures::{PublicKeyMap, verify_canonical_json_bytes, verify_policy_server_signature},
+    signatures::{PublicKeyMap, verify_canonical_json_bytes},
 };
 
 use super::{
@@ -144,15 +144,6 @@ impl Unverified {
         let pdu = read(&object, version)?;
         Ok(Verified::HashMismatchRedacted(pdu))
     }
-
-    /// Whether the room's policy server signed it (server-server API, "Validating policy server signatures"); true
-    /// for the event that names the policy server itself.
-    #[must_use]
-    pub fn signed_by_policy_server(&self, policy: &RoomPolicyEventContent) -> bool {
-        // What has no canonical JSON is nothing that a policy server has seen: they came with later versions.
-        serde_json::from_str(&self.pdu.json)
-            .is_ok_and(|object| verify_policy_server_signature(policy, &object, &self.version.rules).is_ok())
-    }
 }
 
 impl Pdu {
@@ -173,7 +164,11 @@ impl Pdu {
         let theirs = theirs.ok_or_else(|| Malformed::new(format!("not signed by {server}")))?;
         let mut object = parse_object(&self.json, version.numbers()).map_err(Malformed::Json)?;
         if let Some(Value::Object(all)) = object.get_mut("signatures") {
-            all.insert(server.to_string(), Value::Object(theirs.clone()));
+            match all.get_mut(server.as_str()) {
+                // It may have signed before, as the room's policy server.
+                Some(Value::Object(known)) => known.extend(theirs.clone()),
+                _ => drop(all.insert(server.to_string(), Value::Object(theirs.clone()))),
+            }
         }
         Ok(read(&object, version)?.with_rejected(self.rejected))
     }
@@ -233,7 +228,7 @@ fn verify_signature(object: &Object, server: &ServerName, keys: &PublicKeyMap, t
 }
 
 /// Reads and checks the fields of a hostile event.
-fn read(object: &Object, version: &RoomVersion) -> Result<Pdu, Malformed> {
+pub(super) fn read(object: &Object, version: &RoomVersion) -> Result<Pdu, Malformed> {
     let (json, content) = canonical::event_text(object);
     if json.len() > MAX_EVENT {
         return Err(Malformed::new("the event is too large"));

@@ -25,7 +25,7 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 
-use super::lane::{Builder, Staged, membership_of, opens, pdu_of, relation_of};
+use super::lane::{Builder, Staged, With, membership_of, opens, pdu_of, relation_of};
 use crate::state::State;
 
 /// An event about to be placed.
@@ -59,6 +59,8 @@ pub struct Arrival {
     pub told: bool,
     /// What is said of the state before it is not all of it, as in a room of which we know part only.
     pub in_part: bool,
+    /// What goes with it, if it is of our own.
+    pub with: With,
 }
 
 /// What became of an arrival.
@@ -166,9 +168,9 @@ impl Staged {
             counter: rh.counter,
             replaces,
             sets_state: false,
-            txn: None,
+            txn: arrival.with.txn,
             membership: None,
-            reads: false,
+            reads: standing == Standing::Live && pdu.sender().server_name() == server_name,
             counted: false,
             thread,
             push: Vec::new(),
@@ -207,7 +209,7 @@ impl Staged {
             rh.extremities = extremities;
             self.move_current(cx, state, &after, &mut event).await?;
             if event.sets_state {
-                event.membership = membership_of(store, &pdu, server_name, None).await?;
+                event.membership = membership_of(store, &pdu, server_name, arrival.with.stripped).await?;
             }
         }
         self.events.push(event);

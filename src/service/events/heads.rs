@@ -25,7 +25,7 @@ use super::{
 };
 
 /// What is to be built on the newest head of a room.
-enum Work {
+pub(super) enum Work {
     Receive(Vec<Arrival>),
     Enter(Entry),
 }
@@ -63,7 +63,7 @@ impl Events {
     }
 
     /// Builds a write on the newest head of a room and waits until it is durable; again if the room has moved on.
-    async fn build(&self, room: RoomNid, work: Work) -> Result<Vec<Arrived>> {
+    pub(super) async fn build(&self, room: RoomNid, work: Work) -> Result<Vec<Arrived>> {
         let lane = self.lanes.get_with(room, Arc::default);
         for _ in 0..ATTEMPTS {
             let mut newest = lane.newest.lock().await;

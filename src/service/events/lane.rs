@@ -106,6 +106,15 @@ impl Head {
         pdu_of(store, &self.fresh, *nid).await
     }
 
+    /// The state event by the same user that says the same as a draft, if it stands.
+    pub(super) async fn says_already(&self, store: &Store, draft: &Draft) -> Result<Option<OwnedEventId>> {
+        let Some(state_key) = &draft.state_key else { return Ok(None) };
+        let key = store.intern_key(&draft.event_type.to_string(), state_key).await?;
+        let same = self.state_event(store, key).await?;
+        let same = same.filter(|e| e.sender() == draft.sender && e.content_json() == draft.content_json());
+        Ok(same.map(|e| e.event_id().to_owned()))
+    }
+
     /// Remembers a state event that is on its way to the disk.
     pub(super) fn remember(&mut self, nid: EventNid, pdu: &Arc<Pdu>, auth: &[EventNid]) {
         if self.fresh.len() >= FRESH {
@@ -240,12 +249,9 @@ impl Staged {
             None => None,
         };
         if with.dedupe
-            && let Some(key) = key
-            && let Some(same) = head.state_event(store, key).await?
-            && same.sender() == draft.sender
-            && same.content_json() == draft.content_json()
+            && let Some(same) = head.says_already(store, draft).await?
         {
-            return Ok(Step::Same(same.event_id().to_owned()));
+            return Ok(Step::Same(same));
         }
         let allowed_by = AllowedBy::gather(store, head, draft).await?;
         let deepest = head.room.head.extremities.iter().map(|e| e.depth).max().unwrap_or(0);
@@ -266,6 +272,10 @@ impl Staged {
             if opens(&pdu) {
                 head.reopen(store).await?;
             }
+        }
+        if let (Some(target), None) = (pdu.redacts(), &with.redaction) {
+            // It takes effect when it comes.
+            self.redactions_ahead.push((target.to_owned(), nid));
         }
         let local = pdu.sender().server_name() == server_name;
         let (relation, thread) = relation_of(store, head.room.nid, &pdu).await?;

@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use hearth_base::{
     Error, Result,
-    ids::{EventNid, RoomNid},
+    ids::{EventNid, RoomNid, UserNid},
 };
 use hearth_rules::{
     auth,
-    event::{Draft, Pdu, Reference},
+    event::{Draft, Pdu, PolicyServer, Reference, policy::is_exempt},
 };
-use hearth_store::state::StateMap;
-use ruma::events::TimelineEventType;
+use hearth_store::{rooms::Room, state::StateMap};
+use ruma::{OwnedEventId, events::TimelineEventType};
 
 use super::{
-    Arrival, Events,
-    lane::{AllowedBy, Head, some_extremities},
+    Arrival, Arrived, Events, With,
+    heads::Work,
+    lane::{AllowedBy, Head, pdu_of, some_extremities},
 };
+use crate::state::version_of;
 
 /// Where an event would stand.
 struct Place {
@@ -47,6 +49,7 @@ impl Arrival {
             relay: true,
             told: false,
             in_part: false,
+            with: With::default(),
         }
     }
 }
@@ -76,6 +79,77 @@ impl Events {
         let pdu = Arc::new(self.built(&place, draft)?);
         let nid = self.store.new_event_nid().await?;
         Ok(Arrival::placed(nid, pdu, place.allowed_by.nids()))
+    }
+
+    /// The policy server that is to sign an event of ours, if the room has one.
+    pub(super) async fn policy_server(&self, head: &Head, draft: &Draft) -> Result<Option<PolicyServer>> {
+        for nid in self.policy.entries(&head.state.map) {
+            if is_exempt(&draft.event_type.to_string(), draft.state_key.as_deref()) {
+                return Ok(None);
+            }
+            if let Some(event) = pdu_of(&self.store, &head.fresh, nid).await?
+                && let Some(server) = self.policy.named_by(head.room.nid, &event).await?
+            {
+                return Ok(Some(server));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An event that is about to be part of the room, with the signature of the room's policy server if it has one.
+    ///
+    /// # Errors
+    /// What the policy server says if it does not sign it.
+    pub async fn vetted(&self, room: &Room, pdu: Arc<Pdu>) -> Result<Arc<Pdu>> {
+        match self.policy.of_room(room).await? {
+            Some(server) => self.policy.signed(&server, pdu, version_of(room)?).await,
+            None => Ok(pdu),
+        }
+    }
+
+    /// Whether the room's policy server has signed an event, or the room has none.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_vetted(&self, room: &Room, pdu: &Pdu) -> Result<bool> {
+        let server = self.policy.of_room(room).await?;
+        let version = version_of(room)?;
+        Ok(server.is_none_or(|server| server.approves(pdu, version)))
+    }
+
+    /// Appends an event of our own that the room's policy server is to sign first.
+    pub(super) async fn append_signed(
+        &self,
+        room: RoomNid,
+        sender: UserNid,
+        draft: &Draft,
+        with: With,
+        server: &PolicyServer,
+    ) -> Result<OwnedEventId> {
+        if with.quiet {
+            // It says nothing, so there is nothing to look at; the next event that says something does the same.
+            return Err(Error::forbidden("The room has a policy server"));
+        }
+        let head = Head::read(&self.store, room).await?;
+        if with.dedupe
+            && let Some(same) = head.says_already(&self.store, draft).await?
+        {
+            return Ok(same);
+        }
+        let version = head.version;
+        let place = self.place(head, draft).await?;
+        let pdu = self.policy.signed(server, Arc::new(self.built(&place, draft)?), version).await?;
+        let event_id = pdu.event_id().to_owned();
+        let nid = self.store.new_event_nid().await?;
+        let arrival = Arrival { with: with.clone(), ..Arrival::placed(nid, pdu, place.allowed_by.nids()) };
+        match self.build(room, Work::Receive(vec![arrival])).await {
+            Ok(mut outcomes) => match outcomes.pop() {
+                Some(Arrived::Placed) => Ok(event_id),
+                Some(Arrived::SoftFailed(why) | Arrived::Rejected(why)) => Err(Error::forbidden(why)),
+                None => Err(Error::broken("nothing became of an event")),
+            },
+            Err(e) => self.done_before(sender, room, &with).await.ok_or(e),
+        }
     }
 
     /// Whether the room's present state allows an event of another server.

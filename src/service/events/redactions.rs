@@ -29,7 +29,8 @@ impl Staged {
         pdu: &Pdu,
         before: &StateMap,
     ) -> Result<Option<NewRedaction>> {
-        let Some(id) = pdu.redacts() else { return Ok(None) };
+        // In versions 1 and 2 an event can name itself.
+        let Some(id) = pdu.redacts().filter(|id| *id != pdu.event_id()) else { return Ok(None) };
         let Some((target, what)) = self.target(store, id).await? else {
             // PostgreSQL has no texts with NUL, and no event has such an id.
             if !id.as_str().contains('\0') {

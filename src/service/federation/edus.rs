@@ -165,7 +165,10 @@ impl Edus {
                 "m.presence" => self.presence(origin, content).await?,
                 "m.direct_to_device" => self.to_device(origin, content).await?,
                 "m.device_list_update" => self.device_lists.update(origin, content).await?,
-                "m.signing_key_update" => self.device_lists.signing_keys(origin, content).await?,
+                // The second is how it was called before it was in the specification.
+                "m.signing_key_update" | "org.matrix.signing_key_update" => {
+                    self.device_lists.signing_keys(origin, content).await?
+                }
                 other => tracing::trace!(%origin, edu_type = other, "an EDU of a type unknown here"),
             }
         }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
-use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers, servers::Servers};
+use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers, policy::Policy, servers::Servers};
 use crate::{events::Events, server_keys::ServerKeys, state::version_of};
 
 mod gaps;
@@ -47,6 +47,7 @@ pub struct Inbox {
     acls: Arc<Acls>,
     joins: Arc<Joins>,
     servers: Arc<Servers>,
+    policy: Arc<Policy>,
     /// One write at a time in a room.
     lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
@@ -69,6 +70,7 @@ enum Sort {
 impl Inbox {
     /// Made once.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "explicit dependencies")]
     pub fn new(
         store: Store,
         events: Arc<Events>,
@@ -78,10 +80,11 @@ impl Inbox {
         acls: Arc<Acls>,
         joins: Arc<Joins>,
         servers: Arc<Servers>,
+        policy: Arc<Policy>,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
         let heavy = Semaphore::new(HEAVY);
-        Self { store, events, server_keys, federation, outliers, acls, joins, servers, lanes, heavy }
+        Self { store, events, server_keys, federation, outliers, acls, joins, servers, policy, lanes, heavy }
     }
 
     /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
@@ -226,8 +229,10 @@ impl Inbox {
     /// The room, if one of our users is joined to it.
     async fn known_room(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
         let Some(nid) = self.store.room_nid(room_id).await? else { return Ok(None) };
-        let Some(room) = self.store.room(nid).await? else { return Ok(None) };
-        Ok(self.store.is_resident(nid).await?.then_some(room))
+        if !self.store.is_resident(nid).await? {
+            return Ok(None);
+        }
+        self.store.room(nid).await
     }
 
     /// Those of these events that are of the room, that we have not placed yet, and whose signatures are good.

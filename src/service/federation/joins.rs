@@ -25,6 +25,7 @@ pub mod resident;
 mod restricted;
 mod stripped;
 mod template;
+pub mod third_party;
 pub mod through;
 
 pub use invited::Invitation;

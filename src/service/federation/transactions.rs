@@ -7,42 +7,17 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use hearth_base::{Error, Result, clock::Clock, tasks::Supervisor};
+use hearth_base::{Error, Result, tasks::Supervisor};
 use moka::sync::Cache;
-use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
 use super::{edus::Edus, inbox::Inbox};
-
-/// How the transactions of one other server are held back (`rc_federation`).
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// The window in which transactions are counted.
-    pub window: Duration,
-    /// So many in a window before each is delayed.
-    pub sleep_limit: u32,
-    /// The delay.
-    pub sleep_delay: Duration,
-    /// So many waiting before more are refused.
-    pub reject_limit: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            window: Duration::from_secs(1),
-            sleep_limit: 10,
-            sleep_delay: Duration::from_millis(500),
-            reject_limit: 50,
-        }
-    }
-}
 
 /// Events and EDUs of a transaction.
 const PDUS: usize = 50;
@@ -62,16 +37,14 @@ pub type Outcomes = BTreeMap<OwnedEventId, Result<(), String>>;
 pub struct Transactions {
     edus: Arc<Edus>,
     inbox: Arc<Inbox>,
-    clock: Clock,
     supervisor: Supervisor,
-    settings: Settings,
     origins: Cache<OwnedServerName, Arc<Origin>>,
     answers: Cache<(OwnedServerName, String), Arc<Outcomes>>,
 }
 
 impl std::fmt::Debug for Transactions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Transactions({:?})", self.settings)
+        f.write_str("Transactions")
     }
 }
 
@@ -80,54 +53,43 @@ impl std::fmt::Debug for Transactions {
 struct Origin {
     /// One at a time: a server's events are in its order.
     turn: Arc<tokio::sync::Mutex<()>>,
-    waiting: AtomicU32,
-    waiting_bytes: AtomicUsize,
-    /// When the window began, ms, and how many came since.
-    window: Mutex<(u64, u32)>,
+    /// Of transactions that wait.
+    bytes: AtomicUsize,
 }
 
-/// Counts who waits for a turn, and how much they hold.
+/// Bytes that wait.
 struct Waiting<'o>(&'o Origin, usize);
 
 impl<'o> Waiting<'o> {
     /// `None` if there are too many.
-    fn begin(origin: &'o Origin, bytes: usize, most: u32) -> Option<Self> {
-        let waiting = origin.waiting.fetch_add(1, Ordering::AcqRel);
-        let held = origin.waiting_bytes.fetch_add(bytes, Ordering::AcqRel);
+    fn begin(origin: &'o Origin, bytes: usize) -> Option<Self> {
+        let held = origin.bytes.fetch_add(bytes, Ordering::AcqRel);
         let this = Self(origin, bytes);
-        (waiting == 0 || (waiting < most && held.saturating_add(bytes) <= WAITING_BYTES)).then_some(this)
+        (held == 0 || held.saturating_add(bytes) <= WAITING_BYTES).then_some(this)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-        self.0.waiting_bytes.fetch_sub(self.1, Ordering::AcqRel);
+        self.0.bytes.fetch_sub(self.1, Ordering::AcqRel);
     }
 }
 
 impl Transactions {
     /// Made once.
     #[must_use]
-    pub fn new(
-        edus: Arc<Edus>,
-        inbox: Arc<Inbox>,
-        clock: Clock,
-        supervisor: Supervisor,
-        settings: Settings,
-    ) -> Arc<Self> {
+    pub fn new(edus: Arc<Edus>, inbox: Arc<Inbox>, supervisor: Supervisor) -> Arc<Self> {
         Arc::new(Self {
             edus,
             inbox,
-            clock,
             supervisor,
-            settings,
             origins: Cache::builder().max_capacity(ORIGINS).time_to_idle(REMEMBERED).build(),
             answers: Cache::builder().max_capacity(ANSWERS).time_to_live(REMEMBERED).build(),
         })
     }
 
-    /// Takes one in; it is done to its end even if the server hangs up.
+    /// Takes one in; it is done to its end even if the server hangs up. `delay` comes before it, in its turn: of a server
+    /// that sends too many.
     ///
     /// # Errors
     /// 400 for more than a transaction may hold, 429 if too many wait; a fault if the database fails, so that the server
@@ -138,6 +100,7 @@ impl Transactions {
         id: &str,
         pdus: Vec<Box<RawValue>>,
         edus: Vec<Box<RawValue>>,
+        delay: Option<Duration>,
     ) -> Result<Arc<Outcomes>> {
         if pdus.len() > PDUS {
             return Err(Error::invalid_param(format!("A transaction has {PDUS} PDUs at most")));
@@ -151,14 +114,12 @@ impl Transactions {
         }
         let origin = self.origins.get_with(from.to_owned(), Arc::default);
         let bytes = pdus.iter().chain(&edus).map(|raw| raw.get().len()).sum();
-        let Some(waiting) = Waiting::begin(&origin, bytes, self.settings.reject_limit) else {
-            return Err(Error::limit_exceeded(self.settings.window.max(self.settings.sleep_delay)));
+        let Some(waiting) = Waiting::begin(&origin, bytes) else {
+            return Err(Error::limit_exceeded(Duration::from_secs(1)));
         };
-        if self.is_hasty(&origin) {
-            tokio::time::sleep(self.settings.sleep_delay).await;
-        }
         let this = self.clone();
         let turn = origin.turn.clone().lock_owned().await;
+        tokio::time::sleep(delay.unwrap_or_default()).await;
         // It may have been done while this one waited.
         if let Some(answer) = self.answers.get(&name) {
             return Ok(answer);
@@ -174,17 +135,5 @@ impl Transactions {
         let done = self.supervisor.job(work).await;
         drop(waiting);
         done
-    }
-
-    /// Counts a transaction; whether there were too many of late.
-    fn is_hasty(&self, origin: &Origin) -> bool {
-        let now = self.clock.now_ms();
-        let window = u64::try_from(self.settings.window.as_millis()).unwrap_or(u64::MAX);
-        let mut counted = origin.window.lock();
-        if now.saturating_sub(counted.0) >= window {
-            *counted = (now, 0);
-        }
-        counted.1 = counted.1.saturating_add(1);
-        counted.1 > self.settings.sleep_limit
     }
 }

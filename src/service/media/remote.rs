@@ -222,7 +222,7 @@ impl Remote {
             multipart.push(&next.ok_or_else(|| Failure::Nonsense("the file does not begin".to_owned()))?);
         };
         if let Some(location) = head.location {
-            let fetched = tokio::time::timeout(PATIENCE, self.federation.remote().fetch(&location)).await;
+            let fetched = tokio::time::timeout(PATIENCE, self.federation.remote().fetch(&location, &[])).await;
             return self.plain(fetched.unwrap_or(Err(Failure::TimedOut(PATIENCE)))?);
         }
         // Dendrite names the file in the headers of the whole answer.

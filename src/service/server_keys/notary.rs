@@ -50,7 +50,12 @@ impl ServerKeys {
             } else {
                 criteria.keys.iter().all(|(id, until)| is_good(id, until.unwrap_or(now)))
             };
-            *server != own && !is_met && self.theirs.may_ask(server)
+            let may_ask = if keys.is_some_and(|k| !k.is_empty()) {
+                self.theirs.may_ask_again(server)
+            } else {
+                self.theirs.may_ask(server)
+            };
+            *server != own && !is_met && may_ask
         });
         let fetches: Vec<OwnedServerName> = lacking.map(|(server, _)| server.clone()).take(MAX_FETCHES).collect();
         let fetching = stream::iter(fetches).for_each_concurrent(MAX_FETCHES, |s| self.theirs.fetch(s, false));

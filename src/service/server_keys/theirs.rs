@@ -68,8 +68,9 @@ const PER_QUESTION: usize = 100;
 const MAX_ANSWER: usize = 8 << 20;
 /// Servers of which we remember when they were asked.
 const REMEMBERED: u64 = 50_000;
-/// When a server that answered may be asked again, ms.
+/// When a server that answered may be asked again, ms, and how often in that time for a document that holds longer.
 const AGAIN: u64 = 60_000;
+const OFTEN: u32 = 3;
 /// The first and the longest pause for a server that did not, ms.
 const FIRST_PAUSE: u64 = 10_000;
 const LONGEST_PAUSE: u64 = 3600 * 1000;
@@ -79,6 +80,8 @@ struct Asked {
     /// Not again before, ms.
     until: u64,
     failures: u32,
+    /// When it answered first, ms, and how often since.
+    answers: (u64, u32),
 }
 
 /// Keys of other servers.
@@ -167,6 +170,11 @@ impl Theirs {
         self.asked.get(server).is_none_or(|asked| asked.until <= self.clock.now_ms())
     }
 
+    /// The same for who wants keys that hold longer than those we have.
+    pub fn may_ask_again(&self, server: &OwnedServerName) -> bool {
+        self.may_ask(server) || self.asked.get(server).is_some_and(|a| a.failures == 0 && a.answers.1 < OFTEN)
+    }
+
     /// Asks for the keys of one server; who asks for the same meanwhile waits for this. The work ends though its caller
     /// may go.
     pub async fn fetch(self: &Arc<Self>, server: OwnedServerName, gave_sign: bool) {
@@ -206,16 +214,20 @@ impl Theirs {
                 got = Ok(());
             }
         }
-        let now = self.clock.now_ms();
-        let failures = match got {
-            Ok(()) => 0,
-            Err(_) => self.asked.get(server).map_or(0, |a| a.failures).saturating_add(1),
+        let (now, before) = (self.clock.now_ms(), self.asked.get(server));
+        let asked = match got {
+            Ok(()) => {
+                let recent = before.map(|a| a.answers).filter(|(first, _)| first.saturating_add(AGAIN) > now);
+                let (first, count) = recent.map_or((now, 1), |(first, count)| (first, count + 1));
+                Asked { until: first.saturating_add(AGAIN), failures: 0, answers: (first, count) }
+            }
+            Err(_) => {
+                let failures = before.map_or(0, |a| a.failures).saturating_add(1);
+                let pause = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_PAUSE);
+                Asked { until: now.saturating_add(pause), failures, answers: (0, 0) }
+            }
         };
-        let pause = match failures {
-            0 => AGAIN,
-            n => FIRST_PAUSE.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_PAUSE),
-        };
-        self.asked.insert(server.clone(), Asked { until: now.saturating_add(pause), failures });
+        self.asked.insert(server.clone(), asked);
     }
 
     async fn ask_server(&self, server: &ServerName, gave_sign: bool) -> Result<(), Failure> {

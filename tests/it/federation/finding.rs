@@ -212,6 +212,12 @@ async fn a_notary_vouches_for_others() {
         assert!(keys["server_keys"][0]["signatures"][here.name().as_str()][ours].is_string(), "{keys}");
     };
     check(&here.nobody().get(&format!("/_matrix/key/v2/query/{name}")).await.good());
+    // Who wants keys that hold longer has the server asked again, but not for ever.
+    for _ in 0..5 {
+        let path = format!("/_matrix/key/v2/query/{name}?minimum_valid_until_ts=9007199254740991");
+        check(&here.nobody().get(&path).await.good());
+    }
+    assert_eq!(there.was_asked(KEYS), 3);
     // What is known is told though its server is away.
     there.goes_away();
     check(&here.nobody().get(&format!("/_matrix/key/v2/query/{name}/{key_id}")).await.good());

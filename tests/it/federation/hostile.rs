@@ -38,19 +38,19 @@ const VERSION: &str = "11";
 const SWIFT: Duration = Duration::from_secs(10);
 
 /// The misbehaving server with its user, in a room of the victim's.
-struct Rogue {
-    peer: Peer,
-    eve: User,
-    room: String,
+pub struct Rogue {
+    pub peer: Peer,
+    pub eve: User,
+    pub room: String,
 }
 
 /// An answer of JSON.
-fn as_json(body: Value) -> impl IntoResponse {
+pub fn as_json(body: Value) -> impl IntoResponse {
     ([("content-type", "application/json")], body.to_string())
 }
 
 /// A server, its user Alice with a public room, and the misbehaving one in it.
-async fn besieged() -> (Peer, User, Rogue) {
+pub async fn besieged() -> (Peer, User, Rogue) {
     let [here, peer] = Peers::two().await;
     let (alice, eve) = (here.user("alice").await, peer.user("eve").await);
     let room = alice.creates(json!({ "preset": "public_chat", "room_version": VERSION })).await;
@@ -58,14 +58,14 @@ async fn besieged() -> (Peer, User, Rogue) {
     (here, alice, Rogue { peer, eve, room })
 }
 
-async fn joins(user: &User, room: &str, via: &Peer) {
+pub async fn joins(user: &User, room: &str, via: &Peer) {
     let path = format!("{V3}/join/{}?via={}", encoded(room), encoded(via.name().as_str()));
     user.post(&path, json!({})).await.good();
 }
 
 impl Rogue {
     /// A message as a good server would make it, not signed yet, on the victim's newest head.
-    async fn message(&self, victim: &Peer, text: &str) -> Value {
+    pub async fn message(&self, victim: &Peer, text: &str) -> Value {
         let store = &self.peer.services().store;
         let room_id = <&RoomId>::try_from(self.room.as_str()).unwrap();
         let room = store.room(store.room_nid(room_id).await.unwrap().unwrap()).await.unwrap().unwrap();
@@ -87,7 +87,7 @@ impl Rogue {
     }
 
     /// Hashes and signs an event as far as that is possible; gives its id where it has one.
-    fn signed(&self, event: Value) -> (String, Value) {
+    pub fn signed(&self, event: Value) -> (String, Value) {
         let version = RoomVersion::get(VERSION).unwrap();
         // What has no canonical form is sent as it is.
         let Ok(mut object) = parse_object(&event.to_string(), version.numbers()) else {
@@ -115,7 +115,7 @@ impl Rogue {
         (id, serde_json::from_str(&json).unwrap())
     }
 
-    async fn sends(&self, victim: &Peer, pdus: Vec<Value>) -> Told {
+    pub async fn sends(&self, victim: &Peer, pdus: Vec<Value>) -> Told {
         let body = json!({ "origin": self.peer.name(), "origin_server_ts": 1, "pdus": pdus });
         self.peer.calls(victim, Method::PUT, &format!("/_matrix/federation/v1/send/{}", txn()), Some(body)).await
     }
@@ -138,13 +138,13 @@ fn refused(status: u16) -> BoxFuture<'static, Response> {
 const ABOUT_ROOMS: &[&str] = &["get_missing_events", "/state_ids/", "/state/", "/event/", "/event_auth/", "/backfill/"];
 
 /// What Alice is shown of her room, newest first.
-async fn shown(alice: &User, room: &str) -> Vec<String> {
+pub async fn shown(alice: &User, room: &str) -> Vec<String> {
     let events = alice.reads_all(room, None, 100).await;
     events.iter().filter_map(|e| e["content"]["body"].as_str().map(str::to_owned)).collect()
 }
 
 /// Waits until somebody is shown a message with that text.
-async fn hears(user: &User, room: &str, text: &str) {
+pub async fn hears(user: &User, room: &str, text: &str) {
     let mut since = String::new();
     let heard = async {
         loop {
@@ -383,6 +383,28 @@ async fn a_redaction_may_come_before_what_it_redacts() {
     let store = &here.services().store;
     let event = store.event_by_id(<&EventId>::try_from(target.as_str()).unwrap()).await.unwrap().unwrap();
     assert!(event.standing == Standing::Live && event.redacted_by.is_some());
+}
+
+#[tokio::test]
+async fn what_others_have_is_redacted_before_it_comes() {
+    let (here, alice, rogue) = besieged().await;
+    let carol = here.user("carol").await;
+    carol.joins(&rogue.room).await.good();
+    let (target, said) = rogue.signed(rogue.message(&here, "a secret").await);
+    carol.redacts(&rogue.room, &target).await.refused(404, "M_NOT_FOUND");
+    let redaction = alice.redacts(&rogue.room, &target).await.good();
+    let redaction = redaction["event_id"].as_str().unwrap();
+    // It is told to those who may have what it is about.
+    let told = async {
+        while !rogue.eve.in_room(&rogue.room, &format!("event/{}", encoded(redaction))).await.status.is_success() {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+    rogue.sends(&here, vec![said]).await.good();
+    let seen = alice.in_room(&rogue.room, &format!("event/{}", encoded(&target))).await.good();
+    assert_eq!(seen["content"], json!({}), "{seen}");
+    assert_eq!(seen["unsigned"]["redacted_because"]["event_id"], redaction);
 }
 
 #[tokio::test]

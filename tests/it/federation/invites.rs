@@ -1,13 +1,16 @@
 //! Invites and knocks between servers: taken, turned down, withdrawn, refused.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use http::Method;
+use axum::response::IntoResponse;
+use futures_util::FutureExt;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
+    hostile::as_json,
     joining::{joins_through, membership},
-    support::{Peer, Peers},
+    support::{Peer, Peers, Trick},
 };
 use crate::support::{
     User,
@@ -207,7 +210,10 @@ async fn what_is_no_invite_is_not_signed() {
     put(path.clone(), body("10", &forged)).await.refused(400, "M_INVALID_PARAM");
     let mut unsigned = good.clone();
     unsigned["signatures"] = json!({});
-    put(path.clone(), body("10", &unsigned)).await.refused(400, "M_INVALID_PARAM");
+    put(path.clone(), body("10", &unsigned)).await.refused(403, "M_FORBIDDEN");
+    let mut loose = good.clone();
+    loose["content"]["weight"] = json!(1.5);
+    put(path.clone(), body("10", &loose)).await.refused(400, "M_BAD_JSON");
     let too_much = json!({ "room_version": "10", "event": good, "invite_room_state": vec![json!({}); 200] });
     put(path.clone(), too_much).await.refused(400, "M_INVALID_PARAM");
     put(path.clone(), json!({ "room_version": "10" })).await.refused(400, "M_BAD_JSON");
@@ -236,8 +242,8 @@ async fn what_is_no_invite_is_not_signed() {
     let shown = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
     assert_eq!(state_of(shown, "m.room.name", "").unwrap()["content"]["name"], "Trap");
     assert_eq!(shown.as_array().unwrap().len(), 2);
-    // The first form is for versions we take no part in.
-    put(path.replace("v2", "v1"), good).await.refused(400, "M_INCOMPATIBLE_ROOM_VERSION");
+    // The first form is for the first versions, whose ids are not hashes.
+    put(path.replace("v2", "v1"), good).await.refused(400, "M_INVALID_PARAM");
     // There is no such room; the invite goes all the same.
     alice.joins(&room).await.refused(404, "M_NOT_FOUND");
     alice.leaves(&room).await.good();
@@ -291,6 +297,26 @@ async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
         assert_eq!(state_of(seen, "m.room.name", "").is_some(), count > 0);
         alice.leaves(&room).await.good();
     }
+async fn old_rooms_invite_in_the_old_way_where_nothing_else_is_known() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let refuses: Trick = Arc::new(|path| {
+        path.contains("/v2/invite/").then(|| {
+            let body = json!({ "errcode": "M_UNRECOGNIZED", "error": "What?" });
+            async move { (StatusCode::NOT_FOUND, as_json(body)).into_response() }.boxed()
+        })
+    });
+    there.tricks(Some(refuses));
+    for version in ["1", "2"] {
+        let room = invited(&alice, version, &bob).await;
+        let sync = bob.syncs("").await;
+        let shown = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+        assert_eq!(state_of(shown, "m.room.name", "").unwrap()["content"]["name"], "Private", "{sync}");
+        bob.joins(&room).await.good();
+        assert_eq!(membership(&alice, &room, &bob).await, "join");
+    }
+    let newer = alice.creates(json!({ "room_version": "10" })).await;
+    assert!(alice.invites(&newer, &bob).await.status.is_server_error());
 }
 
 /// The sync in which a room is left.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hearth_rules::{Draft, RoomVersion, auth::auth_keys};
-use hearth_service::events::{Arrival, Arrived};
+use hearth_service::events::{Arrival, Arrived, With};
 use ruma::{OwnedRoomId, events::TimelineEventType};
 use serde_json::{Value, json};
 
@@ -61,6 +61,7 @@ async fn places(
         relay: false,
         told: false,
         in_part: false,
+        with: With::default(),
     };
     let arrived = services.events.receive(room.nid, vec![arrival]).await.unwrap();
     assert_eq!(arrived, [Arrived::Placed]);

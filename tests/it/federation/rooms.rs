@@ -9,7 +9,7 @@ use hearth_rules::{
     event::{Draft, Pdu, Reference},
     versions::RoomVersion,
 };
-use hearth_service::events::{Arrival, Entry};
+use hearth_service::events::{Arrival, Entry, With};
 use hearth_store::{events::StoredEvent, rooms::Room};
 use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
 use serde_json::{Value, json, value::RawValue};
@@ -127,6 +127,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         relay: false,
         told: false,
         in_part: false,
+        with: With::default(),
         pdu: Arc::new(join),
     };
     let entry = Entry { state: state.values().map(|o| o.nid).collect(), join: arrival, part: None };

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, middleware};
+use axum::{Router, middleware, response::IntoResponse};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hearth_base::tasks::Supervisor;
@@ -40,6 +40,7 @@ use tokio::{
     sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 
 use crate::support::{Plan, TestServer};
 
@@ -96,6 +97,7 @@ pub struct Door {
     lie: Arc<Mutex<Option<Lie>>>,
     trick: Arc<Mutex<Option<Trick>>>,
     gates: Arc<Mutex<Vec<Gate>>>,
+    aside: Arc<Mutex<Option<Aside>>>,
 }
 
 /// Holds requests back until it is opened.
@@ -125,6 +127,9 @@ impl Gate {
     }
 }
 
+/// The beginning of paths that another router answers.
+type Aside = (&'static str, Router);
+
 /// Answers instead of the server: the path that was asked for, and the answer, which may be late or have no end.
 pub type Trick = Arc<dyn Fn(&str) -> Option<BoxFuture<'static, axum::response::Response>> + Send + Sync>;
 
@@ -140,6 +145,7 @@ impl Door {
             lie: Arc::default(),
             trick: Arc::default(),
             gates: Arc::default(),
+            aside: Arc::default(),
         }
     }
 
@@ -158,13 +164,18 @@ impl Door {
 
     fn lying(&self, router: Router) -> Router {
         let (lie, trick, gates) = (self.lie.clone(), self.trick.clone(), self.gates.clone());
+        let aside = self.aside.clone();
         router.layer(middleware::from_fn(move |request: axum::extract::Request, next: middleware::Next| {
             let (lie, trick) = (lie.lock().unwrap().clone(), trick.lock().unwrap().clone());
+            let aside = aside.lock().unwrap().clone();
             let path = request.uri().path().to_owned();
             let gate = gates.lock().unwrap().iter().find(|gate| path.contains(gate.part)).cloned();
             async move {
                 if let Some(gate) = gate {
                     gate.passes().await;
+                }
+                if let Some((_, router)) = aside.filter(|(prefix, _)| path.starts_with(prefix)) {
+                    return router.oneshot(request).await.unwrap().into_response();
                 }
                 if let Some(answer) = trick.and_then(|trick| trick(&path)) {
                     return answer.await;
@@ -213,6 +224,15 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let service = TowerToHyperService::new(router);
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Somebody else on the web, at the address that is given: `router` by TLS until the stop of that server.
+pub async fn on_the_web(last: u8, router: Router, until: &Peer) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let tls = authority().certifies(&[&Ipv4Addr::new(127, 0, 0, last).to_string()]);
+    Door::open().serve(listener, tls, router, &until.services().supervisor);
+    format!("https://{address}")
 }
 
 /// A server that federates.
@@ -276,6 +296,9 @@ fn plan(name: OwnedServerName) -> Plan {
         s.federation.completion.first = Duration::from_millis(200);
         s.federation.completion.longest = Duration::from_secs(1);
         s.federation.public_rooms = true;
+        // Tests ask more at once than servers do.
+        s.gate.sleep_limit = 1_000;
+        s.gate.concurrent = 50;
     })
 }
 
@@ -343,6 +366,11 @@ impl Peer {
     /// Answers other servers in another way than a server does, or with `None` as one again.
     pub fn tricks(&self, trick: Option<Trick>) {
         *self.door.trick.lock().unwrap() = trick;
+    }
+
+    /// Has another router answer paths that begin so.
+    pub fn also_serves(&self, prefix: &'static str, router: Router) {
+        *self.door.aside.lock().unwrap() = Some((prefix, router));
     }
 
     /// How often other servers asked for a path.

@@ -28,7 +28,7 @@ use ruma::{
     },
 };
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
 
 use super::{Inbox, Sort};
 use crate::federation::outliers::auth_ids;
@@ -68,6 +68,8 @@ pub(super) struct Found {
     pub(super) before: HashMap<OwnedEventId, StateMap>,
     /// Events for which the present state stands in, as nobody tells another.
     pub(super) unsure: HashSet<OwnedEventId>,
+    /// Those that the room's policy server does not sign.
+    pub(super) refused: HashSet<OwnedEventId>,
 }
 
 /// What a server said of a state.
@@ -86,8 +88,8 @@ pub(super) struct Search<'a> {
     pub(super) room: &'a Room,
     pub(super) version: &'static RoomVersion,
     pub(super) sort: Sort,
-    /// The origin first.
-    pub(super) servers: Vec<OwnedServerName>,
+    /// The origin first; read when something is to be asked, which is seldom.
+    pub(super) servers: OnceCell<Vec<OwnedServerName>>,
     /// For one answer, and for all of it.
     pub(super) wait: Duration,
     pub(super) until: Instant,
@@ -104,8 +106,7 @@ impl Inbox {
         events: Vec<Pdu>,
         sort: Sort,
     ) -> Result<Found> {
-        // Who gives history gives the state before it.
-        let servers = if sort == Sort::History { vec![origin.to_owned()] } else { self.servers(origin, room).await? };
+        let servers = OnceCell::new();
         let (until, calls) = (Instant::now() + WAIT_IN_ALL, AtomicUsize::new(0));
         let search = Search { inbox: self, origin, room, version, sort, servers, wait: WAIT, until, calls };
         let events = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
@@ -170,6 +171,16 @@ impl Inbox {
 }
 
 impl Search<'_> {
+    /// Whom to ask.
+    async fn servers(&self) -> Result<&[OwnedServerName]> {
+        let read = async || match self.sort {
+            // Who gives history gives the state before it.
+            Sort::History => Ok(vec![self.origin.to_owned()]),
+            Sort::News | Sort::ToldToUs => self.inbox.servers(self.origin, self.room).await,
+        };
+        self.servers.get_or_try_init(read).await.map(Vec::as_slice)
+    }
+
     /// For one more call; `None` if there were enough.
     fn patience(&self) -> Option<Patience> {
         let left = self.until.checked_duration_since(Instant::now())?;
@@ -282,7 +293,7 @@ impl Search<'_> {
     /// The state after or before an event, by the first who knows it. No answer is one if the origin gives none.
     pub(super) async fn state(&self, id: &EventId, after: bool) -> Result<Told> {
         let mut ended = Told::Nothing;
-        for server in &self.servers {
+        for server in self.servers().await? {
             match self.state_by(server, id, after).await? {
                 Told::State(state) => return Ok(Told::State(state)),
                 Told::NoAnswer if *server == *self.origin => ended = Told::NoAnswer,
@@ -373,7 +384,7 @@ impl Search<'_> {
     /// Fetches what allows an event.
     async fn fetch_auth(&self, pdu: &Pdu) -> Result<()> {
         let (inbox, room) = (self.inbox, self.room);
-        for server in &self.servers {
+        for server in self.servers().await? {
             let Some(patience) = self.patience() else { return Ok(()) };
             let request = get_event_authorization::v1::Request::new(room.room_id.clone(), pdu.event_id().to_owned());
             if let Ok(answer) = inbox.federation.send(server, request, patience).await {

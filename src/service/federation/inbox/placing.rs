@@ -15,7 +15,7 @@ use super::{
     gaps::{Found, in_order},
 };
 use crate::{
-    events::{Arrival, Arrived},
+    events::{Arrival, Arrived, With},
     federation::outliers::{Outlier, auth_ids},
 };
 
@@ -28,6 +28,8 @@ struct Ready {
     missing: Vec<OwnedEventId>,
     /// What stands in is not known to be all.
     in_part: bool,
+    /// By the room's policy server.
+    refused: bool,
 }
 
 impl Inbox {
@@ -41,7 +43,11 @@ impl Inbox {
         sort: Sort,
     ) -> Result<Answers> {
         let asked: Vec<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
-        let found = self.search(origin, room, version, events, sort).await?;
+        let mut found = self.search(origin, room, version, events, sort).await?;
+        // What is old was looked at when it was new.
+        if sort != Sort::History {
+            found.refused = self.policy.review(room, version, &mut found.events).await?;
+        }
         let mut answers = self.place_found(room, version, found, sort).await?;
         if let Err(e) = self.events.bring_together(room.nid).await {
             tracing::warn!(room.id = %room.room_id, error = %e, "branches were not brought together");
@@ -149,7 +155,7 @@ impl Inbox {
         event: Ready,
         sort: Sort,
     ) -> Result<std::result::Result<Arrival, String>> {
-        let Ready { pdu, states, whole, missing, in_part } = event;
+        let Ready { pdu, states, whole, missing, in_part, refused: unsigned } = event;
         let ids = auth_ids(version, &pdu);
         let known = self.by_id(room, &ids).await?;
         if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
@@ -169,7 +175,7 @@ impl Inbox {
             known: own.is_some(),
             auth: ids.iter().filter_map(|id| known.get(id).map(|o| o.nid)).collect::<Vec<EventNid>>(),
             rejected: refused.map(|why| why.0),
-            refused: false,
+            refused: unsigned,
             states,
             whole,
             missing,
@@ -178,6 +184,7 @@ impl Inbox {
             relay: sort == Sort::ToldToUs,
             told: false,
             in_part,
+            with: With::default(),
         }))
     }
 
@@ -213,7 +220,8 @@ fn ready(found: &mut Found, missing: &HashSet<OwnedEventId>) -> Vec<Ready> {
             continue;
         }
         let in_part = whole && found.unsure.contains(pdu.event_id());
-        ready.push(Ready { pdu, states, whole, missing, in_part });
+        let refused = found.refused.contains(pdu.event_id());
+        ready.push(Ready { pdu, states, whole, missing, in_part, refused });
     }
     ready
 }

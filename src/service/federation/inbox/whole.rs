@@ -5,7 +5,7 @@ use std::{sync::atomic::AtomicUsize, time::Duration};
 use hearth_base::{OrNotFound, Result};
 use hearth_store::{events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{OwnedEventId, ServerName};
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
 
 use super::{
     Inbox, Sort,
@@ -48,7 +48,7 @@ impl Inbox {
             room,
             version,
             sort: Sort::News,
-            servers: vec![server.to_owned()],
+            servers: OnceCell::new_with(Some(vec![server.to_owned()])),
             wait: WAIT,
             until: Instant::now() + WAIT_IN_ALL,
             calls: AtomicUsize::new(0),

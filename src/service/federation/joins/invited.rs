@@ -31,6 +31,42 @@ pub struct Invitation {
     pub invite_room_state: Vec<Box<RawValue>>,
 }
 
+impl Invitation {
+    /// An invite in the form for rooms of versions 1 and 2, which looks the same in both: of which it is stands in the
+    /// create event, if that is shown.
+    #[must_use]
+    pub fn of_old_room(event: Box<RawValue>) -> Self {
+        #[derive(Deserialize)]
+        struct Event {
+            #[serde(default)]
+            unsigned: Unsigned,
+        }
+        #[derive(Default, Deserialize)]
+        struct Unsigned {
+            #[serde(default)]
+            invite_room_state: Vec<Box<RawValue>>,
+        }
+        #[derive(Deserialize)]
+        struct Create {
+            #[serde(rename = "type")]
+            event_type: String,
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            room_version: Option<String>,
+        }
+        let shown =
+            serde_json::from_str::<Event>(event.get()).map(|e| e.unsigned.invite_room_state).unwrap_or_default();
+        let second = shown
+            .iter()
+            .filter_map(|raw| serde_json::from_str::<Create>(raw.get()).ok())
+            .any(|create| create.event_type == "m.room.create" && create.content.room_version.as_deref() == Some("2"));
+        let room_version = if second { "2" } else { "1" }.to_owned();
+        Self { room_version, event, invite_room_state: shown }
+    }
+}
+
 /// Which invites a user takes (client-server API, "Invite permission").
 pub(crate) const INVITE_PERMISSION: &str = "m.invite_permission_config";
 
@@ -38,8 +74,9 @@ impl Joins {
     /// Takes an invite for a user of ours; gives the event with our signature.
     ///
     /// # Errors
-    /// 400 `M_INCOMPATIBLE_ROOM_VERSION`, `M_INVALID_PARAM`; 403 `M_FORBIDDEN` for users there are not,
-    /// where invites are not allowed, and by the room's ACL; 403 `M_INVITE_BLOCKED` for who wants none.
+    /// 400 `M_INCOMPATIBLE_ROOM_VERSION`, `M_BAD_JSON`, `M_INVALID_PARAM`, `M_MISSING_PARAM`; 403 `M_FORBIDDEN` for bad
+    /// signatures, for users there are not, where invites are not allowed, and by the room's ACL; 403 `M_INVITE_BLOCKED` for
+    /// who wants none.
     pub async fn invited(
         &self,
         origin: &ServerName,
@@ -48,8 +85,7 @@ impl Joins {
         invitation: &Invitation,
     ) -> Result<Box<RawValue>> {
         let version = version_named(&invitation.room_version)?;
-        let event = Pdu::parse_remote(invitation.event.get(), version);
-        let event = event.map_err(|e| Error::invalid_param(e.to_string()))?;
+        let event = Pdu::parse_remote(invitation.event.get(), version)?;
         let user = self.check_invite(event.claimed(), origin, room_id, event_id, version)?;
         let nid = self.may_be_invited(&user).await?;
         if self.settings.block_invites {
@@ -68,7 +104,9 @@ impl Joins {
         match resident {
             // It comes by a transaction as well; what we can place now is there the sooner.
             Some(room) => {
-                if let Some(arrival) = self.invite_arrival(&pdu, room.nid, version).await? {
+                if self.events.is_vetted(&room, &pdu).await?
+                    && let Some(arrival) = self.invite_arrival(&pdu, room.nid, version).await?
+                {
                     self.events.receive(room.nid, vec![arrival]).await?;
                 }
             }

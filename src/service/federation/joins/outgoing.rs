@@ -3,7 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hearth_base::{Error, Requester, Result, ids::UserNid};
+use hearth_remote::Failure;
 use hearth_rules::{
     event::{Draft, Pdu},
     versions::RoomVersion,
@@ -17,7 +19,8 @@ use ruma::{
     },
     events::{TimelineEventType, room::member::MembershipState},
 };
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     Joins, Went,
@@ -198,24 +201,51 @@ impl Joins {
     pub async fn invite(&self, room: &Room, draft: &Draft, user: &UserId) -> Result<OwnedEventId> {
         let version = version_of(room)?;
         let mut arrival = self.events.offer(room.nid, draft).await?;
+        arrival.pdu = self.events.vetted(room, arrival.pdu).await?;
         let shown = self.shown_events(room, Some(&draft.sender)).await?;
         let server = user.server_name();
-        let request = create_invite::v2::Request::new(
-            room.room_id.clone(),
-            arrival.pdu.event_id().to_owned(),
-            room.version.clone(),
-            raw(arrival.pdu.json())?,
-            shown.into_iter().map(RawStrippedState::Pdu).collect(),
-        );
-        let patience = self.federation.once().within(PATIENCE).up_to(MAX_ANSWER);
-        let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
-        let signed = arrival.pdu.with_signatures_of(server, answer.event.get(), version);
+        let copy = self.signed_by(server, room, &arrival.pdu, shown).await.map_err(|e| self.said(server, &e))?;
+        let signed = arrival.pdu.with_signatures_of(server, copy.get(), version);
         arrival.pdu = Arc::new(signed.map_err(|e| nonsense(server, e))?);
         let event_id = arrival.pdu.event_id().to_owned();
         match self.events.receive(room.nid, vec![arrival]).await?.pop() {
             Some(Arrived::Placed) => Ok(event_id),
             Some(Arrived::SoftFailed(why) | Arrived::Rejected(why)) => Err(Error::forbidden(why)),
             None => Err(Error::broken("nothing became of an invite")),
+        }
+    }
+
+    /// The copy of an invite that the server of the invited user signed. Servers that only know the first form are asked by it
+    /// for rooms of versions 1 and 2 (server-server API, `PUT /invite`).
+    async fn signed_by(
+        &self,
+        server: &ServerName,
+        room: &Room,
+        invite: &Pdu,
+        shown: Vec<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, Failure> {
+        let (remote, patience) = (self.federation.remote(), self.federation.once().within(PATIENCE).up_to(MAX_ANSWER));
+        let ours = |e: Error| Failure::Ours(e.to_string());
+        let old = old_form(invite, &shown);
+        let request = create_invite::v2::Request::new(
+            room.room_id.clone(),
+            invite.event_id().to_owned(),
+            room.version.clone(),
+            raw(invite.json()).map_err(ours)?,
+            shown.into_iter().map(RawStrippedState::Pdu).collect(),
+        );
+        let mut request = remote.signed(server, request)?;
+        let is_old = version_of(room).is_ok_and(|version| !version.event_id_is_hash());
+        match self.federation.exchange(server, request.clone(), patience).await {
+            Err(failure) if is_old && failure.is_unrecognized() => {
+                let path = request.uri().path().replacen("/v2/", "/v1/", 1);
+                *request.uri_mut() = path.parse().map_err(|e: http::uri::InvalidUri| Failure::Ours(e.to_string()))?;
+                *request.body_mut() = Bytes::from(old);
+                let answer = self.federation.exchange(server, remote.sign(server, request)?, patience).await?;
+                let (_, signed): (u16, Signed) = read(&answer)?;
+                Ok(signed.event)
+            }
+            answer => read::<Signed>(&answer?).map(|signed| signed.event),
         }
     }
 
@@ -259,4 +289,21 @@ impl Joins {
             || spoke.iter().any(|u| u.server_name() == from);
         Ok(known.then_some(nid))
     }
+}
+
+/// An invite with both servers' signatures.
+#[derive(Deserialize)]
+struct Signed {
+    event: Box<RawValue>,
+}
+
+fn read<T: serde::de::DeserializeOwned>(answer: &http::Response<Bytes>) -> Result<T, Failure> {
+    serde_json::from_slice(answer.body()).map_err(|e| Failure::Nonsense(e.to_string()))
+}
+
+/// An invite with what is shown of the room inside of it.
+fn old_form(invite: &Pdu, shown: &[Box<RawValue>]) -> String {
+    let shown: Vec<&str> = shown.iter().map(|raw| raw.get()).collect();
+    let rest = invite.json().strip_suffix('}').unwrap_or_default();
+    format!("{rest},\"unsigned\":{{\"invite_room_state\":[{}]}}}}", shown.join(","))
 }

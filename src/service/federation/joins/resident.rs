@@ -99,7 +99,7 @@ impl Joins {
     /// Whoever can do without has members left out (`omit_members`).
     ///
     /// # Errors
-    /// As [`Self::make`], and 400 `M_INVALID_PARAM` for what is no such event.
+    /// As [`Self::make`], and 400 `M_INVALID_PARAM` for what is no such event, 403 for another server's and for bad signatures.
     pub async fn send_join(&self, reply: Reply<'_>, omit_members: bool) -> Result<Pieces> {
         let (room, event) = self.take(reply, MembershipState::Join).await?;
         self.admitted(&room, &event, omit_members).await
@@ -123,7 +123,7 @@ impl Joins {
     }
 
     /// A room we are in, that does not keep `origin` out, and of which we know enough to let others in and out.
-    async fn resident_for(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+    pub(super) async fn resident_for(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.resident(room_id).await?;
         let room = room.ok_or_else(|| Error::not_found("This server is not in that room"))?;
         if room.head.partial {
@@ -149,6 +149,8 @@ impl Joins {
         let pdu = self.verified(event, version).await?;
         // Refused before anything is kept: a stranger could fill the disk otherwise.
         self.events.check_now(room.nid, &pdu).await?;
+        // The other server is not in the room, and cannot know whom to ask.
+        let pdu = self.events.vetted(&room, Arc::new(pdu)).await?;
         let arrival = self.arrival(pdu, &room, version).await?;
         match self.events.receive(room.nid, vec![arrival]).await?.pop() {
             Some(Arrived::Placed) => {}
@@ -180,16 +182,16 @@ impl Joins {
     }
 
     /// An event whose signatures and hash are good.
+    ///
+    /// # Errors
+    /// 403 if they are not.
     pub(super) async fn verified(&self, event: Unverified, version: &'static RoomVersion) -> Result<Pdu> {
         let checked = self.server_keys.verify(vec![event], version).await?.pop();
-        checked.ok_or_else(|| Error::broken("a check without outcome"))?.map_err(|e| match e {
-            Error::Told(told) => Error::invalid_param(told.error),
-            fault => fault,
-        })
+        checked.ok_or_else(|| Error::broken("a check without outcome"))?
     }
 
     /// An event that leans on nothing but what we have.
-    async fn arrival(&self, pdu: Pdu, room: &Room, version: &RoomVersion) -> Result<Arrival> {
+    async fn arrival(&self, pdu: Arc<Pdu>, room: &Room, version: &RoomVersion) -> Result<Arrival> {
         let ids = auth_ids(version, &pdu);
         let auth = self.store.events_by_id(&ids).await?;
         let auth: Vec<Arc<StoredEvent>> = auth.into_iter().filter(|e| e.room == room.nid).collect();
@@ -207,7 +209,7 @@ impl Joins {
             Some(known) => known.nid,
             None => self.store.new_event_nid().await?,
         };
-        let arrival = Arrival::placed(nid, Arc::new(pdu), auth.iter().map(|e| e.nid).collect());
+        let arrival = Arrival::placed(nid, pdu, auth.iter().map(|e| e.nid).collect());
         Ok(Arrival { known: known.is_some(), ..arrival })
     }
 
@@ -229,7 +231,7 @@ fn check_form(event: &Pdu, reply: &Reply<'_>, wish: &MembershipState) -> Result<
     } else if *event.event_type() != TimelineEventType::RoomMember || event.membership() != wish.as_str() {
         "The event is of another kind"
     } else if event.sender().server_name() != reply.origin {
-        "The event is of another server's user"
+        return Err(Error::forbidden("The event is of another server's user"));
     } else if event.state_key() != Some(event.sender().as_str()) {
         "The event is about somebody else"
     } else {
