@@ -83,6 +83,7 @@ async fn capabilities(cx: Cx, req: Client<get_capabilities::v3::Request, Guests>
         "m.3pid_changes": {"enabled": accounts.threepid_changes},
         "m.get_login_token": {"enabled": cx.login.settings().get_token},
         "m.profile_fields": fields,
+        "io.element.msc4452.preview_url": {"enabled": cx.previews.are_on()},
         "m.account_moderation": {"lock": req.requester.is_admin, "suspend": req.requester.is_admin},
     }})))
 }
