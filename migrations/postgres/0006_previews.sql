@@ -1,7 +1,7 @@
 -- Previews of links: what clients were answered, and the images that were fetched for it.
 
 CREATE TABLE url_previews (
-    key        TEXT NOT NULL,            -- SHA-256 of the address
+    key        TEXT NOT NULL,            -- BLAKE3 of the address
     fetched_ms BIGINT NOT NULL,
     expires_ms BIGINT NOT NULL,
     json       TEXT NOT NULL,            -- the answer

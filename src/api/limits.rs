@@ -70,7 +70,7 @@ limits! {
     message / Message = 0.2, 10.0;
     /// Registrations from an address.
     registration / Registration = 0.17, 3.0;
-    /// Authentications begun from an address by somebody unknown; not configurable.
+    /// Authentications begun by a user, or from an address by somebody unknown; not configurable.
     uia_begin / UiaBegin = 1.0, 30.0;
     /// Registration tokens checked from an address.
     registration_token_validity / RegistrationTokenValidity = 0.1, 5.0;

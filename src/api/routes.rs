@@ -9,7 +9,7 @@ use axum::{
     Router,
     extract::{Request, State},
     response::Response,
-    routing::{MethodFilter, on},
+    routing::{MethodFilter, any, on},
 };
 use futures_util::FutureExt;
 use hearth_base::{Error, Result};
@@ -152,6 +152,21 @@ impl Routes {
             let call = move |State(cx): State<Cx>, request: Request| serve(handler, cx, line, request);
             self.router = self.router.route(&route.path, on(filter, call));
             self.table.push(route);
+        }
+        self
+    }
+
+    /// Refuses what else comes to these paths (`{*rest}`: to all below one), in place of the usual 404 and 405.
+    #[must_use]
+    pub fn refuse(mut self, paths: &[&str], refusal: fn() -> Error) -> Self {
+        for path in paths {
+            let call = move |request: Request| async move {
+                match *request.method() {
+                    Method::OPTIONS => respond::preflight(),
+                    _ => respond::finish::<respond::Plain>(Err(refusal())),
+                }
+            };
+            self.router = self.router.route(path, any(call));
         }
         self
     }

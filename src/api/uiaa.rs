@@ -157,8 +157,8 @@ pub async fn run(cx: &Cx, operation: &Operation<'_>, challenge: &Challenge) -> R
                 }
                 proof.results.insert(kind.clone(), result);
             }
-            // What is no verdict on the caller's proof (429, 500) is told as it is.
-            Err(e) if !matches!(e.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Err(e),
+            // What is no verdict on the caller's proof (429, 500), or says that it is another's (403), is told as it is.
+            Err(e) if e.status() != StatusCode::UNAUTHORIZED => return Err(e),
             Err(e) => failed = Some(e),
         }
     }
@@ -179,10 +179,11 @@ pub async fn run(cx: &Cx, operation: &Operation<'_>, challenge: &Challenge) -> R
     Err(ask(challenge, &session, &proof.results, failed))
 }
 
-/// Begins a session. Those of strangers are counted, since each is a row.
+/// Begins a session. They are counted, since each is a row.
 async fn begin(cx: &Cx, operation: &Operation<'_>, name: String) -> Result<String> {
-    if operation.user.is_none() {
-        cx.limits().address(Limit::UiaBegin, operation.origin.ip)?;
+    match operation.user {
+        Some(user) => cx.limits().check(Limit::UiaBegin, user)?,
+        None => cx.limits().address(Limit::UiaBegin, operation.origin.ip)?,
     }
     cx.login.begin_uia(operation.user, name, kept(operation.json)).await
 }

@@ -73,6 +73,21 @@ pub fn write_client_event(out: &mut String, pdu: &Pdu, with_room_id: bool, unsig
     out.push('}');
 }
 
+/// Appends an event as other servers get it, for clients that ask for that (`event_format` of a filter); with its id, which
+/// since room version 3 does not stand in it.
+pub fn write_federation_event(out: &mut String, pdu: &Pdu, id_is_hash: bool) {
+    let json = pdu.json();
+    match json.strip_prefix('{').filter(|_| id_is_hash) {
+        Some(rest) => {
+            out.push_str("{\"event_id\":");
+            push_str(out, pdu.event_id().as_str());
+            out.push(',');
+            out.push_str(rest);
+        }
+        None => out.push_str(json),
+    }
+}
+
 /// Appends a state event in stripped form, as invites and knocks show it (client-server API, "Stripped state"). With
 /// `origin_server_ts` it is the form of `children_state` in space hierarchies. Nothing is written for other events.
 pub fn write_stripped(out: &mut String, pdu: &Pdu, with_origin_server_ts: bool) {

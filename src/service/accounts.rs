@@ -196,7 +196,7 @@ impl Accounts {
     /// Whether this is the password of that user; `typed` is the id they gave with it, if any, and must be theirs.
     ///
     /// # Errors
-    /// 429 if too many passwords wait to be checked.
+    /// 403 for the id of anybody else, 429 if too many passwords wait to be checked.
     pub async fn confirm_password(&self, user: UserNid, typed: Option<&str>, password: String) -> Result<bool> {
         if let Some(typed) = typed {
             let found = match self.find(typed).await? {
@@ -204,7 +204,7 @@ impl Accounts {
                 found => found,
             };
             if found.is_none_or(|(_, account)| account.user_nid != user.0) {
-                return Ok(false);
+                return Err(Error::forbidden("One confirms what one does by one's own password"));
             }
         }
         let account = self.store.account(user).await?;

@@ -28,10 +28,14 @@ mod heads;
 pub mod lane;
 mod offers;
 mod redactions;
+mod restate;
+mod sense;
 
 pub use arrivals::{Arrival, Arrived};
+pub use heads::Entry;
 use lane::{Builder, Head, Lane, Staged, Step};
 pub use lane::{Redaction, With};
+pub use restate::{Restating, Told};
 
 /// Bytes of a transaction id.
 const MAX_TXN_ID: usize = 512;
@@ -126,6 +130,7 @@ impl Events {
                 .map_err(|_| Error::bad_json("A redaction names the event it redacts in `redacts`"))?;
             return self.redact(who, room_id, &target.redacts, out.txn_id, Some(out.content)).await;
         }
+        self.check_sense(room_id, room, &out).await?;
         let is_state = out.state_key.is_some();
         if !is_state {
             relations::check(&self.store, room, who.user_nid, &out.event_type, out.content.get()).await?;
@@ -161,7 +166,8 @@ impl Events {
             return Ok(done);
         }
         let room = self.state.room_by_nid(nid).await?;
-        let event = self.store.event_by_id(target).await?.filter(|e| e.room == nid).or_not_found("Event")?;
+        let event = self.store.event_by_id(target).await?;
+        let event = event.filter(|e| e.room == nid && e.pos.is_some()).or_not_found("Event")?;
         if *event.pdu.event_type() == TimelineEventType::RoomCreate {
             return Err(Error::forbidden("The create event cannot be redacted"));
         }

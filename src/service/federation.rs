@@ -20,6 +20,7 @@ use ruma::{
 pub mod acl;
 pub mod answers;
 pub mod backfill;
+pub mod completion;
 pub mod edus;
 pub mod health;
 pub mod inbox;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub public_rooms: bool,
     /// How older history is fetched.
     pub backfill: backfill::Settings,
+    /// How the rest of a room's state is fetched.
+    pub completion: completion::Settings,
 }
 
 impl Default for Settings {
@@ -64,6 +67,7 @@ impl Default for Settings {
             device_names: false,
             public_rooms: false,
             backfill: backfill::Settings::default(),
+            completion: completion::Settings::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, OrNotFound, Requester, Result, clock::Clock, stream::HistoryToken};
+use hearth_base::{Error, OrNotFound, Requester, Result, clock::Clock, ids::EventNid, stream::HistoryToken};
 use hearth_rules::visibility::HistoryVisibility;
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{
@@ -48,7 +48,7 @@ pub struct Page {
     pub events: Vec<Arc<StoredEvent>>,
     /// Where it begins.
     pub start: HistoryToken,
-    /// Where the next begins; `None` at the end of history.
+    /// Where the next begins; `None` if there was nothing and there is no more.
     pub end: Option<HistoryToken>,
 }
 
@@ -147,7 +147,7 @@ impl History {
         let after = self.page(viewer, Direction::Forward, place, end, limit - limit / 2, wanted).await?.events;
         let start = before.last().and_then(|e| e.place()).map_or(place.before(), HistoryToken::before);
         let end = after.last().and_then(|e| e.place()).unwrap_or(place);
-        let state = self.state.after(after.last().unwrap_or(&event)).await?;
+        let state = self.state_beside(viewer, after.last().unwrap_or(&event)).await?;
         Ok(Context { event, before, after, start, end, state })
     }
 
@@ -160,6 +160,19 @@ impl History {
             None => self.state.current(&viewer.room).await,
             Some(event) => self.state.after(event).await,
         }
+    }
+
+    /// As [`Self::enter`], once all of the room's state is there.
+    ///
+    /// # Errors
+    /// As [`Self::enter`]; 503 if that takes too long.
+    pub async fn enter_whole(&self, who: &Requester, room_id: &RoomId) -> Result<Viewer> {
+        let viewer = self.enter(who, room_id).await?;
+        if !viewer.room.head.partial {
+            return Ok(viewer);
+        }
+        self.state.whole(viewer.room.nid).await?;
+        self.enter(who, room_id).await
     }
 
     /// The events of a whole state, in no order.
@@ -207,9 +220,50 @@ impl History {
         }
         let before = self.store.history(viewer.room.nid, Direction::Backward, place, HistoryToken::START, 1).await?;
         match before.first() {
-            Some(event) => self.state.after(event).await,
+            Some(event) => self.state_beside(viewer, event).await,
             None => Ok(StateMap::new()),
         }
+    }
+
+    /// The state after an event; where that is not known the present one.
+    pub(crate) async fn state_beside(&self, viewer: &Viewer, event: &StoredEvent) -> Result<StateMap> {
+        match event.after {
+            Some(after) => self.store.snapshot(after).await,
+            None => self.state.current(&viewer.room).await,
+        }
+    }
+
+    /// The numbers of the member events of those who sent these events, for lazy loading (spec: "Lazy-loading room
+    /// members"). Of whom the state says nothing, since not all of it is there yet, the events themselves name one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn speakers(&self, state: &StateMap, events: &[Arc<StoredEvent>]) -> Result<Vec<EventNid>> {
+        let (mut seen, mut nids): (Vec<&UserId>, Vec<EventNid>) = (Vec::new(), Vec::new());
+        for event in events {
+            let sender = event.pdu.sender();
+            if seen.contains(&sender) {
+                continue;
+            }
+            seen.push(sender);
+            match self.state.entry_nid(state, "m.room.member", sender.as_str()).await? {
+                Some(nid) => nids.push(nid),
+                None => nids.extend(self.named_member(event).await?),
+            }
+        }
+        Ok(nids)
+    }
+
+    /// The member event of its sender that an event names as what allows it.
+    async fn named_member(&self, event: &StoredEvent) -> Result<Option<EventNid>> {
+        let edges = self.store.auth_edges(&[event.nid]).await?;
+        let Some(edges) = edges.get(&event.nid) else { return Ok(None) };
+        let named = self.store.events(edges).await?;
+        let member = named.iter().find(|e| {
+            *e.pdu.event_type() == TimelineEventType::RoomMember
+                && e.pdu.state_key() == Some(event.pdu.sender().as_str())
+        });
+        Ok(member.map(|e| e.nid))
     }
 
     /// Member events of the senders of these events, for lazy loading (spec: "Lazy-loading room members").

@@ -48,6 +48,7 @@ use federation::{
     acl::Acls,
     answers::Answers,
     backfill::{self, Backfill},
+    completion::{self, Completion},
     edus::{self, Edus, device_lists::DeviceLists},
     inbox::Inbox,
     joins::Joins,
@@ -263,12 +264,13 @@ impl Services {
         let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
         let state = Arc::new(State::new(disk()));
         let acls = Arc::new(Acls::new(disk()));
-        let answers = Arc::new(Answers::new(disk(), state.clone(), name.clone(), acls.clone(), time()));
+        let servers = Arc::new(Servers::new(disk(), name.clone()));
+        let answers = Answers::new(disk(), state.clone(), name.clone(), acls.clone(), servers.clone(), time());
+        let answers = Arc::new(answers);
         let push = Arc::new(Push::new(disk(), name.clone(), time(), settings.push.clone()));
         let events = Events::new(disk(), state.clone(), push.clone(), signer, time(), supervisor.clone());
         let events = Arc::new(events);
         let outliers = Arc::new(Outliers::new(disk(), server_keys.clone()));
-        let servers = Arc::new(Servers::new(disk(), name.clone()));
         let directory = Directory::new(
             disk(),
             federation.clone(),
@@ -284,6 +286,7 @@ impl Services {
             events.clone(),
             outliers.clone(),
             acls.clone(),
+            servers.clone(),
             federation.clone(),
             server_keys.clone(),
             time(),
@@ -299,7 +302,16 @@ impl Services {
             outliers.clone(),
             acls.clone(),
             joins.clone(),
+            servers.clone(),
         ));
+        let parts = completion::Parts {
+            state: state.clone(),
+            events: events.clone(),
+            inbox: inbox.clone(),
+            servers: servers.clone(),
+            federation: federation.clone(),
+        };
+        let completion = Completion::new(disk(), parts, time(), settings.federation.completion);
         let membership = Membership::new(
             disk(),
             state.clone(),
@@ -358,6 +370,7 @@ impl Services {
             receipts: receipts.clone(),
             to_device: to_device.clone(),
             device_lists: device_lists.clone(),
+            servers: servers.clone(),
         };
         let edus = Arc::new(Edus::new(disk(), name.clone(), parts));
         let transactions = Transactions::new(edus, inbox.clone(), time(), supervisor.clone(), settings.transactions);
@@ -387,15 +400,20 @@ impl Services {
             settings.sync.clone(),
         ));
         notifier.listen(vec![
+            notifier::weakly(&state, State::on_change),
             // Before the outbox, which asks it.
             notifier::weakly(&servers, Servers::on_change),
             notifier::weakly(&device_lists, DeviceLists::on_change),
             notifier::weakly(&outbox, Outbox::on_change),
             notifier::weakly(&push, Push::on_change),
             notifier::weakly(&typing, Typing::on_change),
+            notifier::weakly(&presence, Presence::on_change),
+            notifier::weakly(&membership, Membership::on_change),
         ]);
         login.start(&supervisor);
+        membership.start(&supervisor);
         device_lists.start(&supervisor);
+        completion.start(&supervisor);
         outbox.start().await?;
         Ok(Arc::new(Self {
             settings,

@@ -156,6 +156,18 @@ impl Login {
         Ok(session)
     }
 
+    /// The guest whose access token this is, who wants to become a member ("Guest access").
+    ///
+    /// # Errors
+    /// 401 `M_UNKNOWN_TOKEN`; 403 for the token of anybody else.
+    pub async fn guest(&self, token: &str) -> Result<OwnedUserId> {
+        let session = self.authenticate(token).await?;
+        if !session.requester.is_guest || session.locked {
+            return Err(Error::forbidden("This access token is not a guest's"));
+        }
+        Ok(session.requester.user_id.clone())
+    }
+
     /// Notes that a session's device made a request just now.
     pub fn seen(&self, session: &Session, ip: IpAddr, user_agent: Option<&str>) {
         let Some(device) = &session.requester.device_id else { return };

@@ -21,11 +21,15 @@ use crate::{
     state::State,
 };
 
+mod chores;
 mod content;
 mod everywhere;
 mod following;
+mod guests;
+mod third_party;
 
-pub use content::MemberContent;
+pub use content::{Joining, MemberContent};
+pub use third_party::ThirdPartySigned;
 
 /// How membership is configured.
 #[derive(Clone, Debug, Default)]
@@ -50,10 +54,11 @@ pub struct Membership {
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
+    chores: chores::Chores,
 }
 
 impl Membership {
-    /// Made once.
+    /// Made once; [`Self::start`] begins its work.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "explicit dependencies")]
     pub fn new(
@@ -67,7 +72,18 @@ impl Membership {
         settings: Settings,
     ) -> Self {
         let server_name = events.signer().server_name().to_owned();
-        Self { store, state, events, joins, account_data, push, server_name, clock, settings }
+        Self {
+            store,
+            state,
+            events,
+            joins,
+            account_data,
+            push,
+            server_name,
+            clock,
+            settings,
+            chores: chores::Chores::default(),
+        }
     }
 
     /// Whether this server is in a room, so that joining it needs nobody else.
@@ -87,21 +103,37 @@ impl Membership {
         who: &Requester,
         room_id: &RoomId,
         via: &[OwnedServerName],
-        reason: Option<String>,
+        wish: Joining,
     ) -> Result<OwnedRoomId> {
         check_may_write(who)?;
+        let was = match self.store.room_nid(room_id).await? {
+            Some(nid) => self.state.membership(nid, who.user_nid).await?,
+            None => MembershipState::Leave,
+        };
         if let Some(room) = self.joins.resident(room_id).await? {
-            return self.join_here(who, &room, via, reason).await;
+            if room.head.partial && was != MembershipState::Join {
+                // Whether they are banned, for one, only those know who know all of the state.
+                let content = self.joined(who, &wish).await?.object()?;
+                self.joins.join_beside(who, &room, via, content).await?;
+                self.follow(who, &room).await;
+                return Ok(room.room_id.clone());
+            }
+            return self.join_here(who, &room, via, wish).await;
         }
-        let content = self.content("join", who.user_nid, reason.clone()).await?.object()?;
-        match self.joins.join(who, room_id, via, content).await? {
+        let content = self.joined(who, &wish).await?.object()?;
+        let went = self.joins.join(who, room_id, via, content).await.map_err(|e| match was {
+            // Others may have lifted the ban that we saw; if it does not work, it is why.
+            MembershipState::Ban => Error::forbidden("You are banned from this room"),
+            _ => e,
+        })?;
+        match went {
             Went::In => {
                 self.follow(who, &*self.state.room(room_id).await?).await;
                 Ok(room_id.to_owned())
             }
             Went::Open => {
                 let room = self.state.room(room_id).await?;
-                self.join_here(who, &room, via, reason).await
+                self.join_here(who, &room, via, wish).await
             }
         }
     }
@@ -111,13 +143,20 @@ impl Membership {
         who: &Requester,
         room: &Room,
         via: &[OwnedServerName],
-        reason: Option<String>,
+        wish: Joining,
     ) -> Result<OwnedRoomId> {
-        let now = self.state.membership(room.nid, who.user_nid).await?;
-        if now == MembershipState::Join && reason.is_none() {
+        let mut now = self.state.membership(room.nid, who.user_nid).await?;
+        if now == MembershipState::Join && wish.says_nothing() {
             return Ok(room.room_id.clone());
         }
-        let mut content = self.content("join", who.user_nid, reason).await?;
+        if now != MembershipState::Join {
+            self.check_guest(who, room).await?;
+            if let Some(signed) = &wish.third_party_signed {
+                self.accept(who, room, signed).await?;
+                now = MembershipState::Invite;
+            }
+        }
+        let mut content = self.joined(who, &wish).await?;
         if !matches!(now, MembershipState::Join | MembershipState::Invite | MembershipState::Ban) {
             match self.joins.authoriser(Some(who.user_nid), room).await {
                 Ok(voucher) => content.join_authorised_via_users_server = voucher,
@@ -181,7 +220,7 @@ impl Membership {
         if self.settings.block_non_admin_invites && !who.is_admin {
             return Err(Error::forbidden("Invites have been disabled on this server"));
         }
-        let room = self.known(room_id).await?;
+        let room = self.known_about(room_id, user).await?;
         if self.of(&room, user).await? == MembershipState::Ban {
             return Err(Error::forbidden("The user is banned from this room"));
         }
@@ -253,7 +292,7 @@ impl Membership {
     /// 403 if not allowed or the user is not in the room.
     pub async fn kick(&self, who: &Requester, room_id: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
         check_may_write(who)?;
-        let room = self.known(room_id).await?;
+        let room = self.known_about(room_id, user).await?;
         match self.of(&room, user).await? {
             MembershipState::Leave | MembershipState::Ban => Err(Error::forbidden("The user is not in this room")),
             _ => {
@@ -269,7 +308,7 @@ impl Membership {
     /// 403 if not allowed.
     pub async fn ban(&self, who: &Requester, room_id: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
         check_may_write(who)?;
-        let room = self.known(room_id).await?;
+        let room = self.known_about(room_id, user).await?;
         let content = MemberContent::bare("ban", reason);
         self.write(&room, who, user, &content, None).await.map(drop)
     }
@@ -280,7 +319,7 @@ impl Membership {
     /// 403 if not allowed or the user is not banned.
     pub async fn unban(&self, who: &Requester, room_id: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
         check_may_write(who)?;
-        let room = self.known(room_id).await?;
+        let room = self.known_about(room_id, user).await?;
         if self.of(&room, user).await? != MembershipState::Ban {
             return Err(Error::forbidden("The user is not banned from this room"));
         }
@@ -330,7 +369,10 @@ impl Membership {
             }
             self.check_invitee(user).await?;
         }
-        let room = self.known(room_id).await?;
+        let room = self.known_about(room_id, user).await?;
+        if wanted.membership == "join" && who.is_guest {
+            self.check_guest(who, &room).await?;
+        }
         let content: Map<String, Value> =
             serde_json::from_str(content).map_err(|_| Error::bad_json("The content is not an object"))?;
         let draft = Draft::of(
@@ -352,6 +394,15 @@ impl Membership {
             "M_NOT_FOUND" => Error::forbidden("You are not a member of this room"),
             _ => e,
         })
+    }
+
+    /// A room to do something in to a user: of users of other servers it must be known what they are there.
+    async fn known_about(&self, room_id: &RoomId, user: &UserId) -> Result<Arc<Room>> {
+        let room = self.known(room_id).await?;
+        match user.server_name() == self.server_name || !room.head.partial {
+            true => Ok(room),
+            false => self.state.whole(room.nid).await,
+        }
     }
 
     async fn of(&self, room: &Room, user: &UserId) -> Result<MembershipState> {

@@ -230,7 +230,7 @@ impl Notifier {
             let floor = StreamPos(self.publishing.load(Ordering::Acquire));
             let nids: Vec<RoomNid> = fresh.iter().map(|h| h.nid).collect();
             let heads: HashMap<RoomNid, StreamPos> =
-                self.store.rooms(&nids).await?.into_iter().map(|room| (room.nid, room.head.pos)).collect();
+                self.store.rooms(&nids).await?.into_iter().map(|r| (r.nid, r.head.pos.max(r.head.whole))).collect();
             for hub in &fresh {
                 hub.reaches(heads.get(&hub.nid).copied().unwrap_or(StreamPos::ZERO));
                 hub.begin(floor);

@@ -20,6 +20,7 @@ use tokio::sync::broadcast;
 use crate::{events::check_may_write, notifier::Notifier};
 
 mod elsewhere;
+mod meeting;
 
 pub use elsewhere::RemotePresence;
 
@@ -51,9 +52,9 @@ impl Default for Settings {
 const MAX_STATUS: usize = 1_000;
 /// Users remembered; beyond, those who are offline are forgotten.
 const MAX_USERS: usize = 50_000;
-/// Changes remembered, and recipients of them all together.
+/// Changes remembered, and users named in them all together.
 const MAX_CHANGES: usize = 2_000;
-const MAX_RECIPIENTS: usize = 500_000;
+const MAX_NAMES: usize = 500_000;
 /// How often it is looked whether somebody went idle or offline.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -68,6 +69,7 @@ pub struct Presence {
     changes: Mutex<Changes>,
     /// Our users whose presence changed: news for other servers.
     news: broadcast::Sender<UserNid>,
+    met: meeting::Met,
 }
 
 /// One user.
@@ -101,7 +103,7 @@ const UNHEARD: usize = 1024;
 #[derive(Debug, Default)]
 struct Changes {
     list: VecDeque<Change>,
-    recipients: usize,
+    names: usize,
     /// Changes up to this counter may have been dropped.
     floor: u64,
 }
@@ -109,7 +111,7 @@ struct Changes {
 #[derive(Debug)]
 struct Change {
     counter: u64,
-    user: UserNid,
+    users: Vec<UserNid>,
     recipients: HashSet<UserNid>,
 }
 
@@ -200,6 +202,7 @@ impl Presence {
             users: Mutex::default(),
             changes,
             news: broadcast::Sender::new(UNHEARD),
+            met: meeting::Met::default(),
         });
         if this.settings.enabled {
             let (weak, stopping) = (Arc::downgrade(&this), supervisor.stopping());
@@ -217,6 +220,7 @@ impl Presence {
                     Ok(())
                 }
             });
+            this.introduce(supervisor);
         }
         this
     }
@@ -304,19 +308,25 @@ impl Presence {
         Ok(users.get(&nid).map_or_else(|| json!({"presence": "offline"}), |s| s.content(now, &self.settings)))
     }
 
-    /// For /sync: `m.presence` events that concern a user and are newer than `after`, as JSON; with `None`, how all those
-    /// are whom the user may see and who are not offline.
+    /// For /sync: `m.presence` events of those who are wanted that concern a user and are newer than `after`, as JSON; with
+    /// `None`, how all those are whom the user may see and who are not offline.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn news(&self, who: UserNid, after: Option<u64>) -> Result<Vec<String>> {
+    pub async fn news(
+        &self,
+        who: UserNid,
+        after: Option<u64>,
+        wanted: impl Fn(&UserId) -> bool,
+    ) -> Result<Vec<String>> {
         if !self.settings.enabled {
             return Ok(Vec::new());
         }
         let changed: Option<HashSet<UserNid>> = after.and_then(|after| {
             let changes = self.changes.lock();
             let newer = changes.list.iter().rev().take_while(|c| c.counter > after);
-            (changes.floor <= after).then(|| newer.filter(|c| c.recipients.contains(&who)).map(|c| c.user).collect())
+            (changes.floor <= after)
+                .then(|| newer.filter(|c| c.recipients.contains(&who)).flat_map(|c| c.users.iter().copied()).collect())
         });
         let of = match changed {
             Some(changed) => changed,
@@ -333,7 +343,7 @@ impl Presence {
         let event = |s: &State| {
             json!({"type": "m.presence", "sender": s.user, "content": s.content(now, &self.settings)}).to_string()
         };
-        Ok(of.iter().filter_map(|u| users.get(u)).map(event).collect())
+        Ok(of.iter().filter_map(|u| users.get(u)).filter(|s| wanted(&s.user)).map(event).collect())
     }
 
     /// Sees who went idle or offline.
@@ -370,21 +380,32 @@ impl Presence {
         }
         let mut recipients: HashSet<UserNid> = self.store.sharing_rooms_with(user).await?.into_iter().collect();
         recipients.insert(user);
+        self.show(vec![user], recipients);
+        Ok(())
+    }
+
+    /// Has these people hear how those are.
+    fn show(&self, users: Vec<UserNid>, recipients: HashSet<UserNid>) {
         // Held, so that whoever is woken or sees the counter finds the change in the list.
         let mut changes = self.changes.lock();
         let counter = self.notifier.ephemeral_changed(recipients.iter().copied());
-        changes.push(Change { counter, user, recipients });
-        Ok(())
+        changes.push(Change { counter, users, recipients });
+    }
+}
+
+impl Change {
+    fn names(&self) -> usize {
+        self.users.len() + self.recipients.len()
     }
 }
 
 impl Changes {
     fn push(&mut self, change: Change) {
-        self.recipients += change.recipients.len();
+        self.names += change.names();
         self.list.push_back(change);
-        while self.list.len() > MAX_CHANGES || self.recipients > MAX_RECIPIENTS {
+        while self.list.len() > MAX_CHANGES || self.names > MAX_NAMES {
             let Some(old) = self.list.pop_front() else { break };
-            self.recipients -= old.recipients.len();
+            self.names -= old.names();
             self.floor = old.counter;
         }
     }

@@ -24,7 +24,7 @@ mod create;
 mod hierarchy;
 mod upgrade;
 
-pub use create::NewRoom;
+pub use create::{Created, NewRoom};
 pub use hierarchy::Hierarchy;
 use hierarchy::elsewhere::{Budget, Elsewhere};
 

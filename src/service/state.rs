@@ -1,15 +1,22 @@
 //! Room state: current, before and after an event, and one from several ([`State::resolve`]). What is written is the
 //! lanes' ([`crate::events`]).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hearth_base::{
     Error, OrNotFound, Result,
     ids::{EventNid, RoomNid, UserNid},
 };
 use hearth_rules::{auth::PowerLevels, versions::RoomVersion, visibility::HistoryVisibility};
-use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
+use hearth_store::{
+    Store,
+    events::StoredEvent,
+    log::{Change, Logged},
+    rooms::Room,
+    state::StateMap,
+};
 use ruma::{RoomId, UserId, events::room::member::MembershipState};
+use tokio::sync::Notify;
 
 mod resolve;
 
@@ -26,17 +33,49 @@ const SHOWN: [&str; 7] = [
     "m.room.encryption",
 ];
 
+/// How long somebody waits for a room's state to be whole.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Reads state. Owns no memory: rooms, snapshots and events are cached by the store.
 #[derive(Debug)]
 pub struct State {
     store: Store,
+    /// Rings when all of some room's state is there.
+    whole: Notify,
 }
 
 impl State {
-    /// Over this store.
+    /// Over this store. [`Self::on_change`] is to hear of every commit.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, whole: Notify::new() }
+    }
+
+    /// Hears of a commit.
+    pub fn on_change(&self, logged: &Logged) {
+        if matches!(logged.change, Change::Whole { .. }) {
+            self.whole.notify_waiters();
+        }
+    }
+
+    /// A room with all of its state, once that is there. Where nobody of ours is in the room it never comes.
+    ///
+    /// # Errors
+    /// 404 if there is no such room; 503 if it takes too long.
+    pub async fn whole(&self, nid: RoomNid) -> Result<Arc<Room>> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let bell = self.whole.notified();
+            tokio::pin!(bell);
+            bell.as_mut().enable();
+            let room = self.room_by_nid(nid).await?;
+            if !room.head.partial || !self.store.is_resident(nid).await? {
+                return Ok(room);
+            }
+            if tokio::time::timeout_at(deadline, bell).await.is_err() {
+                return Err(Error::unavailable("state", "not all of the room's state has come yet"));
+            }
+        }
     }
 
     /// A room by its id.
@@ -150,6 +189,25 @@ impl State {
         let event = self.entry(state, "m.room.history_visibility", "").await?;
         let content: Option<Content> = event.as_ref().and_then(|e| e.pdu.content_as());
         Ok(HistoryVisibility::parse(content.as_ref().map(|c| c.history_visibility.as_str())))
+    }
+
+    /// Whether a state gives the room a name or canonical alias that is not empty.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_named(&self, state: &StateMap) -> Result<bool> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            name: Option<String>,
+            alias: Option<String>,
+        }
+        for event_type in ["m.room.name", "m.room.canonical_alias"] {
+            let content: Option<Content> = self.entry(state, event_type, "").await?.and_then(|e| e.pdu.content_as());
+            if content.is_some_and(|c| [c.name, c.alias].into_iter().flatten().any(|text| !text.is_empty())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Who holds what power in a room's current state.

@@ -32,6 +32,7 @@ pub mod filter;
 mod own;
 mod rooms;
 mod section;
+mod told;
 
 pub use filter::Filter;
 use own::OwnData;
@@ -80,6 +81,7 @@ pub struct Sync {
     pub(crate) settings: Settings,
     /// Filters made ready, by user and number or by their text.
     filters: Cache<FilterKey, Arc<Filter>>,
+    told: told::Told,
 }
 
 /// By what a filter is remembered: the text of an inline one, or its owner and number.
@@ -163,7 +165,16 @@ impl Sync {
         sources: Sources,
         settings: Settings,
     ) -> Self {
-        Self { store, state, history, notifier, sources, settings, filters: Cache::new(FILTERS) }
+        Self {
+            store,
+            state,
+            history,
+            notifier,
+            sources,
+            settings,
+            filters: Cache::new(FILTERS),
+            told: told::Told::new(),
+        }
     }
 
     /// The filter that a client names: JSON, or the number of one it has kept with us.

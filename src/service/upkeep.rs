@@ -11,7 +11,7 @@ use hearth_base::{
     clock::Clock,
     ids::{RoomNid, UserNid},
 };
-use hearth_store::Store;
+use hearth_store::{Store, keys::backups::Chosen};
 
 use crate::{Services, membership::Membership};
 
@@ -95,11 +95,15 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Has closed accounts leave the rooms they are still in.
+    /// Deletes the key backups of closed accounts, and has these leave the rooms they are still in.
     ///
     /// # Errors
     /// If the database fails; a room that refuses is passed over until the next time.
     pub async fn closed_accounts(&self) -> Result<()> {
+        while let Some((user, version)) = self.store.backup_of_closed().await? {
+            while self.store.delete_backup_sessions(user, version, Chosen::default()).await? > 0 {}
+            self.store.delete_backup(user, version).await?;
+        }
         let mut after = UserNid(0);
         loop {
             let some = self.store.closed_in_rooms(after, CLOSED).await?;

@@ -94,6 +94,7 @@ const DATA_OF_ROOM: &str = "SELECT room_nid, kind, content, pos FROM account_dat
 const DATA_COUNT: &str = "SELECT COUNT(*) FROM account_data WHERE user_nid = $1";
 const DATA_PUT: &str = "INSERT INTO account_data (user_nid, room_nid, kind, content, pos) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_nid, room_nid, kind) DO UPDATE SET content = excluded.content, pos = excluded.pos";
 const DATA_HOLDERS: &str = "SELECT DISTINCT a.user_nid FROM account_data a JOIN memberships m ON m.user_nid = a.user_nid WHERE m.room_nid = $1 AND m.local AND m.membership = 'join' AND a.room_nid = 0 AND a.kind IN ($2, $3) AND a.content <> ''";
+const DATA_DROP: &str = "DELETE FROM account_data WHERE user_nid = $1 RETURNING room_nid, kind";
 const FILTER_GET: &str = "SELECT json FROM filters WHERE user_nid = $1 AND filter_id = $2";
 const FILTER_SAME: &str = "SELECT filter_id FROM filters WHERE user_nid = $1 AND json = $2";
 const FILTER_NEXT: &str = "SELECT COALESCE(MAX(filter_id) + 1, 0), COUNT(*) FROM filters WHERE user_nid = $1";
@@ -241,6 +242,19 @@ impl Store {
 }
 
 impl Tx {
+    /// Deletes all account data of a user, for an account that is closed: nobody will sync it any more.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_account_data(&mut self, user: UserNid) -> Result<()> {
+        let gone: Vec<(i64, String)> = fetch_all!(self, (i64, String), DATA_DROP, user.0)?;
+        for (room, kind) in gone {
+            let room = (room != 0).then_some(RoomNid(room));
+            self.log(Change::AccountData { user, room, kind: kind.into() });
+        }
+        Ok(())
+    }
+
     /// Puts a piece of account data in place, or (`None`) deletes it.
     ///
     /// # Errors

@@ -60,6 +60,8 @@ pub struct NewAccount {
     pub admin: bool,
     /// A guest.
     pub guest: bool,
+    /// There is a guest of this name, who becomes an ordinary user.
+    pub was_guest: bool,
     /// `bot`, `support`; `None` is an ordinary user.
     pub user_type: Option<String>,
     /// The appservice that makes it.
@@ -81,7 +83,7 @@ pub struct NewAccount {
 pub enum Created {
     /// It is there.
     Yes,
-    /// The name is taken.
+    /// The name is taken; or there is no guest of that name any more.
     Taken,
     /// The registration token is used up or has run out meanwhile.
     TokenSpent,
@@ -141,6 +143,7 @@ pub struct Threepid {
 
 const ACCOUNT: &str = "SELECT user_nid, password_hash, admin, guest, user_type, appservice_id, created_ms, deactivated, erased, locked, suspended, shadow_banned, approved, consent_version, consent_ms FROM accounts WHERE user_nid = $1";
 const INSERT: &str = "INSERT INTO accounts (user_nid, password_hash, admin, guest, user_type, appservice_id, created_ms, deactivated, erased, locked, suspended, shadow_banned, approved, consent_version, consent_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, FALSE, FALSE, FALSE, FALSE, TRUE, $8, $9) ON CONFLICT (user_nid) DO NOTHING";
+const PROMOTE: &str = "UPDATE accounts SET guest = FALSE, password_hash = $2, consent_version = $3, consent_ms = $4 WHERE user_nid = $1 AND guest AND NOT deactivated";
 const SET_PASSWORD: &str = "UPDATE accounts SET password_hash = $2 WHERE user_nid = $1 AND NOT deactivated";
 const SET_ADMIN: &str = "UPDATE accounts SET admin = $2 WHERE user_nid = $1";
 const SET_LOCKED: &str = "UPDATE accounts SET locked = $2 WHERE user_nid = $1";
@@ -171,19 +174,25 @@ async fn insert(tx: &mut Tx, new: NewAccount) -> Result<Created> {
         }
     }
     let consent_ms = new.consent_version.as_ref().map(|_| new.created_ms);
-    let made = execute!(
-        tx,
-        INSERT,
-        new.user.0,
-        new.password_hash,
-        new.admin,
-        new.guest,
-        new.user_type,
-        new.appservice_id,
-        new.created_ms,
-        new.consent_version,
-        consent_ms
-    )?;
+    let made = if new.was_guest {
+        // Their sessions go on, and are a guest's no more.
+        login::refresh_sessions(tx, new.user).await?;
+        execute!(tx, PROMOTE, new.user.0, new.password_hash, new.consent_version, consent_ms)?
+    } else {
+        execute!(
+            tx,
+            INSERT,
+            new.user.0,
+            new.password_hash,
+            new.admin,
+            new.guest,
+            new.user_type,
+            new.appservice_id,
+            new.created_ms,
+            new.consent_version,
+            consent_ms
+        )?
+    };
     if made == 0 {
         return Ok(Created::Taken);
     }
@@ -248,8 +257,9 @@ impl Store {
         .await
     }
 
-    /// Closes an account: sessions, devices, password and identifiers go; the name stays taken. What becomes of its
-    /// rooms is for those who read [`Store::closed_in_rooms`]. Returns whether there was an account.
+    /// Closes an account: sessions, devices, pushers, password, identifiers and account data go; the name stays taken.
+    /// What becomes of its rooms is for those who read [`Store::closed_in_rooms`], and of its key backups for those who
+    /// read [`Store::backup_of_closed`]. Returns whether there was an account.
     ///
     /// # Errors
     /// If the database fails.
@@ -265,6 +275,8 @@ impl Store {
                 }
                 login::drop_user_tokens(tx, user).await?;
                 devices::drop_all(tx, user).await?;
+                tx.delete_all_pushers(user).await?;
+                tx.delete_account_data(user).await?;
                 Ok(true)
             })
         })

@@ -1,9 +1,9 @@
-//! Media bytes on disk, named by their SHA-256.
+//! Media bytes on disk, named by their hash.
 //!
 //! A blob is written under `tmp/` and hashed on the way, flushed, renamed to `blobs/ab/abcd…`, and its folder flushed:
 //! when [`Draft::finish`] returns it survives power loss, and a name never stands for half a file. Equal content is kept
-//! once. Bytes come in chunks of twice [`CHUNK`] and go in such of one, on the blocking pool, so neither a large file nor a slow disk fills
-//! memory or holds up a worker thread. What a blob is and who refers to it is said by `media.rs`.
+//! once. Bytes come in chunks of twice [`CHUNK`] and go in such of one, on the blocking pool, so neither a large file nor
+//! a slow disk fills memory or holds up a worker thread. What a blob is and who refers to it is said by `media.rs`.
 //!
 //! Another kind of storage would replace three things: the rename in `finish`, [`Blobs::read`] and [`Blobs::remove_unless`];
 //! the draft on local disk stays, since a name is known only when all bytes are.
@@ -11,11 +11,14 @@
 use std::{
     fmt,
     fs::{self, File},
-    io::{self, Seek, SeekFrom},
+    io,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -24,9 +27,11 @@ use hearth_base::{Error, Result};
 use tokio::{sync::RwLock, task::spawn_blocking};
 
 mod draft;
+mod gathered;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tmp;
 
 pub use draft::{Draft, Kept};
 pub use reader::Reader;
@@ -35,7 +40,7 @@ use reader::read_chunk;
 /// Bytes read at once. A download holds two of these at most, an upload four.
 pub const CHUNK: usize = 256 * 1024;
 
-/// The name of a blob: the SHA-256 of its bytes.
+/// The name of a blob: the BLAKE3 hash of its bytes; of those that were kept before 2026-11-28, their SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobName([u8; 32]);
 
@@ -67,7 +72,7 @@ impl FromStr for BlobName {
             }
             Some(Self(name))
         };
-        parse().ok_or_else(|| Error::broken("the name of a blob is not a SHA-256"))
+        parse().ok_or_else(|| Error::broken("the name of a blob is no hash"))
     }
 }
 
@@ -82,6 +87,8 @@ struct Inner {
     blobs: PathBuf,
     tmp: PathBuf,
     drafts: AtomicU64,
+    /// Whether the file system is thought to let writes go past the page cache.
+    direct: AtomicBool,
     /// Held for reading from the moment a blob may be taken over as it is until its row is committed, and for
     /// writing while an unreferred blob goes: so none goes that somebody is about to refer to.
     keeping: Arc<RwLock<()>>,
@@ -95,7 +102,8 @@ impl Blobs {
     pub async fn open(root: &Path) -> Result<Self> {
         let (blobs, tmp) = (root.join("blobs"), root.join("tmp"));
         let at = root.to_owned();
-        let inner = Inner { blobs, tmp, drafts: AtomicU64::new(0), keeping: Arc::new(RwLock::new(())) };
+        let (drafts, direct) = (AtomicU64::new(0), AtomicBool::new(true));
+        let inner = Inner { blobs, tmp, drafts, direct, keeping: Arc::default() };
         let inner = blocking(move || inner.prepare(&at).map(|()| inner)).await.map_err(|e| {
             Error::unavailable(
                 format!("cannot use the media folder {}: check that it belongs to this user", root.display()),
@@ -128,24 +136,22 @@ impl Blobs {
     pub async fn read(&self, name: BlobName, range: Option<Range<u64>>) -> Result<Option<Reader>> {
         let path = self.inner.path(name);
         let opened = blocking(move || {
-            let mut file = File::open(path)?;
+            let file = File::open(path)?;
             let size = file.metadata()?.len();
             let range = range.unwrap_or(0..size);
             let (start, end) = (range.start.min(size), range.end.min(size));
-            if start > 0 {
-                file.seek(SeekFrom::Start(start))?;
-            }
             let left = end.saturating_sub(start);
-            let first = read_chunk(&mut file, left)?;
-            Ok((file, left, first))
+            let first = read_chunk(&file, start, left)?;
+            Ok((file, start, left, first))
         });
-        let (file, left, first) = match opened.await {
+        let (file, start, left, first) = match opened.await {
             Ok(opened) => opened,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(disk(e)),
         };
         let behind = left - first.len() as u64;
-        Ok(Some(Reader { left, ready: Some(first), behind, file: Some(file), reading: None }))
+        let at = start + first.len() as u64;
+        Ok(Some(Reader { left, ready: Some(first), behind, at, file: Some(file), reading: None }))
     }
 
     /// Opens a blob as a file, for work on the blocking pool.

@@ -23,11 +23,14 @@ mod changes;
 mod gaps;
 mod outliers;
 mod outside;
+mod partial;
 mod redactions;
 mod texts;
 mod write;
 
 pub use gaps::Gap;
+pub(crate) use partial::Bell;
+pub use partial::{Part, PartialRoom, Restated, Wholeness};
 pub(crate) use write::append_all;
 
 /// How an event stands with us.
@@ -102,6 +105,8 @@ pub struct StoredEvent {
     pub txn_id: Option<Box<str>>,
     /// See [`NewEvent::relay`]; known while it is news, false when read from disk.
     pub relay: bool,
+    /// See [`NewEvent::told`]; known while it is news, false when read from disk.
+    pub told: bool,
     /// The event as it is to be shown: redacted, if it was.
     pub pdu: Arc<Pdu>,
 }
@@ -223,6 +228,10 @@ pub struct NewEvent {
     /// A user of another server sent it and only we were told (`send_join` and its like): we owe it to the room's
     /// servers, as we owe them our own events.
     pub relay: bool,
+    /// A user of ours sent it through another server, which tells the others.
+    pub told: bool,
+    /// The room's revision with it, if the state before it is not whole: then it is to be replaced.
+    pub partial: Option<i64>,
 }
 
 impl NewEvent {
@@ -256,6 +265,8 @@ impl NewEvent {
             thread: String::new(),
             push: Vec::new(),
             relay: false,
+            told: false,
+            partial: None,
             relation: None,
             redaction: None,
         }
@@ -310,6 +321,10 @@ pub struct Append {
     pub redacted: Vec<LateRedaction>,
     /// Events that these redact and that we do not have.
     pub redactions_ahead: Vec<(OwnedEventId, EventNid)>,
+    /// Events of the room that get other states.
+    pub restated: Vec<Restated>,
+    /// How what is known of the room's state changes.
+    pub wholeness: Wholeness,
 }
 
 impl Append {
@@ -326,6 +341,8 @@ impl Append {
             missing: Vec::new(),
             redacted: Vec::new(),
             redactions_ahead: Vec::new(),
+            restated: Vec::new(),
+            wholeness: Wholeness::Same,
         }
     }
 }
@@ -383,6 +400,7 @@ impl Row {
             device: self.device_id.map(Into::into),
             txn_id: self.txn_id.map(Into::into),
             relay: false,
+            told: false,
             pdu: Arc::new(Pdu::parse_stored(event_id, json, version)?.with_rejected(standing == Standing::Rejected)),
         })
     }

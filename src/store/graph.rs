@@ -90,6 +90,25 @@ impl Store {
             .collect()
     }
 
+    /// Those of these events that are state of a room: which entry, which event, and how it stands.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn state_entries(
+        &self,
+        room: RoomNid,
+        ids: &[OwnedEventId],
+    ) -> Result<Vec<(KeyNid, EventNid, Standing)>> {
+        let sql = sql!("SELECT key_nid, event_nid, standing FROM events WHERE room_nid = $1 AND key_nid IS NOT NULL AND event_id " [in 2]);
+        let texts: Vec<String> = ids.iter().map(ToString::to_string).filter(|id| !id.contains('\0')).collect();
+        let rows: Vec<(Option<i64>, i64, i64)> =
+            fetch_all!(&mut self.read().await?, (Option<i64>, i64, i64), sql, room.0, Texts(texts))?;
+        let entry = |(key, nid, standing): (Option<i64>, i64, i64)| {
+            Some((KeyNid(key?), EventNid(nid), Standing::from_code(standing)))
+        };
+        Ok(rows.into_iter().filter_map(entry).collect())
+    }
+
     /// The auth events of these events. Those whose auth events we do not all have are left out.
     ///
     /// # Errors

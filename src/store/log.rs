@@ -15,6 +15,8 @@ use hearth_base::{
     ids::{RoomNid, StreamPos, UserNid},
 };
 
+use ruma::OwnedServerName;
+
 use crate::{
     Store,
     db::Session,
@@ -41,6 +43,13 @@ pub enum Change {
         room: RoomNid,
         /// What; nothing if the whole state came anew, with the room.
         changes: Arc<[StateChange]>,
+    },
+    /// All of a room's state is there, of which part was missing.
+    Whole {
+        /// Which.
+        room: RoomNid,
+        /// Servers that were in it since we are, and of which we did not know.
+        met: Arc<[OwnedServerName]>,
     },
     /// The receipts of a user in a room.
     Receipt {
@@ -156,11 +165,20 @@ impl From<&Logged> for LogRow {
                 row.room = Some(event.room.0);
                 row.user = Some(event.sender.0);
                 row.reference = Some(event.nid.0);
-                row.extra = event.relay.then(|| crate::outbox::RELAY.to_owned());
+                row.extra = match (event.relay, event.told) {
+                    (true, _) => Some(crate::outbox::RELAY.to_owned()),
+                    (false, true) => Some(crate::outbox::TOLD.to_owned()),
+                    (false, false) => None,
+                };
             }
             Change::State { room, .. } => {
                 row.kind = 7;
                 row.room = Some(room.0);
+            }
+            Change::Whole { room, met } => {
+                row.kind = 8;
+                row.room = Some(room.0);
+                row.extra = serde_json::to_string(&**met).ok();
             }
             Change::Receipt { room, user } => {
                 row.kind = 2;

@@ -1,7 +1,7 @@
 //! Who is in which room: one row a user and room, the current membership. Written by the append path, which says when
 //! the counts that are remembered here change.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use hearth_base::{
     Result,
@@ -13,7 +13,7 @@ use ruma::{ServerName, UserId, events::room::member::MembershipState};
 use crate::{
     Store,
     db::Ints,
-    events::Append,
+    events::{Append, NewEvent},
     execute, fetch_all, fetch_optional,
     log::{Change, Tx},
     sql,
@@ -22,29 +22,41 @@ use crate::{
 /// Rooms whose numbers of members are remembered.
 const COUNTED: u64 = 20_000;
 
-/// How many are joined to and invited to rooms.
-pub(crate) struct Counts(Cache<RoomNid, (u64, u64)>);
+/// How many are joined to and invited to rooms, and which rooms are known to have a user of ours.
+pub(crate) struct Counts {
+    numbers: Cache<RoomNid, (u64, u64)>,
+    /// Joins keep it, whatever else happens to a member takes it away.
+    resident: Cache<RoomNid, ()>,
+}
 
 impl Default for Counts {
     fn default() -> Self {
-        Self(Cache::new(COUNTED))
+        Self { numbers: Cache::new(COUNTED), resident: Cache::new(COUNTED) }
     }
 }
 
 impl Counts {
     /// Forgets, once they are committed, what these appends change.
     pub(crate) fn changing(tx: &mut Tx, appends: &[&Append]) {
-        let moved: HashSet<RoomNid> = appends
-            .iter()
-            .filter(|a| {
-                !a.members.is_empty()
-                    || a.events.iter().any(|e| e.membership.is_some())
-                    || a.changes.iter().any(|c| c.member.is_some())
-            })
-            .map(|a| a.room.nid)
-            .collect();
+        let mut moved = HashMap::new();
+        for append in appends {
+            let moves = |e: &NewEvent| e.membership.as_ref().map(|m| m.membership == MembershipState::Join);
+            let others = !append.members.is_empty() || append.changes.iter().any(|c| c.member.is_some());
+            let joins = others.then_some(false).into_iter().chain(append.events.iter().filter_map(moves));
+            for only_joins in joins {
+                *moved.entry(append.room.nid).or_insert(true) &= only_joins;
+            }
+        }
         if !moved.is_empty() {
-            tx.after_commit(move |store| moved.iter().for_each(|room| store.inner.member_counts.0.invalidate(room)));
+            tx.after_commit(move |store| {
+                let counts = &store.inner.member_counts;
+                for (room, only_joins) in &moved {
+                    counts.numbers.invalidate(room);
+                    if !only_joins {
+                        counts.resident.invalidate(room);
+                    }
+                }
+            });
         }
     }
 }
@@ -100,6 +112,9 @@ impl From<Row> for Membership {
 const MEMBERSHIP: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2";
 const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1";
 const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
+const JOINED_TO: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'";
+const JOINED_HERE: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND local AND membership = 'join'";
+const GUESTS_IN: &str = "SELECT m.user_nid FROM memberships m JOIN accounts a ON a.user_nid = m.user_nid AND a.guest WHERE m.room_nid = $1 AND m.local AND m.membership = 'join'";
 const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
 const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
@@ -151,6 +166,33 @@ impl Store {
         Ok(rows.into_iter().map(Into::into).collect())
     }
 
+    /// Those who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn joined_to(&self, room: RoomNid) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), JOINED_TO, room.0)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
+    /// Our own users who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn joined_here(&self, room: RoomNid) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), JOINED_HERE, room.0)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
+    /// Guests of this server who are joined to a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn guests_in(&self, room: RoomNid) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), GUESTS_IN, room.0)?;
+        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
     /// Our own users who are joined to, invited to or knocking at rooms.
     ///
     /// # Errors
@@ -191,7 +233,15 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn is_resident(&self, room: RoomNid) -> Result<bool> {
+        let known = &self.inner.member_counts.resident;
+        if known.get(&room).is_some() {
+            return Ok(true);
+        }
+        let ticket = known.ticket(&room);
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), IS_RESIDENT, room.0)?;
+        if row.is_some() {
+            known.fill(room, (), ticket);
+        }
         Ok(row.is_some())
     }
 
@@ -218,7 +268,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn member_counts(&self, room: RoomNid) -> Result<(u64, u64)> {
-        let counts = self.inner.member_counts.0.get_or(room, || async move {
+        let counts = self.inner.member_counts.numbers.get_or(room, || async move {
             let rows: Vec<(String, i64)> = fetch_all!(&mut self.read().await?, (String, i64), COUNTS, room.0)?;
             let of = |m: &str| rows.iter().find(|(k, _)| k == m).map_or(0, |(_, n)| n.unsigned_abs());
             Ok((of("join"), of("invite")))

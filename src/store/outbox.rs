@@ -11,12 +11,15 @@ use hearth_base::{
     ids::{EventNid, RoomNid, StreamPos, UserNid},
 };
 use parking_lot::Mutex;
+use ruma::OwnedServerName;
 use tokio::sync::Notify;
 
 use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, insert_rows, log::Tx, sql};
 
 /// What the log says beside an event that is to be relayed.
 pub(crate) const RELAY: &str = "relay";
+/// What it says beside one of ours that another server tells the others.
+pub(crate) const TOLD: &str = "told";
 
 /// How far a server is that is behind.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -30,7 +33,7 @@ pub struct Cursor {
 }
 
 /// Something in the log that other servers may be owed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owed {
     /// An event of `sender`'s.
     Event {
@@ -42,11 +45,20 @@ pub enum Owed {
         sender: UserNid,
         /// Owed though the sender is none of ours.
         relay: bool,
+        /// Not owed though the sender is ours.
+        told: bool,
     },
     /// A change of a user's devices or keys.
     Devices {
         /// Whose.
         user: UserNid,
+    },
+    /// A room in which servers were of which we did not know.
+    Met {
+        /// Which room.
+        room: RoomNid,
+        /// Which servers.
+        servers: Vec<OwnedServerName>,
     },
 }
 
@@ -80,7 +92,7 @@ const CURSORS: &str = "SELECT server, pos, since_ms FROM outbox_cursors";
 const PUT_CURSOR: &str = "INSERT INTO outbox_cursors (server, pos, since_ms) VALUES ($1, $2, $3) ON CONFLICT (server) DO UPDATE SET pos = excluded.pos, since_ms = excluded.since_ms";
 const DROP_CURSOR: &str = "DELETE FROM outbox_cursors WHERE server = $1";
 const NEEDED: &str = "SELECT MIN(pos) FROM outbox_cursors WHERE server = '' OR since_ms >= $1";
-const OWED: &str = "SELECT pos, kind, room_nid, user_nid, ref_nid, extra FROM log WHERE pos > $1 AND pos <= $2 AND kind IN (1, 4) ORDER BY pos LIMIT $3";
+const OWED: &str = "SELECT pos, kind, room_nid, user_nid, ref_nid, extra FROM log WHERE pos > $1 AND pos <= $2 AND kind IN (1, 4, 8) ORDER BY pos LIMIT $3";
 const OLDEST: &str = "SELECT MIN(pos) FROM log";
 const WAITING: &str = "SELECT DISTINCT server FROM outbox_to_device";
 const PAGE: &str = "SELECT id, json FROM outbox_to_device WHERE server = $1 ORDER BY id LIMIT $2";
@@ -136,6 +148,16 @@ impl Store {
         Ok(row.and_then(|r| r.0).map(StreamPos))
     }
 
+    /// The newest event in a room after `after` that users of `ours` sent.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn newest_of(&self, room: RoomNid, ours: &str, after: StreamPos) -> Result<Option<EventNid>> {
+        let row: Option<(i64,)> =
+            fetch_optional!(&mut self.read().await?, (i64,), NEWEST_OF, room.0, after.0, users_of(ours))?;
+        Ok(row.map(|(nid,)| EventNid(nid)))
+    }
+
     /// What may be owed in `(after, upto]`, oldest first, `limit` at most; relayed or ours is for the caller to see.
     ///
     /// # Errors
@@ -150,7 +172,12 @@ impl Store {
                     room: RoomNid(room),
                     sender: UserNid(sender),
                     relay: r.extra.as_deref() == Some(RELAY),
+                    told: r.extra.as_deref() == Some(TOLD),
                 },
+                (8, Some(room), ..) => {
+                    let servers = r.extra.and_then(|extra| serde_json::from_str(&extra).ok()).unwrap_or_default();
+                    Owed::Met { room: RoomNid(room), servers }
+                }
                 (4, _, Some(user), _) => Owed::Devices { user: UserNid(user) },
                 _ => return None,
             };

@@ -146,6 +146,7 @@ const PUSHERS_OF: &str = concat!(pusher_columns!(), "WHERE user_nid = $1 ORDER B
 const PUSHERS_COUNT: &str = "SELECT COUNT(*) FROM pushers WHERE user_nid = $1";
 const PUSHER_PUT: &str = "INSERT INTO pushers (user_nid, app_id, pushkey, device_id, kind, app_name, device_name, profile_tag, lang, data, enabled, created_ms, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (user_nid, app_id, pushkey) DO UPDATE SET device_id = excluded.device_id, kind = excluded.kind, app_name = excluded.app_name, device_name = excluded.device_name, profile_tag = excluded.profile_tag, lang = excluded.lang, data = excluded.data, enabled = excluded.enabled";
 const PUSHER_DROP: &str = "DELETE FROM pushers WHERE user_nid = $1 AND app_id = $2 AND pushkey = $3";
+const PUSHERS_DROP: &str = "DELETE FROM pushers WHERE user_nid = $1";
 const PUSHER_DROP_OTHERS: &str = "DELETE FROM pushers WHERE app_id = $2 AND pushkey = $3 AND user_nid <> $1";
 
 // The rows after $3 and up to $4, less those a threaded receipt has covered; and for rows of the user what the default
@@ -188,6 +189,14 @@ impl Tx {
     pub async fn delete_pushers(&mut self, user: UserNid, devices: &[String]) -> Result<()> {
         let sql = sql!("DELETE FROM pushers WHERE user_nid = $1 AND device_id " [in 2]);
         execute!(self, sql, user.0, Texts(devices.to_vec())).map(drop)
+    }
+
+    /// Deletes all pushers of a user, for an account that is closed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_all_pushers(&mut self, user: UserNid) -> Result<()> {
+        execute!(self, PUSHERS_DROP, user.0).map(drop)
     }
 }
 

@@ -49,6 +49,8 @@ pub struct RoomHead {
     pub pos: StreamPos,
     /// Whether parts of the state are still to come from other servers.
     pub partial: bool,
+    /// Where in the log the state became whole, if it once was not; set by the writer.
+    pub whole: StreamPos,
     /// Whether anybody may join or read the room, by its present state.
     pub open: bool,
     /// Whether its history has not always been one line of events here: then positions alone do not tell what the state
@@ -92,6 +94,7 @@ struct Row {
     partial: bool,
     open: bool,
     forked: bool,
+    whole_pos: i64,
 }
 
 impl TryFrom<Row> for Room {
@@ -124,6 +127,7 @@ impl TryFrom<Row> for Room {
                 counter: row.counter,
                 pos: StreamPos(row.pos),
                 partial: row.partial,
+                whole: StreamPos(row.whole_pos),
                 open: row.open,
                 forked: row.forked,
             },
@@ -141,7 +145,7 @@ pub(crate) fn extremities_json(extremities: &[Extremity]) -> String {
 
 macro_rules! room_columns {
     () => {
-        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked FROM rooms "
+        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked, whole_pos FROM rooms "
     };
 }
 
@@ -198,7 +202,7 @@ impl Store {
     /// If the database fails.
     pub async fn rooms(&self, nids: &[RoomNid]) -> Result<Vec<Room>> {
         let sql = crate::sql!(
-            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked FROM rooms WHERE room_nid "
+            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked, whole_pos FROM rooms WHERE room_nid "
             [in 1]
         );
         let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(nids.iter().map(|n| n.0).collect()))?;

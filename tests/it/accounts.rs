@@ -60,6 +60,10 @@ on_both! {
             let body = json!({"username": name, "password": "x"});
             server.nobody().post(REGISTER, body).await.refused(400, "M_INVALID_USERNAME");
         }
+        // What older clients say of the type means nothing; that of application services does, and there are none.
+        server.nobody().post(REGISTER, json!({"type": "m.login.password"})).await.asked();
+        let bridge = json!({"type": "m.login.application_service", "username": "_bridge"});
+        server.nobody().post(REGISTER, bridge).await.refused(401, "M_UNKNOWN_TOKEN");
         for body in [json!({"username": 5}), json!({"username": "a", "password": []}), json!({"auth": 7})] {
             server.nobody().post(REGISTER, body).await.refused(400, "M_BAD_JSON");
         }
@@ -99,9 +103,9 @@ on_both! {
         let eve = server.user("eve").await;
         eve.post(PASSWORD, with(auth(&eve.password()))).await.refused(403, "M_FORBIDDEN");
         ada.post("/_matrix/client/v3/account/deactivate", json!({"auth": auth(&ada.password())})).await.refused(403, "M_FORBIDDEN");
-        // Another's password is not one's own.
+        // Another's password is not one's own, and no step on the way either.
         let theirs = json!({"type": "m.login.password", "session": session, "identifier": {"type": "m.id.user", "user": "eve"}, "password": eve.password()});
-        ada.post(PASSWORD, with(theirs)).await.refused(401, "M_FORBIDDEN");
+        assert!(ada.post(PASSWORD, with(theirs)).await.refused(403, "M_FORBIDDEN")["flows"].is_null());
 
         ada.post(PASSWORD, with(auth(&ada.password()))).await.good();
         ada.get(WHO).await.good();
@@ -190,9 +194,65 @@ async fn guests_get_in_and_not_far() {
     let guest = User::from_session(&server, &made);
     assert_eq!(guest.get(WHO).await.good()["is_guest"], true);
     guest.get("/_matrix/client/v3/capabilities").await.good();
-    guest.get("/_matrix/client/v3/devices").await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    assert_eq!(guest.get("/_matrix/client/v3/devices").await.good()["devices"][0]["device_id"], guest.device);
+    let device = format!("/_matrix/client/v3/devices/{}", guest.device);
+    guest.put(&device, json!({"display_name": "Borrowed"})).await.good();
+    assert_eq!(guest.get(&device).await.good()["display_name"], "Borrowed");
+    guest.delete(&device, json!({})).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let profile = format!("/_matrix/client/v3/profile/{}", guest.id);
+    guest.put(&format!("{profile}/displayname"), json!({"displayname": "Passer-by"})).await.good();
+    guest.delete(&format!("{profile}/displayname"), json!({})).await.good();
+    assert_eq!(guest.get(&profile).await.good(), json!({}));
+    for field in ["avatar_url", "m.tz"] {
+        let path = format!("{profile}/{field}");
+        guest.put(&path, json!({field: "mxc://a/b"})).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+        guest.delete(&path, json!({})).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    }
+    guest.get("/_matrix/client/v3/pushers").await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
     guest.post("/_matrix/client/v3/logout", json!({})).await.good();
     guest.get(WHO).await.refused(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn a_guest_becomes_a_member_under_the_same_name() {
+    let server = Plan::default().services(|s| s.accounts.guests = true).start().await;
+    let nobody = server.nobody();
+    let guest = async || {
+        let made = nobody.post(&format!("{REGISTER}?kind=guest"), json!({})).await.good();
+        User::from_session(&server, &made)
+    };
+    let (guest, other, ada) = (guest().await, guest().await, server.user("ada").await);
+    let wish = |name: &str, token: &str| json!({"username": name, "password": "stays", "guest_access_token": token});
+    let name = guest.id.localpart();
+
+    // Only with the guest's own token, and only under the guest's own name.
+    nobody.post(REGISTER, wish(name, other.token())).await.refused(403, "M_FORBIDDEN");
+    nobody.post(REGISTER, wish(name, ada.token())).await.refused(403, "M_FORBIDDEN");
+    nobody.post(REGISTER, wish("eve", guest.token())).await.refused(403, "M_FORBIDDEN");
+    nobody.post(REGISTER, wish(name, "made up")).await.refused(401, "M_UNKNOWN_TOKEN");
+    nobody.post(REGISTER, json!({"username": name, "password": "x"})).await.refused(400, "M_INVALID_USERNAME");
+
+    let (session, _) = nobody.post(REGISTER, wish(name, guest.token())).await.asked();
+    let mut body = wish(name, guest.token());
+    body["auth"] = json!({"type": "m.login.dummy", "session": session});
+    let mut without = body.clone();
+    without["guest_access_token"].take();
+    without["username"].take();
+    nobody.post(REGISTER, without).await.refused(400, "M_MISSING_PARAM");
+    let made = nobody.post(REGISTER, body.clone()).await.good();
+    assert_eq!(made["user_id"], json!(guest.id));
+
+    // The old session goes on, and is a guest's no more.
+    for session in [&guest, &User::from_session(&server, &made)] {
+        assert!(session.get(WHO).await.good().get("is_guest").is_none_or(|guest| *guest == json!(false)));
+        session.get("/_matrix/client/v3/pushers").await.good();
+    }
+    assert_eq!(other.get(WHO).await.good()["is_guest"], true);
+    let login =
+        json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": "stays"});
+    nobody.post("/_matrix/client/v3/login", login).await.good();
+    body["auth"] = json!({"type": "m.login.dummy"});
+    nobody.post(REGISTER, body).await.refused(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
@@ -275,6 +335,21 @@ async fn registrations_of_an_address_are_counted() {
     let refused = server.nobody().post(REGISTER, json!({"username": "more", "password": "x"})).await;
     assert!(refused.headers.contains_key("retry-after"));
     assert!(refused.refused(429, "M_LIMIT_EXCEEDED")["retry_after_ms"].is_u64());
+}
+
+#[tokio::test]
+async fn confirmations_that_a_user_begins_are_counted() {
+    let server = Plan::default().api(|a| a.limits.enabled = true).start().await;
+    let (ada, bob) = (server.user("ada").await, server.user("bob").await);
+    let begin = async |user: &User| user.post(PASSWORD, json!({"new_password": "x"})).await;
+    let mut begun = 0;
+    while begin(&ada).await.status == 401 {
+        begun += 1;
+        assert!(begun < 1000, "each is a row that stays for days");
+    }
+    begin(&ada).await.refused(429, "M_LIMIT_EXCEEDED");
+    begin(&bob).await.asked();
+    ada.post(PASSWORD, ada.confirmed(json!({"new_password": "x"}))).await.good();
 }
 
 /// `max_avatar_size` and `allowed_avatar_mimetypes`; the client of these tests uploads everything as JSON.

@@ -61,8 +61,13 @@ on_both! {
         assert_eq!(ids(&ada.get(DEVICES).await.good()), [ada.device.as_str()]);
         ada.post("/_matrix/client/v3/delete_devices", json!({})).await.refused(400, "M_BAD_JSON");
 
-        // Nobody deletes another's devices.
+        // Nobody deletes another's devices, or their own by another's password.
         let eve = server.user("eve").await;
+        let mut body = ada.confirmed(json!({}));
+        body["auth"]["session"] = json!(ada.delete(&path, json!({})).await.asked().0);
+        body["auth"]["identifier"]["user"] = json!(eve.id);
+        body["auth"]["password"] = json!(eve.password());
+        ada.delete(&path, body).await.refused(403, "M_FORBIDDEN");
         eve.post("/_matrix/client/v3/delete_devices", eve.confirmed(json!({"devices": [ada.device]}))).await.good();
         ada.get(DEVICES).await.good();
     }

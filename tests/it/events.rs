@@ -42,6 +42,27 @@ on_both! {
         assert!(tablet.in_room(&room, &event).await.good()["unsigned"]["transaction_id"].is_null());
     }
 
+    async fn without_a_transaction_each_request_is_another_event(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        let content = json!({ "msgtype": "m.text", "body": "hello" });
+        let first = event_id(&alice.post_in_room(&room, "send/m.room.message", content.clone()).await.good());
+        let second = event_id(&alice.post_in_room(&room, "send/m.room.message", content.clone()).await.good());
+        assert_ne!(first, second);
+        let said = alice.in_room(&room, &format!("event/{}", encoded(&second))).await.good();
+        assert_eq!(said["content"], content);
+        let redact = |event: &str| format!("redact/{}", encoded(event));
+        bob.post_in_room(&room, &redact(&first), json!({})).await.refused(403, "M_FORBIDDEN");
+        alice.post_in_room(&room, &redact(&first), json!({ "reason": "so" })).await.good();
+        let gone = alice.in_room(&room, &format!("event/{}", encoded(&first))).await.good();
+        assert_eq!(gone["content"], json!({}));
+        assert_eq!(gone["unsigned"]["redacted_because"]["content"]["reason"], "so");
+        let path = format!("{V3}/rooms/{}/send/m.room.message", encoded(&room));
+        alice.send(Method::POST, &path, None).await.refused(400, "M_NOT_JSON");
+        alice.send(Method::POST, &path, Some("{nonsense".to_owned())).await.refused(400, "M_NOT_JSON");
+        alice.send(Method::POST, &path, Some("[]".to_owned())).await.refused(400, "M_BAD_JSON");
+    }
+
     async fn a_crowd_in_one_room_loses_nothing(server) {
         let alice = server.user("alice").await;
         let room = alice.opens().await;
@@ -113,7 +134,7 @@ on_both! {
         alice.reads(&room, "x", "a\0b").await.refused(400, "M_INVALID_PARAM");
         alice.in_room(&room, "event/$a%00b").await.refused(400, "M_INVALID_PARAM");
         alice.in_room(&room, "event/nonsense").await.refused(400, "M_INVALID_PARAM");
-        alice.sets(&room, "m.room.create", "", json!({})).await.refused(403, "M_FORBIDDEN");
+        alice.sets(&room, "m.room.create", "", json!({})).await.refused(400, "M_INVALID_PARAM");
         server.nobody().put(&path("m.room.message", "a"), json!({})).await.refused(401, "M_MISSING_TOKEN");
         assert!(alice.reads_all(&room, None, 50).await.iter().all(|e| !e["state_key"].is_null()));
     }

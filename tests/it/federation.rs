@@ -7,6 +7,7 @@ mod hostile;
 mod invites;
 mod joining;
 mod media;
+mod partial;
 mod reading;
 mod resident;
 mod rooms;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     on_both,
     support::{
-        User,
+        Plan, TestServer, User,
         rooms::{V3, encoded, joined, state_of},
     },
 };
@@ -172,11 +172,61 @@ on_both! {
         carol.in_room(&room, "members").await.refused(403, "M_FORBIDDEN");
         let now = alice.in_room(&room, "joined_members").await.good();
         assert_eq!(now["joined"].as_object().unwrap().len(), 2);
+        let nobody_in_particular = json!({ "display_name": "alice", "avatar_url": null });
+        assert_eq!(now["joined"][alice.id.as_str()], nobody_in_particular);
         bob.leaves(&room).await.good();
         carol.joins(&room).await.good();
         // Who left sees the members of that time.
         assert_eq!(list(&bob, "?membership=join").await, ["@alice:localhost"]);
         bob.in_room(&room, "joined_members").await.refused(403, "M_FORBIDDEN");
+    }
+
+    async fn a_join_says_what_its_sender_puts_into_it(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.creates(json!({ "preset": "public_chat", "room_alias_name": "said" })).await;
+        for way in [format!("{V3}/join/{}", encoded(&room)), format!("{V3}/join/%23said:localhost"), format!("{V3}/rooms/{}/join", encoded(&room))] {
+            let body = json!({ "foo": "bar", "reason": "why not", "membership": "ban", "displayname": "not this way" });
+            bob.post(&way, body).await.good();
+            let content = alice.reads(&room, "m.room.member", bob.id.as_str()).await.good();
+            assert_eq!((&content["foo"], &content["reason"]), (&json!("bar"), &json!("why not")));
+            assert_eq!((&content["membership"], &content["displayname"]), (&json!("join"), &json!("bob")));
+            bob.post(&way, json!({ "reason": 5 })).await.refused(400, "M_BAD_JSON");
+            bob.post(&way, json!({ "third_party_signed": 5 })).await.refused(400, "M_BAD_JSON");
+            bob.leaves(&room).await.good();
+        }
+    }
+
+    async fn an_invite_to_an_address_is_for_who_holds_it(server) {
+        use ruma::{CanonicalJsonObject, serde::{Base64, base64::UrlSafe}, signatures::{Ed25519KeyPair, sign_json}};
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let room = alice.creates(json!({ "name": "Private" })).await;
+        let key = || Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "0".to_owned()).unwrap();
+        let (key, wrong) = (key(), key());
+        let public: Base64<UrlSafe, Vec<u8>> = Base64::new(key.public_key().to_vec());
+        let invite = json!({
+            "display_name": "b...@e...",
+            "key_validity_url": "https://is.example/isvalid",
+            "public_key": public,
+            "public_keys": [{ "public_key": public }],
+        });
+        alice.sets(&room, "m.room.third_party_invite", "token", invite).await.good();
+        let signed = |key: &Ed25519KeyPair, who: &User, token: &str| -> Value {
+            let claim = json!({ "mxid": who.id, "sender": alice.id, "token": token });
+            let mut claim: CanonicalJsonObject = serde_json::from_value(claim).unwrap();
+            sign_json("is.example", key, &mut claim).unwrap();
+            json!({ "third_party_signed": claim })
+        };
+        let join = format!("{V3}/join/{}", encoded(&room));
+        bob.post(&join, json!({})).await.refused(403, "M_FORBIDDEN");
+        bob.post(&join, signed(&wrong, &bob, "token")).await.refused(403, "M_FORBIDDEN");
+        bob.post(&join, signed(&key, &bob, "another")).await.refused(403, "M_FORBIDDEN");
+        carol.post(&join, signed(&key, &bob, "token")).await.refused(403, "M_FORBIDDEN");
+        bob.post(&join, signed(&key, &bob, "token")).await.good();
+        assert_eq!(membership(&alice, &room, &bob).await, "join");
+        let events = alice.reads_all(&room, None, 50).await;
+        let invited = events.iter().find(|e| e["content"]["membership"] == "invite").unwrap();
+        assert_eq!((&invited["sender"], &invited["state_key"]), (&json!(alice.id), &json!(bob.id)));
+        assert_eq!(invited["content"]["third_party_invite"]["display_name"], "b...@e...");
     }
 
     async fn membership_as_a_state_event(server) {
@@ -193,5 +243,38 @@ on_both! {
         bob.sets(&room, member, bob.id.as_str(), json!({ "membership": "leave" })).await.good();
         let rooms = bob.get(&format!("{V3}/joined_rooms")).await.good();
         assert_eq!(rooms["joined_rooms"], Value::Array(Vec::new()));
+    }
+}
+
+async fn guests(server: TestServer) {
+    let alice = server.user("alice").await;
+    let session = server.nobody().post(&format!("{V3}/register?kind=guest"), json!({})).await.good();
+    let guest = User::from_session(&server, &session);
+    let room = alice.opens().await;
+    let access = json!({ "guest_access": "can_join" });
+    guest.joins(&room).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let own = json!({ "membership": "join" });
+    guest.sets(&room, "m.room.member", guest.id.as_str(), own).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    alice.sets(&room, "m.room.guest_access", "", access.clone()).await.good();
+    guest.joins(&room).await.good();
+    guest.says(&room, "hello").await;
+    assert_eq!(membership(&alice, &room, &guest).await, "join");
+    // A room that is not open to guests any longer has none.
+    alice.sets(&room, "m.room.guest_access", "", json!({ "guest_access": "forbidden" })).await.good();
+    assert_eq!(membership(&alice, &room, &guest).await, "leave");
+    assert_eq!(membership(&alice, &room, &alice).await, "join");
+    let text = json!({ "msgtype": "m.text", "body": "?" });
+    guest.sends(&room, "m.room.message", "late", text).await.refused(403, "M_FORBIDDEN");
+    guest.joins(&room).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    alice.sets(&room, "m.room.guest_access", "", access).await.good();
+    guest.joins(&room).await.good();
+}
+
+#[tokio::test]
+async fn guests_are_where_they_may_be() {
+    let plan = || Plan::default().services(|s| s.accounts.guests = true);
+    guests(plan().sqlite().await).await;
+    if let Some(server) = plan().postgres().await {
+        guests(server).await;
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     on_both,
     support::{
-        User,
+        TestServer, User,
         rooms::{V3, encoded, txn},
     },
 };
@@ -17,6 +17,67 @@ async fn notifications(user: &User, query: &str) -> Value {
 fn told(page: &Value) -> Vec<&str> {
     let list = page["notifications"].as_array().unwrap().iter();
     list.map(|n| n["event"]["content"]["body"].as_str().or(n["event"]["type"].as_str()).unwrap()).collect()
+}
+
+/// Where rules are changed: what is no name of one, and what no rule can say (client-server API, "Push Rules: API").
+#[tokio::test]
+async fn what_is_no_push_rule_is_refused() {
+    let server = TestServer::start().await;
+    let ada = server.user("ada").await;
+    let rules = format!("{V3}/pushrules");
+    let rule = json!({ "actions": ["notify"], "conditions": [], "pattern": "word" });
+    for path in
+        ["", "/global", "/global/room", "/device/", "/device/room/x", "/global/room/!a:b/enabled/x", "/global/x/y/z"]
+    {
+        ada.get(&format!("{rules}{path}")).await.refused(400, "M_UNRECOGNIZED");
+    }
+    for path in
+        ["", "/", "/global/", "/global/content", "/global/content/", "/device/content/word", "/global/content/a/b"]
+    {
+        ada.put(&format!("{rules}{path}"), rule.clone()).await.refused(400, "M_UNRECOGNIZED");
+    }
+    server.nobody().get(&format!("{rules}/")).await.refused(401, "M_MISSING_TOKEN");
+    ada.get(&format!("{rules}/global/nothing/word")).await.refused(400, "M_INVALID_PARAM");
+    ada.put(&format!("{rules}/global/nothing/word"), rule.clone()).await.refused(400, "M_INVALID_PARAM");
+    ada.put(&format!("{rules}/global/content/.word"), rule).await.refused(400, "M_INVALID_PARAM");
+    ada.get(&format!("{rules}/global/content/word")).await.refused(404, "M_NOT_FOUND");
+
+    let word = format!("{rules}/global/content/word");
+    for (body, errcode) in [
+        (json!({ "actions": ["notify"] }), "M_BAD_JSON"),
+        (json!({ "pattern": "word" }), "M_BAD_JSON"),
+        (json!({ "pattern": "word", "actions": ["ring"] }), "M_INVALID_PARAM"),
+        (json!({ "pattern": "word", "actions": [{ "ring": true }] }), "M_INVALID_PARAM"),
+    ] {
+        ada.put(&word, body).await.refused(400, errcode);
+    }
+    let condition = json!({ "actions": [], "conditions": [{ "key": "type" }] });
+    ada.put(&format!("{rules}/global/override/word"), condition).await.refused(400, "M_BAD_JSON");
+
+    // What did something once is no mistake, and does nothing.
+    let tweak = json!({ "set_tweak": "org.example.blink" });
+    let actions = json!(["notify", "dont_notify", tweak, "org.example.action"]);
+    ada.put(&word, json!({ "pattern": "word", "actions": actions })).await.good();
+    assert_eq!(ada.get(&format!("{word}/actions")).await.good()["actions"], actions);
+    ada.put(&format!("{word}/actions"), json!({ "actions": ["ring"] })).await.refused(400, "M_INVALID_PARAM");
+    ada.put(&format!("{word}/enabled"), json!({ "enabled": "no" })).await.refused(400, "M_BAD_JSON");
+    ada.put(&format!("{word}/enabled"), json!({ "enabled": false })).await.good();
+    let list = ada.get(&format!("{rules}/global/content/")).await.good();
+    assert_eq!(
+        (list[0]["rule_id"].as_str(), &list[0]["enabled"], &list[1]),
+        (Some("word"), &json!(false), &Value::Null)
+    );
+    let all = ada.get(&format!("{rules}/")).await.good();
+    assert_eq!(
+        (&all["global"]["content"], &all["global"]),
+        (&list, &ada.get(&format!("{rules}/global/")).await.good())
+    );
+    for (path, body) in [("actions", json!({ "actions": [] })), ("enabled", json!({ "enabled": true }))] {
+        ada.put(&format!("{rules}/global/underride/.m.rule.none/{path}"), body).await.refused(404, "M_NOT_FOUND");
+    }
+    ada.delete(&word, json!({})).await.good();
+    ada.delete(&word, json!({})).await.refused(404, "M_NOT_FOUND");
+    ada.delete(&format!("{rules}/global/override/.m.rule.master"), json!({})).await.refused(400, "M_INVALID_PARAM");
 }
 
 on_both! {

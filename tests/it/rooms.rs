@@ -4,8 +4,15 @@ use serde_json::{Value, json};
 
 use crate::{
     on_both,
-    support::rooms::{V3, encoded, state_of},
+    support::{
+        User,
+        rooms::{V3, encoded, state_of},
+    },
 };
+
+async fn tombstone(user: &User, room: &str) -> Value {
+    user.in_room(room, "state/m.room.tombstone?format=event").await.good()
+}
 
 on_both! {
     async fn presets_make_the_state_that_the_specification_says(server) {
@@ -111,6 +118,8 @@ on_both! {
         assert_eq!(content("m.room.power_levels", "")["ban"], 50);
         assert_eq!(content("m.room.create", "")["m.federate"], false);
         assert_eq!(content("m.room.create", "")["type"], "m.space");
+        let other = alice.post(&format!("{V3}/createRoom"), json!({ "room_alias_name": "other" })).await.good();
+        assert_eq!(other["room_alias"], "#other:localhost", "clients of old look for it");
         let taken = json!({ "room_alias_name": "pub" });
         alice.post(&format!("{V3}/createRoom"), taken).await.refused(400, "M_ROOM_IN_USE");
     }
@@ -168,6 +177,9 @@ on_both! {
 
             let create = alice.reads(new, "m.room.create", "").await.good();
             assert_eq!(create["predecessor"]["room_id"], old);
+            // Since version 12 a room is named by what stands in it, so it cannot name an event that names it.
+            let last = if to == "12" { Value::Null } else { tombstone(&alice, &old).await["event_id"].clone() };
+            assert_eq!(create["predecessor"]["event_id"], last);
             assert_eq!((&create["room_version"], &create["type"]), (&json!(to), &json!("m.space")));
             assert_eq!(alice.reads(&old, "m.room.tombstone", "").await.good()["replacement_room"], new);
             assert_eq!(alice.reads(new, "m.room.name", "").await.good()["name"], "Name");
@@ -175,6 +187,8 @@ on_both! {
             let alias = format!("#{name}:localhost");
             let resolved = alice.get(&format!("{V3}/directory/room/{}", encoded(&alias))).await.good();
             assert_eq!(resolved["room_id"], new);
+            assert_eq!(alice.reads(&old, "m.room.canonical_alias", "").await.good(), json!({}));
+            assert_eq!(alice.reads(new, "m.room.canonical_alias", "").await.good(), json!({ "alias": alias }));
             for (room, visibility) in [(old.as_str(), "private"), (new, "public")] {
                 let list = alice.get(&format!("{V3}/directory/list/room/{}", encoded(room))).await.good();
                 assert_eq!(list["visibility"], visibility);
@@ -188,6 +202,57 @@ on_both! {
             // Who upgraded still rules.
             alice.sets(new, "m.room.power_levels", "", alice.reads(new, "m.room.power_levels", "").await.good()).await.good();
         }
+    }
+
+    async fn what_makes_no_sense_in_a_room_is_a_mistake(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for version in ["11", "12"] {
+            let creators = if version == "12" { json!([bob.id]) } else { json!([]) };
+            let creation = json!({ "additional_creators": creators });
+            let room = alice
+                .creates(json!({ "preset": "public_chat", "room_version": version, "creation_content": creation }))
+                .await;
+            bob.joins(&room).await.good();
+            let create = json!({ "room_version": version, "entropy": 100 });
+            alice.sets(&room, "m.room.create", "", create).await.refused(400, "M_INVALID_PARAM");
+            let itself = json!({ "body": "?", "replacement_room": room });
+            alice.sets(&room, "m.room.tombstone", "", itself.clone()).await.refused(400, "M_INVALID_PARAM");
+            alice.sends(&room, "m.room.tombstone", "t", itself).await.refused(400, "M_INVALID_PARAM");
+            for creator in [&alice, &bob] {
+                let levels = alice.sets(&room, "m.room.power_levels", "", json!({ "users": { creator.id.as_str(): 100 } })).await;
+                if version == "12" {
+                    levels.refused(400, "M_INVALID_PARAM");
+                }
+            }
+            let beyond = json!({ "users": { "@x:y": 9_007_199_254_740_992_i64 } });
+            alice.sets(&room, "m.room.power_levels", "", beyond).await.refused(400, "M_BAD_JSON");
+        }
+        for wrong in [json!("x"), json!(["@foo:example.com", 42]), json!(["not-a-user"]), json!(["@a:dom$ain$.com"])] {
+            let body = json!({ "preset": "public_chat", "creation_content": { "additional_creators": wrong } });
+            assert_eq!(alice.post(&format!("{V3}/createRoom"), body).await.status, 400, "{wrong}");
+        }
+        let twice = json!({ "power_level_content_override": { "users": { alice.id.as_str(): 100 } } });
+        alice.post(&format!("{V3}/createRoom"), twice).await.refused(400, "M_INVALID_ROOM_STATE");
+    }
+
+    async fn what_one_keeps_goes_along_where_clients_replace_a_room(server) {
+        // Without `/upgrade`: first the new room, then the tombstone. Who is in the new room by then is not to be forgotten.
+        let alice = server.user("alice").await;
+        let old = alice.opens().await;
+        alice.put(&format!("{V3}/pushrules/global/room/{}", encoded(&old)), json!({ "actions": ["notify"] })).await.good();
+        let creation = json!({ "predecessor": { "room_id": old } });
+        let new = alice.creates(json!({ "preset": "public_chat", "creation_content": creation })).await;
+        let since = alice.now().await;
+        alice.sets(&old, "m.room.tombstone", "", json!({ "body": "", "replacement_room": new })).await.good();
+        let mut since = since;
+        for _ in 0..10 {
+            let sync = alice.syncs(&format!("timeout=5000&since={since}")).await;
+            if sync["account_data"]["events"].as_array().into_iter().flatten().any(|e| e["type"] == "m.push_rules") {
+                break;
+            }
+            since = sync["next_batch"].as_str().unwrap().to_owned();
+        }
+        alice.get(&format!("{V3}/pushrules/global/room/{}", encoded(&new))).await.good();
     }
 
     async fn a_summary_is_told_to_those_who_may_come(server) {
@@ -293,7 +358,7 @@ on_both! {
         let creation = json!({ "predecessor": { "room_id": old, "event_id": "$x" } });
         let false_heir = alice.creates(json!({ "preset": "public_chat", "creation_content": creation })).await;
         bob.joins(&false_heir).await.good();
-        let tags_of = async |user: &crate::support::User, room: &str| {
+        let tags_of = async |user: &User, room: &str| {
             let path = format!("{V3}/user/{}/rooms/{}/tags", encoded(user.id.as_str()), encoded(room));
             user.get(&path).await.good()["tags"].clone()
         };

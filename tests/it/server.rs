@@ -9,7 +9,8 @@ async fn it_says_what_it_is() {
     let server = TestServer::start().await;
     let nobody = server.nobody();
     let versions = nobody.get("/_matrix/client/versions").await.good();
-    assert!(versions["versions"].as_array().unwrap().contains(&json!("v1.1")));
+    let named = versions["versions"].as_array().unwrap();
+    assert!(["r0.6.1", "v1.1", "v1.11", "v1.17"].iter().all(|v| named.contains(&json!(v))), "{named:?}");
     assert_eq!(versions["unstable_features"]["org.matrix.msc2285.stable"], true);
     assert_eq!(versions["unstable_features"]["org.matrix.msc3882"], false);
     let version = nobody.get("/_matrix/federation/v1/version").await.good();
@@ -36,6 +37,10 @@ async fn capabilities_say_what_one_may_do() {
     assert_eq!(all["m.change_password"]["enabled"], true);
     assert_eq!(all["m.set_displayname"]["enabled"], false);
     assert_eq!(all["m.profile_fields"], json!({"enabled": true, "disallowed": ["displayname"]}));
+    assert_eq!(all["m.forget_forced_upon_leave"]["enabled"], false);
+    assert!(all["m.account_moderation"].is_null(), "who may do neither is not told of it");
+    let root = server.admin("root").await.get("/_matrix/client/v3/capabilities").await.good();
+    assert_eq!(root["capabilities"]["m.account_moderation"], json!({"lock": true, "suspend": true}));
     server.nobody().get("/_matrix/client/v3/capabilities").await.refused(401, "M_MISSING_TOKEN");
 }
 

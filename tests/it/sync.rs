@@ -39,7 +39,7 @@ on_both! {
         alice.says(&room, "hello").await;
         let second = alice.syncs_since(&next(&first)).await;
         assert_eq!(bodies(&joined(&second, &room)["timeline"]["events"]), ["hello"]);
-        assert!(joined(&second, &room)["state"].is_null());
+        assert_eq!(joined(&second, &room)["state"]["events"], json!([]));
         // The same token tells the same again.
         assert_eq!(bodies(&joined(&alice.syncs_since(&next(&first)).await, &room)["timeline"]["events"]), ["hello"]);
     }
@@ -256,7 +256,7 @@ on_both! {
         let sync = with_filter(&alice, messages, "").await;
         let there = joined(&sync, &one);
         assert_eq!(types(&there["timeline"]["events"]), ["m.room.message"]);
-        assert!(there["state"].is_null());
+        assert_eq!(there["state"]["events"], json!([]));
         // Kept filters work by their number, for their owner.
         let store = &server.services().store;
         let nid = store.user_nid(&alice.id).await.unwrap().unwrap();
@@ -278,6 +278,153 @@ on_both! {
         let sync = bob.syncs_since(&since).await;
         let there = &sync["rooms"]["leave"][&room];
         assert_eq!(types(&there["timeline"]["events"]), ["m.room.member"], "{sync}");
-        assert!(there["state"].is_null());
+        assert_eq!(there["state"]["events"], json!([]));
+    }
+
+    async fn a_room_that_is_told_of_has_all_its_parts(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let empty = alice.now().await;
+        let room = alice.opens().await;
+        let first = alice.syncs("").await;
+        let again = alice.syncs(&format!("since={}&full_state=true", next(&first))).await;
+        let entered = alice.syncs_since(&empty).await;
+        alice.says(&room, "hello").await;
+        let said = alice.syncs_since(&next(&first)).await;
+        let typing = format!("{V3}/rooms/{}/typing/{}", encoded(&room), encoded(alice.id.as_str()));
+        alice.put(&typing, json!({ "typing": true })).await.good();
+        let typed = alice.syncs_since(&next(&said)).await;
+        for sync in [&first, &again, &entered, &said, &typed] {
+            let there = joined(sync, &room);
+            for part in ["timeline", "state", "ephemeral", "account_data"] {
+                assert!(there[part]["events"].is_array(), "{part} in {there}");
+            }
+            assert!(there["timeline"]["limited"].is_boolean(), "{there}");
+            assert!(there["unread_notifications"].is_object(), "{there}");
+        }
+        for sync in [&first, &again, &entered, &said] {
+            let token = joined(sync, &room)["timeline"]["prev_batch"].as_str().unwrap();
+            alice.pages(&room, &format!("dir=b&from={token}")).await;
+        }
+        // What was entered meanwhile begins anew, however little was said in it.
+        assert_eq!(joined(&entered, &room)["timeline"]["limited"], true);
+        assert_eq!(joined(&first, &room)["timeline"]["limited"], false);
+        bob.joins(&room).await.good();
+        bob.leaves(&room).await.good();
+        let filter = json!({ "room": { "include_leave": true } });
+        let left = with_filter(&bob, filter, "").await;
+        for part in ["timeline", "state"] {
+            assert!(left["rooms"]["leave"][&room][part]["events"].is_array(), "{left}");
+        }
+    }
+
+    async fn a_filter_finds_the_little_it_wants(server) {
+        let alice = server.user("alice").await;
+        let room = alice.opens().await;
+        alice.says(&room, "found").await;
+        for n in 0..12 {
+            alice.sends(&room, "a.made.up.filler", &n.to_string(), json!({})).await.good();
+        }
+        let filter = json!({ "room": { "timeline": { "limit": 1, "types": ["m.room.message"] } } });
+        let sync = with_filter(&alice, filter, "").await;
+        let timeline = &joined(&sync, &room)["timeline"];
+        assert_eq!(bodies(&timeline["events"]), ["found"]);
+        assert_eq!(timeline["limited"], false, "there is no other");
+        // As other servers get them, events have their id all the same.
+        let filter = json!({ "event_format": "federation", "room": { "timeline": { "limit": 1 } } });
+        let sync = with_filter(&alice, filter, "").await;
+        let event = &joined(&sync, &room)["timeline"]["events"][0];
+        for key in ["event_id", "room_id", "sender", "origin_server_ts", "type", "prev_events", "auth_events", "depth", "hashes", "signatures", "content"] {
+            assert!(!event[key].is_null(), "{key} in {event}");
+        }
+        let same = alice.in_room(&room, &format!("event/{}", encoded(event["event_id"].as_str().unwrap()))).await.good();
+        assert_eq!(same["type"], "a.made.up.filler");
+        // Account data of rooms and presence know the other fields of filters, too.
+        let path = format!("{V3}/user/{}/rooms/{}/account_data/a.b", encoded(alice.id.as_str()), encoded(&room));
+        alice.put(&path, json!({ "x": 1 })).await.good();
+        for (rooms, found) in [(json!([room]), 1), (json!(["!other:x"]), 0)] {
+            let filter = json!({ "room": { "account_data": { "rooms": rooms } } });
+            let sync = with_filter(&alice, filter, "").await;
+            assert_eq!(joined(&sync, &room)["account_data"]["events"].as_array().unwrap().len(), found);
+        }
+        for (senders, found) in [(json!([alice.id]), 1), (json!(["@other:x"]), 0)] {
+            let sync = with_filter(&alice, json!({ "presence": { "senders": senders } }), "").await;
+            assert_eq!(sync["presence"]["events"].as_array().map_or(0, Vec::len), found);
+        }
+    }
+
+    async fn members_are_lazily_told_once(server) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let room = alice.creates(json!({ "preset": "public_chat", "name": "named" })).await;
+        for user in [&bob, &carol] {
+            user.joins(&room).await.good();
+        }
+        for n in 0..3 {
+            bob.says(&room, &n.to_string()).await;
+        }
+        let filter = |redundant: bool| {
+            let state = json!({ "lazy_load_members": true, "include_redundant_members": redundant });
+            json!({ "room": { "timeline": { "limit": 2 }, "state": state } })
+        };
+        let members = |sync: &Value| -> Vec<String> {
+            let state = joined(sync, &room)["state"]["events"].as_array().unwrap();
+            let members = state.iter().filter(|e| e["type"] == "m.room.member");
+            let mut members: Vec<String> = members.map(|e| e["state_key"].as_str().unwrap().to_owned()).collect();
+            members.sort();
+            members
+        };
+        let first = with_filter(&alice, filter(false), "").await;
+        assert_eq!(members(&first), [alice.id.as_str(), bob.id.as_str()]);
+        bob.says(&room, "again").await;
+        carol.says(&room, "for the first time").await;
+        let second = with_filter(&alice, filter(false), &format!("&since={}", next(&first))).await;
+        assert_eq!(members(&second), [carol.id.as_str()], "bob is known");
+        // An answer that was lost on the way told nothing.
+        let second = with_filter(&alice, filter(false), &format!("&since={}", next(&first))).await;
+        assert_eq!(members(&second), [carol.id.as_str()]);
+        bob.says(&room, "once more").await;
+        carol.says(&room, "and more").await;
+        let third = with_filter(&alice, filter(false), &format!("&since={}", next(&second))).await;
+        assert!(members(&third).is_empty(), "{third}");
+        let redundant = with_filter(&alice, filter(true), &format!("&since={}", next(&second))).await;
+        assert_eq!(members(&redundant), [bob.id.as_str(), carol.id.as_str()]);
+        // Another device knows nothing of it, and one that begins anew knows nothing any more.
+        let other = alice.another_device().await;
+        let since = other.now().await;
+        bob.says(&room, "to all devices").await;
+        let news = with_filter(&other, filter(false), &format!("&since={since}")).await;
+        assert_eq!(members(&news), [bob.id.as_str()]);
+        let anew = with_filter(&alice, json!({ "room": { "timeline": { "limit": 1 }, "state": { "lazy_load_members": true } } }), "").await;
+        assert_eq!(members(&anew), [alice.id.as_str(), bob.id.as_str()]);
+        carol.says(&room, "carol again").await;
+        let news = with_filter(&alice, filter(false), &format!("&since={}", next(&anew))).await;
+        assert_eq!(members(&news), [carol.id.as_str()]);
+        for wrong in [json!({ "lazy_load_members": "true" }), json!({ "include_redundant_members": 1 })] {
+            let path = format!("{V3}/user/{}/filter", encoded(alice.id.as_str()));
+            alice.post(&path, json!({ "room": { "state": wrong } })).await.refused(400, "M_BAD_JSON");
+        }
+    }
+
+    async fn who_comes_in_is_introduced(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let online = json!({ "presence": "online" });
+        for user in [&alice, &bob] {
+            user.put(&format!("{V3}/presence/{}/status", encoded(user.id.as_str())), online.clone()).await.good();
+        }
+        let room = alice.opens().await;
+        let (of_alice, of_bob) = (alice.now().await, bob.now().await);
+        bob.joins(&room).await.good();
+        for (user, since, whom) in [(&alice, of_alice, &bob), (&bob, of_bob, &alice)] {
+            let (mut since, until) = (since, Instant::now() + Duration::from_secs(20));
+            loop {
+                assert!(Instant::now() < until, "{} does not hear of {}", user.id, whom.id);
+                let sync = user.syncs(&format!("timeout=5000&since={since}")).await;
+                let met = sync["presence"]["events"].as_array().into_iter().flatten().find(|e| e["sender"] == whom.id.as_str());
+                if let Some(met) = met {
+                    assert_eq!(met["content"]["presence"], "online");
+                    break;
+                }
+                since = next(&sync);
+            }
+        }
     }
 }

@@ -58,14 +58,19 @@ pub(crate) struct SignUp {
     refresh_token: bool,
     #[serde(rename = "type")]
     login_type: Option<String>,
+    /// Of a guest who becomes a member.
+    guest_access_token: Option<String>,
 }
+
+/// How application services register their users.
+const APPSERVICE: &str = "m.login.application_service";
 
 /// Makes an account, once the newcomer has proved what is asked of them.
 async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Result<Json<Value>> {
     let SignUp { mut username, password, device_id, initial_device_display_name: mut name, .. } = req.body.body;
     let ip = req.origin.ip;
     cx.limits().would_address(Limit::Registration, ip)?;
-    if req.body.body.login_type.is_some() {
+    if req.body.body.login_type.as_deref() == Some(APPSERVICE) {
         // There are no application services, so no token is one's.
         return Err(Error::unknown_token("Unknown application service token", false));
     }
@@ -77,7 +82,11 @@ async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Resu
         }
         Some(_) => return Err(Error::invalid_param("kind is `user` or `guest`")),
     }
-    cx.accounts.may_register(username.as_deref(), password.as_deref()).await?;
+    let guest = match &req.body.body.guest_access_token {
+        Some(token) => Some(cx.login.guest(token).await?),
+        None => None,
+    };
+    cx.accounts.may_register(username.as_deref(), password.as_deref(), guest.as_deref()).await?;
     let operation =
         Operation { user: None, method: &Method::POST, path: req.uri.path(), json: &req.json, origin: &req.origin };
     let proof = uiaa::run(&cx, &operation, &uiaa::for_newcomers(cx.accounts.settings())).await?;
@@ -85,8 +94,11 @@ async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Resu
     let said = |key: &str| proof.request.get(key).and_then(Value::as_str).map(str::to_owned);
     username = username.or_else(|| said("username"));
     name = name.or_else(|| said("initial_device_display_name"));
-    if password.is_none() && proof.request.contains_key("password") {
-        return Err(Error::missing_param("password is not kept between requests, and has to be sent again"));
+    for (secret, is_missing) in [("password", password.is_none()), ("guest_access_token", guest.is_none())] {
+        if is_missing && proof.request.contains_key(secret) {
+            let why = format!("{secret} is not kept between requests, and has to be sent again");
+            return Err(Error::missing_param(why));
+        }
     }
     let device = Device {
         id: device_id.or_else(|| said("device_id").map(Into::into)),
@@ -101,6 +113,7 @@ async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Resu
         registration_token: result(uiaa::REGISTRATION_TOKEN),
         consent_version: result(uiaa::TERMS),
         device: (!req.body.body.inhibit_login).then_some(device),
+        guest,
     };
     cx.limits().address(Limit::Registration, ip)?;
     let registered = cx.accounts.register(newcomer).await?;

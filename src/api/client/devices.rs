@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Cx,
-    extract::{As, Client},
+    extract::{As, Client, Guests},
     respond::Json,
     routes::Routes,
     uiaa,
@@ -23,13 +23,13 @@ pub fn routes() -> Routes {
 }
 
 /// All of them.
-async fn list(cx: Cx, req: Client<get_devices::v3::Request>) -> Result<Json<Value>> {
+async fn list(cx: Cx, req: Client<get_devices::v3::Request, Guests>) -> Result<Json<Value>> {
     let devices: Vec<Value> = cx.devices.list(&req.requester).await?.iter().map(render).collect();
     Ok(Json(json!({ "devices": devices })))
 }
 
 /// One of them.
-async fn get(cx: Cx, req: Client<get_device::v3::Request>) -> Result<Json<Value>> {
+async fn get(cx: Cx, req: Client<get_device::v3::Request, Guests>) -> Result<Json<Value>> {
     Ok(Json(render(&cx.devices.get(&req.requester, &req.body.device_id).await?)))
 }
 
@@ -46,7 +46,7 @@ fn render(device: &Device) -> Value {
 }
 
 /// Calls one by another name.
-async fn rename(cx: Cx, req: Client<update_device::v3::Request>) -> Result<update_device::v3::Response> {
+async fn rename(cx: Cx, req: Client<update_device::v3::Request, Guests>) -> Result<update_device::v3::Response> {
     cx.devices.rename(&req.requester, &req.body.device_id, req.body.display_name).await?;
     Ok(update_device::v3::Response::new())
 }

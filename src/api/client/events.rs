@@ -22,6 +22,8 @@ use crate::{
     routes::Routes,
 };
 
+mod without_txn;
+
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
@@ -29,6 +31,8 @@ pub fn routes() -> Routes {
         .on(send_message)
         .also(send_state, &STATE_WITHOUT_KEY)
         .on(redact)
+        .on(without_txn::send)
+        .on(without_txn::redact)
         .on(get_event)
         .on(get_event_anywhere)
         .on(get_state)
@@ -81,6 +85,9 @@ async fn send_state(
         StateEventType::RoomCanonicalAlias if body.state_key.is_empty() => {
             cx.directory.set_canonical_alias(who, &body.room_id, content, timestamp).await?
         }
+        StateEventType::RoomGuestAccess if body.state_key.is_empty() => {
+            cx.membership.set_guest_access(who, &body.room_id, content, timestamp).await?
+        }
         event_type => {
             let out = Outgoing {
                 event_type: TimelineEventType::from(event_type),
@@ -99,11 +106,7 @@ async fn send_state(
 async fn redact(cx: Cx, req: Client<redact_event::v3::Request>) -> Result<redact_event::v3::Response> {
     cx.limits().user(Limit::Message, &req.requester)?;
     let body = req.body;
-    let content: Option<&RawValue> = if req.json.is_empty() {
-        None
-    } else {
-        Some(serde_json::from_slice(&req.json).map_err(|e| Error::not_json(e.to_string()))?)
-    };
+    let content = without_txn::content(&req.json)?;
     let txn_id = Some(body.txn_id.to_string());
     let event_id = cx.events.redact(&req.requester, &body.room_id, &body.event_id, txn_id, content).await?;
     Ok(redact_event::v3::Response::new(event_id))

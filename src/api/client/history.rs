@@ -6,10 +6,7 @@ use hearth_service::{
     sync::filter,
 };
 
-use ruma::{
-    MilliSecondsSinceUnixEpoch, UInt,
-    api::client::{context::get_context, message::get_message_events, room::get_event_by_timestamp},
-};
+use ruma::{MilliSecondsSinceUnixEpoch, UInt, api::client::room::get_event_by_timestamp};
 
 use crate::{
     Cx,
@@ -24,26 +21,137 @@ pub fn routes() -> Routes {
     Routes::new().on(messages).on(context).on(event_by_time)
 }
 
+mod paging {
+    //! `GET /rooms/{roomId}/messages`. Ruma's type demands the `dir` that was not always told, and reads a filter into less
+    //! than what clients put into it.
+    use ruma::{
+        OwnedRoomId, UInt,
+        api::{Direction, auth_scheme::AccessToken, request, response},
+        metadata, uint,
+    };
+
+    metadata! {
+        method: GET,
+        rate_limited: false,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/rooms/{room_id}/messages",
+            1.1 => "/_matrix/client/v3/rooms/{room_id}/messages",
+        }
+    }
+
+    /// Which page.
+    #[request]
+    pub struct Request {
+        /// Of which room.
+        #[ruma_api(path)]
+        pub room_id: OwnedRoomId,
+        /// Where it begins.
+        #[ruma_api(query)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub from: Option<String>,
+        /// Where it ends at the latest.
+        #[ruma_api(query)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub to: Option<String>,
+        /// Which way; forwards, if that is not said.
+        #[ruma_api(query)]
+        #[serde(default = "forward")]
+        pub dir: Direction,
+        /// Events at most.
+        #[ruma_api(query)]
+        #[serde(default = "ten")]
+        pub limit: UInt,
+        /// Which events, as JSON.
+        #[ruma_api(query)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub filter: Option<String>,
+    }
+
+    fn forward() -> Direction {
+        Direction::Forward
+    }
+
+    fn ten() -> UInt {
+        uint!(10)
+    }
+
+    /// The answer is made by the handler.
+    #[response]
+    pub struct Response {}
+}
+
+mod surrounding {
+    //! `GET /rooms/{roomId}/context/{eventId}`, with the filter as text.
+    use ruma::{
+        OwnedEventId, OwnedRoomId, UInt,
+        api::{auth_scheme::AccessToken, request, response},
+        metadata, uint,
+    };
+
+    metadata! {
+        method: GET,
+        rate_limited: false,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/rooms/{room_id}/context/{event_id}",
+            1.1 => "/_matrix/client/v3/rooms/{room_id}/context/{event_id}",
+        }
+    }
+
+    /// Around what.
+    #[request]
+    pub struct Request {
+        /// In which room.
+        #[ruma_api(path)]
+        pub room_id: OwnedRoomId,
+        /// The event.
+        #[ruma_api(path)]
+        pub event_id: OwnedEventId,
+        /// Events before and after it together, at most.
+        #[ruma_api(query)]
+        #[serde(default = "ten")]
+        pub limit: UInt,
+        /// Which events, as JSON.
+        #[ruma_api(query)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub filter: Option<String>,
+    }
+
+    fn ten() -> UInt {
+        uint!(10)
+    }
+
+    /// The answer is made by the handler.
+    #[response]
+    pub struct Response {}
+}
+
 /// A page of history.
-async fn messages(cx: Cx, req: Client<get_message_events::v3::Request, Guests>) -> Result<RawJson> {
+async fn messages(cx: Cx, req: Client<paging::Request, Guests>) -> Result<RawJson> {
     let body = req.body;
     let ask = Messages {
         direction: towards(body.dir),
-        from: body.from.as_deref(),
-        to: body.to.as_deref(),
+        from: token(body.from.as_deref()),
+        to: token(body.to.as_deref()),
         limit: size(body.limit),
-        filter: &filter::Events::of(body.filter),
+        filter: &filter::Events::read(body.filter.as_deref())?,
     };
     Ok(RawJson(cx.history.messages_json(&req.requester, &body.room_id, &ask).await?.into()))
 }
 
 /// An event with its neighbours.
-async fn context(cx: Cx, req: Client<get_context::v3::Request, Guests>) -> Result<RawJson> {
+async fn context(cx: Cx, req: Client<surrounding::Request, Guests>) -> Result<RawJson> {
     let body = req.body;
-    let filter = filter::Events::of(body.filter);
+    let filter = filter::Events::read(body.filter.as_deref())?;
     let context =
         cx.history.context_json(&req.requester, &body.room_id, &body.event_id, size(body.limit), &filter).await?;
     Ok(RawJson(context.into()))
+}
+
+/// Some clients send an empty token, or `END`, for none.
+fn token(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty() && *text != "END")
 }
 
 /// The event sent nearest to a time.

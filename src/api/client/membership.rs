@@ -1,16 +1,17 @@
 //! Who is in a room: joining, knocking, leaving, inviting, kicking, banning; lists of members.
 
 use hearth_base::{Error, Requester, Result};
+use hearth_service::membership::Joining;
 use http::StatusCode;
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId,
     api::client::membership::{
-        ban_user, forget_room, get_member_events, invite_user, join_room_by_id, joined_members, joined_rooms,
-        kick_user, leave_room, unban_user,
+        ban_user, forget_room, get_member_events, invite_user, joined_members, joined_rooms, kick_user, leave_room,
+        unban_user,
     },
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 use std::sync::Arc;
 
 use crate::{
@@ -39,17 +40,49 @@ pub fn routes() -> Routes {
         .on(list_joined_members)
 }
 
-async fn join_by_id(
-    cx: Cx,
-    req: Client<join_room_by_id::v3::Request, Guests>,
-) -> Result<join_room_by_id::v3::Response> {
+mod joining_by_id {
+    //! `POST /rooms/{roomId}/join`, whose body is read by [`super::wish`].
+    use ruma::{
+        OwnedRoomId,
+        api::{auth_scheme::AccessToken, request, response},
+        metadata,
+    };
+
+    metadata! {
+        method: POST,
+        rate_limited: true,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/rooms/{room_id}/join",
+            1.1 => "/_matrix/client/v3/rooms/{room_id}/join",
+        }
+    }
+
+    /// Which room.
+    #[request]
+    pub struct Request {
+        /// Its id.
+        #[ruma_api(path)]
+        pub room_id: OwnedRoomId,
+    }
+
+    /// Joined.
+    #[response]
+    pub struct Response {
+        /// The room's id.
+        pub room_id: OwnedRoomId,
+    }
+}
+
+async fn join_by_id(cx: Cx, req: Client<joining_by_id::Request, Guests>) -> Result<joining_by_id::Response> {
+    let wish = wish(&req.json)?;
     may_join(&cx, &req.requester, &req.body.room_id).await?;
-    let room_id = cx.membership.join(&req.requester, &req.body.room_id, &[], req.body.reason).await?;
-    Ok(join_room_by_id::v3::Response::new(room_id))
+    let room_id = cx.membership.join(&req.requester, &req.body.room_id, &[], wish).await?;
+    Ok(joining_by_id::Response { room_id })
 }
 
 mod joining {
-    //! `POST /join/{roomIdOrAlias}`. Ruma's type demands a body, which the specification does not.
+    //! `POST /join/{roomIdOrAlias}`, whose body is read by [`super::wish`].
     use ruma::{
         OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName,
         api::{auth_scheme::AccessToken, request, response},
@@ -80,9 +113,6 @@ mod joining {
         #[ruma_api(query)]
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub server_name: Vec<OwnedServerName>,
-        /// Why.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub reason: Option<String>,
     }
 
     /// Joined.
@@ -94,11 +124,34 @@ mod joining {
 }
 
 async fn join(cx: Cx, req: Client<joining::Request, Guests>) -> Result<joining::Response> {
+    let wish = wish(&req.json)?;
     let body = req.body;
     let (room_id, via) = resolved(&cx, &body.room_id_or_alias, body.via, body.server_name).await?;
     may_join(&cx, &req.requester, &room_id).await?;
-    let room_id = cx.membership.join(&req.requester, &room_id, &via, body.reason).await?;
+    let room_id = cx.membership.join(&req.requester, &room_id, &via, wish).await?;
     Ok(joining::Response { room_id })
+}
+
+/// How somebody wants to join, by a body that need not be there: what is not of the specification is to stand in the
+/// event.
+fn wish(json: &[u8]) -> Result<Joining> {
+    let mut body: Map<String, Value> = match json {
+        [] => Map::new(),
+        json => serde_json::from_slice(json).map_err(|e| Error::not_json(e.to_string()))?,
+    };
+    let reason = match body.remove("reason") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(reason)) => Some(reason),
+        Some(_) => return Err(Error::bad_json("`reason` is not a string")),
+    };
+    let third_party_signed = match body.remove("third_party_signed") {
+        None | Some(Value::Null) => None,
+        Some(signed) => Some(
+            serde_json::from_value(signed)
+                .map_err(|e| Error::bad_json(format!("`third_party_signed` is wrong: {e}")))?,
+        ),
+    };
+    Ok(Joining { reason, third_party_signed, more: body })
 }
 
 mod knocking {

@@ -163,23 +163,27 @@ async fn field(cx: Cx, req: OptionalClient<reading::Request>) -> Result<RawJson>
     cx.profile.field(req.requester.as_deref(), &req.body.user_id, &req.body.field).await.map(raw)
 }
 
+/// Of their profile guests change the display name only (client-server API, "Guest access").
+fn may_change(who: &Requester, field: &str) -> Result<()> {
+    if !who.is_guest || field == "displayname" {
+        return Ok(());
+    }
+    let why = "Guests may change their display name only";
+    Err(Error::told(http::StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", why))
+}
+
 async fn set_field(cx: Cx, req: Client<writing::Request, Guests>) -> Result<writing::Response> {
     let body = &req.body;
-    if req.requester.is_guest && body.field != "displayname" {
-        return Err(Error::told(
-            http::StatusCode::FORBIDDEN,
-            "M_GUEST_ACCESS_FORBIDDEN",
-            "Guests may change their display name only",
-        ));
-    }
+    may_change(&req.requester, &body.field)?;
     let value = body.body.get(&body.field);
     let value = value.ok_or_else(|| Error::missing_param(format!("The body has no `{}`", body.field)))?;
     cx.profile.set(&req.requester, &body.user_id, &body.field, value, body.propagate.unwrap_or(true)).await?;
     Ok(writing::Response {})
 }
 
-async fn delete_field(cx: Cx, req: Client<removing::Request>) -> Result<removing::Response> {
+async fn delete_field(cx: Cx, req: Client<removing::Request, Guests>) -> Result<removing::Response> {
     let body = &req.body;
+    may_change(&req.requester, &body.field)?;
     cx.profile.delete(&req.requester, &body.user_id, &body.field, body.propagate.unwrap_or(true)).await?;
     Ok(removing::Response {})
 }

@@ -2,6 +2,7 @@
 
 use hearth_base::{Error, Result};
 use hearth_service::push::NewPusher;
+use http::StatusCode;
 use ruma::api::client::push::{
     delete_pushrule, get_notifications, get_pushers, get_pushrule, get_pushrule_actions, get_pushrule_enabled,
     get_pushrules_all, get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
@@ -22,9 +23,9 @@ const NOTIFICATIONS: usize = 50;
 #[must_use]
 pub fn routes() -> Routes {
     Routes::new()
-        // Clients are of two minds about the slash at the end.
-        .also(all_rules, &["/_matrix/client/r0/pushrules", "/_matrix/client/v3/pushrules"])
-        .also(global_rules, &["/_matrix/client/r0/pushrules/global", "/_matrix/client/v3/pushrules/global"])
+        .on(all_rules)
+        .on(global_rules)
+        .on(rules_of_kind)
         .on(rule)
         .on(set_rule)
         .on(delete_rule)
@@ -35,7 +36,22 @@ pub fn routes() -> Routes {
         .on(pushers)
         .on(set_pusher)
         .on(notifications)
+        .refuse(&NO_RULE, || Error::told(StatusCode::BAD_REQUEST, "M_UNRECOGNIZED", "This names no push rule"))
 }
+
+/// Where push rules are, and what is no name of one: a slash that lacks, another scope than `global`, an empty id.
+const NO_RULE: [&str; 10] = [
+    "/_matrix/client/r0/pushrules",
+    "/_matrix/client/r0/pushrules/",
+    "/_matrix/client/r0/pushrules/global/",
+    "/_matrix/client/r0/pushrules/global/{p0}/",
+    "/_matrix/client/r0/pushrules/{*rest}",
+    "/_matrix/client/v3/pushrules",
+    "/_matrix/client/v3/pushrules/",
+    "/_matrix/client/v3/pushrules/global/",
+    "/_matrix/client/v3/pushrules/global/{p0}/",
+    "/_matrix/client/v3/pushrules/{*rest}",
+];
 
 async fn all_rules(cx: Cx, req: Client<get_pushrules_all::v3::Request>) -> Result<Json<Value>> {
     Ok(Json(json!({"global": cx.push.rules(&req.requester).await?})))
@@ -43,6 +59,41 @@ async fn all_rules(cx: Cx, req: Client<get_pushrules_all::v3::Request>) -> Resul
 
 async fn global_rules(cx: Cx, req: Client<get_pushrules_global_scope::v3::Request>) -> Result<Json<Value>> {
     cx.push.rules(&req.requester).await.map(Json)
+}
+
+mod kind {
+    //! `GET /pushrules/global/{kind}/`: not in the specification, and served by every server.
+    use ruma::{
+        api::{auth_scheme::AccessToken, request, response},
+        metadata,
+    };
+
+    metadata! {
+        method: GET,
+        rate_limited: false,
+        authentication: AccessToken,
+        history: {
+            1.0 => "/_matrix/client/r0/pushrules/global/{kind}/",
+            1.1 => "/_matrix/client/v3/pushrules/global/{kind}/",
+        }
+    }
+
+    /// Which rules.
+    #[request]
+    pub struct Request {
+        /// Their kind.
+        #[ruma_api(path)]
+        pub kind: String,
+    }
+
+    /// The answer is made by the handler.
+    #[response]
+    #[derive(Default)]
+    pub struct Response {}
+}
+
+async fn rules_of_kind(cx: Cx, req: Client<kind::Request>) -> Result<Json<Vec<Value>>> {
+    cx.push.rules_of_kind(&req.requester, &req.body.kind).await.map(Json)
 }
 
 async fn rule(cx: Cx, req: Client<get_pushrule::v3::Request>) -> Result<Json<Value>> {

@@ -3,6 +3,7 @@
 use hearth_base::{Error, Result};
 use hearth_service::rooms::{Hierarchy, NewRoom, Preset};
 use ruma::{
+    OwnedRoomAliasId, OwnedRoomId,
     api::client::{
         room::{
             Visibility,
@@ -34,8 +35,17 @@ pub fn routes() -> Routes {
     )
 }
 
+/// What is told of a new room.
+#[derive(Serialize)]
+struct Made {
+    room_id: OwnedRoomId,
+    /// Not of the specification any more, and still looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_alias: Option<OwnedRoomAliasId>,
+}
+
 /// Creates a room.
-async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<create_room::v3::Response> {
+async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<Json<Made>> {
     let who = &req.requester;
     cx.limits().user(Limit::RoomCreation, who)?;
     for user in &req.body.invite {
@@ -44,8 +54,8 @@ async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<create_
             cx.limits().check(Limit::InvitesPerUser, user)?;
         }
     }
-    let room_id = cx.rooms.create(who, asked(req.body)?).await?;
-    Ok(create_room::v3::Response::new(room_id))
+    let made = cx.rooms.create(who, asked(req.body)?).await?;
+    Ok(Json(Made { room_id: made.room_id, room_alias: made.alias }))
 }
 
 fn asked(body: create_room::v3::Request) -> Result<NewRoom> {

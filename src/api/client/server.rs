@@ -24,9 +24,10 @@ pub fn routes() -> Routes {
 }
 
 /// Versions of the specification: clients ask for threads, authenticated media, private receipts and much else by them.
-const VERSIONS: [&str; 19] = [
+/// Those above want policy servers to be asked (v1.18) and rooms in common to be listed (v1.19).
+const VERSIONS: [&str; 25] = [
     "r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4",
-    "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
+    "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17",
 ];
 
 /// What of later versions and of proposals is here, by the flag clients look for.
@@ -75,7 +76,7 @@ async fn capabilities(cx: Cx, req: Client<get_capabilities::v3::Request, Guests>
     if let (false, Some(fields)) = (fixed.is_empty(), fields.as_object_mut()) {
         fields.insert("disallowed".to_owned(), json!(fixed));
     }
-    Ok(Json(json!({"capabilities": {
+    let mut capabilities = json!({
         "m.change_password": {"enabled": accounts.passwords_enabled},
         "m.room_versions": {"default": cx.settings.rooms.default_version, "available": available},
         "m.set_displayname": {"enabled": accounts.set_displayname},
@@ -84,8 +85,13 @@ async fn capabilities(cx: Cx, req: Client<get_capabilities::v3::Request, Guests>
         "m.get_login_token": {"enabled": cx.login.settings().get_token},
         "m.profile_fields": fields,
         "io.element.msc4452.preview_url": {"enabled": cx.previews.are_on()},
-        "m.account_moderation": {"lock": req.requester.is_admin, "suspend": req.requester.is_admin},
-    }})))
+        "m.forget_forced_upon_leave": {"enabled": cx.settings.membership.forget_on_leave},
+    });
+    // "Should be omitted altogether" for who may do neither.
+    if let (true, Some(all)) = (req.requester.is_admin, capabilities.as_object_mut()) {
+        all.insert("m.account_moderation".to_owned(), json!({"lock": true, "suspend": true}));
+    }
+    Ok(Json(json!({ "capabilities": capabilities })))
 }
 
 /// Credentials for the TURN server; an empty object where there is none.

@@ -27,7 +27,7 @@ pub fn routes() -> Routes {
 }
 
 /// JSON that is made while it is sent.
-fn streamed(pieces: Pieces) -> Plain {
+pub(super) fn streamed(pieces: Pieces) -> Plain {
     let mut response = Response::new(Body::from_stream(pieces.into_stream()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Plain(response)

@@ -13,11 +13,12 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
+use super::events::streamed;
 use crate::{
     Cx,
     extract::{As, Federation},
     limits::Limit,
-    respond::{Json, RawJson},
+    respond::{Json, Plain},
     routes::Routes,
 };
 
@@ -58,11 +59,11 @@ async fn make_knock(cx: Cx, req: Federation<prepare_knock_event::v1::Request>) -
     Ok(Json(template))
 }
 
-async fn send_join(cx: Cx, req: Federation<create_join_event::v2::Request>) -> Result<RawJson> {
+async fn send_join(cx: Cx, req: Federation<create_join_event::v2::Request>) -> Result<Plain> {
     let b = &req.body;
     cx.limits().check(Limit::JoinsPerRoom, &b.room_id)?;
     let reply = Reply { origin: &req.server, room_id: &b.room_id, event_id: &b.event_id, json: b.pdu.get() };
-    Ok(RawJson(cx.joins.send_join(reply, b.omit_members).await?.into()))
+    cx.joins.send_join(reply, b.omit_members).await.map(streamed)
 }
 
 mod v1 {
@@ -140,12 +141,12 @@ mod v1 {
     }
 }
 
-async fn send_join_v1(cx: Cx, req: Federation<v1::join::Request>) -> Result<RawJson> {
+async fn send_join_v1(cx: Cx, req: Federation<v1::join::Request>) -> Result<Plain> {
     let b = &req.body;
     cx.limits().check(Limit::JoinsPerRoom, &b.room_id)?;
     let reply = Reply { origin: &req.server, room_id: &b.room_id, event_id: &b.event_id, json: b.pdu.get() };
     let answer = cx.joins.send_join(reply, false).await?;
-    Ok(RawJson(format!("[200,{answer}]").into()))
+    Ok(streamed(answer.within("[200,", "]")))
 }
 
 async fn send_leave(

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use hearth_base::{Error, OrNotFound, Requester, Result, ids::UserNid};
 use ruma::{
     UserId,
-    api::client::filter::{EventFormat, FilterDefinition},
+    api::client::filter::{EventFormat, FilterDefinition, RoomEventFilter},
 };
+use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{AccountData, own, raw};
@@ -61,27 +62,59 @@ impl AccountData {
     }
 }
 
+/// What ruma's type does not know of a filter of events: by how they relate to others (MSC3874).
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct RelTypes {
+    /// Only events with one of these relations.
+    #[serde(rename = "org.matrix.msc3874.rel_types")]
+    pub only: Option<Vec<String>>,
+    /// No events with one of these.
+    #[serde(rename = "org.matrix.msc3874.not_rel_types", default)]
+    pub never: Vec<String>,
+}
+
 /// Reads the text of a filter.
 ///
 /// # Errors
 /// 400 `M_NOT_JSON`, `M_BAD_JSON` for what is no filter.
-pub fn read(text: &str) -> Result<FilterDefinition> {
+pub fn read(text: &str) -> Result<(FilterDefinition, RelTypes)> {
     definition(serde_json::from_str(text).map_err(|_| Error::not_json("The filter is not JSON"))?)
 }
 
-fn definition(mut value: Value) -> Result<FilterDefinition> {
+/// Reads the text of a filter of a room's events, as pages of history take it.
+///
+/// # Errors
+/// 400 `M_NOT_JSON`, `M_BAD_JSON` for what is no filter.
+pub fn read_events(text: &str) -> Result<(RoomEventFilter, RelTypes)> {
+    let value: Value = serde_json::from_str(text).map_err(|_| Error::not_json("The filter is not JSON"))?;
     if !value.is_object() {
         return Err(Error::bad_json("A filter is a JSON object"));
     }
-    if let Some(timeline) = value.pointer_mut("/room/timeline").and_then(Value::as_object_mut)
-        && let Some(old) = timeline.shift_remove(THREAD_COUNTS)
-    {
-        timeline.entry("unread_thread_notifications").or_insert(old);
+    Ok((parsed(value.clone())?, parsed(value)?))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|e| Error::bad_json(format!("The filter is none: {e}")))
+}
+
+fn definition(mut value: Value) -> Result<(FilterDefinition, RelTypes)> {
+    if !value.is_object() {
+        return Err(Error::bad_json("A filter is a JSON object"));
     }
-    let filter: FilterDefinition =
-        serde_json::from_value(value).map_err(|e| Error::bad_json(format!("The filter is none: {e}")))?;
+    let mut rel_types = RelTypes::default();
+    if let Some(timeline) = value.pointer_mut("/room/timeline") {
+        if let Some(timeline) = timeline.as_object_mut()
+            && let Some(old) = timeline.shift_remove(THREAD_COUNTS)
+        {
+            timeline.entry("unread_thread_notifications").or_insert(old);
+        }
+        if timeline.is_object() {
+            rel_types = parsed(timeline.clone())?;
+        }
+    }
+    let filter: FilterDefinition = parsed(value)?;
     if !matches!(filter.event_format, EventFormat::Client | EventFormat::Federation) {
         return Err(Error::bad_json("`event_format` is `client` or `federation`"));
     }
-    Ok(filter)
+    Ok((filter, rel_types))
 }

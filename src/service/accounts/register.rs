@@ -29,6 +29,8 @@ pub struct Newcomer {
     pub consent_version: Option<String>,
     /// Their first device; `None` makes no session (`inhibit_login`).
     pub device: Option<Device>,
+    /// The guest that they are so far, and whose name they keep ("Guest access").
+    pub guest: Option<OwnedUserId>,
 }
 
 /// A new account.
@@ -109,16 +111,26 @@ impl Accounts {
             .or_else(|_| invalid("This is not a valid user name"))
     }
 
-    /// Checks what a newcomer asks for, before they are sent to prove anything.
+    /// Checks what a newcomer asks for, before they are sent to prove anything. `guest` is whom they are so far.
     ///
     /// # Errors
-    /// 403 if nobody may register, 400 for a name or password that cannot be.
-    pub async fn may_register(&self, username: Option<&str>, password: Option<&str>) -> Result<()> {
+    /// 403 if nobody may register, and for guests who want another name than theirs; 400 for a name or password that
+    /// cannot be.
+    pub async fn may_register(
+        &self,
+        username: Option<&str>,
+        password: Option<&str>,
+        guest: Option<&UserId>,
+    ) -> Result<()> {
         if !self.settings.registration {
             return Err(Error::forbidden("Registration has been disabled on this server"));
         }
-        if let Some(username) = username {
-            self.available(username).await?;
+        match (username, guest) {
+            (Some(username), Some(guest)) if username != guest.localpart() => {
+                return Err(Error::forbidden("Guests become members under the name that they have"));
+            }
+            (Some(username), None) => drop(self.available(username).await?),
+            _ => {}
         }
         match password {
             Some(password) => self.settings.policy.check(password),
@@ -131,16 +143,19 @@ impl Accounts {
     /// # Errors
     /// As [`Accounts::may_register`]; 400 `M_USER_IN_USE` if the name went meanwhile; 401 if the token is used up.
     pub async fn register(&self, newcomer: Newcomer) -> Result<Registered> {
-        self.may_register(newcomer.username.as_deref(), newcomer.password.as_deref()).await?;
-        let user_id = match &newcomer.username {
-            Some(username) => self.name(username, false)?,
-            None => self.name(&format!("u{}", random_text(11)), false)?,
+        let (username, guest) = (newcomer.username.as_deref(), newcomer.guest);
+        self.may_register(username, newcomer.password.as_deref(), guest.as_deref()).await?;
+        let was_guest = guest.is_some();
+        let user_id = match (guest, username) {
+            (Some(guest), _) => guest,
+            (None, Some(username)) => self.name(username, false)?,
+            (None, None) => self.name(&format!("u{}", random_text(11)), false)?,
         };
         if newcomer.password.is_some() && !self.settings.passwords_enabled {
             return Err(Error::forbidden("This server has no passwords"));
         }
         let Newcomer { password, registration_token, consent_version, device, .. } = newcomer;
-        let account = NewAccount { registration_token, consent_version, ..blank() };
+        let account = NewAccount { registration_token, consent_version, was_guest, ..blank() };
         self.create(user_id, account, password, None, device).await
     }
 
@@ -314,6 +329,7 @@ fn blank() -> NewAccount {
         password_hash: None,
         admin: false,
         guest: false,
+        was_guest: false,
         user_type: None,
         appservice_id: None,
         created_ms: 0,

@@ -55,6 +55,10 @@ pub struct Arrival {
     pub history: bool,
     /// Only we were told of it, so that we owe it to the room's other servers.
     pub relay: bool,
+    /// One of ours that another server tells the room's others.
+    pub told: bool,
+    /// What is said of the state before it is not all of it, as in a room of which we know part only.
+    pub in_part: bool,
 }
 
 /// What became of an arrival.
@@ -82,15 +86,24 @@ impl Staged {
         cx: &Builder<'_>,
         state: &State,
         near: &mut Near,
-        arrival: Arrival,
+        mut arrival: Arrival,
     ) -> Result<Arrived> {
         let Builder { store, push, server_name, .. } = *cx;
         let pdu = arrival.pdu.clone();
+        let of_part = self.head.room.head.partial;
+        if arrival.in_part && !of_part {
+            // Meanwhile we know better.
+            (arrival.states, arrival.whole) = (vec![self.head.state.map.clone()], true);
+        }
         let prevs = self.prevs(store, near, &arrival).await?;
         let before = self.state_before(store, state, &prevs, &arrival).await?;
+        // All of it may be told by others.
+        let in_part = of_part && (arrival.in_part || !prevs.is_empty());
+        // Of members about whom nothing is known the event's own word is taken, until more is.
+        let believed: &[EventNid] = if in_part { &arrival.auth } else { &[] };
         let mut outcome = match arrival.rejected {
             Some(why) => Arrived::Rejected(why),
-            None => match self.allowed(store, &pdu, &before.map).await? {
+            None => match self.allowed(store, &pdu, &before.map, believed).await? {
                 Ok(()) => Arrived::Placed,
                 Err(why) => Arrived::Rejected(why.0),
             },
@@ -99,7 +112,9 @@ impl Staged {
             if arrival.refused {
                 outcome = Arrived::SoftFailed("the policy server refused it".to_owned());
             } else if before.snap != self.head.state.snap
-                && let Err(why) = self.allowed(store, &pdu, &self.head.state.map).await?
+                // What holds now is not known well enough to hide anything.
+                && !of_part
+                && let Err(why) = self.allowed(store, &pdu, &self.head.state.map, &[]).await?
             {
                 outcome = Arrived::SoftFailed(why.0);
             }
@@ -160,6 +175,8 @@ impl Staged {
             relation,
             redaction: None,
             relay: arrival.relay,
+            told: arrival.told,
+            partial: in_part.then_some(rh.rev),
             pdu: pdu.clone(),
         };
         if matches!(standing, Standing::Live | Standing::Backfilled) {
@@ -266,7 +283,7 @@ impl Staged {
         Ok(())
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         cx: &Builder<'_>,
         key: KeyNid,
@@ -310,6 +327,7 @@ impl Staged {
             device: None,
             txn_id: None,
             relay: false,
+            told: false,
             pdu: fresh.pdu.clone(),
         }))
     }
@@ -389,8 +407,15 @@ impl Staged {
         self.snaps.push(row);
     }
 
-    /// Whether a state allows an event.
-    async fn allowed(&self, store: &Store, pdu: &Pdu, state: &StateMap) -> Result<std::result::Result<(), NotAllowed>> {
+    /// Whether a state allows an event. What it does not know of members is taken from `believed`, some of what the event
+    /// names as its auth events.
+    pub(super) async fn allowed(
+        &self,
+        store: &Store,
+        pdu: &Pdu,
+        state: &StateMap,
+        believed: &[EventNid],
+    ) -> Result<std::result::Result<(), NotAllowed>> {
         let version = self.head.version;
         let wanted = auth::auth_keys(version, pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content_json());
         let mut wanted = match wanted {
@@ -399,8 +424,19 @@ impl Staged {
         };
         wanted.push((StateEventType::RoomCreate, String::new()));
         let entries = self.entries(store, state, wanted).await?;
+        let mut members: Vec<Arc<Pdu>> = Vec::new();
+        for nid in believed {
+            let event = pdu_of(store, &self.head.fresh, *nid).await?;
+            members.extend(event.filter(|e| *e.event_type() == TimelineEventType::RoomMember && !e.rejected()));
+        }
         Ok(auth::check_against(version, pdu, |event_type, state_key| {
-            entries.iter().find(|(t, k, _)| t == event_type && k == state_key).map(|(.., pdu)| pdu.clone())
+            let known = entries.iter().find(|(t, k, _)| t == event_type && k == state_key).map(|(.., pdu)| pdu);
+            let told = || members.iter().find(|e| e.state_key() == Some(state_key));
+            match event_type {
+                StateEventType::RoomMember => known.or_else(told),
+                _ => known,
+            }
+            .cloned()
         }))
     }
 
@@ -437,7 +473,7 @@ enum PrevState {
 }
 
 /// In which entries two states differ: key, old, new.
-fn changes(old: &StateMap, new: &StateMap) -> Vec<(KeyNid, Option<EventNid>, Option<EventNid>)> {
+pub(super) fn changes(old: &StateMap, new: &StateMap) -> Vec<(KeyNid, Option<EventNid>, Option<EventNid>)> {
     use imbl::ordmap::DiffItem;
     old.diff(new)
         .map(|change| match change {

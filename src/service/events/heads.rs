@@ -8,12 +8,13 @@ use hearth_base::{
     ids::{EventNid, RoomNid, UserNid},
 };
 use hearth_store::{
-    events::{Appended, MemberRow, NewEvent, Standing},
+    Store,
+    events::{Appended, MemberRow, NewEvent, Part, Standing, StoredEvent, Wholeness},
     rooms::Extremity,
     state::{RoomState, StateMap},
 };
 use ruma::{
-    UserId,
+    ServerName, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 
@@ -26,8 +27,18 @@ use super::{
 /// What is to be built on the newest head of a room.
 enum Work {
     Receive(Vec<Arrival>),
-    /// The state before the join, and the join.
-    Enter(Vec<EventNid>, Arrival),
+    Enter(Entry),
+}
+
+/// How we come into a room through another server.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What stood there before the join, or part of it.
+    pub state: Vec<EventNid>,
+    /// The join.
+    pub join: Arrival,
+    /// What came with the part; `None` if it is all.
+    pub part: Option<Part>,
 }
 
 impl Events {
@@ -41,14 +52,14 @@ impl Events {
         self.supervisor.job(async move { this.build(room, Work::Receive(arrivals)).await }).await
     }
 
-    /// Makes the room that we joined through another server: `state` is what stood there before `join`, which is its one
-    /// extremity then. Whatever we knew of the room before is overtaken.
+    /// Makes the room that we joined through another server: the join is its one extremity then. Whatever we knew of the
+    /// room before is overtaken.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn enter(self: &Arc<Self>, room: RoomNid, state: Vec<EventNid>, join: Arrival) -> Result<()> {
+    pub async fn enter(self: &Arc<Self>, room: RoomNid, entry: Entry) -> Result<()> {
         let this = self.clone();
-        self.supervisor.job(async move { this.build(room, Work::Enter(state, join)).await.map(drop) }).await
+        self.supervisor.job(async move { this.build(room, Work::Enter(entry)).await.map(drop) }).await
     }
 
     /// Builds a write on the newest head of a room and waits until it is durable; again if the room has moved on.
@@ -71,7 +82,7 @@ impl Events {
                         outcomes.push(arrived);
                     }
                 }
-                Work::Enter(state, join) => staged.enter(&self.builder(), state, join.clone()).await?,
+                Work::Enter(entry) => staged.enter(&self.builder(), entry).await?,
             }
             let (head, append) = staged.into_append();
             let committed = self.store.enqueue(append).await?;
@@ -94,12 +105,27 @@ impl Events {
 }
 
 /// Events of a state looked at together.
-const PART: usize = 1_000;
+pub(super) const PART: usize = 1_000;
+
+/// The membership that a member event says.
+pub(super) async fn member_row(store: &Store, event: &StoredEvent, ours: &ServerName) -> Result<Option<MemberRow>> {
+    if *event.pdu.event_type() != TimelineEventType::RoomMember {
+        return Ok(None);
+    }
+    let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok()) else { return Ok(None) };
+    Ok(Some(MemberRow {
+        user: store.intern_user(user).await?,
+        membership: MembershipState::from(event.pdu.membership().into_owned()),
+        event: event.nid,
+        local: user.server_name() == ours,
+    }))
+}
 
 impl Staged {
     /// Puts the head of the room where a join through another server says it is.
-    async fn enter(&mut self, cx: &Builder<'_>, state: &[EventNid], arrival: Arrival) -> Result<()> {
+    async fn enter(&mut self, cx: &Builder<'_>, entry: &Entry) -> Result<()> {
         let Builder { store, server_name, .. } = *cx;
+        let arrival = entry.join.clone();
         let pdu = arrival.pdu.clone();
         let key = match pdu.state_key() {
             Some(state_key) => store.intern_key(&pdu.event_type().to_string(), state_key).await?,
@@ -113,19 +139,11 @@ impl Staged {
                 MemberRow { user: old.user, membership: MembershipState::Leave, event: old.event, local: old.local };
             members.insert(old.user, gone);
         }
-        for part in state.chunks(PART) {
+        for part in entry.state.chunks(PART) {
             for event in store.events(part).await? {
-                let Some(entry) = event.key else { continue };
-                map.insert(entry, event.nid);
-                if *event.pdu.event_type() == TimelineEventType::RoomMember
-                    && let Some(user) = event.pdu.state_key().and_then(|k| <&UserId>::try_from(k).ok())
-                {
-                    let row = MemberRow {
-                        user: store.intern_user(user).await?,
-                        membership: MembershipState::from(event.pdu.membership().into_owned()),
-                        event: event.nid,
-                        local: user.server_name() == server_name,
-                    };
+                let Some(key) = event.key else { continue };
+                map.insert(key, event.nid);
+                if let Some(row) = member_row(store, &event, server_name).await? {
                     members.insert(row.user, row);
                 }
             }
@@ -145,6 +163,9 @@ impl Staged {
         let rh = &mut self.head.room.head;
         rh.rev += 1;
         rh.forked = true;
+        rh.partial = entry.part.is_some();
+        let partial = rh.partial.then_some(rh.rev);
+        self.wholeness = Wholeness::Entered(entry.part.clone());
         rh.snap = after.snap;
         rh.depth = depth;
         rh.extremities =
@@ -162,6 +183,8 @@ impl Staged {
             sets_state: true,
             membership,
             reads: true,
+            told: arrival.told,
+            partial,
             thread: crate::relations::MAIN.to_owned(),
             ..NewEvent::outlier(arrival.nid, pdu, sender, Some(key), Some(arrival.auth), false)
         });

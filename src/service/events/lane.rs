@@ -18,7 +18,8 @@ use hearth_rules::{
 use hearth_store::{
     Store,
     events::{
-        Append, LateRedaction, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StateChange,
+        Append, LateRedaction, MemberRow, NewEvent, NewMembership, NewRedaction, NewRelation, Restated, Standing,
+        StateChange, Wholeness,
     },
     rooms::{Extremity, Room},
     state::{RoomState, SnapRow},
@@ -167,6 +168,9 @@ pub(super) struct Staged {
     pub(super) redacted: Vec<LateRedaction>,
     /// Events redacted by these, that are not here.
     pub(super) redactions_ahead: Vec<(OwnedEventId, EventNid)>,
+    /// Events of before that get other states.
+    pub(super) restated: Vec<Restated>,
+    pub(super) wholeness: Wholeness,
     on_rev: Option<i64>,
 }
 
@@ -189,6 +193,8 @@ impl Staged {
             missing: Vec::new(),
             redacted: Vec::new(),
             redactions_ahead: Vec::new(),
+            restated: Vec::new(),
+            wholeness: Wholeness::Same,
             on_rev,
         }
     }
@@ -205,6 +211,8 @@ impl Staged {
             missing: self.missing,
             redacted: self.redacted,
             redactions_ahead: self.redactions_ahead,
+            restated: self.restated,
+            wholeness: self.wholeness,
         };
         (self.head, append)
     }
@@ -218,8 +226,8 @@ impl Staged {
         let prev: Vec<Reference> = some_extremities(&self.head.room.head.extremities);
         // Of more branches than an event can name, it stands after those that it does.
         let current = self.head.state.clone();
-        let is_partial = prev.len() < self.head.room.head.extremities.len();
-        if is_partial {
+        let takes_some = prev.len() < self.head.room.head.extremities.len();
+        if takes_some {
             self.head.state = self.after_all(store, state, &prev).await?;
         }
         let head = &mut self.head;
@@ -273,7 +281,7 @@ impl Staged {
         rh.counter += i64::from(outcome.counted);
         rh.forked |= with.quiet;
         let mut rest: Vec<Extremity> = Vec::new();
-        if is_partial {
+        if takes_some {
             rest = rh.extremities.drain(..).filter(|e| !prev.contains(&e.event)).collect();
         }
         rest.push(Extremity { nid, event: pdu.reference(version), depth, after: rh.snap });
@@ -289,7 +297,7 @@ impl Staged {
             auth: Some(allowed_by.nids()),
             counter: rh.counter,
             replaces,
-            sets_state: key.is_some() && !is_partial,
+            sets_state: key.is_some() && !takes_some,
             txn: with.txn,
             membership: None,
             reads: local && !with.quiet,
@@ -299,9 +307,11 @@ impl Staged {
             relation,
             redaction: with.redaction.map(|r| NewRedaction { target: r.target, json: r.json }),
             relay: false,
+            told: false,
+            partial: rh.partial.then_some(rh.rev),
             pdu,
         };
-        if is_partial {
+        if takes_some {
             let after = std::mem::replace(&mut self.head.state, current);
             self.move_current(cx, state, &after, &mut event).await?;
         }

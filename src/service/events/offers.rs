@@ -12,6 +12,7 @@ use hearth_rules::{
     auth,
     event::{Draft, Pdu, Reference},
 };
+use hearth_store::state::StateMap;
 use ruma::events::TimelineEventType;
 
 use super::{
@@ -44,6 +45,8 @@ impl Arrival {
             referenced: false,
             history: false,
             relay: true,
+            told: false,
+            in_part: false,
         }
     }
 }
@@ -86,6 +89,18 @@ impl Events {
         let allowed_by = AllowedBy::of(&self.store, &head, keys, is_create).await?;
         auth::check_against(head.version, pdu, |t, k| allowed_by.by_key(t, k))?;
         Ok(())
+    }
+
+    /// Whether a state allows an event.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn check_by(&self, room: RoomNid, pdu: &Pdu, state: &StateMap) -> Result<bool> {
+        let mut head = Head::read(&self.store, room).await?;
+        head.state.map = state.clone();
+        let keys = auth::auth_keys(head.version, pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content_json())?;
+        let allowed_by = AllowedBy::of(&self.store, &head, keys, false).await?;
+        Ok(auth::check_against(head.version, pdu, |t, k| allowed_by.by_key(t, k)).is_ok())
     }
 
     /// The newest head of a room, which may be on its way to the disk.

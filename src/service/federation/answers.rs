@@ -20,10 +20,11 @@ use hearth_store::{
     events::{Direction, Standing, StoredEvent},
     rooms::Room,
 };
+use http::StatusCode;
 use moka::sync::Cache;
 use ruma::{EventId, OwnedServerName, RoomId, ServerName, events::room::member::MembershipState};
 
-use super::acl::Acls;
+use super::{acl::Acls, servers::Servers};
 use crate::state::{State, version_of};
 
 mod history;
@@ -46,6 +47,7 @@ pub struct Answers {
     state: Arc<State>,
     name: OwnedServerName,
     acls: Arc<Acls>,
+    servers: Arc<Servers>,
     clock: Clock,
     /// By the state they were read from.
     visitors: Cache<(SnapNid, OwnedServerName), Arc<Visitors>>,
@@ -76,13 +78,21 @@ struct Eyes {
 impl Answers {
     /// Made once; `name` is ours.
     #[must_use]
-    pub fn new(store: Store, state: Arc<State>, name: OwnedServerName, acls: Arc<Acls>, clock: Clock) -> Self {
+    pub fn new(
+        store: Store,
+        state: Arc<State>,
+        name: OwnedServerName,
+        acls: Arc<Acls>,
+        servers: Arc<Servers>,
+        clock: Clock,
+    ) -> Self {
         let count = |len: usize| u32::try_from(len + 8).unwrap_or(u32::MAX);
         Self {
             store,
             state,
             name,
             acls,
+            servers,
             clock,
             visitors: Cache::builder()
                 .weigher(move |_, v: &Arc<Visitors>| count(v.keys.len()))
@@ -98,13 +108,23 @@ impl Answers {
     /// Lets a server into a room, or not.
     ///
     /// # Errors
-    /// 403 if it is not in the room, or there is none.
+    /// 403 if it is not in the room, or there is none; 403 `M_UNABLE_DUE_TO_PARTIAL_STATE` while we cannot know (MSC3895).
     async fn enter(&self, server: &ServerName, room_id: &RoomId) -> Result<Eyes> {
+        let eyes = self.enter_any(server, room_id).await?;
+        if eyes.room.head.partial {
+            let why = "This server has just joined this room and does not know all of it yet";
+            return Err(Error::told(StatusCode::FORBIDDEN, "M_UNABLE_DUE_TO_PARTIAL_STATE", why));
+        }
+        Ok(eyes)
+    }
+
+    /// The same also for a room of whose state we know part: what we vouch for there is what our own users sent.
+    async fn enter_any(&self, server: &ServerName, room_id: &RoomId) -> Result<Eyes> {
         let outside = || Error::forbidden(format!("{server} is not in this room"));
         let nid = self.store.room_nid(room_id).await?.ok_or_else(outside)?;
         let room = self.state.room_by_nid(nid).await?;
         let visitors = self.visitors(server, &room).await?;
-        if !visitors.joined {
+        if !visitors.joined && !(room.head.partial && self.servers.is_in(server, nid).await?) {
             return Err(outside());
         }
         if !self.acls.allows(nid, server).await? {
@@ -149,7 +169,10 @@ impl Answers {
     pub async fn event(&self, server: &ServerName, event_id: &EventId) -> Result<String> {
         let event = self.known(event_id).await?;
         let room = self.state.room_by_nid(event.room).await?;
-        let mut eyes = self.enter(server, &room.room_id).await?;
+        let mut eyes = match *event.pdu.sender().server_name() == self.name {
+            true => self.enter_any(server, &room.room_id).await?,
+            false => self.enter(server, &room.room_id).await?,
+        };
         // Of state known from outside we have no state before it, and it is given with every state anyway.
         if event.snap.is_none() && !event.pdu.is_state() {
             return Err(Error::not_found("Event not found"));
@@ -197,9 +220,6 @@ impl Answers {
     ) -> Result<(Arc<[EventNid]>, Arc<[EventNid]>)> {
         let room = self.enter(server, room_id).await?.room;
         let event = self.known_in(&room, event_id).await?;
-        if room.head.partial {
-            return Err(Error::not_found("The state at this event is not known yet"));
-        }
         let snap = event.snap.or_not_found("State at this event")?;
         let state: Arc<[EventNid]> = self.store.snapshot(snap).await?.values().copied().collect();
         let chain = match self.chains.get(&snap) {
@@ -282,6 +302,10 @@ impl Answers {
     async fn sees_at(&self, eyes: &mut Eyes, snap: SnapNid) -> Result<bool> {
         if let Some(sees) = eyes.seen.get(&snap) {
             return Ok(*sees);
+        }
+        // Of a room of which we know part only our own events are given, to those who were there when we sent them.
+        if eyes.room.head.partial {
+            return Ok(true);
         }
         let state = self.store.snapshot(snap).await?;
         let visibility = self.state.history_visibility(&state).await?;

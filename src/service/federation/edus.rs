@@ -4,13 +4,20 @@
 //! out. What is wrong is passed over, as the specification wants; nothing here fails a transaction. Device lists are
 //! kept by [`device_lists`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use hearth_base::{
     Result,
     ids::{RoomNid, UserNid},
 };
 use hearth_store::Store;
+use moka::sync::Cache;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     events::room::member::MembershipState, presence::PresenceState, to_device::DeviceIdOrAllDevices,
@@ -18,7 +25,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::acl::Acls;
+use super::{acl::Acls, servers::Servers};
 use crate::{
     devices::to_device::ToDevice,
     keys::is_name,
@@ -38,6 +45,9 @@ const MAX_ROOMS: usize = 200;
 const MAX_RECEIPTS: usize = 1_000;
 const MAX_PRESENCE: usize = 1_000;
 const MAX_MESSAGES: usize = 10_000;
+/// Users of whom nothing but a receipt is known, in a room, and rooms in which they are counted.
+const STRANGERS: usize = 1_000;
+const ROOMS: u64 = 1_000;
 
 /// Takes in what comes beside events.
 #[derive(Debug)]
@@ -50,6 +60,9 @@ pub struct Edus {
     receipts: Arc<Receipts>,
     to_device: Arc<ToDevice>,
     device_lists: Arc<DeviceLists>,
+    servers: Arc<Servers>,
+    /// Users in rooms of whose members not all are known, whom nobody but their server has spoken of.
+    strangers: Cache<RoomNid, Arc<AtomicUsize>>,
 }
 
 /// What they are handed to.
@@ -67,6 +80,8 @@ pub struct Parts {
     pub to_device: Arc<ToDevice>,
     /// Devices of others.
     pub device_lists: Arc<DeviceLists>,
+    /// Which servers are in which rooms.
+    pub servers: Arc<Servers>,
 }
 
 #[derive(Deserialize)]
@@ -128,8 +143,9 @@ impl Edus {
     /// Made once.
     #[must_use]
     pub fn new(store: Store, name: OwnedServerName, parts: Parts) -> Self {
-        let Parts { acls, typing, presence, receipts, to_device, device_lists } = parts;
-        Self { store, name, acls, typing, presence, receipts, to_device, device_lists }
+        let Parts { acls, typing, presence, receipts, to_device, device_lists, servers } = parts;
+        let strangers = Cache::new(ROOMS);
+        Self { store, name, acls, typing, presence, receipts, to_device, device_lists, servers, strangers }
     }
 
     /// Takes in what a server sent, in its order.
@@ -172,10 +188,40 @@ impl Edus {
         Ok(membership.is_some_and(|m| m.membership == MembershipState::Join).then_some(nid))
     }
 
+    /// Whether a user of that server may be in a room of whose members not all are known, and nothing says that they are
+    /// not.
+    async fn may_be_member(&self, origin: &ServerName, room: RoomNid, user: &UserId) -> Result<bool> {
+        if user.server_name() != origin || !self.store.room(room).await?.is_some_and(|r| r.head.partial) {
+            return Ok(false);
+        }
+        if let Some(nid) = self.store.user_nid(user).await?
+            && self.store.membership(room, nid).await?.is_some()
+        {
+            return Ok(false);
+        }
+        self.servers.is_in(origin, room).await
+    }
+
+    /// Such a user's number, as long as there are not too many of them.
+    async fn stranger(&self, origin: &ServerName, room: RoomNid, user: &UserId) -> Result<Option<UserNid>> {
+        if !self.may_be_member(origin, room, user).await? {
+            return Ok(None);
+        }
+        match self.store.user_nid(user).await? {
+            Some(nid) => Ok(Some(nid)),
+            None if self.strangers.get_with(room, Arc::default).fetch_add(1, Ordering::Relaxed) < STRANGERS => {
+                self.store.intern_user(user).await.map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
     async fn typing(&self, origin: &ServerName, content: &str) -> Result<()> {
         let Ok(said) = serde_json::from_str::<TypingContent>(content) else { return Ok(()) };
         let Some(room) = self.room(origin, &said.room_id).await? else { return Ok(()) };
-        if self.member(origin, room, &said.user_id).await?.is_none() {
+        if self.member(origin, room, &said.user_id).await?.is_none()
+            && !self.may_be_member(origin, room, &said.user_id).await?
+        {
             return Ok(());
         }
         self.typing.set_remote(room, &said.user_id, said.typing).await
@@ -200,7 +246,11 @@ impl Edus {
                 }
                 let event_id = entry.event_ids.into_iter().next().filter(|id| !id.as_str().contains('\0'));
                 let Some(event_id) = event_id else { continue };
-                let Some(user) = self.member(origin, room, &user).await? else { continue };
+                let user = match self.member(origin, room, &user).await? {
+                    Some(member) => Some(member),
+                    None => self.stranger(origin, room, &user).await?,
+                };
+                let Some(user) = user else { continue };
                 good.push(RemoteReceipt { room, user, thread, event_id, ts_ms: entry.data.ts });
             }
         }

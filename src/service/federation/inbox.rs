@@ -15,16 +15,19 @@ use hearth_base::{Error, OrNotFound, Result, ids::RoomNid};
 use hearth_rules::{event::Pdu, versions::RoomVersion};
 use hearth_store::{Store, events::Standing, rooms::Room};
 use moka::sync::Cache;
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 
-use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers};
+use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers, servers::Servers};
 use crate::{events::Events, server_keys::ServerKeys, state::version_of};
 
 mod gaps;
 mod placing;
+mod whole;
+
+pub use whole::Telling;
 
 /// Rooms of one transaction taken in at the same time.
 const ROOMS_AT_ONCE: usize = 4;
@@ -43,6 +46,7 @@ pub struct Inbox {
     outliers: Arc<Outliers>,
     acls: Arc<Acls>,
     joins: Arc<Joins>,
+    servers: Arc<Servers>,
     /// One write at a time in a room.
     lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
@@ -73,9 +77,11 @@ impl Inbox {
         outliers: Arc<Outliers>,
         acls: Arc<Acls>,
         joins: Arc<Joins>,
+        servers: Arc<Servers>,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
-        Self { store, events, server_keys, federation, outliers, acls, joins, lanes, heavy: Semaphore::new(HEAVY) }
+        let heavy = Semaphore::new(HEAVY);
+        Self { store, events, server_keys, federation, outliers, acls, joins, servers, lanes, heavy }
     }
 
     /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
@@ -221,8 +227,7 @@ impl Inbox {
     async fn known_room(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
         let Some(nid) = self.store.room_nid(room_id).await? else { return Ok(None) };
         let Some(room) = self.store.room(nid).await? else { return Ok(None) };
-        let joined = self.store.members(nid, &MembershipState::Join).await?.iter().any(|m| m.local);
-        Ok(joined.then_some(room))
+        Ok(self.store.is_resident(nid).await?.then_some(room))
     }
 
     /// Those of these events that are of the room, that we have not placed yet, and whose signatures are good.

@@ -14,9 +14,11 @@ use moka::sync::Cache;
 use ruma::{OwnedRoomId, RoomId, ServerName, UserId, events::room::member::MembershipState};
 use serde_json::json;
 
-use super::{Federation, acl::Acls, outliers::Outliers};
+use super::{Federation, acl::Acls, outliers::Outliers, servers::Servers};
 use crate::{events::Events, server_keys::ServerKeys, state::State};
 
+mod admitted;
+mod entering;
 pub mod invited;
 pub mod outgoing;
 pub mod resident;
@@ -43,6 +45,7 @@ pub struct Joins {
     events: Arc<Events>,
     outliers: Arc<Outliers>,
     acls: Arc<Acls>,
+    servers: Arc<Servers>,
     federation: Arc<Federation>,
     server_keys: Arc<ServerKeys>,
     clock: Clock,
@@ -71,6 +74,7 @@ impl Joins {
         events: Arc<Events>,
         outliers: Arc<Outliers>,
         acls: Arc<Acls>,
+        servers: Arc<Servers>,
         federation: Arc<Federation>,
         server_keys: Arc<ServerKeys>,
         clock: Clock,
@@ -78,7 +82,20 @@ impl Joins {
         settings: Settings,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(LANES).time_to_idle(Duration::from_secs(900)).build();
-        Self { store, state, events, outliers, acls, federation, server_keys, clock, supervisor, settings, lanes }
+        Self {
+            store,
+            state,
+            events,
+            outliers,
+            acls,
+            servers,
+            federation,
+            server_keys,
+            clock,
+            supervisor,
+            settings,
+            lanes,
+        }
     }
 
     /// A room that this server takes part in: one of its users is joined.

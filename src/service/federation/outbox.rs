@@ -119,6 +119,8 @@ enum Item {
     Event(Arc<StoredEvent>),
     Devices(UserNid),
     Receipt(RoomNid, UserNid),
+    /// Servers in a room of which we did not know.
+    Met(RoomNid, Arc<[OwnedServerName]>),
 }
 
 /// What the outbox is made of.

@@ -39,13 +39,16 @@ struct RoomServers {
 #[derive(Debug, Default)]
 struct Members {
     joined: HashMap<OwnedServerName, HashSet<UserNid>>,
+    /// Those that we were told of, while not all members are known: whether they are still there nobody can say.
+    told: Vec<OwnedServerName>,
     names: Arc<[OwnedServerName]>,
 }
 
 impl Members {
     fn rename(&mut self) {
-        let mut names: Vec<OwnedServerName> = self.joined.keys().cloned().collect();
+        let mut names: Vec<OwnedServerName> = self.joined.keys().chain(&self.told).cloned().collect();
         names.sort_unstable();
+        names.dedup();
         self.names = names.into();
     }
 }
@@ -74,8 +77,8 @@ impl Servers {
     pub async fn by_members(&self, room: RoomNid) -> Result<Vec<OwnedServerName>> {
         let room = self.read(room).await?;
         let inner = room.inner.read();
-        let mut counted: Vec<(usize, &OwnedServerName)> =
-            inner.joined.iter().map(|(server, users)| (users.len(), server)).collect();
+        let users = |server: &OwnedServerName| inner.joined.get(server).map_or(0, HashSet::len);
+        let mut counted: Vec<(usize, &OwnedServerName)> = inner.names.iter().map(|s| (users(s), s)).collect();
         counted.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
         Ok(counted.into_iter().map(|(_, server)| server.clone()).collect())
     }
@@ -90,6 +93,13 @@ impl Servers {
                     members.joined.entry(user.server_name().to_owned()).or_default().insert(nid);
                 }
             }
+            if self.store.room(room).await?.is_some_and(|r| r.head.partial)
+                && let Some(partial) = self.store.partial_room(room).await?
+            {
+                members.told = partial.part.servers;
+                members.told.retain(|server| *server != self.name);
+            }
+            let size = size.saturating_add(u32::try_from(members.told.len()).unwrap_or(u32::MAX));
             members.rename();
             Ok(Arc::new(RoomServers { inner: RwLock::new(members), size }))
         };
@@ -149,6 +159,7 @@ impl Servers {
             {
                 self.rooms.invalidate(room);
             }
+            Change::Whole { room, .. } => self.rooms.invalidate(room),
             _ => {}
         }
     }

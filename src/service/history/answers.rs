@@ -57,7 +57,7 @@ impl History {
     /// # Errors
     /// 403 for those who may see nothing of it.
     pub async fn state_json(&self, who: &Requester, room_id: &RoomId) -> Result<String> {
-        let viewer = self.enter(who, room_id).await?;
+        let viewer = self.enter_whole(who, room_id).await?;
         let events = self.state_events(&self.state(&viewer).await?).await?;
         let mut out = String::with_capacity(events.len() * 512);
         self.write_all(&mut out, &events, &viewer, Form::WITH_ROOM).await?;
@@ -76,7 +76,11 @@ impl History {
         state_key: &str,
         whole: bool,
     ) -> Result<String> {
-        let viewer = self.enter(who, room_id).await?;
+        // Of members alone not all may be there.
+        let viewer = match event_type {
+            "m.room.member" if state_key != who.user_id.as_str() => self.enter_whole(who, room_id).await?,
+            _ => self.enter(who, room_id).await?,
+        };
         let state = self.state(&viewer).await?;
         let event = self.state.entry(&state, event_type, state_key).await?.or_not_found("State")?;
         if !whole {
@@ -99,7 +103,7 @@ impl History {
         membership: Option<&MembershipState>,
         not_membership: Option<&MembershipState>,
     ) -> Result<String> {
-        let viewer = self.enter(who, room_id).await?;
+        let viewer = self.enter_whole(who, room_id).await?;
         let state = match at {
             Some(token) => self.state_at(&viewer, token).await?,
             None => self.state(&viewer).await?,
@@ -124,16 +128,14 @@ impl History {
         }
         #[derive(Serialize)]
         struct Member {
-            #[serde(skip_serializing_if = "Option::is_none")]
             display_name: Option<String>,
-            #[serde(skip_serializing_if = "Option::is_none")]
             avatar_url: Option<String>,
         }
         #[derive(Serialize)]
         struct Answer {
             joined: BTreeMap<OwnedUserId, Member>,
         }
-        let viewer = self.enter(who, room_id).await?;
+        let viewer = self.enter_whole(who, room_id).await?;
         if !viewer.is_joined() {
             return Err(Error::forbidden("You are not in this room"));
         }
@@ -170,9 +172,8 @@ impl History {
         if filter.lazy_members
             && let Some(newest) = newest
         {
-            let state = self.state.after(newest).await?;
-            let speakers: Vec<&UserId> = page.events.iter().map(|e| e.pdu.sender()).collect();
-            let speakers = self.members_of(&state, &speakers).await?;
+            let state = self.state_beside(&viewer, newest).await?;
+            let speakers = self.store.events(&self.speakers(&state, &page.events).await?).await?;
             out.push_str(",\"state\":");
             self.write_all(&mut out, &speakers, &viewer, Form::WITH_ROOM).await?;
         }
@@ -183,7 +184,7 @@ impl History {
     /// An event, its neighbours and the state at the last of them.
     ///
     /// # Errors
-    /// 404 if there is no such event that the user may see.
+    /// 403 for those who may see nothing of the room, 404 if there is no such event that they may see.
     pub async fn context_json(
         &self,
         who: &Requester,
@@ -192,15 +193,17 @@ impl History {
         limit: usize,
         filter: &filter::Events,
     ) -> Result<String> {
-        let viewer = self.enter(who, room_id).await.map_err(|_| Error::not_found("Event not found"))?;
+        let viewer = match filter.lazy_members {
+            true => self.enter(who, room_id).await?,
+            false => self.enter_whole(who, room_id).await?,
+        };
         let here = filter.has_room(room_id);
         let wanted = move |e: &StoredEvent| here && filter.has(&e.pdu);
         let context = self.context(&viewer, event_id, limit, &wanted).await?;
         let mut state = if filter.lazy_members {
             let shown = context.before.iter().chain(&context.after).chain([&context.event]);
-            let mut members: Vec<&UserId> = shown.map(|e| e.pdu.sender()).collect();
-            members.push(viewer.user_id());
-            self.context_state_lazily(&context.state, &members).await?
+            let shown: Vec<Arc<StoredEvent>> = shown.cloned().collect();
+            self.context_state_lazily(&context.state, &shown).await?
         } else {
             self.state_events(&context.state).await?
         };
@@ -223,14 +226,17 @@ impl History {
         Ok(out)
     }
 
-    /// A state without members but for these.
-    async fn context_state_lazily(&self, state: &StateMap, members: &[&UserId]) -> Result<Vec<Arc<StoredEvent>>> {
+    /// A state without members but for those who speak in these events, and the user.
+    async fn context_state_lazily(
+        &self,
+        state: &StateMap,
+        shown: &[Arc<StoredEvent>],
+    ) -> Result<Vec<Arc<StoredEvent>>> {
         let keys = self.store.keys(&state.keys().copied().collect::<Vec<_>>()).await?;
         let others = state.values().zip(&keys).filter(|(_, key)| key.event_type != "m.room.member");
-        let others: Vec<EventNid> = others.map(|(event, _)| *event).collect();
-        let mut events = self.store.events(&others).await?;
-        events.extend(self.members_of(state, members).await?);
-        Ok(events)
+        let mut wanted: Vec<EventNid> = others.map(|(event, _)| *event).collect();
+        wanted.extend(self.speakers(state, shown).await?);
+        self.store.events(&wanted).await
     }
 }
 

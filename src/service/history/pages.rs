@@ -78,13 +78,13 @@ impl History {
                 }
             }
             let Some(last) = last else {
-                return Ok(Page { events, start, end: None });
+                let end = (!events.is_empty()).then_some(at);
+                return Ok(Page { events, start, end });
             };
             if start == HistoryToken::END {
                 // The end of a room moves on; the page began here.
                 start = found.first().and_then(|e| e.place()).unwrap_or(start);
             }
-            let was = at;
             at = match direction {
                 Direction::Backward => last.before(),
                 Direction::Forward => last,
@@ -95,12 +95,10 @@ impl History {
                 }
             }
             if exhausted {
-                // Where something is missing, it is worth to ask once more.
-                let open = direction == Direction::Backward
-                    && !events.is_empty()
-                    && viewer.room.head.forked
-                    && !self.store.gaps(viewer.room.nid, until.depth, was.depth, 1).await?.is_empty();
-                return Ok(Page { events, start, end: open.then_some(at) });
+                // Only an empty page says that there is no more: clients take the last `end` for the beginning of the room,
+                // and where something is missing it is worth to ask once more.
+                let end = (!events.is_empty()).then_some(at);
+                return Ok(Page { events, start, end });
             }
             if events.len() >= limit {
                 break;
@@ -118,10 +116,18 @@ impl History {
             return Ok(place);
         }
         let sync: SyncToken = token.parse()?;
+        self.newest_place(room, sync.pos).await
+    }
+
+    /// The last place in a room's history of what was news up to that position.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn newest_place(&self, room: &Room, upto: StreamPos) -> Result<HistoryToken> {
         let newest = if room.head.forked {
-            self.store.last_place(room.nid, sync.pos).await?
+            self.store.last_place(room.nid, upto).await?
         } else {
-            self.store.news(room.nid, StreamPos::ZERO, sync.pos, 1).await?.first().and_then(|e| e.place())
+            self.store.news(room.nid, StreamPos::ZERO, upto, 1).await?.first().and_then(|e| e.place())
         };
         Ok(newest.unwrap_or(HistoryToken::START))
     }

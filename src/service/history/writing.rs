@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hearth_base::Result;
 use hearth_rules::{
-    client_format::{EventFields, Unsigned, fields::write_fields, write_client_event},
+    client_format::{EventFields, Unsigned, fields::write_fields, write_client_event, write_federation_event},
     event::{Pdu, redaction},
 };
 use hearth_store::{events::StoredEvent, rooms::Room};
@@ -46,7 +46,7 @@ impl History {
             &*event.pdu
         };
         if form.federation {
-            out.push_str(pdu.json());
+            write_federation_event(out, pdu, version_of(&viewer.room)?.event_id_is_hash());
             return Ok(());
         }
         let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)

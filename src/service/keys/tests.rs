@@ -19,7 +19,7 @@ use super::{Keys, NewKeys, Settings};
 use crate::{
     Services,
     devices::to_device::ToDevice,
-    membership::Membership,
+    membership::{Joining, Membership},
     rooms::{NewRoom, Preset, Rooms},
 };
 
@@ -127,11 +127,11 @@ impl World {
 
     async fn room(&self, who: &Requester) -> OwnedRoomId {
         let new = NewRoom { preset: Some(Preset::Public), ..NewRoom::default() };
-        self.rooms.create(who, new).await.unwrap()
+        self.rooms.create(who, new).await.unwrap().room_id
     }
 
     async fn join(&self, who: &Requester, room: &OwnedRoomId) {
-        self.membership.join(who, room, &[], None).await.unwrap();
+        self.membership.join(who, room, &[], Joining::default()).await.unwrap();
     }
 
     async fn leave(&self, who: &Requester, room: &OwnedRoomId) {

@@ -1,11 +1,33 @@
 //! What member events say that we write: membership, name and avatar, and why.
 
-use hearth_base::{Doing, Error, Result, ids::UserNid};
+use hearth_base::{Doing, Error, Requester, Result, ids::UserNid};
 use ruma::OwnedUserId;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Membership;
+use super::{Membership, ThirdPartySigned};
+
+/// How somebody wants to join.
+#[derive(Clone, Debug, Default)]
+pub struct Joining {
+    /// Why.
+    pub reason: Option<String>,
+    /// That an invite to an address of theirs is meant for them.
+    pub third_party_signed: Option<ThirdPartySigned>,
+    /// What else is to stand in the event.
+    pub more: Map<String, Value>,
+}
+
+impl Joining {
+    /// Whether it would change nothing for who is in the room.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.reason.is_none() && self.more.is_empty()
+    }
+}
+
+/// What a client does not put into a member event by joining.
+const OURS: [&str; 6] =
+    ["membership", "displayname", "avatar_url", "is_direct", "join_authorised_via_users_server", "third_party_invite"];
 
 /// Content of a member event that we write.
 #[derive(Debug, Default, Serialize)]
@@ -56,6 +78,14 @@ impl Membership {
     ) -> Result<MemberContent> {
         let (displayname, avatar_url) = self.store.name_and_avatar(user).await?;
         Ok(MemberContent { displayname, avatar_url, ..MemberContent::bare(membership, reason) })
+    }
+
+    /// Content of the join of a user.
+    pub(super) async fn joined(&self, who: &Requester, wish: &Joining) -> Result<MemberContent> {
+        let mut content = self.content("join", who.user_nid, wish.reason.clone()).await?;
+        content.more = wish.more.clone();
+        content.more.retain(|key, _| !OURS.contains(&key.as_str()));
+        Ok(content)
     }
 
     /// Content of an invite for that user.

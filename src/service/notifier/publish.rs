@@ -39,6 +39,13 @@ impl Notifier {
         match &logged.change {
             Change::Event(event) => self.take_in_event(logged.pos, event, bells),
             Change::State { room, changes } => self.take_in_changes(logged.pos, *room, changes, bells),
+            Change::Whole { room, .. } => {
+                if let Some(hub) = self.live_hub(*room) {
+                    hub.reaches(logged.pos);
+                    hub.members_reach(logged.pos);
+                    hub.tell(bells);
+                }
+            }
             Change::Receipt { room, .. } => {
                 if let Some(hub) = self.live_hub(*room) {
                     hub.last_receipt.fetch_max(pos, Ordering::AcqRel);

@@ -126,7 +126,11 @@ impl Push {
             }
             members.moves
         };
-        let (joined, _) = self.store.member_counts(room).await?;
+        let (mut joined, _) = self.store.member_counts(room).await?;
+        if self.store.room(room).await?.is_some_and(|r| r.head.partial) {
+            // How many there are is not known; a conversation of two it is not.
+            joined = joined.max(3);
+        }
         let mut members = memory.members.lock();
         members.joined = Some(joined).filter(|_| members.moves == before);
         Ok(joined)

@@ -22,15 +22,24 @@ impl Push {
         Ok(push_rules::ruleset(&push_rules::read(stored.as_deref(), &who.user_id)))
     }
 
+    /// The rules of a kind.
+    ///
+    /// # Errors
+    /// 400 for a kind that is none.
+    pub async fn rules_of_kind(&self, who: &Requester, kind: &str) -> Result<Vec<Value>> {
+        let kind = kind_of(kind)?;
+        let mut rules = self.rules(who).await?;
+        Ok(rules.get_mut(kind.as_str()).and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default())
+    }
+
     /// One rule.
     ///
     /// # Errors
     /// 404 if there is none, 400 for a kind that is none.
     pub async fn rule(&self, who: &Requester, kind: &str, rule_id: &str) -> Result<Value> {
-        let kind = kind_of(kind)?;
-        let mut rules = self.rules(who).await?;
-        let list = rules.get_mut(kind.as_str()).and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
-        list.into_iter()
+        self.rules_of_kind(who, kind)
+            .await?
+            .into_iter()
             .find(|rule| rule.get("rule_id").and_then(Value::as_str) == Some(rule_id))
             .ok_or_else(|| Error::not_found("The push rule was not found"))
     }
@@ -38,7 +47,7 @@ impl Push {
     /// Adds or changes a rule of the user's own.
     ///
     /// # Errors
-    /// 400 for ids that are the server's, places that are not there, and beyond the limits.
+    /// 400 for ids that are the server's, actions and places that are not there, and beyond the limits.
     pub async fn put_rule(
         &self,
         who: &Requester,
@@ -52,6 +61,7 @@ impl Push {
         if size(&rule)? > self.settings.max_rule {
             return Err(Error::too_large("The push rule is too large"));
         }
+        check_actions(actions_of(&rule))?;
         let most = self.settings.max_rules;
         self.change(who, move |rules| {
             edit::put(rules, rule, before.as_deref(), after.as_deref())?;
@@ -84,7 +94,7 @@ impl Push {
     /// Changes what a rule does.
     ///
     /// # Errors
-    /// 404 if there is none, 413 beyond the limits.
+    /// 404 if there is none, 400 for what is no action, 413 beyond the limits.
     pub async fn set_rule_actions(
         &self,
         who: &Requester,
@@ -96,6 +106,7 @@ impl Push {
         if serde_json::to_string(&actions).doing("writing push actions")?.len() > self.settings.max_rule {
             return Err(Error::too_large("The push rule is too large"));
         }
+        check_actions(&actions)?;
         self.change(who, move |rules| edit::set_actions(rules, &kind, &rule_id, actions)).await
     }
 
@@ -142,6 +153,34 @@ fn kind_of(kind: &str) -> Result<RuleKind> {
         }
         _ => Err(Error::invalid_param("There is no such kind of push rule")),
     }
+}
+
+fn actions_of(rule: &NewPushRule) -> &[Action] {
+    match rule {
+        NewPushRule::Override(r) | NewPushRule::Underride(r) => &r.actions,
+        NewPushRule::Content(r) => &r.actions,
+        NewPushRule::Room(r) => &r.actions,
+        NewPushRule::Sender(r) => &r.actions,
+        _ => &[],
+    }
+}
+
+/// Refuses what is no action: a client that misspelt one would wonder for ever. Those of old do nothing, and those of
+/// proposals have a name space.
+fn check_actions(actions: &[Action]) -> Result<()> {
+    for action in actions {
+        let is_known = match action {
+            Action::Notify | Action::SetTweak(_) => true,
+            other => match serde_json::to_value(other).doing("reading a push action")? {
+                Value::String(name) => matches!(name.as_str(), "dont_notify" | "coalesce") || name.contains('.'),
+                _ => false,
+            },
+        };
+        if !is_known {
+            return Err(Error::invalid_param("There is no such action of a push rule"));
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of what a rule says.

@@ -82,6 +82,7 @@ impl House {
             counter: 0,
             pos: StreamPos::ZERO,
             partial: false,
+            whole: StreamPos::ZERO,
             open: false,
             forked: false,
         };
@@ -192,6 +193,8 @@ impl House {
             }),
             redaction: None,
             relay: false,
+            told: false,
+            partial: None,
         };
         let on_rev = (!first).then_some(self.room.head.rev - 1);
         let append = Append { snaps, events: vec![event], ..Append::on(self.room.clone(), on_rev) };

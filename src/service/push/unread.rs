@@ -91,6 +91,7 @@ impl Push {
                     self.member_moved(*room, ours.then_some(user));
                 }
             }
+            Change::Whole { room, .. } => self.member_moved(*room, None),
             Change::Receipt { room, user } => self.members.invalidate(&(*user, *room)),
             Change::AccountData { user, room: None, kind } if matches!(&**kind, PUSH_RULES | IGNORED_USERS) => {
                 self.rules.invalidate(user);

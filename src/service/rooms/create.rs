@@ -43,6 +43,15 @@ pub struct NewRoom {
     pub is_direct: bool,
 }
 
+/// A room that was made.
+#[derive(Debug)]
+pub struct Created {
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its alias, if one was asked for.
+    pub alias: Option<OwnedRoomAliasId>,
+}
+
 /// State events a client may set at creation; beyond, the body would be too large anyway.
 const MAX_INITIAL_STATE: usize = 200;
 /// Invites at creation.
@@ -54,7 +63,7 @@ impl Rooms {
     /// # Errors
     /// 400 `M_UNSUPPORTED_ROOM_VERSION`, `M_INVALID_ROOM_STATE`, 409 `M_ROOM_IN_USE` for a taken alias, 403 for what the
     /// room's own rules refuse.
-    pub async fn create(&self, who: &Requester, new: NewRoom) -> Result<OwnedRoomId> {
+    pub async fn create(&self, who: &Requester, new: NewRoom) -> Result<Created> {
         check_may_write(who)?;
         let version = self.version(new.version.as_ref())?;
         if new.initial_state.len() > MAX_INITIAL_STATE || new.invite.len() > MAX_INVITES {
@@ -91,7 +100,7 @@ impl Rooms {
             let aliases: Vec<&str> = alias.iter().map(|a| a.as_str()).collect();
             self.directory.check_publication_rules(who, &room_id, &aliases)?;
         }
-        let (published, creator, taken) = (new.published, who.user_nid, alias.clone());
+        let (published, creator, named) = (new.published, who.user_nid, alias.clone());
         self.store
             .write(move |tx| {
                 Box::pin(async move {
@@ -109,13 +118,13 @@ impl Rooms {
                 })
             })
             .await
-            .map_err(|e| match (e.errcode(), taken) {
+            .map_err(|e| match (e.errcode(), &named) {
                 // Somebody else took it since we looked.
-                ("M_ROOM_IN_USE", Some(alias)) => in_use(&alias),
+                ("M_ROOM_IN_USE", Some(alias)) => in_use(alias),
                 _ => e,
             })?;
         self.invite_others(who, &new, &room_id).await?;
-        Ok(room_id)
+        Ok(Created { room_id, alias: named })
     }
 
     /// A room without any event yet.
@@ -143,6 +152,7 @@ impl Rooms {
                 counter: 0,
                 pos: StreamPos::ZERO,
                 partial: false,
+                whole: StreamPos::ZERO,
                 open: false,
             },
         })

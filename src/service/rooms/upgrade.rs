@@ -13,7 +13,7 @@ use hearth_store::{
     state::StateMap,
 };
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
+    EventId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde_json::{Map, Value, json};
@@ -23,7 +23,7 @@ use super::{
     create::{Drafting, invalid_state},
 };
 use crate::{
-    events::{Outgoing, check_may_write},
+    events::{Arrival, Arrived, Outgoing, check_may_write},
     membership::MemberContent,
 };
 
@@ -61,24 +61,31 @@ impl Rooms {
         check_may_write(who)?;
         let version = self.version(Some(version))?;
         let old = self.state.room(room_id).await?;
-        let levels = self.state.power_levels(&old).await?;
-        let member = self.state.membership(old.nid, who.user_nid).await? == MembershipState::Join;
-        if !member || !levels.can_send(&who.user_id, &TimelineEventType::RoomTombstone, true) {
-            return Err(Error::forbidden("You cannot upgrade this room"));
+        // Bans go along, and all of them.
+        let old = if old.head.partial { self.state.whole(old.nid).await? } else { old };
+        let refused = || Error::forbidden("You cannot upgrade this room");
+        if self.state.membership(old.nid, who.user_nid).await? != MembershipState::Join {
+            return Err(refused());
         }
-        let room_id = self.replacement(who, &old, &levels, version, additional_creators).await?;
-        let content = json!({ "body": "This room has been replaced", "replacement_room": room_id });
-        self.set_state(who, &old, TimelineEventType::RoomTombstone, &content).await?;
-        if let Err(e) = self.close(who, &old).await {
-            // Those who may close a room may not always change its power levels.
-            tracing::debug!(room.id = %old.room_id, error = %e, "a replaced room stays as open as it was");
+        let levels = self.state.power_levels(&old).await?;
+        if !levels.can_send(&who.user_id, &TimelineEventType::RoomTombstone, true) {
+            return Err(refused());
+        }
+        let (room_id, tombstone) = self.replacement(who, &old, &levels, version, additional_creators).await?;
+        self.entomb(who, &old, &room_id, tombstone).await?;
+        for step in [self.close(who, &old).await, self.give_up_aliases(who, &old).await] {
+            if let Err(e) = step {
+                // Those who may close a room may not always change its power levels or its aliases.
+                tracing::debug!(room.id = %old.room_id, error = %e, "a replaced room stays as it was in part");
+            }
         }
         let new = self.state.room(&room_id).await?;
         self.membership.follow(who, &new).await;
         Ok(room_id)
     }
 
-    /// Makes the new room.
+    /// Makes the new room. Since what is known of the old one in the new is how it ended, that comes first where it can: since
+    /// version 12 rooms have no name before they are made.
     async fn replacement(
         &self,
         who: &Requester,
@@ -86,10 +93,9 @@ impl Rooms {
         levels: &PowerLevels,
         version: &'static RoomVersion,
         additional_creators: &[OwnedUserId],
-    ) -> Result<OwnedRoomId> {
+    ) -> Result<(OwnedRoomId, Option<Arrival>)> {
         let published = self.store.is_published(old.nid).await?;
         let state = self.state.current(old).await?;
-        let create = self.create_again(who, old, &state, version, additional_creators).await?;
         let moved = self.moved(&state, who).await?;
         let power = self.power_again(&state, who, levels, version, additional_creators).await?;
         let own = self.membership.content("join", who.user_nid, None).await?;
@@ -98,6 +104,16 @@ impl Rooms {
         let (nid, old_nid) = (room.nid, old.nid);
         let draft = Drafting { sender: who.user_id.clone(), nid: who.user_nid, now };
         let room_id = (!version.room_id_is_create_hash()).then(|| room.room_id.clone());
+        let tombstone = match &room_id {
+            Some(room_id) => {
+                let content = tombstone(room_id);
+                let closing = draft.event(Some(old.room_id.clone()), TimelineEventType::RoomTombstone, "", &content)?;
+                Some(self.events.offer(old.nid, &closing).await?)
+            }
+            None => None,
+        };
+        let last = tombstone.as_ref().map(|t| t.pdu.event_id());
+        let create = self.create_again(who, old, &state, version, additional_creators, last).await?;
         let create = draft.event(room_id, TimelineEventType::RoomCreate, "", &create)?;
         let rest = |room_id: &RoomId| first_state(&draft, room_id, &own, &moved, power.as_ref());
         let append = self.events.first_events(room, create, rest).await.map_err(invalid_state)?;
@@ -117,7 +133,18 @@ impl Rooms {
                 })
             })
             .await?;
-        Ok(room_id)
+        Ok((room_id, tombstone))
+    }
+
+    /// Ends the old room.
+    async fn entomb(&self, who: &Requester, old: &Room, new: &RoomId, tombstone_made: Option<Arrival>) -> Result<()> {
+        if let Some(made) = tombstone_made {
+            match self.events.receive(old.nid, vec![made]).await?.pop() {
+                Some(Arrived::Placed) => return Ok(()),
+                other => tracing::info!(room.id = %old.room_id, "the end of a room is made anew: {other:?}"),
+            }
+        }
+        self.set_state(who, old, TimelineEventType::RoomTombstone, &tombstone(new)).await
     }
 
     async fn create_again(
@@ -127,16 +154,16 @@ impl Rooms {
         state: &StateMap,
         version: &RoomVersion,
         additional_creators: &[OwnedUserId],
+        last: Option<&EventId>,
     ) -> Result<Map<String, Value>> {
         let create = self.state.entry(state, "m.room.create", "").await?;
         let mut content: Map<String, Value> = create.and_then(|e| e.pdu.content_as()).unwrap_or_default();
         for key in ["creator", "additional_creators"] {
             content.remove(key);
         }
-        let newest = old.head.extremities.iter().max_by_key(|e| e.depth);
         let mut predecessor = json!({ "room_id": old.room_id });
-        if let Some(newest) = newest {
-            predecessor["event_id"] = json!(newest.event_id());
+        if let Some(last) = last {
+            predecessor["event_id"] = json!(last);
         }
         content.insert("predecessor".to_owned(), predecessor);
         content.insert("room_version".to_owned(), json!(version.id));
@@ -224,6 +251,30 @@ impl Rooms {
         self.set_state(who, old, TimelineEventType::RoomPowerLevels, &Value::Object(content)).await
     }
 
+    /// The aliases of this server lead to the new room, so the old one does not go by them any longer.
+    async fn give_up_aliases(&self, who: &Requester, old: &Room) -> Result<()> {
+        let Some(event) = self.state.current_entry(old, "m.room.canonical_alias", "").await? else { return Ok(()) };
+        let mut content: Map<String, Value> = event.pdu.content_as().unwrap_or_default();
+        let before = content.clone();
+        let is_ours = |alias: &Value| {
+            let alias = alias.as_str().and_then(|alias| <&RoomAliasId>::try_from(alias).ok());
+            alias.is_some_and(|alias| alias.server_name() == self.server_name)
+        };
+        if content.get("alias").is_some_and(is_ours) {
+            content.remove("alias");
+        }
+        if let Some(others) = content.get_mut("alt_aliases").and_then(Value::as_array_mut) {
+            others.retain(|alias| !is_ours(alias));
+            if others.is_empty() {
+                content.remove("alt_aliases");
+            }
+        }
+        if content == before {
+            return Ok(());
+        }
+        self.set_state(who, old, TimelineEventType::RoomCanonicalAlias, &Value::Object(content)).await
+    }
+
     async fn set_state(
         &self,
         who: &Requester,
@@ -236,6 +287,11 @@ impl Rooms {
             Outgoing { event_type, state_key: Some(String::new()), content: &content, txn_id: None, timestamp: None };
         self.events.send(who, &room.room_id, out).await.map(drop)
     }
+}
+
+/// What the old room says of the new.
+fn tombstone(new: &RoomId) -> Value {
+    json!({ "body": "This room has been replaced", "replacement_room": new })
 }
 
 /// The events after the create event.

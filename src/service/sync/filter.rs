@@ -3,7 +3,13 @@
 use ruma::api::client::filter::{EventFormat, FilterDefinition, LazyLoadOptions, RoomEventFilter, UrlFilter};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
+use hearth_base::Result;
 use hearth_rules::{client_format::EventFields, event::Pdu};
+
+use crate::{
+    account_data::filters::{self, RelTypes},
+    relations::RelatesTo,
+};
 
 /// Events in a timeline when the client does not say.
 const DEFAULT_LIMIT: usize = 10;
@@ -57,6 +63,7 @@ pub struct Events {
     senders: Option<Vec<OwnedUserId>>,
     not_senders: Vec<OwnedUserId>,
     with_url: Option<bool>,
+    rel_types: RelTypes,
     /// At most so many; `None` if the client does not say.
     pub limit: Option<usize>,
     /// Only members who speak.
@@ -88,6 +95,16 @@ impl Pattern {
 }
 
 impl Events {
+    /// From the text that a client gives with a page of history; without one, everything passes.
+    ///
+    /// # Errors
+    /// 400 `M_NOT_JSON`, `M_BAD_JSON` for what is no filter.
+    pub fn read(text: Option<&str>) -> Result<Self> {
+        let Some(text) = text else { return Ok(Self::default()) };
+        let (filter, rel_types) = filters::read_events(text)?;
+        Ok(Self { rel_types, ..Self::of(filter) })
+    }
+
     /// From ruma's form.
     #[must_use]
     pub fn of(filter: RoomEventFilter) -> Self {
@@ -102,6 +119,7 @@ impl Events {
             senders: filter.senders,
             not_senders: filter.not_senders,
             with_url: filter.url_filter.map(|u| u == UrlFilter::EventsWithUrl),
+            rel_types: RelTypes::default(),
             limit: filter.limit.map(limit),
             lazy_members,
             redundant_members,
@@ -128,6 +146,8 @@ impl Events {
             && self.senders.is_none()
             && self.not_senders.is_empty()
             && self.with_url.is_none()
+            && self.rel_types.only.is_none()
+            && self.rel_types.never.is_empty()
     }
 
     /// Whether events of a room pass.
@@ -156,7 +176,23 @@ impl Events {
         self.is_open()
             || (self.has_sender(pdu.sender())
                 && self.has_type(&pdu.event_type().to_string())
-                && self.with_url.is_none_or(|wanted| has_url(pdu) == wanted))
+                && self.with_url.is_none_or(|wanted| has_url(pdu) == wanted)
+                && self.has_relation_of(pdu))
+    }
+
+    /// Whether how an event relates to others is wanted.
+    fn has_relation_of(&self, pdu: &Pdu) -> bool {
+        let RelTypes { only, never } = &self.rel_types;
+        if only.is_none() && never.is_empty() {
+            return true;
+        }
+        let relation = RelatesTo::of(pdu.content_json()).map(|r| r.rel_type);
+        match relation {
+            Some(rel_type) => {
+                !never.contains(&rel_type) && only.as_ref().is_none_or(|wanted| wanted.contains(&rel_type))
+            }
+            None => only.is_none(),
+        }
     }
 
     /// Events in a timeline at most; `most` is the server's own limit.
@@ -185,12 +221,12 @@ fn limit(limit: ruma::UInt) -> usize {
 impl Filter {
     /// From ruma's form.
     #[must_use]
-    pub fn of(definition: FilterDefinition) -> Self {
+    pub fn of((definition, rel_types): (FilterDefinition, RelTypes)) -> Self {
         let room = definition.room;
         Self {
             rooms: Rooms { only: room.rooms, never: room.not_rooms },
             include_leave: room.include_leave,
-            timeline: Events::of(room.timeline),
+            timeline: Events { rel_types, ..Events::of(room.timeline) },
             state: Events::of(room.state),
             ephemeral: Events::of(room.ephemeral),
             room_account_data: Events::of(room.account_data),
@@ -204,7 +240,7 @@ impl Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self::of(FilterDefinition::default())
+        Self::of(Default::default())
     }
 }
 

@@ -115,7 +115,7 @@ impl Sync {
         if !filter.has_type("m.presence") {
             return Ok(false);
         }
-        let events = self.sources.presence.news(turn.who.user_nid, after).await?;
+        let events = self.sources.presence.news(turn.who.user_nid, after, |user| filter.has_sender(user)).await?;
         if events.is_empty() {
             return Ok(false);
         }

@@ -50,33 +50,47 @@ impl Sync {
         if !filter.rooms.has(&room.room_id) {
             return Ok(());
         }
+        // Who wants all members gets the room once they are known.
+        let all_members = !filter.state.lazy_members;
+        if all_members && room.head.partial {
+            return Ok(());
+        }
         let viewer = self.history.viewer(turn.who, &room).await?;
         // Since the user's own member event changes also with their name, only a gap in the membership makes a room new.
-        let newly = turn.since.is_none() || membership.pos > after && !self.joined_throughout(&viewer, after).await?;
+        let newly = turn.since.is_none()
+            || all_members && room.head.whole > after
+            || membership.pos > after && !self.joined_throughout(&viewer, after).await?;
         let from = if newly { StreamPos::ZERO } else { after };
         let upto = turn.now.pos;
-        let timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
+        let mut timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
         let full = newly || turn.ask.full_state;
+        // A room that was entered begins anew, whatever the client knew of it.
+        timeline.limited |= newly && turn.since.is_some();
+        if full && timeline.start.is_none() {
+            timeline.start = Some(self.history.newest_place(&room, upto).await?);
+        }
         let newest = self.state.current(&room).await?;
         let mut state = self.state_events(turn, &room, &timeline, Span { from, upto, full, newest: &newest }).await?;
         let mut body = String::new();
-        if newly && turn.since.is_some() {
+        let mut beside = if newly && turn.since.is_some() {
             let all = self.sources.account_data.of_room(turn.who.user_nid, hub.nid).await?;
-            write_account_data(&mut body, turn, all.iter().map(|(k, c)| (k.as_str(), c.get())));
+            write_account_data(&mut body, turn, &room, all.iter().map(|(k, c)| (k.as_str(), c.get())))
         } else {
-            write_account_data(&mut body, turn, account_data.iter().map(|(k, c)| (k.as_str(), c.get())));
-        }
-        self.write_ephemeral(&mut body, turn, &viewer.room, hub, newly, typing).await?;
-        if timeline.events.is_empty() && state.is_empty() && body.is_empty() && !full {
+            write_account_data(&mut body, turn, &room, account_data.iter().map(|(k, c)| (k.as_str(), c.get())))
+        };
+        beside |= self.write_ephemeral(&mut body, turn, &room, hub, newly, typing).await?;
+        let counts = full || room.head.whole > after;
+        if timeline.events.is_empty() && state.is_empty() && !beside && !counts {
             return Ok(());
         }
         let mut summary = String::new();
-        if full || hub.last_member() > after {
+        if counts || hub.last_member() > after {
             let heroes = self.write_summary(&mut summary, turn, &room, &newest).await?;
             if turn.ask.filter.state.lazy_members {
-                self.add_members(turn, &mut state, &timeline, &newest, &heroes).await?;
+                self.add_members(turn, &mut state, &timeline, &newest, full, &heroes).await?;
             }
         }
+        self.note_members(turn, &state, &timeline);
         self.write_state(&mut body, turn, &viewer, &state).await?;
         self.write_timeline(&mut body, turn, &viewer, &timeline, newly).await?;
         if !summary.is_empty() {

@@ -1,24 +1,15 @@
 //! A blob that is being written: gathered, hashed, flushed, named.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, IoSlice, Write},
-    path::PathBuf,
-    sync::atomic::Ordering,
-};
+use std::{fs, io};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hearth_base::{Error, Result};
-use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::OwnedRwLockReadGuard,
     task::{JoinHandle, spawn_blocking},
 };
 
-use super::{BlobName, Blobs, CHUNK, Inner, blocking, disk, sync_folder};
-
-/// Pieces below this are gathered, so that a body that comes in crumbs costs memory for its bytes only.
-pub(super) const CRUMB: usize = 4 * 1024;
+use super::{BlobName, Blobs, CHUNK, Inner, blocking, disk, gathered::Gathered, sync_folder, tmp::TmpFile};
 
 /// Bytes that are gathered before the disk gets them: each time costs a hop to the blocking pool and back, which for
 /// smaller pieces is as much as writing them. What is left at the end goes with the flush.
@@ -29,9 +20,7 @@ pub(super) const GATHER: usize = 2 * CHUNK;
 pub struct Draft {
     blobs: Blobs,
     /// Came, but not yet handed to the disk.
-    pieces: Vec<Bytes>,
-    crumbs: BytesMut,
-    gathered: usize,
+    gathered: Gathered,
     size: u64,
     sink: Sink,
 }
@@ -56,14 +45,8 @@ pub struct Kept {
 
 impl Draft {
     pub(super) fn new(blobs: Blobs) -> Self {
-        Self {
-            blobs,
-            pieces: Vec::new(),
-            crumbs: BytesMut::new(),
-            gathered: 0,
-            size: 0,
-            sink: Sink::Here(Box::new(Writing { hash: Sha256::new(), file: None })),
-        }
+        let writing = Writing { hash: blake3::Hasher::new(), file: None };
+        Self { blobs, gathered: Gathered::default(), size: 0, sink: Sink::Here(Box::new(writing)) }
     }
 
     /// Bytes so far.
@@ -78,22 +61,19 @@ impl Draft {
     /// 503 if the disk is full, a fault if it fails; the draft is of no use then.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
-        self.gathered += bytes.len();
-        if bytes.len() < CRUMB {
-            self.crumbs.extend_from_slice(&bytes);
-        } else {
-            self.settle_crumbs();
-            self.pieces.push(bytes);
-        }
-        if self.gathered > GATHER {
+        let mut left = &bytes[..];
+        loop {
+            left = self.gathered.take(left, GATHER);
+            if left.is_empty() {
+                return Ok(());
+            }
             let mut writing = self.take_sink().await?;
-            let (inner, pieces) = (self.blobs.inner.clone(), self.take_pieces());
+            let (inner, full) = (self.blobs.inner.clone(), std::mem::take(&mut self.gathered));
             self.sink = Sink::There(spawn_blocking(move || {
-                writing.write(&inner, &pieces)?;
+                writing.write(&inner, full.bytes())?;
                 Ok(writing)
             }));
         }
-        Ok(())
     }
 
     /// Makes the blob durable and gives its name. Equal content that is there already is taken over.
@@ -102,27 +82,15 @@ impl Draft {
     /// 503 if the disk is full, a fault if it fails; nothing stays then.
     pub async fn finish(mut self) -> Result<Kept> {
         let mut writing = self.take_sink().await?;
-        let (inner, pieces, size) = (self.blobs.inner.clone(), self.take_pieces(), self.size);
+        let (inner, rest, size) = (self.blobs.inner.clone(), self.gathered, self.size);
         let keeping = inner.keeping.clone().read_owned().await;
         let name = blocking(move || {
-            writing.write(&inner, &pieces)?;
+            writing.write(&inner, rest.bytes())?;
             writing.publish(&inner, size)
         })
         .await
         .map_err(disk)?;
         Ok(Kept { name, size, _keeping: keeping })
-    }
-
-    fn settle_crumbs(&mut self) {
-        if !self.crumbs.is_empty() {
-            self.pieces.push(self.crumbs.split().freeze());
-        }
-    }
-
-    fn take_pieces(&mut self) -> Vec<Bytes> {
-        self.settle_crumbs();
-        self.gathered = 0;
-        std::mem::take(&mut self.pieces)
     }
 
     async fn take_sink(&mut self) -> Result<Box<Writing>> {
@@ -136,92 +104,36 @@ impl Draft {
 
 #[derive(Debug)]
 struct Writing {
-    hash: Sha256,
-    /// Made with the first bytes: what fits into one chunk is written, flushed and renamed in one go.
+    hash: blake3::Hasher,
+    /// Made with the first bytes: what fits into one piece is written, flushed and renamed in one go.
     file: Option<TmpFile>,
 }
 
 impl Writing {
-    fn write(&mut self, inner: &Inner, pieces: &[Bytes]) -> io::Result<()> {
-        for piece in pieces {
-            self.hash.update(piece);
-        }
+    fn write(&mut self, inner: &Inner, bytes: &[u8]) -> io::Result<()> {
+        self.hash.update(bytes);
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(inner.tmp_file()?),
+            none => none.insert(TmpFile::new(inner)?),
         };
-        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
-        let mut slices = &mut slices[..];
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            match file.file.write_vectored(slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => IoSlice::advance_slices(&mut slices, n),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        file.append(inner, bytes)
     }
 
     /// Flushes the file and gives it its name.
     fn publish(self, inner: &Inner, size: u64) -> io::Result<BlobName> {
         let Self { hash, file } = self;
-        let name = BlobName(hash.finalize().into());
+        let name = BlobName(*hash.finalize().as_bytes());
         let path = inner.path(name);
         let there = fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == size);
-        if let Some(mut file) = file
+        if let Some(file) = file
             && !there
         {
-            // The size is part of what is needed to read it back, so this flushes it too.
-            file.file.sync_data()?;
-            if let Some(tmp) = file.path.take()
-                && let Err(e) = fs::rename(&tmp, &path)
-            {
-                file.path = Some(tmp);
-                return Err(e);
-            }
+            file.publish(&path)?;
         }
         // Also when it was there: whoever renamed it may not have come this far yet.
         if let Some(folder) = path.parent() {
             sync_folder(folder)?;
         }
         Ok(name)
-    }
-}
-
-impl Inner {
-    /// A new file under `tmp/`.
-    fn tmp_file(&self) -> io::Result<TmpFile> {
-        let n = self.drafts.fetch_add(1, Ordering::Relaxed);
-        let path = self.tmp.join(format!("{}-{n}", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        Ok(TmpFile { file: options.open(&path)?, path: Some(path) })
-    }
-}
-
-/// A file that goes away with this value unless it was renamed.
-#[derive(Debug)]
-struct TmpFile {
-    file: File,
-    path: Option<PathBuf>,
-}
-
-impl Drop for TmpFile {
-    fn drop(&mut self) {
-        let Some(path) = self.path.take() else { return };
-        let remove = move || {
-            if let Err(e) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), error = %e, "a draft could not be removed; the next start does");
-            }
-        };
-        // Freeing the blocks of a large file takes milliseconds.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
-        }
     }
 }

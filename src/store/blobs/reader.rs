@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -10,6 +10,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, ready};
 use hearth_base::{Error, Result};
+use rustix::{
+    buffer::spare_capacity,
+    io::{pread, retry_on_intr},
+};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{CHUNK, disk};
@@ -21,6 +25,8 @@ pub struct Reader {
     pub(super) ready: Option<Bytes>,
     /// Bytes not yet asked of the disk.
     pub(super) behind: u64,
+    /// Where in the file they are.
+    pub(super) at: u64,
     pub(super) file: Option<File>,
     pub(super) reading: Option<JoinHandle<io::Result<(File, Bytes)>>>,
 }
@@ -34,11 +40,12 @@ impl Reader {
 
     fn read_ahead(&mut self) {
         if self.behind > 0
-            && let Some(mut file) = self.file.take()
+            && let Some(file) = self.file.take()
         {
-            let want = self.behind;
+            let (at, want) = (self.at, self.behind);
             self.behind = want.saturating_sub(CHUNK as u64);
-            self.reading = Some(spawn_blocking(move || read_chunk(&mut file, want).map(|bytes| (file, bytes))));
+            self.at += want - self.behind;
+            self.reading = Some(spawn_blocking(move || read_chunk(&file, at, want).map(|bytes| (file, bytes))));
         }
     }
 }
@@ -81,9 +88,17 @@ impl Stream for Reader {
     }
 }
 
-/// The next chunk of a file that has `left` bytes more.
-pub(super) fn read_chunk(file: &mut File, left: u64) -> io::Result<Bytes> {
-    let mut buf = vec![0; usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK))];
-    file.read_exact(&mut buf)?;
+/// The chunk of a file that begins `at`, where `left` bytes are.
+pub(super) fn read_chunk(file: &File, at: u64, left: u64) -> io::Result<Bytes> {
+    let most = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+    // Into memory as it comes: filling it with zeros first would cost a quarter of reading it.
+    let mut buf = Vec::with_capacity(most);
+    while buf.len() < most {
+        let from = at + buf.len() as u64;
+        if retry_on_intr(|| pread(file, spare_capacity(&mut buf), from))? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    buf.truncate(most);
     Ok(buf.into())
 }

@@ -43,14 +43,17 @@ pub(super) async fn below(tx: &mut Tx, append: &Append, floors: &mut HashMap<Roo
     let room = append.room.nid;
     let floor = match floors.get(&room) {
         Some(floor) => *floor,
-        None => {
-            let lowest: Option<(Option<i64>,)> = fetch_optional!(tx, (Option<i64>,), LOWEST, room.0)?;
-            lowest.and_then(|(pos,)| pos).unwrap_or(0).min(0)
-        }
+        None => lowest(tx, room).await?,
     };
     let first = floor - i64::try_from(count).unwrap_or(i64::MAX / 2);
     floors.insert(room, first);
     Ok(first)
+}
+
+/// The lowest position of a room, 0 at most.
+pub(super) async fn lowest(tx: &mut Tx, room: RoomNid) -> Result<i64> {
+    let lowest: Option<(Option<i64>,)> = fetch_optional!(tx, (Option<i64>,), LOWEST, room.0)?;
+    Ok(lowest.and_then(|(pos,)| pos).unwrap_or(0).min(0))
 }
 
 /// Notes which predecessors are not here, and after which of them the timeline goes on; of rooms that know only one line

@@ -7,7 +7,7 @@ use hearth_base::{
     ids::{EventNid, RoomNid, StreamPos},
 };
 
-use super::{Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent, gaps, redactions};
+use super::{Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent, gaps, partial, redactions};
 use crate::{
     db::Ints,
     execute, fetch_all,
@@ -40,11 +40,14 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     insert_events(tx, &placed).await?;
     place_outliers(tx, &placed).await?;
     insert_effects(tx, &placed).await?;
+    partial::restate(tx, &done).await?;
+    let whole = partial::change(tx, &done).await?;
+    partial::note(tx, &placed).await?;
     insert_members(tx, &done).await?;
     apply_changes(tx, &done).await?;
     gaps::note(tx, &done, &placed).await?;
     redactions::apply(tx, &done, &placed).await?;
-    update_heads(tx, &done, &placed).await?;
+    update_heads(tx, &done, &placed, &whole).await?;
     Counts::changing(tx, &done);
     let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
     for p in &placed {
@@ -114,6 +117,7 @@ impl Placed<'_> {
             device: e.txn.as_ref().map(|t| t.0.as_str().into()),
             txn_id: e.txn.as_ref().map(|t| t.1.as_str().into()),
             relay: e.relay,
+            told: e.told,
             pdu: e.pdu.clone(),
         }
     }
@@ -253,7 +257,8 @@ async fn place_outliers(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// The members of rooms joined through other servers. Who is what they were stays where they were: it is no news to them.
+/// The members of rooms joined through other servers, or whose state is whole now, which [`partial::change`] has noted in
+/// the log. Who is what they were stays where they were: it is no news to them.
 async fn insert_members(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     let rows: Vec<(RoomNid, &MemberRow)> =
         appends.iter().flat_map(|a| a.members.iter().map(|m| (a.room.nid, m))).collect();
@@ -261,9 +266,6 @@ async fn insert_members(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
         return Ok(());
     }
     let newest = tx.next_pos().0 - 1;
-    for append in appends.iter().filter(|a| !a.members.is_empty()) {
-        tx.log(Change::State { room: append.room.nid, changes: Arc::new([]) });
-    }
     insert_rows!(tx, &rows,
     "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL",
     "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) SELECT a, b, c, d, e, f, FALSE FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[]) AS t(a, b, c, d, e, f) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL",
@@ -395,7 +397,12 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
 }
 
 /// Writes each room's last head.
-async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -> Result<()> {
+async fn update_heads(
+    tx: &mut Tx,
+    appends: &[&Append],
+    placed: &[Placed<'_>],
+    whole: &HashMap<RoomNid, StreamPos>,
+) -> Result<()> {
     let mut newest: HashMap<RoomNid, StreamPos> = HashMap::new();
     for p in placed.iter().filter(|p| p.event.standing == Standing::Live) {
         newest.insert(p.room, p.pos);
@@ -405,6 +412,9 @@ async fn update_heads(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]) -
         let mut room = append.room.clone();
         if let Some(pos) = newest.get(&room.nid) {
             room.head.pos = *pos;
+        }
+        if let Some(pos) = whole.get(&room.nid) {
+            room.head.whole = *pos;
         }
         rooms.insert(room.nid, room);
     }

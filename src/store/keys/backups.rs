@@ -90,6 +90,7 @@ const COUNT: &str = "UPDATE key_backups SET etag = etag + 1, sessions = sessions
 const SESSIONS: &str = "SELECT room_id, session_id, first_index, forwarded, verified, data FROM key_backup_sessions WHERE user_nid = $1 AND version = $2 ORDER BY room_id, session_id";
 const SESSIONS_OF_ROOM: &str = "SELECT room_id, session_id, first_index, forwarded, verified, data FROM key_backup_sessions WHERE user_nid = $1 AND version = $2 AND room_id = $3 ORDER BY session_id";
 const SESSION: &str = "SELECT room_id, session_id, first_index, forwarded, verified, data FROM key_backup_sessions WHERE user_nid = $1 AND version = $2 AND room_id = $3 AND session_id = $4";
+const OF_CLOSED: &str = "SELECT b.user_nid, b.version FROM key_backups b JOIN accounts a ON a.user_nid = b.user_nid WHERE a.deactivated AND NOT b.deleted LIMIT 1";
 const DELETE_SOME: &str = "DELETE FROM key_backup_sessions WHERE user_nid = $1 AND version = $2 AND (room_id, session_id) IN (SELECT room_id, session_id FROM key_backup_sessions WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4) LIMIT $5)";
 
 impl Store {
@@ -103,6 +104,15 @@ impl Store {
             Some(version) => fetch_optional!(&mut session, Backup, BACKUP, user.0, version),
             None => fetch_optional!(&mut session, Backup, CURRENT, user.0),
         }
+    }
+
+    /// A backup of an account that is closed, if there is one left.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn backup_of_closed(&self) -> Result<Option<(UserNid, i64)>> {
+        let row: Option<(i64, i64)> = fetch_optional!(&mut self.read().await?, (i64, i64), OF_CLOSED)?;
+        Ok(row.map(|(user, version)| (UserNid(user), version)))
     }
 
     /// Makes a new backup, which becomes the current one. `None` if the user has `max` already.

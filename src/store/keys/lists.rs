@@ -58,6 +58,8 @@ enum News {
     Keys(UserNid),
     /// A user came into a room or went.
     Moved(Moved),
+    /// Who is in a room was found out.
+    Whole(RoomNid),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,7 @@ impl Recent {
         for logged in changes {
             let news = match &logged.change {
                 Change::DeviceList { user } => Ok(News::Keys(*user)),
+                Change::Whole { room, .. } => Ok(News::Whole(*room)),
                 // Seldom, and whoever stands before this asks the tables.
                 Change::State { changes, .. } if changes.iter().any(|c| c.member.is_some()) => Err(()),
                 Change::Event(event) => match moved(inner, event) {
@@ -143,6 +146,7 @@ const NEWEST_CHANGE: &str = "SELECT user_nid, device_id, pos, prev FROM device_c
 const POS: &str = "SELECT pos FROM device_lists WHERE user_nid = $1";
 const CHANGED: &str = "SELECT user_nid FROM device_lists WHERE pos > $1 AND pos <= $2";
 const MOVED: &str = "SELECT DISTINCT s.room_nid, b.user_nid, b.membership FROM memberships a JOIN state_changes s ON s.room_nid = a.room_nid AND s.pos > $2 AND s.pos <= $3 JOIN state_keys k ON k.key_nid = s.key_nid AND k.event_type = 'm.room.member' JOIN users u ON u.user_id = k.state_key JOIN memberships b ON b.room_nid = s.room_nid AND b.user_nid = u.user_nid WHERE a.user_nid = $1 AND (a.membership = 'join' OR a.pos > $2)";
+const WHOLE: &str = "SELECT r.room_nid FROM rooms r JOIN memberships m ON m.room_nid = r.room_nid AND m.user_nid = $1 AND m.membership = 'join' WHERE r.whole_pos > $2 AND r.whole_pos <= $3";
 const SIGNED: &str = "SELECT DISTINCT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3";
 
 /// A change of a device of ours, as other servers are told of it.
@@ -244,13 +248,18 @@ impl Store {
         };
         let mut keys: BTreeSet<UserNid> = BTreeSet::new();
         let mut moves: BTreeMap<RoomNid, Vec<Moved>> = BTreeMap::new();
+        let mut whole: BTreeSet<RoomNid> = BTreeSet::new();
         for one in news {
             match one {
                 News::Keys(of) => drop(keys.insert(of)),
                 News::Moved(moved) => moves.entry(moved.room).or_default().push(moved),
+                News::Whole(room) => {
+                    moves.entry(room).or_default();
+                    whole.insert(room);
+                }
             }
         }
-        let (joined, left) = self.met_and_parted(user, &moves).await?;
+        let (joined, left) = self.met_and_parted(user, &moves, &whole).await?;
         let mine = keys.remove(&user);
         let mut changed: BTreeSet<UserNid> = BTreeSet::new();
         if mine || from_tables {
@@ -278,6 +287,8 @@ impl Store {
         let moved: Vec<(i64, i64, String)> =
             fetch_all!(&mut session, (i64, i64, String), MOVED, user.0, after.0, upto.0)?;
         let mut news: Vec<News> = keys.into_iter().map(|(n,)| News::Keys(UserNid(n))).collect();
+        let whole: Vec<(i64,)> = fetch_all!(&mut session, (i64,), WHOLE, user.0, after.0, upto.0)?;
+        news.extend(whole.into_iter().map(|(room,)| News::Whole(RoomNid(room))));
         news.extend(moved.into_iter().map(|(room, user, membership)| {
             News::Moved(Moved { room: RoomNid(room), user: UserNid(user), joined: membership == "join" })
         }));
@@ -289,6 +300,7 @@ impl Store {
         &self,
         user: UserNid,
         moves: &BTreeMap<RoomNid, Vec<Moved>>,
+        whole: &BTreeSet<RoomNid>,
     ) -> Result<(BTreeSet<UserNid>, BTreeSet<UserNid>)> {
         let (mut met, mut parted) = (BTreeSet::new(), BTreeSet::new());
         if moves.is_empty() {
@@ -310,6 +322,10 @@ impl Store {
                     parted.extend(moves.iter().filter(|m| !m.joined).map(|m| m.user));
                 }
                 (true, true) => {
+                    if whole.contains(&room) {
+                        // All who were there already may be met now; who was known is sorted out by since when.
+                        entered.push(room.0);
+                    }
                     // The first move says where somebody stood before, the last where they stand now.
                     let mut whole: HashMap<UserNid, (bool, bool)> = HashMap::new();
                     for m in moves {

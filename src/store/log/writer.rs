@@ -262,6 +262,8 @@ impl Writer {
     /// Ends the transaction: log rows, the new head, commit; then caches, notifier.
     async fn commit(&mut self, mut tx: Tx, settled: Settled) -> bool {
         let head = Head { pos: tx.pos, commits: self.head.commits + 1, ..self.head };
+        // Events are noted behind what follows from them; those who hear of it hear it in order.
+        tx.changes.sort_by_key(|logged| logged.pos);
         let ended = match end(&mut tx, head).await {
             Ok(()) => Ended::Committed,
             Err(Failed::Before(e)) => {
@@ -387,9 +389,6 @@ async fn end(tx: &mut Tx, head: Head) -> std::result::Result<(), Failed> {
     let mut text = String::new();
     if tx.session.is_postgres() {
         text = format!("UPDATE log_head SET pos = {}, commits = {} WHERE id = 1; ", head.pos, head.commits);
-        if logged {
-            text.push_str("NOTIFY hearth_log; ");
-        }
     } else if logged {
         text = format!("UPDATE log_head SET pos = {} WHERE id = 1; ", head.pos);
     }

@@ -3,9 +3,7 @@
 //! The service remembers what it has just made; these rows serve a server that was started anew, and those who ask for a
 //! preview as it was at an earlier time.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use hearth_base::Result;
-use sha2::{Digest as _, Sha256};
 
 use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
 
@@ -120,5 +118,5 @@ impl Tx {
 
 /// What an address is found by: of one size, whatever a stranger sends.
 fn key(url: &str) -> String {
-    STANDARD_NO_PAD.encode(Sha256::digest(url))
+    blake3::hash(url.as_bytes()).to_string()
 }

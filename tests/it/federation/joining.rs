@@ -26,7 +26,7 @@ pub async fn membership(asked: &User, room: &str, whose: &User) -> String {
 }
 
 /// The whole state of a room in a comparable form.
-async fn state(asked: &User, room: &str) -> Vec<String> {
+pub async fn state(asked: &User, room: &str) -> Vec<String> {
     let state = asked.in_room(room, "state").await.good();
     let mut ids: Vec<String> =
         state.as_array().unwrap().iter().map(|e| e["event_id"].as_str().unwrap().to_owned()).collect();
@@ -183,7 +183,7 @@ async fn members_of_a_space_are_let_in_by_who_may() {
 }
 
 /// Changes the answers of what is asked for by such a path.
-fn lie(what: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Lie {
+pub fn lie(what: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Lie {
     Arc::new(move |path, body| {
         if path.contains(what) {
             change(body);

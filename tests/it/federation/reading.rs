@@ -59,6 +59,8 @@ async fn places(
         referenced: false,
         history: false,
         relay: false,
+        told: false,
+        in_part: false,
     };
     let arrived = services.events.receive(room.nid, vec![arrival]).await.unwrap();
     assert_eq!(arrived, [Arrived::Placed]);

@@ -9,7 +9,7 @@ use hearth_rules::{
     event::{Draft, Pdu, Reference},
     versions::RoomVersion,
 };
-use hearth_service::events::Arrival;
+use hearth_service::events::{Arrival, Entry};
 use hearth_store::{events::StoredEvent, rooms::Room};
 use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
 use serde_json::{Value, json, value::RawValue};
@@ -125,9 +125,12 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         referenced: false,
         history: false,
         relay: false,
+        told: false,
+        in_part: false,
         pdu: Arc::new(join),
     };
-    services.events.enter(nid, state.values().map(|o| o.nid).collect(), arrival).await.unwrap();
+    let entry = Entry { state: state.values().map(|o| o.nid).collect(), join: arrival, part: None };
+    services.events.enter(nid, entry).await.unwrap();
     (ours, Side { peer: there, room_id })
 }
 

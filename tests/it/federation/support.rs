@@ -95,6 +95,34 @@ pub struct Door {
     asked: Arc<Mutex<HashMap<String, usize>>>,
     lie: Arc<Mutex<Option<Lie>>>,
     trick: Arc<Mutex<Option<Trick>>>,
+    gates: Arc<Mutex<Vec<Gate>>>,
+}
+
+/// Holds requests back until it is opened.
+#[derive(Clone)]
+pub struct Gate {
+    part: &'static str,
+    opened: watch::Sender<bool>,
+    reached: watch::Sender<usize>,
+}
+
+impl Gate {
+    /// Lets go on who waits, and whoever comes.
+    pub fn opens(&self) {
+        self.opened.send_replace(true);
+    }
+
+    /// Waits until so many requests have come to it.
+    pub async fn is_reached(&self, count: usize) {
+        let mut reached = self.reached.subscribe();
+        let come = reached.wait_for(|n| *n >= count);
+        tokio::time::timeout(Duration::from_secs(30), come).await.expect("nobody came").unwrap();
+    }
+
+    async fn passes(&self) {
+        self.reached.send_modify(|n| *n += 1);
+        let _ = self.opened.subscribe().wait_for(|open| *open).await;
+    }
 }
 
 /// Answers instead of the server: the path that was asked for, and the answer, which may be late or have no end.
@@ -106,7 +134,13 @@ pub type Lie = Arc<dyn Fn(&str, &mut Value) + Send + Sync>;
 impl Door {
     /// An open door.
     pub fn open() -> Self {
-        Self { is_open: watch::Sender::new(true), asked: Arc::default(), lie: Arc::default(), trick: Arc::default() }
+        Self {
+            is_open: watch::Sender::new(true),
+            asked: Arc::default(),
+            lie: Arc::default(),
+            trick: Arc::default(),
+            gates: Arc::default(),
+        }
     }
 
     /// Shuts it or opens it.
@@ -123,11 +157,15 @@ impl Door {
     }
 
     fn lying(&self, router: Router) -> Router {
-        let (lie, trick) = (self.lie.clone(), self.trick.clone());
+        let (lie, trick, gates) = (self.lie.clone(), self.trick.clone(), self.gates.clone());
         router.layer(middleware::from_fn(move |request: axum::extract::Request, next: middleware::Next| {
             let (lie, trick) = (lie.lock().unwrap().clone(), trick.lock().unwrap().clone());
+            let path = request.uri().path().to_owned();
+            let gate = gates.lock().unwrap().iter().find(|gate| path.contains(gate.part)).cloned();
             async move {
-                let path = request.uri().path().to_owned();
+                if let Some(gate) = gate {
+                    gate.passes().await;
+                }
                 if let Some(answer) = trick.and_then(|trick| trick(&path)) {
                     return answer.await;
                 }
@@ -182,6 +220,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
 pub struct Peer {
     server: TestServer,
     door: Door,
+    tls: Arc<ServerConfig>,
 }
 
 impl Deref for Peer {
@@ -221,21 +260,23 @@ impl Peers {
         let address = Ipv4Addr::new(127, 0, 0, last);
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let name: OwnedServerName = listener.local_addr().unwrap().to_string().try_into().unwrap();
-        let door = Door::open();
-        let behind = door.clone();
-        let tls = authority().certifies(&[named]);
-        let plan = Plan::default()
-            .named(name)
-            .services(|s| {
-                s.federation.remote.custom_ca = vec![authority().file.clone()];
-                s.federation.remote.timeout = Duration::from_secs(20);
-                s.federation.pauses.first = Duration::from_millis(200);
-                s.federation.pauses.longest = Duration::from_secs(1);
-                s.federation.public_rooms = true;
-            })
-            .behind(move |router, supervisor| behind.serve(listener, tls, router, supervisor));
-        Peer { server: change(plan).start().await, door }
+        let (door, tls) = (Door::open(), authority().certifies(&[named]));
+        let (behind, with) = (door.clone(), tls.clone());
+        let plan = plan(name).behind(move |router, supervisor| behind.serve(listener, with, router, supervisor));
+        Peer { server: change(plan).start().await, door, tls }
     }
+}
+
+fn plan(name: OwnedServerName) -> Plan {
+    Plan::default().named(name).services(|s| {
+        s.federation.remote.custom_ca = vec![authority().file.clone()];
+        s.federation.remote.timeout = Duration::from_secs(20);
+        s.federation.pauses.first = Duration::from_millis(200);
+        s.federation.pauses.longest = Duration::from_secs(1);
+        s.federation.completion.first = Duration::from_millis(200);
+        s.federation.completion.longest = Duration::from_secs(1);
+        s.federation.public_rooms = true;
+    })
 }
 
 /// What another server answered.
@@ -272,6 +313,26 @@ impl Peer {
     /// The end of [`Self::goes_away`].
     pub fn comes_back(&self) {
         self.door.set(true);
+    }
+
+    /// Stops it and starts it again, under the same name and on what it left behind.
+    pub async fn restarts(self) -> Self {
+        let Self { server, door, tls } = self;
+        let (name, keys) = (server.name().to_owned(), server.services().settings.server_keys.clone());
+        let (behind, with, at) = (door.clone(), tls.clone(), name.to_string());
+        let again = plan(name).services(|s| s.server_keys = keys).behind(move |router, supervisor| {
+            let listener = std::net::TcpListener::bind(at).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            behind.serve(TcpListener::from_std(listener).unwrap(), with, router, supervisor);
+        });
+        Self { server: again.after(server).await, door, tls }
+    }
+
+    /// Holds back requests of other servers for paths with this in them.
+    pub fn holds(&self, part: &'static str) -> Gate {
+        let gate = Gate { part, opened: watch::Sender::new(false), reached: watch::Sender::new(0) };
+        self.door.gates.lock().unwrap().push(gate.clone());
+        gate
     }
 
     /// Changes what other servers are answered, or with `None` tells the truth again.

@@ -53,6 +53,7 @@ impl World {
             registration_token: None,
             consent_version: None,
             device: Some(device),
+            guest: None,
         };
         self.services.accounts.register(newcomer).await.unwrap().session.unwrap().1.access_token
     }

@@ -90,6 +90,7 @@ impl World {
             password_hash: None,
             admin: false,
             guest,
+            was_guest: false,
             user_type: None,
             appservice_id: None,
             created_ms: 1,

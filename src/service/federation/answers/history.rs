@@ -122,7 +122,7 @@ impl Answers {
     /// # Errors
     /// 403 for a server that is not in the room.
     pub async fn missing(&self, server: &ServerName, room_id: &RoomId, ask: Missing<'_>) -> Result<String> {
-        let mut eyes = self.enter(server, room_id).await?;
+        let mut eyes = self.enter_any(server, room_id).await?;
         let limit = ask.limit.min(MAX_MISSING);
         let min_depth = i64::try_from(ask.min_depth).unwrap_or(i64::MAX);
         let mut seen: HashSet<OwnedEventId> = ask.earliest.iter().take(MAX_NAMED).cloned().collect();
@@ -136,7 +136,11 @@ impl Answers {
             layer = self.placed(&eyes, &before).await?;
             layer.retain(|e| e.depth >= min_depth);
             walked += layer.len();
-            found.extend(layer.iter().filter(|e| e.standing != Standing::Rejected).cloned());
+            let given = |e: &&Arc<StoredEvent>| {
+                let vouched = !eyes.room.head.partial || *e.pdu.sender().server_name() == self.name;
+                vouched && e.standing != Standing::Rejected
+            };
+            found.extend(layer.iter().filter(given).cloned());
         }
         found.truncate(limit);
         found.reverse();

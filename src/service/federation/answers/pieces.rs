@@ -43,6 +43,13 @@ impl Pieces {
         self
     }
 
+    /// All of it between two texts.
+    #[must_use]
+    pub fn within(mut self, before: impl Into<String>, after: impl Into<String>) -> Self {
+        self.parts.push_front(Part::Text(before.into()));
+        self.text(after)
+    }
+
     /// Events come next, with commas between.
     #[must_use]
     pub fn events(mut self, nids: Arc<[EventNid]>) -> Self {

@@ -136,7 +136,16 @@ impl DeviceLists {
 
     /// Hears of a commit: who leaves a room may be followed no longer.
     pub fn on_change(&self, logged: &Logged) {
-        let Change::Event(event) = &logged.change else { return };
+        let event = match &logged.change {
+            Change::Event(event) => event,
+            // Where branches meet, or all of a state comes, who seemed to be there may not be.
+            Change::State { changes, .. } => {
+                let gone = changes.iter().filter(|c| c.new.as_ref().is_none_or(|e| e.pdu.membership() != "join"));
+                let gone = gone.filter_map(|c| c.member).filter(|(_, ours)| !ours);
+                return self.may_be_gone(gone.map(|(user, _)| Gone::User(user)));
+            }
+            _ => return,
+        };
         if *event.pdu.event_type() != TimelineEventType::RoomMember || event.pdu.membership() == "join" {
             return;
         }
@@ -146,12 +155,19 @@ impl DeviceLists {
             (false, Some(nid)) => Gone::User(nid),
             (false, None) => return,
         };
+        self.may_be_gone([gone].into_iter());
+    }
+
+    fn may_be_gone(&self, gone: impl Iterator<Item = Gone>) {
         let mut waiting = self.gone.lock();
-        if waiting.len() < GONE {
-            waiting.insert(gone);
-        }
+        let room = GONE.saturating_sub(waiting.len());
+        let before = waiting.len();
+        waiting.extend(gone.take(room));
+        let any = waiting.len() > before;
         drop(waiting);
-        self.bell.notify_one();
+        if any {
+            self.bell.notify_one();
+        }
     }
 
     /// `m.device_list_update`.

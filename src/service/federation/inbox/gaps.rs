@@ -26,7 +26,6 @@ use ruma::{
         authorization::get_event_authorization,
         event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
     },
-    events::room::member::MembershipState,
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -44,6 +43,8 @@ const MOST: usize = 200;
 const SERVERS: usize = 5;
 /// Events fetched one by one at most; beyond that the whole state is asked for.
 const ONE_BY_ONE: usize = 50;
+/// Events fetched one by one though they are most of a state.
+const FEW: usize = 3;
 /// Events fetched at the same time.
 const AT_ONCE: usize = 8;
 /// The longest wait for one answer, and for all of a search.
@@ -65,10 +66,12 @@ pub(super) struct Found {
     pub(super) after: HashMap<OwnedEventId, StateMap>,
     /// States before events, where those after predecessors could not be told.
     pub(super) before: HashMap<OwnedEventId, StateMap>,
+    /// Events for which the present state stands in, as nobody tells another.
+    pub(super) unsure: HashSet<OwnedEventId>,
 }
 
 /// What a server said of a state.
-enum Told {
+pub(super) enum Told {
     State(StateMap),
     /// It answered, and does not know.
     Nothing,
@@ -77,16 +80,18 @@ enum Told {
 }
 
 /// One search, in one room.
-struct Search<'a> {
-    inbox: &'a Inbox,
-    origin: &'a ServerName,
-    room: &'a Room,
-    version: &'static RoomVersion,
-    sort: Sort,
+pub(super) struct Search<'a> {
+    pub(super) inbox: &'a Inbox,
+    pub(super) origin: &'a ServerName,
+    pub(super) room: &'a Room,
+    pub(super) version: &'static RoomVersion,
+    pub(super) sort: Sort,
     /// The origin first.
-    servers: Vec<OwnedServerName>,
-    until: Instant,
-    calls: AtomicUsize,
+    pub(super) servers: Vec<OwnedServerName>,
+    /// For one answer, and for all of it.
+    pub(super) wait: Duration,
+    pub(super) until: Instant,
+    pub(super) calls: AtomicUsize,
 }
 
 impl Inbox {
@@ -102,7 +107,7 @@ impl Inbox {
         // Who gives history gives the state before it.
         let servers = if sort == Sort::History { vec![origin.to_owned()] } else { self.servers(origin, room).await? };
         let (until, calls) = (Instant::now() + WAIT_IN_ALL, AtomicUsize::new(0));
-        let search = Search { inbox: self, origin, room, version, sort, servers, until, calls };
+        let search = Search { inbox: self, origin, room, version, sort, servers, wait: WAIT, until, calls };
         let events = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
         let mut found = Found { events, ..Found::default() };
         // History is asked for from its newest end anyway.
@@ -157,16 +162,8 @@ impl Inbox {
     /// Whom to ask about a room: who told us of it, then others that are in it.
     async fn servers(&self, first: &ServerName, room: &Room) -> Result<Vec<OwnedServerName>> {
         let mut servers = vec![first.to_owned()];
-        let members: Vec<_> = self.store.members(room.nid, &MembershipState::Join).await?;
-        let remote: Vec<_> = members.iter().filter(|m| !m.local).map(|m| m.user).take(200).collect();
-        for user in self.store.user_ids(&remote).await? {
-            if servers.len() >= SERVERS {
-                break;
-            }
-            if !servers.iter().any(|s| s == user.server_name()) {
-                servers.push(user.server_name().to_owned());
-            }
-        }
+        let others = self.servers.by_members(room.nid).await?;
+        servers.extend(others.into_iter().filter(|server| server != first).take(SERVERS - 1));
         servers.retain(|s| s != self.federation.name());
         Ok(servers)
     }
@@ -177,7 +174,7 @@ impl Search<'_> {
     fn patience(&self) -> Option<Patience> {
         let left = self.until.checked_duration_since(Instant::now())?;
         let more = self.calls.fetch_add(1, Ordering::Relaxed) < CALLS;
-        more.then(|| self.inbox.federation.once().within(WAIT.min(left)))
+        more.then(|| self.inbox.federation.once().within(self.wait.min(left)))
     }
 
     /// Fetches events that lie between.
@@ -195,12 +192,13 @@ impl Search<'_> {
                 .take(A_ROUND as usize)
                 .collect();
             let Some(told) = self.fetch_missing(latest).await else { break };
-            let before = found.events.len();
+            let (before, all) = (found.events.len(), told.len() < A_ROUND as usize);
             for pdu in self.inbox.verified(self.room, self.version, told).await? {
                 found.events.entry(pdu.event_id().to_owned()).or_insert(pdu);
             }
             missing = self.inbox.missing(self.room, &found.events).await?;
-            if found.events.len() == before {
+            // Who gives less than may be asked for has no more to give.
+            if all || found.events.len() == before {
                 break;
             }
         }
@@ -268,6 +266,7 @@ impl Search<'_> {
                             present.insert(self.inbox.store.snapshot(snap).await?).clone()
                         }
                     };
+                    found.unsure.insert(id.clone());
                     found.before.insert(id, state);
                 }
             }
@@ -281,7 +280,7 @@ impl Search<'_> {
     }
 
     /// The state after or before an event, by the first who knows it. No answer is one if the origin gives none.
-    async fn state(&self, id: &EventId, after: bool) -> Result<Told> {
+    pub(super) async fn state(&self, id: &EventId, after: bool) -> Result<Told> {
         let mut ended = Told::Nothing;
         for server in &self.servers {
             match self.state_by(server, id, after).await? {
@@ -304,7 +303,8 @@ impl Search<'_> {
             Err(_) => return Ok(Told::Nothing),
         };
         let mut unknown = inbox.unknown(room, ids.pdu_ids.iter().chain(&ids.auth_chain_ids)).await?;
-        if unknown.len() > ONE_BY_ONE {
+        let many = unknown.len() > FEW && unknown.len() * 10 > ids.pdu_ids.len() + ids.auth_chain_ids.len();
+        if unknown.len() > ONE_BY_ONE || many {
             let Some(patience) = self.patience() else { return Ok(Told::NoAnswer) };
             let request = get_room_state::v1::Request::new(id.to_owned(), room.room_id.clone());
             if let Ok(state) = inbox.federation.send(server, request, patience.up_to(MAX_STATE)).await {
@@ -318,12 +318,10 @@ impl Search<'_> {
         self.fetch_events(server, &unknown).await?;
         let (mut state, mut count) = (StateMap::new(), 0);
         for part in ids.pdu_ids.chunks(1_000) {
-            for event in inbox.store.events_by_id(part).await? {
-                if let (Some(key), true) = (event.key, event.room == room.nid) {
-                    count += 1;
-                    if event.standing != Standing::Rejected {
-                        state.insert(key, event.nid);
-                    }
+            for (key, nid, standing) in inbox.store.state_entries(room.nid, part).await? {
+                count += 1;
+                if standing != Standing::Rejected {
+                    state.insert(key, nid);
                 }
             }
         }

@@ -26,6 +26,8 @@ struct Ready {
     states: Vec<StateMap>,
     whole: bool,
     missing: Vec<OwnedEventId>,
+    /// What stands in is not known to be all.
+    in_part: bool,
 }
 
 impl Inbox {
@@ -147,7 +149,7 @@ impl Inbox {
         event: Ready,
         sort: Sort,
     ) -> Result<std::result::Result<Arrival, String>> {
-        let Ready { pdu, states, whole, missing } = event;
+        let Ready { pdu, states, whole, missing, in_part } = event;
         let ids = auth_ids(version, &pdu);
         let known = self.by_id(room, &ids).await?;
         if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
@@ -174,6 +176,8 @@ impl Inbox {
             referenced,
             history: sort == Sort::History,
             relay: sort == Sort::ToldToUs,
+            told: false,
+            in_part,
         }))
     }
 
@@ -208,7 +212,8 @@ fn ready(found: &mut Found, missing: &HashSet<OwnedEventId>) -> Vec<Ready> {
             left.insert(pdu.event_id().to_owned());
             continue;
         }
-        ready.push(Ready { pdu, states, whole, missing });
+        let in_part = whole && found.unsure.contains(pdu.event_id());
+        ready.push(Ready { pdu, states, whole, missing, in_part });
     }
     ready
 }

@@ -1,9 +1,9 @@
 //! The resident's side: templates for users of other servers, and the events they make of them. What comes back is
 //! looked at as if we had never seen it: the template was advice.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
-use hearth_base::{Doing, Error, Result, ids::EventNid};
+use hearth_base::{Doing, Error, Result};
 use hearth_rules::{
     auth,
     event::{Draft, Pdu, Unverified},
@@ -23,7 +23,7 @@ use serde_json::{json, value::RawValue};
 use super::{Joins, incompatible};
 use crate::{
     events::{Arrival, Arrived},
-    federation::outliers::auth_ids,
+    federation::{answers::Pieces, outliers::auth_ids},
     state::version_of,
 };
 
@@ -46,9 +46,6 @@ pub struct Reply<'a> {
     /// The event.
     pub json: &'a str,
 }
-
-/// Events written at a time.
-const PART: usize = 500;
 
 impl Joins {
     /// A template for a user of `origin` (`make_join`, `make_leave`, `make_knock`); `versions` are those it offers.
@@ -99,12 +96,13 @@ impl Joins {
     }
 
     /// Takes a join; gives the JSON of the room's state before it, of the auth chain and of the event as it stands here.
+    /// Whoever can do without has members left out (`omit_members`).
     ///
     /// # Errors
     /// As [`Self::make`], and 400 `M_INVALID_PARAM` for what is no such event.
-    pub async fn send_join(&self, reply: Reply<'_>, reduced: bool) -> Result<String> {
+    pub async fn send_join(&self, reply: Reply<'_>, omit_members: bool) -> Result<Pieces> {
         let (room, event) = self.take(reply, MembershipState::Join).await?;
-        self.joined(&room, &event, reduced).await
+        self.admitted(&room, &event, omit_members).await
     }
 
     /// Takes a leave: an invite rejected, a knock taken back.
@@ -124,10 +122,13 @@ impl Joins {
         self.shown_events(&room, None).await
     }
 
-    /// A room we are in and that does not keep `origin` out.
+    /// A room we are in, that does not keep `origin` out, and of which we know enough to let others in and out.
     async fn resident_for(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.resident(room_id).await?;
         let room = room.ok_or_else(|| Error::not_found("This server is not in that room"))?;
+        if room.head.partial {
+            return Err(Error::not_found("This server has just joined that room and does not know all of it yet"));
+        }
         self.check_acl(&room, origin).await?;
         Ok(room)
     }
@@ -208,58 +209,6 @@ impl Joins {
         };
         let arrival = Arrival::placed(nid, Arc::new(pdu), auth.iter().map(|e| e.nid).collect());
         Ok(Arrival { known: known.is_some(), ..arrival })
-    }
-
-    /// The answer to a join. `reduced` leaves out of the auth chain what stands in the state already.
-    async fn joined(&self, room: &Room, event: &StoredEvent, reduced: bool) -> Result<String> {
-        let before = event.snap.ok_or_else(|| Error::broken("a join without a state before it"))?;
-        let state: Vec<EventNid> = self.store.snapshot(before).await?.values().copied().collect();
-        let mut chain = self.store.auth_chain(state.iter().copied().chain([event.nid])).await?;
-        if reduced {
-            let state: HashSet<EventNid> = state.iter().copied().collect();
-            chain.retain(|nid| !state.contains(nid));
-        }
-        let mut chain: Vec<EventNid> = chain.into_iter().collect();
-        chain.sort_unstable();
-        let mut out = String::with_capacity((state.len() + chain.len()) * 800);
-        out.push_str("{\"auth_chain\":[");
-        self.write_events(&mut out, &chain).await?;
-        out.push_str("],\"event\":");
-        out.push_str(event.pdu.json());
-        out.push_str(",\"members_omitted\":false,\"origin\":");
-        out.push_str(&json!(self.name()).to_string());
-        if reduced {
-            out.push_str(",\"servers_in_room\":");
-            out.push_str(&json!(self.servers_before(room, event).await?).to_string());
-        }
-        out.push_str(",\"state\":[");
-        self.write_events(&mut out, &state).await?;
-        out.push_str("]}");
-        Ok(out)
-    }
-
-    async fn write_events(&self, out: &mut String, nids: &[EventNid]) -> Result<()> {
-        let mut first = true;
-        for part in nids.chunks(PART) {
-            for event in self.store.events(part).await? {
-                if !std::mem::take(&mut first) {
-                    out.push(',');
-                }
-                out.push_str(event.pdu.json());
-            }
-        }
-        Ok(())
-    }
-
-    /// The servers that were in the room before somebody joined.
-    async fn servers_before(&self, room: &Room, join: &StoredEvent) -> Result<Vec<String>> {
-        let members = self.store.members(room.nid, &MembershipState::Join).await?;
-        let others: Vec<_> = members.iter().filter(|m| m.event != join.nid).map(|m| m.user).collect();
-        let mut servers: Vec<String> =
-            self.store.user_ids(&others).await?.iter().map(|u| u.server_name().to_string()).collect();
-        servers.sort_unstable();
-        servers.dedup();
-        Ok(servers)
     }
 
     /// Whether the room's ACL lets a server take part.

@@ -51,6 +51,8 @@ impl Joins {
                 allowed = true;
                 break;
             }
+            // Of a room that we have just joined ourselves we do not know who else is in it.
+            unknown |= other.head.partial;
         }
         if !allowed && unknown {
             return Err(Error::told(

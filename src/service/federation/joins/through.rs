@@ -1,33 +1,24 @@
 //! Joining a room through servers that are in it: one after the other, until one lets us in with an answer that holds.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hearth_base::{
-    Error, Requester, Result,
-    ids::{EventNid, RoomNid},
-};
+use hearth_base::{Error, Requester, Result, ids::RoomNid};
 use hearth_remote::Failure;
-use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
-use hearth_store::{events::Standing, rooms::Room, state::StateMap};
+use hearth_rules::{event::Pdu, versions::RoomVersion};
+use hearth_store::rooms::Room;
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
+    OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     api::federation::membership::{create_join_event, prepare_join_event},
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::room::member::MembershipState,
 };
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    Joins, stripped,
+    Joins,
+    entering::Answer,
+    stripped,
     template::{Given, nonsense},
     version_named,
-};
-use crate::{
-    events::{Arrival, Arrived},
-    federation::outliers::{Outlier, auth_ids},
 };
 
 /// What became of a wish to go into a room.
@@ -112,6 +103,36 @@ impl Joins {
             .await
     }
 
+    /// Joins a user of ours to a room of whose state we know part: somebody who knows all of it is to let them in.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_beside(
+        self: &Arc<Self>,
+        who: &Requester,
+        room: &Room,
+        via: &[OwnedServerName],
+        content: Map<String, Value>,
+    ) -> Result<()> {
+        let mut servers = via.to_vec();
+        if let Some(partial) = self.store.partial_room(room.nid).await? {
+            servers.push(partial.part.via);
+            servers.extend(partial.part.servers);
+        }
+        servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
+        let mut seen = std::collections::HashSet::new();
+        servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
+        let wish = Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content };
+        let this = self.clone();
+        self.supervisor
+            .job(async move {
+                let lane = this.lanes.get_with(wish.room_id.clone(), Arc::default);
+                let _one = lane.lock().await;
+                this.try_servers(&servers, &wish).await
+            })
+            .await
+    }
+
     async fn try_servers(&self, servers: &[OwnedServerName], wish: &Wish) -> Result<()> {
         let mut refused: Option<Error> = None;
         for server in servers.iter().take(MAX_SERVERS) {
@@ -138,7 +159,9 @@ impl Joins {
         let join = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
 
         let json = raw(join.json())?;
-        let request = create_join_event::v2::Request::new(room_id.clone(), join.event_id().to_owned(), json);
+        let mut request = create_join_event::v2::Request::new(room_id.clone(), join.event_id().to_owned(), json);
+        // Where all of the state is known, part of one is no state to place an event on.
+        request.omit_members = self.resident(room_id).await?.is_none_or(|room| room.head.partial);
         let patience = self.federation.once().within(FOR_STATE).up_to(MAX_STATE);
         let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let answer = answer.room_state;
@@ -150,10 +173,11 @@ impl Joins {
             None => join,
         };
         let room = self.known_room(server, room_id, version, &answer.state).await?;
+        let part = answer.members_omitted.then(|| self.part(server, answer.servers_in_room.unwrap_or_default()));
         // The state's auth events stand in the chain, so that comes first.
         let chain = self.outliers.take_in(room, answer.auth_chain).await?;
         let state = self.outliers.take_in(room, answer.state).await?;
-        self.go_in(server, room, version, join, &chain, &state).await
+        self.go_in(Answer { server, room, version, chain, state, part }, join).await
     }
 
     /// The join with the signature of the server that vouches for it.
@@ -169,92 +193,6 @@ impl Joins {
         let signed = signed.map_err(|e| nonsense(server, e))?;
         let event = Pdu::parse_remote(signed.json(), version).map_err(|e| nonsense(server, e))?;
         self.verified(event, version).await.map_err(|e| nonsense(server, e))
-    }
-
-    /// The room's row, made or corrected by its create event: the one thing of an answer that decides all else, and that
-    /// nobody but the room's own server can have made.
-    async fn known_room(
-        &self,
-        server: &ServerName,
-        room_id: &RoomId,
-        version: &'static RoomVersion,
-        state: &[Box<RawValue>],
-    ) -> Result<RoomNid> {
-        let create = state
-            .iter()
-            .filter(|raw| raw.get().contains("m.room.create"))
-            .filter_map(|raw| Pdu::parse_remote(raw.get(), version).ok())
-            .find(|e| e.claimed().is(&TimelineEventType::RoomCreate, "") && e.claimed().room_id() == room_id)
-            .ok_or_else(|| nonsense(server, "the room's state has no create event"))?;
-        let create = self.verified(create, version).await.map_err(|e| nonsense(server, e))?;
-        auth::check_independent(version, &create, |_| None).map_err(|e| nonsense(server, e))?;
-        let creator = self.store.intern_user(create.sender()).await?;
-        let nid = self.store.make_stub_room(room_id.to_owned(), version.id.clone(), creator, self.now_ms()).await?;
-        let room = self.state.room_by_nid(nid).await?;
-        if room.version != version.id {
-            if !room.head.extremities.is_empty() {
-                return Err(nonsense(server, "the room is of another version"));
-            }
-            self.store.revise_stub_room(room, version.id.clone(), creator).await?;
-        }
-        Ok(nid)
-    }
-
-    /// Goes into the room with the state before the join, if that holds.
-    async fn go_in(
-        &self,
-        server: &ServerName,
-        room: RoomNid,
-        version: &'static RoomVersion,
-        join: Pdu,
-        chain: &HashMap<OwnedEventId, Outlier>,
-        state: &HashMap<OwnedEventId, Outlier>,
-    ) -> Result<()> {
-        let find = |id: &EventId| state.get(id).or_else(|| chain.get(id));
-        let mut entries: HashMap<(StateEventType, &str), &Outlier> = HashMap::with_capacity(state.len());
-        let mut map = StateMap::new();
-        for outlier in state.values().filter(|o| o.standing != Standing::Rejected) {
-            let Some(state_key) = outlier.pdu.state_key() else { continue };
-            let event_type = outlier.pdu.event_type().to_string();
-            let key = self.store.intern_key(&event_type, state_key).await?;
-            if entries.insert((event_type.into(), state_key), outlier).is_some() {
-                return Err(nonsense(server, "the room's state has an entry twice"));
-            }
-            map.insert(key, outlier.nid);
-        }
-        if !entries.contains_key(&(StateEventType::RoomCreate, "")) {
-            return Err(nonsense(server, "the room's state has no create event that holds"));
-        }
-        let mut auth = Vec::new();
-        for id in auth_ids(version, &join) {
-            let event = find(&id).ok_or_else(|| nonsense(server, "the join leans on events that are not there"))?;
-            auth.push(event.nid);
-        }
-        let allowed = auth::check_auth_events(version, &join, |id| find(id).map(|o| o.pdu.clone())).and_then(|()| {
-            auth::check_against(version, &join, |t, k| entries.get(&(t.clone(), k)).map(|o| o.pdu.clone()))
-        });
-        allowed.map_err(|e| nonsense(server, format!("the room's state does not allow the join: {e}")))?;
-        let prev: Vec<OwnedEventId> = join.prev_events().to_vec();
-        let known = self.store.events_by_id(&prev).await?;
-        let mut missing = prev;
-        missing.retain(|id| !known.iter().any(|e| e.room == room && e.after.is_some() && e.event_id() == id));
-        let arrival = Arrival::placed(self.store.new_event_nid().await?, Arc::new(join), auth);
-        let arrival = Arrival { missing, ..arrival };
-        if self.store.is_resident(room).await? {
-            return self.place_among(room, arrival, map).await;
-        }
-        let state: Vec<EventNid> = map.values().copied().collect();
-        self.events.enter(room, state, arrival).await
-    }
-
-    /// Places a join that another server vouched for in a room we are in.
-    async fn place_among(&self, room: RoomNid, arrival: Arrival, before: StateMap) -> Result<()> {
-        let states = if arrival.missing.is_empty() { Vec::new() } else { vec![before] };
-        match self.events.receive(room, vec![Arrival { states, ..arrival }]).await?.pop() {
-            Some(Arrived::Placed) => Ok(()),
-            Some(Arrived::SoftFailed(why) | Arrived::Rejected(why)) => Err(Error::forbidden(why)),
-            None => Err(Error::broken("nothing became of a join")),
-        }
     }
 
     /// Whom to ask about a room that we are not in: whom the user names, whoever invited them or spoke of the room, the

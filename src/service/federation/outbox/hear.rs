@@ -15,7 +15,7 @@ use hearth_store::{
     log::{Change, Logged},
     outbox::Owed,
 };
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, events::room::member::MembershipState};
 use tokio::sync::broadcast;
 
 use crate::typing;
@@ -30,6 +30,8 @@ use super::{
 const NEWS: usize = 4096;
 /// Rows of the log read at a time.
 const PAGE: usize = 500;
+/// Users of ours whose devices a server is told of that was met late.
+const MET: usize = 50;
 
 impl Outbox {
     /// Hears of a commit. Never waits.
@@ -37,6 +39,7 @@ impl Outbox {
         let item = match &logged.change {
             Change::Event(event) => self.concerns_others(event).then(|| Item::Event(event.clone())),
             Change::DeviceList { user } => Some(Item::Devices(*user)),
+            Change::Whole { room, met } => (!met.is_empty()).then(|| Item::Met(*room, met.clone())),
             Change::Receipt { room, user } => {
                 (!self.servers.is_ours_alone(*room)).then_some(Item::Receipt(*room, *user))
             }
@@ -115,6 +118,7 @@ impl Outbox {
                 Item::Event(event) => self.event(pos, &event).await?,
                 Item::Devices(user) => self.devices(pos, user).await?,
                 Item::Receipt(room, user) => self.receipt(pos, room, user).await?,
+                Item::Met(room, servers) => self.met(pos, room, &servers).await?,
             }
         }
         self.dispatched.fetch_max(seen.0, Ordering::AcqRel);
@@ -123,15 +127,16 @@ impl Outbox {
 
     pub(super) async fn hand_out_logged(self: &Arc<Self>, pos: StreamPos, owed: Owed) -> Result<()> {
         match owed {
-            Owed::Event { event, sender, relay, .. } => {
+            Owed::Event { event, sender, relay, told, .. } => {
                 if (relay || self.is_ours(sender).await?)
                     && let Some(event) = self.store.event(event).await?
                 {
-                    self.event(pos, &event).await?;
+                    self.event(pos, &StoredEvent { told, ..(*event).clone() }).await?;
                 }
                 Ok(())
             }
             Owed::Devices { user } => self.devices(pos, user).await,
+            Owed::Met { room, servers } => self.met(pos, room, &servers).await,
         }
     }
 
@@ -140,14 +145,15 @@ impl Outbox {
         let now = self.now_ms();
         let target = target(event);
         for server in servers.iter() {
-            // Who sent it has it.
-            if *server != *event.pdu.sender().server_name() {
+            // Who sent it has it, and what another server tells we need not.
+            if *server != *event.pdu.sender().server_name() && !event.told {
                 self.push(server, pos, News::Event(event.nid), now);
             }
         }
         let Some(target) = target else { return Ok(()) };
         if *target.server_name() == self.name {
-            if event.pdu.membership() == "join" && event.pdu.sender() == target {
+            let is_partial = self.store.room(event.room).await?.is_some_and(|room| room.head.partial);
+            if event.pdu.membership() == "join" && event.pdu.sender() == target && !is_partial {
                 // Servers that meet one of our users for the first time are told to look at their devices.
                 for server in servers.iter() {
                     self.push(server, pos, News::Newest(event.sender), now);
@@ -158,6 +164,23 @@ impl Outbox {
             && outsider(event).is_some()
         {
             self.push(&target.server_name().to_owned(), pos, News::Event(event.nid), now);
+        }
+        Ok(())
+    }
+
+    /// Servers were in a room without our knowing: they look anew at the devices of ours there, and find by our newest
+    /// event whatever else they missed.
+    async fn met(self: &Arc<Self>, pos: StreamPos, room: RoomNid, servers: &[OwnedServerName]) -> Result<()> {
+        let members = self.store.members(room, &MembershipState::Join).await?;
+        let here = self.servers.of_room(room).await?;
+        let newest = self.store.newest_of(room, self.name.as_str(), StreamPos::ZERO).await?;
+        for server in servers {
+            for user in members.iter().filter(|m| m.local).take(MET) {
+                self.push(server, pos, News::Newest(user.user), self.now_ms());
+            }
+            if let Some(newest) = newest.filter(|_| here.binary_search(server).is_ok()) {
+                self.push(server, pos, News::Event(newest), self.now_ms());
+            }
         }
         Ok(())
     }

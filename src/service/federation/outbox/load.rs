@@ -191,7 +191,8 @@ impl Outbox {
     /// What of a thing in the log a server is owed.
     async fn owed_to(&self, peer: &Peer, owed: Owed) -> Result<Option<News>> {
         match owed {
-            Owed::Event { event, room, sender, relay } => {
+            Owed::Event { told: true, .. } => Ok(None),
+            Owed::Event { event, room, sender, relay, .. } => {
                 let by = self.store.user_id(sender).await?;
                 let ours = *by.server_name() == self.name;
                 // Who sent it has it.
@@ -206,6 +207,11 @@ impl Outbox {
                 Ok((outsider(&event).is_some_and(|user| *user.server_name() == peer.name))
                     .then(|| News::Event(event.nid)))
             }
+            Owed::Met { room, servers } if servers.contains(&peer.name) => {
+                let newest = self.store.newest_of(room, self.name.as_str(), StreamPos::ZERO).await?;
+                Ok(newest.map(News::Event))
+            }
+            Owed::Met { .. } => Ok(None),
             Owed::Devices { user } => {
                 let shares = self.is_ours(user).await? && self.servers.of_user(user).await?.contains(&peer.name);
                 Ok(shares.then_some(News::Device))

@@ -88,7 +88,11 @@ async fn a_new_name_is_no_news_to_those_who_share_a_room() {
         world.join(&bob, &room).await;
         let before = world.now();
         // A join while joined is how names change.
-        world.membership.join(&bob, &room, &[], Some("again".to_owned())).await.unwrap();
+        world
+            .membership
+            .join(&bob, &room, &[], Joining { reason: Some("again".to_owned()), ..Joining::default() })
+            .await
+            .unwrap();
         assert!(world.now() > before);
         assert_eq!(world.lists(&alice, before).await, (vec![], vec![]));
     }

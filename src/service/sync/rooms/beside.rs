@@ -3,7 +3,6 @@
 use hearth_base::{Result, ids::RoomNid};
 use hearth_store::{rooms::Room, state::StateMap};
 use ruma::OwnedUserId;
-use serde::Deserialize;
 
 use super::super::{
     Sync, Turn,
@@ -13,7 +12,7 @@ use super::super::{
 use crate::{notifier::RoomHub, push::Count};
 
 impl Sync {
-    /// Writes receipts and who types.
+    /// Writes receipts and who types; says whether there was anything.
     pub(super) async fn write_ephemeral(
         &self,
         out: &mut String,
@@ -22,14 +21,12 @@ impl Sync {
         hub: &RoomHub,
         newly: bool,
         typing: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let filter = &turn.ask.filter.ephemeral;
-        if !filter.has_room(&room.room_id) {
-            return Ok(());
-        }
+        let here = filter.has_room(&room.room_id);
         let mut events = String::new();
         let after = turn.after();
-        if filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
+        if here && filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
             let after = (!newly).then_some(after);
             let content = self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
             if let Some(content) = content {
@@ -38,7 +35,7 @@ impl Sync {
                 events.push('}');
             }
         }
-        if filter.has_type("m.typing") && (newly || typing) {
+        if here && filter.has_type("m.typing") && (newly || typing) {
             let users = self.sources.typing.users(hub.nid);
             if typing || !users.is_empty() {
                 if !events.is_empty() {
@@ -50,13 +47,11 @@ impl Sync {
                 events.push_str("}}");
             }
         }
-        if !events.is_empty() {
-            key(out, "ephemeral");
-            out.push_str("{\"events\":[");
-            out.push_str(&events);
-            out.push_str("]}");
-        }
-        Ok(())
+        key(out, "ephemeral");
+        out.push_str("{\"events\":[");
+        out.push_str(&events);
+        out.push_str("]}");
+        Ok(!events.is_empty())
     }
 
     /// Writes what is unread (spec: "Receiving notifications"; by thread where the client tells them apart).
@@ -90,7 +85,7 @@ impl Sync {
         let (joined, invited) = self.store.member_counts(room.nid).await?;
         out.push('{');
         let mut heroes = Vec::new();
-        if !self.is_named(state).await? {
+        if !self.state.is_named(state).await? {
             let nids = self.store.heroes(room.nid, turn.who.user_nid, HEROES).await?;
             heroes = self.store.user_ids(&nids).await?;
             key(out, "m.heroes");
@@ -104,23 +99,6 @@ impl Sync {
         out.push('}');
         Ok(heroes)
     }
-
-    /// Whether a room has a name or canonical alias that is not empty.
-    async fn is_named(&self, state: &StateMap) -> Result<bool> {
-        #[derive(Deserialize)]
-        struct Content {
-            name: Option<String>,
-            alias: Option<String>,
-        }
-        for event_type in ["m.room.name", "m.room.canonical_alias"] {
-            let content: Option<Content> =
-                self.state.entry(state, event_type, "").await?.and_then(|e| e.pdu.content_as());
-            if content.is_some_and(|c| [c.name, c.alias].into_iter().flatten().any(|t| !t.is_empty())) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
 }
 
 fn write_count(out: &mut String, count: Count) {
@@ -132,23 +110,21 @@ fn write_count(out: &mut String, count: Count) {
     out.push('}');
 }
 
-/// Writes account data of a room as the filter lets it pass.
+/// Writes account data of a room as the filter lets it pass; says whether there was any.
 pub(super) fn write_account_data<'a>(
     out: &mut String,
     turn: &Turn<'_>,
+    room: &Room,
     data: impl Iterator<Item = (&'a str, &'a str)>,
-) {
+) -> bool {
     let filter = &turn.ask.filter.room_account_data;
-    let mut first = true;
-    for (kind, content) in data.filter(|(kind, _)| filter.has_type(kind)) {
-        if first {
-            key(out, "account_data");
-            out.push_str("{\"events\":[");
-        }
-        first = false;
+    key(out, "account_data");
+    out.push_str("{\"events\":[");
+    let mut any = false;
+    for (kind, content) in data.filter(|(kind, _)| filter.has_room(&room.room_id) && filter.has_type(kind)) {
+        any = true;
         write_piece(out, kind, content);
     }
-    if !first {
-        out.push_str("]}");
-    }
+    out.push_str("]}");
+    any
 }

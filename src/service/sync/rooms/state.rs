@@ -11,7 +11,7 @@ use hearth_base::{
     ids::{EventNid, KeyNid, StreamPos},
 };
 use hearth_store::{events::StoredEvent, rooms::Room, state::StateMap};
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId, events::TimelineEventType};
 
 use super::{
     super::{Sync, Turn, section::key},
@@ -76,8 +76,9 @@ impl Sync {
                 Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
                 _ => span.newest.clone(),
             };
-            for nid in self.speakers(&state, timeline).await? {
-                if !wanted.contains(&nid) {
+            let listener = self.told.listener(turn).filter(|_| !span.full);
+            for nid in self.history.speakers(&state, &timeline.events).await? {
+                if !wanted.contains(&nid) && !listener.is_some_and(|l| self.told.has(&l, nid)) {
                     wanted.push(nid);
                 }
             }
@@ -98,19 +99,6 @@ impl Sync {
         Ok(others.map(|(event, _)| *event).collect())
     }
 
-    /// Member events of those who speak in a timeline.
-    async fn speakers(&self, state: &StateMap, timeline: &Timeline) -> Result<Vec<EventNid>> {
-        let (mut seen, mut nids): (Vec<&UserId>, Vec<EventNid>) = (Vec::new(), Vec::new());
-        for sender in timeline.events.iter().map(|e| e.pdu.sender()) {
-            if seen.contains(&sender) {
-                continue;
-            }
-            seen.push(sender);
-            nids.extend(self.state.entry_nid(state, "m.room.member", sender.as_str()).await?);
-        }
-        Ok(nids)
-    }
-
     /// Adds the member events of users the room is named by (spec: `RoomSummary`, with lazy loading).
     pub(super) async fn add_members(
         &self,
@@ -118,17 +106,29 @@ impl Sync {
         state: &mut Vec<Arc<StoredEvent>>,
         timeline: &Timeline,
         newest: &StateMap,
+        full: bool,
         users: &[OwnedUserId],
     ) -> Result<()> {
         let users: Vec<&UserId> = users.iter().map(|u| &**u).collect();
+        let listener = self.told.listener(turn).filter(|_| !full);
         for event in self.history.members_of(newest, &users).await? {
             if turn.ask.filter.state.has(&event.pdu)
                 && !state.iter().chain(&timeline.events).any(|e| e.nid == event.nid)
+                && !listener.is_some_and(|l| self.told.has(&l, event.nid))
             {
                 state.push(event);
             }
         }
         Ok(())
+    }
+
+    /// Notes which members the client has been told of when it has this answer.
+    pub(super) fn note_members(&self, turn: &Turn<'_>, state: &[Arc<StoredEvent>], timeline: &Timeline) {
+        if let Some(listener) = self.told.listener(turn) {
+            let members = state.iter().chain(&timeline.events);
+            let members = members.filter(|e| *e.pdu.event_type() == TimelineEventType::RoomMember && e.pdu.is_state());
+            self.told.note(&listener, members.map(|e| e.nid));
+        }
     }
 
     pub(super) async fn write_state(
@@ -143,9 +143,6 @@ impl Sync {
             (false, true) => "org.matrix.msc4222.state_after",
             (false, false) => "state",
         };
-        if events.is_empty() && name == "state" {
-            return Ok(());
-        }
         key(out, name);
         out.push_str("{\"events\":");
         self.history.write_all(out, events, viewer, turn.form()).await?;

@@ -8,8 +8,10 @@ use hearth_store::events::StoredEvent;
 use super::super::{Sync, Turn, section::key};
 use crate::{history::Viewer, notifier::RoomHub};
 
-/// Rounds of looking for events that a filter lets pass.
+/// Rounds of looking for events that a filter lets pass, and how many are looked at in one at least and at most.
 const ROUNDS: usize = 5;
+const FEWEST: usize = 10;
+const MOST: usize = 200;
 
 /// The newest events of a room that are to be shown.
 pub(super) struct Timeline {
@@ -39,8 +41,8 @@ impl Sync {
         // A timeline does not run over a hole: it begins behind the newest, and what lies before is paged to.
         let gap = if room.head.forked { self.store.newest_gap(room.nid, after, upto).await? } else { None };
         let after = gap.map_or(after, |gap| StreamPos(gap.0 - 1));
-        // Who wants no events is still told that there are some.
-        let page = limit.max(1);
+        // Who wants no events is still told that there are some; who wants few of many is not to get none of them.
+        let page = if filter.is_open() { limit.max(1) } else { (limit * 2).clamp(FEWEST, MOST) };
         let (mut events, mut limited, mut upto, mut newest) = (Vec::new(), false, upto, None);
         for _ in 0..ROUNDS {
             let (found, more) = match hub.news(after, upto, page) {
@@ -54,11 +56,12 @@ impl Sync {
                     (found, more)
                 }
             };
-            let Some(oldest) = found.last().and_then(|e| e.pos) else { break };
+            let Some(oldest) = found.iter().rev().find_map(|e| e.pos) else { break };
             newest = newest.or_else(|| found.first().and_then(|e| e.place()));
             upto = StreamPos(oldest.0 - 1);
             let mut left_out = false;
-            for event in found.into_iter().filter(|e| filter.has(&e.pdu)) {
+            // What was taken out of the timeline is still in the ring.
+            for event in found.into_iter().filter(|e| e.pos.is_some() && filter.has(&e.pdu)) {
                 if !viewer.shows(&event).await? {
                     continue;
                 }
@@ -96,9 +99,6 @@ impl Sync {
         timeline: &Timeline,
         newly: bool,
     ) -> Result<()> {
-        if timeline.events.is_empty() && !timeline.limited {
-            return Ok(());
-        }
         key(out, "timeline");
         out.push_str("{\"events\":");
         if timeline.limited || newly {

@@ -1,0 +1,64 @@
+//! What a client of ours cannot mean, though the room's rules need not say so, or say it less clearly: such requests are
+//! mistakes (400), where what somebody lacks the power for is forbidden (403).
+
+use hearth_base::{Error, Result, ids::RoomNid};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use super::{Events, Outgoing};
+
+impl Events {
+    /// Looks at an event that a client wants to send.
+    ///
+    /// # Errors
+    /// 400 for a second create event, a room that is to be replaced by itself, and numbers for those who stand above all.
+    pub(super) async fn check_sense(&self, room_id: &RoomId, room: RoomNid, out: &Outgoing<'_>) -> Result<()> {
+        // By its name: as a message event, the type of a state event is an unknown one to ruma.
+        match (out.event_type.to_string().as_str(), out.state_key.as_deref()) {
+            ("m.room.create", Some(_)) => Err(Error::invalid_param("A room has one create event, its first")),
+            ("m.room.tombstone", _) => check_tombstone(room_id, out),
+            ("m.room.power_levels", Some("")) => self.check_creators(room, out).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Since version 12 creators have no number (rooms/v12, "Authorisation rules").
+    async fn check_creators(&self, room: RoomNid, out: &Outgoing<'_>) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Levels {
+            users: BTreeMap<String, Value>,
+        }
+        let Ok(Levels { users }) = serde_json::from_str(out.content.get()) else { return Ok(()) };
+        let room = self.state.room_by_nid(room).await?;
+        if !crate::state::version_of(&room)?.rules.authorization.explicitly_privilege_room_creators {
+            return Ok(());
+        }
+        if self.state.current_entry(&room, "m.room.create", "").await?.is_none() {
+            // A room that is only known from outside.
+            return Ok(());
+        }
+        let levels = self.state.power_levels(&room).await?;
+        let is_creator = |user: &&OwnedUserId| users.contains_key(user.as_str());
+        match levels.creators().iter().find(is_creator) {
+            Some(creator) => {
+                Err(Error::invalid_param(format!("{creator} made the room and cannot be given a power level")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_tombstone(room_id: &RoomId, out: &Outgoing<'_>) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Tombstone {
+        replacement_room: OwnedRoomId,
+    }
+    match serde_json::from_str(out.content.get()) {
+        Ok(Tombstone { replacement_room }) if replacement_room == room_id => {
+            Err(Error::invalid_param("A room cannot be replaced by itself"))
+        }
+        _ => Ok(()),
+    }
+}

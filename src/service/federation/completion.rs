@@ -1,0 +1,285 @@
+//! Fetches the rest of the state of rooms that came in part (MSC3902), in the background: a room is usable meanwhile.
+//!
+//! The servers of a room are asked in turn for the state before our join, first the one that let us in; then the events that
+//! came since get their states ([`Events::restate`]). All that is needed to go on is on the disk, so a restart costs what was
+//! being fetched. If all who can be asked know nothing, or tell what cannot be, others are asked after a pause, longer each
+//! time.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use hearth_base::{
+    Result,
+    clock::Clock,
+    ids::{EventNid, RoomNid},
+    tasks::Supervisor,
+};
+use hearth_store::{
+    Store,
+    events::{PartialRoom, StoredEvent},
+    rooms::Room,
+};
+use ruma::OwnedServerName;
+
+use super::{
+    Federation,
+    inbox::{Inbox, Telling},
+    servers::Servers,
+};
+use crate::{
+    events::{Events, Restating, Told},
+    state::State,
+};
+
+/// How rooms are completed.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The pause after all servers that were asked knew nothing; doubled each time.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(15), longest: Duration::from_secs(3600) }
+    }
+}
+
+/// Rooms completed at the same time: a state may be large.
+const AT_ONCE: usize = 4;
+/// Servers asked before a pause.
+const SERVERS: usize = 10;
+/// Events looked at for those that need others' help, and how many of these are helped at a time.
+const LOOKED_AT: usize = 20_000;
+const HELPED: usize = 20;
+/// After so many rounds in vain an event stands on what we know.
+const IN_VAIN: i64 = 3;
+/// Doublings of a pause.
+const DOUBLINGS: u32 = 20;
+
+/// What it depends on.
+#[derive(Debug)]
+pub struct Parts {
+    /// Reads rooms.
+    pub state: Arc<State>,
+    /// Gives events their states.
+    pub events: Arc<Events>,
+    /// Asks servers for states.
+    pub inbox: Arc<Inbox>,
+    /// Knows which are in a room.
+    pub servers: Arc<Servers>,
+    /// Knows which can be reached.
+    pub federation: Arc<Federation>,
+}
+
+/// Completes rooms.
+#[derive(Debug)]
+pub struct Completion {
+    store: Store,
+    state: Arc<State>,
+    events: Arc<Events>,
+    inbox: Arc<Inbox>,
+    servers: Arc<Servers>,
+    federation: Arc<Federation>,
+    clock: Clock,
+    settings: Settings,
+}
+
+/// How an attempt at a room ended.
+enum Ended {
+    Whole,
+    /// To be tried again after a pause, longer if those that were asked knew nothing.
+    Later {
+        in_vain: bool,
+    },
+}
+
+impl Completion {
+    /// Made once.
+    #[must_use]
+    pub fn new(store: Store, parts: Parts, clock: Clock, settings: Settings) -> Arc<Self> {
+        let Parts { state, events, inbox, servers, federation } = parts;
+        Arc::new(Self { store, state, events, inbox, servers, federation, clock, settings })
+    }
+
+    /// Starts the task; rooms that were left in the middle go on at once.
+    pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
+        let (this, stopping) = (self.clone(), supervisor.stopping());
+        supervisor.task("completion", move || {
+            let (this, stopping) = (this.clone(), stopping.clone());
+            async move {
+                tokio::select! {
+                    () = stopping.cancelled() => Ok(()),
+                    ended = this.run() => ended,
+                }
+            }
+        });
+    }
+
+    async fn run(self: Arc<Self>) -> Result<()> {
+        let mut busy: HashSet<RoomNid> = HashSet::new();
+        let mut running: FuturesUnordered<BoxFuture<'static, RoomNid>> = FuturesUnordered::new();
+        let health = self.federation.health();
+        let mut recovered = Box::pin(health.recovered().notified());
+        loop {
+            // Armed before the look, so that nothing falls between.
+            recovered.as_mut().enable();
+            let mut wait = self.settings.longest;
+            for partial in self.store.partial_rooms().await? {
+                let room = partial.room;
+                let left = partial.retry_ms.saturating_sub(self.now());
+                if busy.contains(&room) || running.len() >= AT_ONCE {
+                    continue;
+                }
+                if left > 0 {
+                    wait = wait.min(Duration::from_millis(left.unsigned_abs()));
+                    continue;
+                }
+                busy.insert(room);
+                let this = self.clone();
+                running.push(Box::pin(async move {
+                    this.work_on(partial).await;
+                    room
+                }));
+            }
+            tokio::select! {
+                Some(room) = running.next(), if !running.is_empty() => drop(busy.remove(&room)),
+                () = self.store.partial_bell().notified() => {}
+                () = &mut recovered => recovered = Box::pin(health.recovered().notified()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Works on a room, and notes when to try again if it could not be completed.
+    async fn work_on(&self, partial: PartialRoom) {
+        let (room, tries) = (partial.room, partial.tries);
+        let ended = self.complete(&partial).await;
+        let in_vain = match ended {
+            Ok(Ended::Whole) => return,
+            Ok(Ended::Later { in_vain }) => in_vain,
+            Err(e) => {
+                tracing::warn!(room.nid = room.0, error = %e, "the rest of a room's state could not be taken in");
+                true
+            }
+        };
+        let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX / 4);
+        let doublings = u32::try_from(tries).unwrap_or(DOUBLINGS).min(DOUBLINGS);
+        let pause = ms(self.settings.first).saturating_mul(1 << doublings).min(ms(self.settings.longest));
+        let retry_ms = self.now().saturating_add(pause);
+        if let Err(e) = self.store.defer_partial_room(room, tries + i64::from(in_vain), retry_ms).await {
+            tracing::warn!(room.nid = room.0, error = %e, "a pause could not be noted");
+            tokio::time::sleep(self.settings.first).await;
+        }
+    }
+
+    async fn complete(&self, partial: &PartialRoom) -> Result<Ended> {
+        // Nobody tells a room's state to a server that is not in it; whoever of ours comes back begins anew.
+        if !self.store.is_resident(partial.room).await? {
+            return Ok(Ended::Later { in_vain: true });
+        }
+        let mut told: HashMap<EventNid, Told> = HashMap::new();
+        loop {
+            match self.events.restate(partial.room, Arc::new(told.clone())).await? {
+                Restating::Whole => {
+                    let room = self.state.room_by_nid(partial.room).await?;
+                    tracing::info!(room.id = %room.room_id, "all of a room's state is there");
+                    return Ok(Ended::Whole);
+                }
+                Restating::Some(0) => {
+                    let more = self.ask(partial, &told).await?;
+                    if more.is_empty() {
+                        return Ok(Ended::Later { in_vain: true });
+                    }
+                    told.extend(more);
+                }
+                Restating::Some(_) => {}
+            }
+        }
+    }
+
+    /// Asks for the states before those events that need it.
+    async fn ask(&self, partial: &PartialRoom, told: &HashMap<EventNid, Told>) -> Result<HashMap<EventNid, Told>> {
+        let room = self.state.room_by_nid(partial.room).await?;
+        let mut more = HashMap::new();
+        for nid in self.store.partial_events(room.nid, LOOKED_AT).await? {
+            if more.len() >= HELPED {
+                break;
+            }
+            if told.contains_key(&nid) {
+                continue;
+            }
+            let Some(event) = self.store.event(nid).await? else { continue };
+            let prevs = self.store.events_by_id(event.pdu.prev_events()).await?;
+            let placed = prevs.iter().filter(|e| e.room == room.nid && e.after.is_some()).count();
+            if placed == event.pdu.prev_events().len() {
+                continue;
+            }
+            let is_join = nid == partial.join;
+            match self.ask_all(partial, &room, &event, is_join).await? {
+                Some(state) => drop(more.insert(nid, state)),
+                // Without our beginning there is nothing to go on with.
+                None if is_join => return Ok(more),
+                None if partial.tries >= IN_VAIN => drop(more.insert(nid, Told::Nothing)),
+                None => {}
+            }
+        }
+        Ok(more)
+    }
+
+    /// Asks one server after the other for the state before an event.
+    async fn ask_all(
+        &self,
+        partial: &PartialRoom,
+        room: &Room,
+        event: &StoredEvent,
+        is_join: bool,
+    ) -> Result<Option<Told>> {
+        let mut answered = false;
+        for server in self.whom_to_ask(partial).await? {
+            match self.inbox.ask_whole(&server, room, event, is_join).await? {
+                Telling::State(state) => return Ok(Some(state)),
+                Telling::Nothing => {
+                    answered = true;
+                    tracing::info!(%server, room.id = %room.room_id, event.id = %event.event_id(), "a server does not tell the state before an event");
+                }
+                Telling::NoAnswer => {
+                    tracing::info!(%server, room.id = %room.room_id, "a server could not be asked for the rest of a room's state");
+                }
+            }
+        }
+        Ok((answered && !is_join).then_some(Told::Nothing))
+    }
+
+    /// Who let us in, then others of the room: the better known first, and each time others of the rest.
+    async fn whom_to_ask(&self, partial: &PartialRoom) -> Result<Vec<OwnedServerName>> {
+        let via = &partial.part.via;
+        let mut servers = vec![via.clone()];
+        let mut others = self.servers.by_members(partial.room).await?;
+        others.retain(|server| server != via);
+        let turn = usize::try_from(partial.tries).unwrap_or(0).saturating_mul(SERVERS - 1);
+        if let Some(turn) = turn.checked_rem(others.len()) {
+            others.rotate_left(turn);
+        }
+        for server in others {
+            if servers.len() >= SERVERS {
+                break;
+            }
+            // Those that cannot be reached are not counted among those asked.
+            if self.federation.health().left_alone_until(&server).await?.is_none() {
+                servers.push(server);
+            }
+        }
+        servers.retain(|server| self.federation.admits(server));
+        Ok(servers)
+    }
+
+    fn now(&self) -> i64 {
+        i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
+    }
+}

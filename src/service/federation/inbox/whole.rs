@@ -1,0 +1,93 @@
+//! What other servers say of the state before an event of which we know part only (MSC3902): all of it, from one of them.
+
+use std::{sync::atomic::AtomicUsize, time::Duration};
+
+use hearth_base::{OrNotFound, Result};
+use hearth_store::{events::StoredEvent, rooms::Room, state::StateMap};
+use ruma::{OwnedEventId, ServerName};
+use tokio::time::Instant;
+
+use super::{
+    Inbox, Sort,
+    gaps::{Search, Told},
+};
+use crate::{events, state::version_of};
+
+/// The longest wait for one answer, which may be large, and for all of them.
+const WAIT: Duration = Duration::from_secs(180);
+const WAIT_IN_ALL: Duration = Duration::from_secs(600);
+
+/// What one server said.
+#[derive(Debug)]
+pub enum Telling {
+    /// A state.
+    State(events::Told),
+    /// It answered, and does not know, or what it said cannot be.
+    Nothing,
+    /// It could not be asked.
+    NoAnswer,
+}
+
+impl Inbox {
+    /// Asks a server what stood before an event some of whose predecessors are not here. A state that does not allow the
+    /// event is none before it, if `must_allow`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn ask_whole(
+        &self,
+        server: &ServerName,
+        room: &Room,
+        event: &StoredEvent,
+        must_allow: bool,
+    ) -> Result<Telling> {
+        let version = version_of(room)?;
+        let search = Search {
+            inbox: self,
+            origin: server,
+            room,
+            version,
+            sort: Sort::News,
+            servers: vec![server.to_owned()],
+            wait: WAIT,
+            until: Instant::now() + WAIT_IN_ALL,
+            calls: AtomicUsize::new(0),
+        };
+        let prevs = event.pdu.prev_events();
+        let placed = self.store.events_by_id(prevs).await?;
+        let placed =
+            |id: &OwnedEventId| placed.iter().any(|e| e.room == room.nid && e.after.is_some() && e.event_id() == id);
+        let missing: Vec<&OwnedEventId> = prevs.iter().filter(|id| !placed(id)).collect();
+        let mut answered = false;
+        // What came before is known to more servers than the event, if that is new.
+        if let [prev] = missing.as_slice() {
+            match search.state(prev, true).await? {
+                Told::State(state) if prevs.len() > 1 && !must_allow => {
+                    return Ok(Telling::State(events::Told::After(vec![state])));
+                }
+                Told::State(state) if prevs.len() == 1 && self.fits(room, event, &state, must_allow).await? => {
+                    return Ok(Telling::State(events::Told::Before(state)));
+                }
+                Told::NoAnswer => return Ok(Telling::NoAnswer),
+                Told::State(_) | Told::Nothing => answered = true,
+            }
+        }
+        match search.state(event.event_id(), false).await? {
+            Told::State(state) if self.fits(room, event, &state, must_allow).await? => {
+                Ok(Telling::State(events::Told::Before(state)))
+            }
+            Told::NoAnswer if !answered => Ok(Telling::NoAnswer),
+            _ => Ok(Telling::Nothing),
+        }
+    }
+
+    /// Whether a state can be one of that room, and if so asked for, allows the event.
+    async fn fits(&self, room: &Room, event: &StoredEvent, state: &StateMap, must_allow: bool) -> Result<bool> {
+        let create = self.store.key_nid("m.room.create", "").await?.or_not_found("State")?;
+        let known = self.store.snapshot(room.head.snap).await?.get(&create).copied();
+        if state.get(&create).copied() != known {
+            return Ok(false);
+        }
+        Ok(!must_allow || self.events.check_by(room.nid, &event.pdu, state).await?)
+    }
+}

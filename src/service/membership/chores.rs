@@ -1,0 +1,99 @@
+//! What follows from events whoever sent them, one thing after the other behind the commits: guests leave a room that is not
+//! open to them any longer, and who is in the successor of a room already takes along what they keep with the old one.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use hearth_base::{Requester, Result, ids::RoomNid, tasks::Supervisor};
+use hearth_store::log::{Change, Logged};
+use parking_lot::Mutex;
+use ruma::{OwnedRoomId, events::TimelineEventType};
+use serde::Deserialize;
+use tokio::sync::Notify;
+
+use super::Membership;
+
+/// Chores waiting; what comes on top of them is not done.
+const MAX_WAITING: usize = 10_000;
+
+/// Work that waits.
+#[derive(Debug, Default)]
+pub(super) struct Chores {
+    waiting: Mutex<VecDeque<Chore>>,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug)]
+enum Chore {
+    /// A room may not be open to guests any longer.
+    Guests(RoomNid),
+    /// A room was replaced by that one.
+    Replaced(OwnedRoomId),
+}
+
+impl Membership {
+    /// Hears of a commit.
+    pub fn on_change(&self, logged: &Logged) {
+        #[derive(Deserialize)]
+        struct Tombstone {
+            replacement_room: OwnedRoomId,
+        }
+        let Change::Event(event) = &logged.change else { return };
+        if event.pdu.state_key() != Some("") {
+            return;
+        }
+        let chore = match event.pdu.event_type() {
+            // Those of our users have it done before they are answered.
+            TimelineEventType::RoomGuestAccess if event.pdu.sender().server_name() != self.server_name => {
+                Chore::Guests(event.room)
+            }
+            TimelineEventType::RoomTombstone => match event.pdu.content_as::<Tombstone>() {
+                Some(tombstone) => Chore::Replaced(tombstone.replacement_room),
+                None => return,
+            },
+            _ => return,
+        };
+        let mut waiting = self.chores.waiting.lock();
+        if waiting.len() < MAX_WAITING {
+            waiting.push_back(chore);
+            self.chores.wake.notify_one();
+        }
+    }
+
+    /// Starts the task that does the chores.
+    pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
+        let (weak, stopping, wake) = (Arc::downgrade(self), supervisor.stopping(), self.chores.wake.clone());
+        supervisor.task("membership", move || {
+            let (weak, stopping, wake) = (weak.clone(), stopping.clone(), wake.clone());
+            async move {
+                while let Some(this) = weak.upgrade() {
+                    let next = this.chores.waiting.lock().pop_front();
+                    if let Some(chore) = next {
+                        this.work(chore).await?;
+                        continue;
+                    }
+                    drop(this);
+                    tokio::select! {
+                        () = stopping.cancelled() => break,
+                        () = wake.notified() => {}
+                    }
+                }
+                Ok(())
+            }
+        });
+    }
+
+    async fn work(&self, chore: Chore) -> Result<()> {
+        match chore {
+            Chore::Guests(room) => self.put_guests_out(room).await,
+            Chore::Replaced(by) => {
+                let Some(new) = self.store.room_nid(&by).await? else { return Ok(()) };
+                let new = self.state.room_by_nid(new).await?;
+                for nid in self.store.joined_here(new.nid).await? {
+                    let who = Requester::internal(self.store.user_id(nid).await?, nid);
+                    self.follow(&who, &new).await;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Which members a device has been told of, so that those who speak again are not told again (spec: "Lazy-loading room
+//! members", `include_redundant_members`).
+//!
+//! Noted is under which answer a member was told, and only an answer that the client goes on from counts: one that was lost
+//! on the way is told again. What is forgotten, by lack of room or by a restart, is told once more than need be.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use hearth_base::ids::{EventNid, StreamPos, UserNid};
+use moka::sync::Cache;
+
+use super::Turn;
+
+/// Members remembered for all devices together, and for how long.
+const MEMBERS: u64 = 100_000;
+const DEVICES: u64 = 20_000;
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// A device of a user; of its id the hash, which is as good as the id here.
+type Device = (UserNid, u64);
+
+/// What devices have been told.
+pub(crate) struct Told {
+    /// The answer in which a device was told of a member event.
+    members: Cache<(Device, EventNid), StreamPos>,
+    /// The answer with which a device began: what it was told before is gone from it.
+    began: Cache<Device, StreamPos>,
+    hasher: RandomState,
+}
+
+/// One device in one answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listener {
+    device: Device,
+    began: StreamPos,
+    since: StreamPos,
+    now: StreamPos,
+}
+
+impl Told {
+    pub(super) fn new() -> Self {
+        let members = Cache::builder().max_capacity(MEMBERS).time_to_idle(KEPT).build();
+        let began = Cache::builder().max_capacity(DEVICES).time_to_idle(KEPT).build();
+        Self { members, began, hasher: RandomState::new() }
+    }
+
+    /// Who listens; `None` for who has no device, or wants to be told everything again.
+    pub(super) fn listener(&self, turn: &Turn<'_>) -> Option<Listener> {
+        let filter = &turn.ask.filter.state;
+        if !filter.lazy_members || filter.redundant_members {
+            return None;
+        }
+        let id = turn.who.device_id.as_ref()?;
+        let device = (turn.who.user_nid, self.hasher.hash_one(id.as_str()));
+        let (since, now) = (turn.after(), turn.now.pos);
+        let began = match turn.since {
+            Some(_) => self.began.get_with(device, || now),
+            None => {
+                self.began.insert(device, now);
+                now
+            }
+        };
+        Some(Listener { device, began, since, now })
+    }
+
+    /// Whether the device has that member event already.
+    pub(super) fn has(&self, who: &Listener, member: EventNid) -> bool {
+        let told = self.members.get(&(who.device, member));
+        told.is_some_and(|told| who.began <= told && told <= who.since)
+    }
+
+    /// Notes that a device is told of member events with this answer.
+    pub(super) fn note(&self, who: &Listener, members: impl Iterator<Item = EventNid>) {
+        for member in members {
+            if !self.has(who, member) {
+                self.members.insert((who.device, member), who.now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(began: i64, since: i64, now: i64) -> Listener {
+        let at = StreamPos;
+        Listener { device: (UserNid(1), 7), began: at(began), since: at(since), now: at(now) }
+    }
+
+    #[test]
+    fn what_was_told_counts_when_the_client_goes_on_from_it() {
+        let (told, member) = (Told::new(), EventNid(5));
+        let first = listener(10, 0, 10);
+        assert!(!told.has(&first, member));
+        told.note(&first, [member].into_iter());
+        assert!(told.has(&listener(10, 10, 12), member));
+        assert!(!told.has(&listener(10, 9, 12), member), "the answer was lost");
+        assert!(!told.has(&listener(11, 11, 12), member), "the client has begun anew");
+        assert!(!told.has(&listener(10, 10, 12), EventNid(6)));
+        let other = Listener { device: (UserNid(1), 8), ..listener(10, 10, 12) };
+        assert!(!told.has(&other, member));
+    }
+
+    #[test]
+    fn being_told_again_does_not_move_the_answer_on() {
+        let (told, member) = (Told::new(), EventNid(5));
+        told.note(&listener(10, 0, 10), [member].into_iter());
+        told.note(&listener(10, 10, 20), [member].into_iter());
+        assert!(told.has(&listener(10, 10, 25), member));
+    }
+}
