@@ -194,7 +194,7 @@ fn links(from: &Previews, server: &Server) -> previews::Settings {
     let proxy = |address: &Option<String>| address.as_deref().and_then(|a| Proxy::parse(a, &outbound.no_proxy));
     let remote = preview::Settings {
         remote: hearth_remote::Settings {
-            // Sites that describe themselves to robots alone look for this word; which version asks is not their concern.
+            // Sites that describe themselves to robots alone look for this word; our version is not their concern.
             user_agent: "Hearth (bot; previews of links)".to_owned(),
             deny: from.deny.clone(),
             allow: from.allow.clone(),
