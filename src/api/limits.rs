@@ -100,6 +100,8 @@ limits! {
     third_party_invite / ThirdPartyInvite = 0.2, 10.0;
     /// Media announced by a user.
     media_create / MediaCreate = 10.0, 50.0;
+    /// Previews of links asked for by a user; not configurable.
+    preview / Preview = 2.0, 200.0;
     /// Requests of a user for others' keys.
     key_requests / KeyRequests = 20.0, 100.0;
     /// Questions of an address for keys of other servers; not configurable.

@@ -2,10 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use ipnet::IpNet;
 use ruma::OwnedServerName;
 
 use crate::read::At;
+
+pub mod previews;
+
+pub use previews::Previews;
 
 /// Media.
 #[derive(Clone, Debug)]
@@ -85,32 +88,6 @@ pub struct ThumbnailSize {
     pub height: u32,
     /// Cut to fit, not scaled into the frame.
     pub crop: bool,
-}
-
-/// Previews of links.
-#[derive(Clone, Debug)]
-pub struct Previews {
-    /// Ranges that may not be fetched from.
-    pub deny: Vec<IpNet>,
-    /// Exceptions.
-    pub allow: Vec<IpNet>,
-    /// Addresses that are not fetched: all patterns of an entry have to fit.
-    pub deny_urls: Vec<UrlPattern>,
-    /// Largest page, bytes.
-    pub max_size: u64,
-    /// Languages to ask for.
-    pub languages: Vec<String>,
-    /// Leave out the built-in oEmbed providers.
-    pub without_default_oembed: bool,
-    /// Files with further ones.
-    pub oembed_files: Vec<PathBuf>,
-}
-
-/// Patterns for parts of an address; a glob, or a regular expression that begins with `^`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UrlPattern {
-    /// (part, pattern): `username`, `netloc`, `scheme`, `path`, `port`.
-    pub parts: Vec<(String, String)>,
 }
 
 impl Media {
@@ -199,37 +176,5 @@ impl ThumbnailSize {
         };
         let crop = at.get("method").word(&[("crop", true), ("scale", false)])?;
         Some(Self { width: size("width"), height: size("height"), crop })
-    }
-}
-
-impl Previews {
-    fn read(root: &At<'_>) -> Option<Self> {
-        let enabled = root.get("url_preview_enabled");
-        let deny = root.get("url_preview_ip_range_blacklist");
-        let allow = root.get("url_preview_ip_range_whitelist").nets_and_carriers();
-        let mut deny_nets = deny.nets_and_carriers();
-        deny_nets.extend(crate::server::nowhere());
-        if !enabled.bool() {
-            return None;
-        }
-        if !deny.is_set() {
-            enabled.wrong(
-                "would let everybody make this server fetch pages inside your own network",
-                "set url_preview_ip_range_blacklist to the ranges that may not be fetched, \
-                 such as 127.0.0.0/8, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, ::1/128, fe80::/10, fc00::/7",
-            );
-        }
-        let pattern = |at: &At<'_>| {
-            Some(UrlPattern { parts: at.entries().into_iter().map(|(part, at)| (part, at.str())).collect() })
-        };
-        Some(Self {
-            deny: deny_nets,
-            allow,
-            deny_urls: root.get("url_preview_url_blacklist").each(pattern),
-            max_size: root.get("max_spider_size").size(),
-            languages: root.get("url_preview_accept_language").strings(),
-            without_default_oembed: root.get("oembed.disable_default_providers").bool(),
-            oembed_files: root.get("oembed.additional_providers").each(|at| Some(at.path_buf())),
-        })
     }
 }

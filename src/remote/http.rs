@@ -159,7 +159,7 @@ pub async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Failure> {
 }
 
 /// What kept an answer from coming: what the dialer said if it was the dialer, else the innermost reason.
-fn failure(e: &hyper_util::client::legacy::Error) -> Failure {
+pub(crate) fn failure(e: &hyper_util::client::legacy::Error) -> Failure {
     let (mut cause, mut last) = (e.source(), e.to_string());
     while let Some(c) = cause {
         if let Some(failure) = c.downcast_ref::<Failure>() {

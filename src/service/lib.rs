@@ -62,7 +62,7 @@ use federation::{
 use history::History;
 use keys::Keys;
 use login::{Login, tokens::Mint};
-use media::Media;
+use media::{Media, previews::Previews};
 use membership::Membership;
 use notifier::Notifier;
 use presence::Presence;
@@ -211,6 +211,8 @@ pub struct Services {
     pub profile: Arc<Profile>,
     /// Files.
     pub media: Arc<Media>,
+    /// Previews of links.
+    pub previews: Arc<Previews>,
     /// What has been read.
     pub receipts: Arc<Receipts>,
     /// Who is typing.
@@ -357,6 +359,10 @@ impl Services {
             Media::new(name.clone(), settings.media.clone(), federation.clone(), disk(), time(), supervisor.clone());
         let media = Arc::new(media);
         media.start(&supervisor);
+        let (own, authenticated) = (settings.media.previews.clone(), settings.media.authenticated_media);
+        let previews = Previews::new(name.clone(), own, authenticated, disk(), time(), supervisor.clone())?;
+        let previews = Arc::new(previews);
+        previews.start(&supervisor);
         let profile =
             Profile::new(disk(), federation.clone(), membership.clone(), supervisor.clone(), settings.profile.clone());
         let profile = Arc::new(profile);
@@ -447,6 +453,7 @@ impl Services {
             reports,
             profile,
             media,
+            previews,
             receipts,
             typing,
             presence,

@@ -3,6 +3,7 @@
 //! Owns the policy: who may upload how much, what is served to whom, which sizes thumbnails have. Bytes stream
 //! through [`Blobs`] in both directions; rows are the [`Store`]'s. Scaling of images is done by `thumbnail.rs` on a
 //! bounded part of the blocking pool. Media of other servers are served from here once they were fetched (`remote.rs`).
+//! Previews of links are a service of their own ([`previews`]), whose images are media like others.
 
 use std::{
     collections::HashSet,
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 
 mod arrivals;
 mod multipart;
+pub mod previews;
 mod remote;
 pub mod sizes;
 #[cfg(test)]
@@ -62,6 +64,8 @@ pub struct Settings {
     pub local_lifetime: Option<Duration>,
     /// Other servers' media go after that long unused.
     pub remote_lifetime: Option<Duration>,
+    /// Previews of links; without them there are none.
+    pub previews: Option<previews::Settings>,
 }
 
 impl Default for Settings {
@@ -78,6 +82,7 @@ impl Default for Settings {
             scaling_threads: std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)),
             local_lifetime: None,
             remote_lifetime: None,
+            previews: None,
         }
     }
 }

@@ -10,6 +10,8 @@ use ruma::{OwnedServerName, ServerName};
 
 use crate::{Store, blobs::BlobName, db::Texts, execute, fetch_all, fetch_optional, log::Tx, sql};
 
+pub mod previews;
+
 /// What an `mxc://` id stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Media {

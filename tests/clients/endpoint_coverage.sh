@@ -30,7 +30,7 @@ awk -F'\t' '
   $area == "client-server" && $module ~ /^(account data|capabilities|devices|discovery|events|key backup|keys|keys \(cross-signing\)|login|membership|profile|push|receipts|registration|room directory|rooms|state|sync|to-device|typing|account)$/ \
     && $path ~ /\/(v[13]|versions)(\/|$)/ \
     && $path !~ /knock|refresh|get_token|timestamp_to_event|upgrade|room_summary|pushers|notifications|requestToken|fallback\/web|aliases$|account\/(3pid|deactivate|password)|_matrix\/static|initialSync|appservice/ { print; next }
-  $area == "media" && $path !~ /federation|preview_url|media\/v1\/create|upload\// { print; next }
+  $area == "media" && $path !~ /federation|media\/v1\/create|upload\// { print; next }
   $path ~ /^\/_matrix\/key\/v2\/server$|^\/_matrix\/federation\/v1\/version$|^\/_synapse\/admin\/v1\/register$|^\/_matrix\/client\/versions$/ { print }
 ' "$shared/checklists/endpoints.tsv" > "$rows"
 

@@ -13,6 +13,7 @@ mod history;
 mod hostile;
 mod login;
 mod membership;
+mod previews;
 mod push;
 mod relations;
 mod rooms;

@@ -30,6 +30,7 @@ use crate::{
     routes::Routes,
 };
 
+mod preview;
 pub(crate) mod serve;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,8 @@ pub fn routes() -> Routes {
         .also(legacy_download, &["/_matrix/media/v1/download/{server_name}/{media_id}"])
         .also(legacy_download_as, &["/_matrix/media/v1/download/{server_name}/{media_id}/{filename}"])
         .also(legacy_thumbnail, &["/_matrix/media/v1/thumbnail/{server_name}/{media_id}"])
+        .on(preview::preview)
+        .also(preview::legacy_preview, &["/_matrix/media/v1/preview_url"])
 }
 
 /// The bytes of an upload, as they come.

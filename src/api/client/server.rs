@@ -84,6 +84,7 @@ async fn capabilities(cx: Cx, req: Client<get_capabilities::v3::Request, Guests>
         "m.3pid_changes": {"enabled": accounts.threepid_changes},
         "m.get_login_token": {"enabled": cx.login.settings().get_token},
         "m.profile_fields": fields,
+        "io.element.msc4452.preview_url": {"enabled": cx.previews.are_on()},
         "m.forget_forced_upon_leave": {"enabled": cx.settings.membership.forget_on_leave},
     });
     // "Should be omitted altogether" for who may do neither.

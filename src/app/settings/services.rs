@@ -4,15 +4,17 @@ use hearth_base::{Error, Result};
 use hearth_config::{
     Config,
     accounts::{Accounts, PasswordLogin, PasswordPolicy},
-    media::Media,
+    media::{Media, Previews},
     rooms::{DefaultEncryption, ListRule, PresenceMode, Rooms},
+    server::Server,
 };
+use hearth_remote::{http::Proxy, preview};
 use hearth_service::{
     Settings,
     accounts::passwords::Policy,
     directory::Rule,
     media::{
-        UploadLimit,
+        UploadLimit, previews,
         sizes::{Method, Size, Sizes},
     },
     rooms::Preset,
@@ -44,6 +46,7 @@ pub fn services(config: &Config) -> Result<Settings> {
     directory(&config.rooms, &mut to);
     presence(&config.rooms, &mut to);
     media(&config.media, &mut to);
+    to.media.previews = config.media.previews.as_ref().map(|from| links(from, &config.server));
     Ok(to)
 }
 
@@ -185,6 +188,30 @@ fn media(from: &Media, to: &mut Settings) {
     };
     to.local_lifetime = from.local_lifetime;
     to.remote_lifetime = from.remote_lifetime;
+}
+
+fn links(from: &Previews, server: &Server) -> previews::Settings {
+    let outbound = &server.outbound;
+    let proxy = |address: &Option<String>| address.as_deref().and_then(|a| Proxy::parse(a, &outbound.no_proxy));
+    let remote = preview::Settings {
+        remote: hearth_remote::Settings {
+            // Sites that describe themselves to robots alone look for this word; our version is not their concern.
+            user_agent: "Hearth (bot; previews of links)".to_owned(),
+            deny: from.deny.clone(),
+            allow: from.allow.clone(),
+            proxy: proxy(&outbound.https_proxy),
+            ..hearth_remote::Settings::default()
+        },
+        http_proxy: proxy(&outbound.http_proxy),
+        languages: from.languages.clone(),
+    };
+    previews::Settings {
+        remote,
+        deny_urls: from.deny_urls.clone(),
+        max_size: from.max_size,
+        oembed: from.oembed.clone(),
+        ..previews::Settings::default()
+    }
 }
 
 fn signing_key(config: &Config) -> Result<server_keys::Settings> {

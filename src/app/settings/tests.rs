@@ -107,6 +107,28 @@ fn media_and_calls_follow_their_options() {
     assert!(!own.calls.turn_allow_guests && own.calls.turn_shared_secret.as_deref() == Some("s"));
 }
 
+#[test]
+fn previews_follow_their_options() {
+    assert!(services("").media.previews.is_none());
+    let least = "url_preview_enabled: true\nurl_preview_ip_range_blacklist: [10.0.0.0/8]\n";
+    let usual = services(least).media.previews.unwrap();
+    assert_eq!((usual.max_size, usual.remote.languages.as_slice()), (10 << 20, ["en".to_owned()].as_slice()));
+    assert!(usual.remote.remote.deny.contains(&"::ffff:10.0.0.0/104".parse().unwrap()));
+    assert!(!usual.oembed.is_empty() && usual.deny_urls.is_empty() && usual.remote.http_proxy.is_none());
+    let own = services(&format!(
+        "{least}url_preview_ip_range_whitelist: [10.1.1.1]\nurl_preview_url_blacklist: [{{ netloc: x.test }}]\n\
+         max_spider_size: 1M\nurl_preview_accept_language: [de, \"en;q=0.5\"]\n\
+         oembed: {{ disable_default_providers: true }}\nhttp_proxy: http://p.test:3128\nhttps_proxy: s.test:3128"
+    ))
+    .media
+    .previews
+    .unwrap();
+    assert_eq!((own.max_size, own.remote.languages.len(), own.oembed.len(), own.deny_urls.len()), (1 << 20, 2, 0, 1));
+    assert!(own.remote.remote.allow.contains(&"10.1.1.1/32".parse().unwrap()));
+    assert_eq!(own.remote.http_proxy.unwrap().address, "p.test:3128");
+    assert_eq!(own.remote.remote.proxy.unwrap().address, "s.test:3128");
+}
+
 /// Every limit by a rate of its own, so that none can take another's place.
 #[test]
 fn every_limit_arrives_at_its_own_place() {

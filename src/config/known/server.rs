@@ -58,7 +58,7 @@ pub(super) const ROWS: &[Known] = &[
     k("manhole_settings.password", Maybe(&Str), "", Accept(NO_SHELL)),
     k("manhole_settings.ssh_priv_key_path", Maybe(&Str), "", Accept(NO_SHELL)),
     k("manhole_settings.ssh_pub_key_path", Maybe(&Str), "", Accept(NO_SHELL)),
-    k("http_proxy", Maybe(&Str), "", Later),
+    k("http_proxy", Maybe(&Str), "", Now),
     k("https_proxy", Maybe(&Str), "", Now),
     k("no_proxy_hosts", List(&Any), "", Now),
     k("admin_contact", Maybe(&Str), "null", Later),

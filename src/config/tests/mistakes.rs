@@ -78,6 +78,11 @@ fn one_option_needs_another() {
     assert_eq!(wrong("email: {smtp_host: mail.example}\n"), ["email.notif_from@0"]);
     assert_eq!(wrong("url_preview_enabled: true\n"), ["url_preview_enabled@2"]);
     assert!(with("url_preview_enabled: true\nurl_preview_ip_range_blacklist: []\n").media.previews.is_some());
+    let previews = "url_preview_enabled: true\nurl_preview_ip_range_blacklist: []\n";
+    let wrong_preview = |more: &str| wrong(&format!("{previews}{more}\n"));
+    assert_eq!(wrong_preview("url_preview_url_blacklist: [{host: x}]"), ["url_preview_url_blacklist[0].host@4"]);
+    assert_eq!(wrong_preview("url_preview_url_blacklist: [{path: '^('}]"), ["url_preview_url_blacklist[0].path@4"]);
+    assert_eq!(wrong_preview("oembed: {additional_providers: [/nowhere]}"), ["oembed.additional_providers[0]@4"]);
     let consent = "listeners:\n  - port: 8008\n    resources:\n      - names: [client, consent]\n";
     assert_eq!(wrong(consent), ["listeners[0].resources[0].names[1]@5"]);
     let pages = "user_consent: {template_dir: /p, version: 1.0}\n";

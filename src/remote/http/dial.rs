@@ -34,7 +34,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::tls::Tls;
 use crate::{
     Failure, Settings,
-    discovery::{Authority, Lookup, Place, dns::Dns},
+    discovery::{Authority, Host, Lookup, Place, dns::Dns},
 };
 
 /// How long a connection to one host may take to stand.
@@ -69,7 +69,7 @@ struct Inner {
 }
 
 impl Dialer {
-    pub(super) fn new(settings: &Settings, dns: Dns, lookup: Lookup) -> Done<Self> {
+    pub(crate) fn new(settings: &Settings, dns: Dns, lookup: Lookup) -> Done<Self> {
         Ok(Self(Arc::new(Inner {
             dns,
             lookup,
@@ -99,8 +99,10 @@ impl Dialer {
     }
 
     /// A connection in the name of an authority, by the first place that has one.
-    async fn open(&self, authority: &Authority) -> Result<TlsStream<TcpStream>, Failure> {
+    pub(crate) async fn open(&self, authority: &Authority) -> Result<TlsStream<TcpStream>, Failure> {
         if let Some(proxy) = self.0.proxy.as_ref().filter(|p| !p.is_bypassed(authority)) {
+            // Names are looked up by the proxy; an address that is forbidden is so behind it, too.
+            self.check_literal(authority)?;
             let port = authority.port().unwrap_or(match self.0.lookup {
                 Lookup::Server => crate::discovery::PORT,
                 Lookup::Web(port) => port,
@@ -119,6 +121,28 @@ impl Dialer {
         Err(failure)
     }
 
+    /// A connection to a web server that speaks without TLS, or to the proxy that stands before it.
+    pub(crate) async fn open_plain(&self, authority: &Authority, proxy: Option<&Proxy>) -> Result<TcpStream, Failure> {
+        if let Some(proxy) = proxy {
+            self.check_literal(authority)?;
+            let tcp =
+                timeout(CONNECT, TcpStream::connect(&proxy.address)).await.map_err(|_| Failure::TimedOut(CONNECT))?;
+            return tcp.map_err(|e| Failure::Unreachable(format!("the proxy {} failed: {e}", proxy.address)));
+        }
+        let addresses: Vec<SocketAddr> =
+            self.places(authority).await?.into_iter().flat_map(|place| place.addresses).collect();
+        let tcp = self.reach(authority, &addresses).await?;
+        let _ = tcp.set_nodelay(true);
+        Ok(tcp)
+    }
+
+    fn check_literal(&self, authority: &Authority) -> Result<(), Failure> {
+        match authority.host() {
+            Host::Ip(address) if !self.may_dial(*address) => Err(forbidden(authority)),
+            _ => Ok(()),
+        }
+    }
+
     /// A connection to the first of a host's addresses that answers.
     ///
     /// # Errors
@@ -128,14 +152,18 @@ impl Dialer {
         authority: &Authority,
         addresses: &[SocketAddr],
     ) -> Result<TlsStream<TcpStream>, Failure> {
+        let tcp = self.reach(authority, addresses).await?;
+        self.shake(authority, tcp).await
+    }
+
+    /// The first of a host's addresses that may be dialled and answers.
+    async fn reach(&self, authority: &Authority, addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
         let allowed: Vec<SocketAddr> = addresses.iter().copied().filter(|a| self.may_dial(a.ip())).collect();
         if allowed.is_empty() {
-            return Err(Failure::Forbidden(format!("{authority} has no address that may be dialled")));
+            return Err(forbidden(authority));
         }
         let tcp = timeout(CONNECT, first_of(&allowed)).await.map_err(|_| Failure::TimedOut(CONNECT))?;
-        let tcp =
-            tcp.map_err(|e| Failure::Unreachable(format!("{authority} ({}) does not listen: {e}", list(&allowed))))?;
-        self.shake(authority, tcp).await
+        tcp.map_err(|e| Failure::Unreachable(format!("{authority} ({}) does not listen: {e}", list(&allowed))))
     }
 
     pub(super) fn tls(&self) -> &Tls {
@@ -158,6 +186,10 @@ impl Dialer {
         let shaken = shaken.map_err(|_| Failure::TimedOut(HANDSHAKE))?;
         shaken.map_err(|e| Failure::Unreachable(format!("TLS with {authority} failed: {e}")))
     }
+}
+
+fn forbidden(authority: &Authority) -> Failure {
+    Failure::Forbidden(format!("{authority} has no address that may be dialled"))
 }
 
 fn list(addresses: &[SocketAddr]) -> String {
@@ -210,8 +242,7 @@ impl Proxy {
         Some(Self { address, authorization, not_for: not_for.to_vec() })
     }
 
-    fn is_bypassed(&self, authority: &Authority) -> bool {
-        use crate::discovery::Host;
+    pub(crate) fn is_bypassed(&self, authority: &Authority) -> bool {
         self.not_for.iter().any(|rule| match authority.host() {
             Host::Ip(ip) => {
                 rule == "*"

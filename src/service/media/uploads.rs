@@ -225,7 +225,7 @@ pub(super) fn printable(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     rand::rng().sample_iter(Alphanumeric).take(ID_LENGTH).map(char::from).collect()
 }
 

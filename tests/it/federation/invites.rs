@@ -297,6 +297,9 @@ async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
         assert_eq!(state_of(seen, "m.room.name", "").is_some(), count > 0);
         alice.leaves(&room).await.good();
     }
+}
+
+#[tokio::test]
 async fn old_rooms_invite_in_the_old_way_where_nothing_else_is_known() {
     let [here, there] = Peers::two().await;
     let (alice, bob) = (here.user("alice").await, there.user("bob").await);
