@@ -120,10 +120,10 @@ async fn a_filter_has_one_id_and_old_ones_go() {
     let kept = read(&data.filter(&who, &user, &one).await.unwrap());
     assert_eq!(kept, json!({"room": {"timeline": {"limit": 5}}, "event_format": "client"}));
     let parsed = filters::read(&data.filter_text(who.user_nid, &one).await.unwrap()).unwrap();
-    assert_eq!(parsed.room.timeline.limit, Some(5_u32.into()));
+    assert_eq!(parsed.0.room.timeline.limit, Some(5_u32.into()));
     let old = r#"{"room": {"timeline": {"org.matrix.msc3773.unread_thread_notifications": true}}}"#;
     let inline = filters::read(&data.filter_text(who.user_nid, old).await.unwrap()).unwrap();
-    assert!(inline.room.timeline.unread_thread_notifications);
+    assert!(inline.0.room.timeline.unread_thread_notifications);
 
     for wrong in [
         json!([]),

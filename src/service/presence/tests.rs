@@ -25,7 +25,7 @@ async fn world() -> World {
 
 impl World {
     async fn news(&self, user: &str, after: Option<u64>) -> Vec<(String, String)> {
-        let news = self.presence.news(self.house.nid(user).await, after).await.unwrap();
+        let news = self.presence.news(self.house.nid(user).await, after, |_| true).await.unwrap();
         let mut news: Vec<_> = news
             .iter()
             .map(|event| {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     hostile::as_json,
     joining::{joins_through, membership},
-    support::{Peer, Peers, Trick},
+    support::{Peer, Peers, Told, Trick},
 };
 use crate::support::{
     User,
@@ -250,6 +250,14 @@ async fn what_is_no_invite_is_not_signed() {
     assert!(alice.syncs("").await["rooms"]["invite"].is_null());
 }
 
+/// Invites to a room of version 12 and shows this of it.
+async fn shows([there, here]: [&Peer; 2], inviter: &User, room: &str, whom: &User, shown: &Value) -> Told {
+    let content = json!({ "membership": "invite" });
+    let (path, invite) = invitation_in("12", there, inviter, room, whom.id.as_str(), content).await;
+    let body = json!({ "room_version": "12", "event": invite, "invite_room_state": shown });
+    there.calls(here, Method::PUT, &path, Some(body)).await
+}
+
 #[tokio::test]
 async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
     let [here, there] = Peers::two().await;
@@ -263,18 +271,15 @@ async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
     }
     let of = |kind: &str| events.iter().find(|e| e["type"] == kind).unwrap().clone();
     let (create, name) = (of("m.room.create"), of("m.room.name"));
-    let strip = |event: &Value| json!({ "type": event["type"], "state_key": "", "sender": event["sender"], "content": event["content"] });
+    let strip = |event: &Value| {
+        let (kind, sender, content) = (&event["type"], &event["sender"], &event["content"]);
+        json!({ "type": kind, "state_key": "", "sender": sender, "content": content })
+    };
     let mut unsigned = name.clone();
     unsigned["signatures"] = json!({});
     let other = carol.creates(json!({ "room_version": "12" })).await;
     let mut elsewhere = name.clone();
     elsewhere["room_id"] = json!(other);
-    let (path, invite) =
-        invitation_in("12", &there, &carol, &room, alice.id.as_str(), json!({ "membership": "invite" })).await;
-    let put = |shown: Value| {
-        let body = json!({ "room_version": "12", "event": invite, "invite_room_state": shown });
-        there.calls(&here, Method::PUT, &path, Some(body))
-    };
     // Whoever shows events must show true ones, and what the room is.
     for shown in [
         json!([name]),
@@ -283,19 +288,20 @@ async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
         json!([create, strip(&name)]),
         json!([create, 7]),
     ] {
-        put(shown.clone()).await.refused(400, "M_INVALID_PARAM");
+        shows([&there, &here], &carol, &room, &alice, &shown).await.refused(400, "M_INVALID_PARAM");
         assert!(alice.syncs("").await["rooms"]["invite"].is_null(), "{shown}");
     }
     // Servers that know nothing of that show what they always did, or nothing.
-    for shown in [json!([]), json!([strip(&create), strip(&name)]), json!([create, name])] {
-        put(shown.clone()).await.good();
-        let sync = alice.syncs("").await;
+    let cases = [json!([]), json!([strip(&create), strip(&name)]), json!([create, name])];
+    for (user, shown) in ["bob", "dave", "erin"].into_iter().zip(cases) {
+        let user = here.user(user).await;
+        shows([&there, &here], &carol, &room, &user, &shown).await.good();
+        let sync = user.syncs("").await;
         let seen = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
-        assert!(state_of(seen, "m.room.member", alice.id.as_str()).is_some(), "{sync}");
+        assert!(state_of(seen, "m.room.member", user.id.as_str()).is_some(), "{sync}");
         let count = shown.as_array().unwrap().len();
         assert_eq!(seen.as_array().unwrap().len(), 1 + count, "{seen}");
         assert_eq!(state_of(seen, "m.room.name", "").is_some(), count > 0);
-        alice.leaves(&room).await.good();
     }
 }
 
