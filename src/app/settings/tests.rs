@@ -244,7 +244,7 @@ fn what_is_said_of_other_servers_arrives() {
     assert!(has(&deny, "10.0.0.0/8") && !has(&deny, "192.168.0.0/16") && has(&allow, "10.1.0.0/16"));
     assert!(remote.user_agent.ends_with(" ours") && own.federation.public_rooms);
     assert_eq!(own.outbox.receipts_per_second, 7);
-    let limits = &own.transactions;
+    let limits = &own.gate;
     assert_eq!((limits.window.as_millis(), limits.sleep_delay.as_millis()), (2000, 100));
     assert_eq!((limits.sleep_limit, limits.reject_limit), (3, 9));
     assert_eq!(own.server_keys.notaries.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["b.test"]);
