@@ -69,6 +69,38 @@ impl Outliers {
         room: RoomNid,
         events: impl IntoIterator<Item = Box<RawValue>>,
     ) -> Result<HashMap<OwnedEventId, Outlier>> {
+        self.take(room, events, |_, _| {}).await
+    }
+
+    /// The same for a state and what allows it, each of which may lean on the other: what stands in a state need not stand
+    /// in its auth chain again (MSC3706). Gives those of the chain alone, and those of the state.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn take_in_state(
+        &self,
+        room: RoomNid,
+        chain: Vec<Box<RawValue>>,
+        state: Vec<Box<RawValue>>,
+    ) -> Result<[HashMap<OwnedEventId, Outlier>; 2]> {
+        let (before, mut ids) = (chain.len(), HashSet::with_capacity(state.len()));
+        let note = |n: usize, id: &EventId| {
+            if n >= before {
+                ids.insert(id.to_owned());
+            }
+        };
+        let found = self.take(room, chain.into_iter().chain(state), note).await?;
+        let (state, chain) = found.into_iter().partition(|(id, _)| ids.contains(id));
+        Ok([chain, state])
+    }
+
+    /// As [`Self::take_in`]; `note` hears which event has which id.
+    async fn take(
+        &self,
+        room: RoomNid,
+        events: impl IntoIterator<Item = Box<RawValue>>,
+        mut note: impl FnMut(usize, &EventId),
+    ) -> Result<HashMap<OwnedEventId, Outlier>> {
         let known = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&known)?;
         let lane = self.lanes.get_with(room, Arc::default);
@@ -76,9 +108,10 @@ impl Outliers {
         let mut found: HashMap<OwnedEventId, Outlier> = HashMap::new();
         let mut fresh: Vec<Unverified> = Vec::new();
         let mut seen = HashSet::new();
-        for raw in events {
+        for (n, raw) in events.into_iter().enumerate() {
             match Pdu::parse_remote(raw.get(), version) {
                 Ok(event) if event.claimed().room_id() == known.room_id => {
+                    note(n, event.claimed().event_id());
                     if seen.insert(event.claimed().event_id().to_owned()) {
                         fresh.push(event);
                     }

@@ -174,9 +174,7 @@ impl Joins {
         };
         let room = self.known_room(server, room_id, version, &answer.state).await?;
         let part = answer.members_omitted.then(|| self.part(server, answer.servers_in_room.unwrap_or_default()));
-        // The state's auth events stand in the chain, so that comes first.
-        let chain = self.outliers.take_in(room, answer.auth_chain).await?;
-        let state = self.outliers.take_in(room, answer.state).await?;
+        let [chain, state] = self.outliers.take_in_state(room, answer.auth_chain, answer.state).await?;
         self.go_in(Answer { server, room, version, chain, state, part }, join).await
     }
 
