@@ -88,6 +88,8 @@ async fn what_lies_before_a_join_is_fetched_as_it_is_read() {
         let last = bob.says(&room, "last").await;
         hears(&alice, &room, &last).await;
 
+        // A sync with all members has the room once they are known.
+        bob.in_room(&room, "members").await.good();
         let asked = || here.was_asked_for("/backfill/");
         let before = asked();
         let first = bob.syncs("").await;
@@ -217,6 +219,7 @@ async fn what_happened_while_nobody_was_there_is_a_gap_that_pages_fill() {
     alice.says(&room, "later").await;
 
     bob.joins(&room).await.good();
+    bob.in_room(&room, "members").await.good();
     let news = bob.syncs_since(&since).await;
     let timeline = &joined(&news, &room)["timeline"];
     assert_eq!((&timeline["limited"], bodies(&timeline["events"]).len()), (&json!(true), 0), "{news}");

@@ -270,6 +270,8 @@ async fn who_leaves_in_the_middle_can_come_back() {
     // And with another of the same server, who does not come in by the first one's word alone.
     let frank = s.there.user("frank").await;
     frank.joins(&s.room).await.good();
+    frank.says(&s.room, "me too").await;
+    sees(&s.alice, &s.room, "me too").await;
     assert_eq!(membership(&s.alice, &s.room, &frank).await, "join");
 }
 
@@ -322,6 +324,7 @@ async fn what_other_servers_ask_meanwhile() {
     let path = format!("{V2}/send_join");
     send(&third, &s.there, &path, &s.room, event).await.refused(404, "M_NOT_FOUND");
     let own = s.bob.says(&s.room, "own").await;
+    sees(&s.alice, &s.room, "own").await;
     let theirs = s.alice.says(&s.room, "theirs").await;
     sees(&s.bob, &s.room, "theirs").await;
     let unable = "M_UNABLE_DUE_TO_PARTIAL_STATE";
