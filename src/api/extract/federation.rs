@@ -4,7 +4,7 @@ use axum::extract::Request;
 use bytes::Bytes;
 use hearth_base::{Error, Result};
 use hearth_rules::request::Signed;
-use hearth_service::federation::gate::Pass;
+use hearth_service::federation::gate::{Errand, Pass};
 use http::{Method, Uri};
 use http_body::Body as _;
 use ruma::{OwnedServerName, api::IncomingRequest};
@@ -55,7 +55,8 @@ impl<R: IncomingRequest + Send> Extract for Federation<R> {
         let signed = signed_text(&claim, own.as_str(), &parts.method, &parts.uri, &json)?;
         cx.server_keys.check_request(&claim.origin, &claim.signatures, &signed).await?;
         cx.federation.heard_from(&claim.origin).await?;
-        let pass = cx.gate.enter(&claim.origin).await?;
+        let errand = if parts.method == Method::PUT { Errand::Tells } else { Errand::Asks };
+        let pass = cx.gate.enter(&claim.origin, errand).await?;
         let (body, parts) = decode(route, parts, &json)?;
         Ok(Self { server: claim.origin, body, json, origin, uri: parts.uri, pass })
     }

@@ -73,10 +73,22 @@ pub struct Gate {
 /// One other server.
 #[derive(Debug)]
 struct Guest {
-    places: Arc<Semaphore>,
+    asking: Arc<Semaphore>,
+    telling: Arc<Semaphore>,
     waiting: AtomicU32,
     /// When the window began, ms, and how many came since.
     window: Mutex<(u64, u32)>,
+}
+
+/// What a request is about. Each kind has places of its own: of what it is told a server may have to ask the teller back,
+/// and two that tell each other something would wait for each other for ever, if what they tell took the places of what
+/// they ask. Whoever is asked answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// It wants to know something.
+    Asks,
+    /// It tells something: events, an invite, a join.
+    Tells,
 }
 
 /// One of those who wait.
@@ -130,8 +142,13 @@ impl Gate {
 
     fn guest(&self, server: &ServerName) -> Arc<Guest> {
         self.guests.get_with_by_ref(server, || {
-            let places = Arc::new(Semaphore::new(self.settings.concurrent.max(1) as usize));
-            Arc::new(Guest { places, waiting: AtomicU32::new(0), window: Mutex::default() })
+            let places = || Arc::new(Semaphore::new(self.settings.concurrent.max(1) as usize));
+            Arc::new(Guest {
+                asking: places(),
+                telling: places(),
+                waiting: AtomicU32::new(0),
+                window: Mutex::default(),
+            })
         })
     }
 
@@ -177,7 +194,7 @@ impl Gate {
     ///
     /// # Errors
     /// 429 if too many wait.
-    pub async fn enter(&self, server: &ServerName) -> Result<Pass> {
+    pub async fn enter(&self, server: &ServerName, errand: Errand) -> Result<Pass> {
         let guest = self.guest(server);
         let before = guest.waiting.fetch_add(1, Ordering::AcqRel);
         let waiting = Waiting(&guest);
@@ -188,7 +205,11 @@ impl Gate {
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }
-        let place = guest.places.clone().acquire_owned().await.map_err(|e| Error::fault("waiting for a place", e))?;
+        let places = match errand {
+            Errand::Asks => &guest.asking,
+            Errand::Tells => &guest.telling,
+        };
+        let place = places.clone().acquire_owned().await.map_err(|e| Error::fault("waiting for a place", e))?;
         drop(waiting);
         Ok(Pass { place: Some(place), begun: Instant::now(), delay, supervisor: self.supervisor.clone() })
     }
@@ -230,13 +251,13 @@ mod tests {
     async fn so_many_at_once_and_so_many_waiting() {
         let gate = gate(Settings { concurrent: 2, reject_limit: 3, ..Settings::default() });
         let (one, two) = (server_name!("one.org"), server_name!("two.org"));
-        let inside = [gate.enter(one).await.unwrap(), gate.enter(one).await.unwrap()];
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(gate.enter(one))).collect();
+        let inside = [gate.enter(one, Errand::Tells).await.unwrap(), gate.enter(one, Errand::Tells).await.unwrap()];
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(gate.enter(one, Errand::Tells))).collect();
         assert!(waiting.iter_mut().all(|w| w.now_or_never().is_none()));
         assert_eq!(gate.check(one).unwrap_err().errcode(), "M_LIMIT_EXCEEDED");
-        assert_eq!(gate.enter(one).await.unwrap_err().errcode(), "M_LIMIT_EXCEEDED");
+        assert_eq!(gate.enter(one, Errand::Tells).await.unwrap_err().errcode(), "M_LIMIT_EXCEEDED");
         gate.check(two).unwrap();
-        gate.enter(two).await.unwrap();
+        gate.enter(two, Errand::Tells).await.unwrap();
         drop(inside);
         let let_in = join_all(waiting.drain(..2)).await;
         assert!(let_in.iter().all(Result::is_ok));
@@ -244,20 +265,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_told_takes_no_place_of_what_is_asked() {
+        let gate = gate(Settings { concurrent: 1, ..Settings::default() });
+        let server = server_name!("one.org");
+        let _told = gate.enter(server, Errand::Tells).await.unwrap();
+        let asked = gate.enter(server, Errand::Asks).now_or_never();
+        drop(asked.unwrap().unwrap());
+        assert!(gate.enter(server, Errand::Tells).now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_hasty_are_delayed_and_their_places_rest() {
         let gate = gate(Settings { concurrent: 1, sleep_limit: 2, ..Settings::default() });
         let server = server_name!("one.org");
         for _ in 0..2 {
-            assert_eq!(gate.enter(server).await.unwrap().delay(), None);
+            assert_eq!(gate.enter(server, Errand::Asks).await.unwrap().delay(), None);
         }
         let begun = tokio::time::Instant::now();
-        let pass = gate.enter(server).await.unwrap();
+        let pass = gate.enter(server, Errand::Asks).await.unwrap();
         assert_eq!(pass.delay(), Some(Duration::from_millis(500)));
         assert!(begun.elapsed() >= Duration::from_millis(500));
         std::thread::sleep(Duration::from_millis(10));
         drop(pass);
         let begun = tokio::time::Instant::now();
-        drop(gate.enter(server).await.unwrap());
+        drop(gate.enter(server, Errand::Asks).await.unwrap());
         // The next was delayed in any case; the place was free again by then.
         assert!(begun.elapsed() >= Duration::from_millis(500));
     }

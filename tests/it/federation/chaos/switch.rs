@@ -200,6 +200,8 @@ impl Node {
                 s.federation.pauses.longest = Duration::from_millis(500);
                 s.outbox.refused_pause = Duration::from_millis(100);
                 s.outbox.save_every = Duration::from_millis(200);
+                // Three in a hurry do more at once than servers do.
+                s.gate.sleep_limit = 1_000;
             })
             .behind(move |router, _| *behind.lock().unwrap() = Some(router))
     }
