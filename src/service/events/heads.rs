@@ -27,7 +27,7 @@ use super::{
 /// What is to be built on the newest head of a room.
 pub(super) enum Work {
     Receive(Vec<Arrival>),
-    Enter(Entry),
+    Enter(Box<Entry>),
 }
 
 /// How we come into a room through another server.
@@ -59,7 +59,7 @@ impl Events {
     /// If the database fails.
     pub async fn enter(self: &Arc<Self>, room: RoomNid, entry: Entry) -> Result<()> {
         let this = self.clone();
-        self.supervisor.job(async move { this.build(room, Work::Enter(entry)).await.map(drop) }).await
+        self.supervisor.job(async move { this.build(room, Work::Enter(Box::new(entry))).await.map(drop) }).await
     }
 
     /// Builds a write on the newest head of a room and waits until it is durable; again if the room has moved on.

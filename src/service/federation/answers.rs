@@ -124,7 +124,7 @@ impl Answers {
         let nid = self.store.room_nid(room_id).await?.ok_or_else(outside)?;
         let room = self.state.room_by_nid(nid).await?;
         let visitors = self.visitors(server, &room).await?;
-        if !visitors.joined && !(room.head.partial && self.servers.is_in(server, nid).await?) {
+        if !(visitors.joined || room.head.partial && self.servers.is_in(server, nid).await?) {
             return Err(outside());
         }
         if !self.acls.allows(nid, server).await? {

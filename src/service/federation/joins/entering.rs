@@ -127,8 +127,8 @@ impl Joins {
         let mut missing = prev;
         missing.retain(|id| !known.iter().any(|e| e.room == room && e.after.is_some() && e.event_id() == id));
         let arrival = Arrival::placed(self.store.new_event_nid().await?, Arc::new(join), auth);
-        // The server that let us in tells the others.
-        let arrival = Arrival { missing, relay: false, told: true, ..arrival };
+        // Of a room of which we know part only we cannot tell all others: the server that let us in does.
+        let arrival = Arrival { missing, relay: false, told: part.is_some(), ..arrival };
         if self.store.is_resident(room).await? {
             return self.place_among(room, arrival, map, part.is_some()).await;
         }

@@ -161,7 +161,8 @@ impl Joins {
         let json = raw(join.json())?;
         let mut request = create_join_event::v2::Request::new(room_id.clone(), join.event_id().to_owned(), json);
         // Where all of the state is known, part of one is no state to place an event on.
-        request.omit_members = self.resident(room_id).await?.is_none_or(|room| room.head.partial);
+        request.omit_members = self.federation.settings().completion.enter_in_part
+            && self.resident(room_id).await?.is_none_or(|room| room.head.partial);
         let patience = self.federation.once().within(FOR_STATE).up_to(MAX_STATE);
         let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let answer = answer.room_state;

@@ -35,7 +35,7 @@ impl Read for Utf8<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let mut written = 0;
         // Room for the longest character; a reader with less is a reader at the end.
-        while written + 4 <= out.len() && !(self.ended && !self.wrong) {
+        while written + 4 <= out.len() && (self.wrong || !self.ended) {
             let Some(room) = out.get_mut(written..) else { break };
             if std::mem::take(&mut self.wrong) {
                 written += MARK.len();
