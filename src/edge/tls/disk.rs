@@ -40,13 +40,14 @@ fn write_inner(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Whether a certificate could be kept in a folder: asked before one is ordered, since authorities count orders, and each
-/// one that is lost brings the day nearer on which they refuse.
+/// Whether a certificate could be kept in a file: asked before one is ordered, since authorities count orders, and each
+/// one that is lost brings the day nearer on which they refuse. The file stays as it is; the trial lies beside it under a
+/// name of its own, as other certificates of the folder are ordered at the same time.
 ///
 /// # Errors
 /// What the file system says.
-pub(crate) fn has_room(folder: &Path) -> Result<(), Error> {
-    let probe = folder.join("room");
+pub(crate) fn has_room(path: &Path) -> Result<(), Error> {
+    let probe = path.with_added_extension("room");
     write(&probe, &[0; ROOM], 0o600)?;
     fs::remove_file(&probe).map_err(|e| Error::File("remove", probe, e))
 }
