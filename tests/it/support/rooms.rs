@@ -138,9 +138,9 @@ impl User {
     }
 }
 
-/// Bodies of the messages in a list of events, in order.
+/// Bodies of the messages in a list of events, in order; none where there is no list, as in a sync without a timeline.
 pub fn bodies(events: &Value) -> Vec<&str> {
-    events.as_array().unwrap().iter().filter_map(|e| e["content"]["body"].as_str()).collect()
+    events.as_array().into_iter().flatten().filter_map(|e| e["content"]["body"].as_str()).collect()
 }
 
 /// Types of a list of events, in order.
