@@ -150,6 +150,12 @@ impl Federation {
         Patience { tries: (0, Duration::ZERO), ..self.short() }
     }
 
+    /// One try, and a second soon after if the first may pass: where a broken connection costs more than the wait.
+    #[must_use]
+    pub fn twice(&self) -> Patience {
+        Patience { tries: (1, Duration::from_millis(500)), ..self.short() }
+    }
+
     /// A signed request, and its answer.
     ///
     /// # Errors

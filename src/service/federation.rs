@@ -147,6 +147,12 @@ impl Federation {
         self.remote.once()
     }
 
+    /// One try, and a second should the connection break: for those whose events we want to understand.
+    #[must_use]
+    pub fn twice(&self) -> Patience {
+        self.remote.twice()
+    }
+
     /// A signed request to a server that is not to be left alone.
     ///
     /// # Errors

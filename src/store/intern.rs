@@ -349,7 +349,11 @@ impl Store {
     /// A fault for a number nobody has.
     pub async fn keys(&self, nids: &[KeyNid]) -> Result<Vec<StateKey>> {
         let interner = &self.inner.keys;
-        let mut found: Vec<Option<StateKey>> = nids.iter().map(|n| interner.by_nid.get(&n.0)).collect();
+        let pending = |nid: i64| interner.pending.iter().find(|e| *e.value() == nid).map(|e| e.key().clone());
+        // What is not pending any more is on the disk, and read below; asked the other way round, what is stored between
+        // the two looks would be nowhere.
+        let mut found: Vec<Option<StateKey>> =
+            nids.iter().map(|n| interner.by_nid.get(&n.0).or_else(|| pending(n.0))).collect();
         let missing: Vec<i64> = nids.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(n, _)| n.0).collect();
         if !missing.is_empty() {
             let sql = crate::sql!("SELECT key_nid, event_type, state_key FROM state_keys WHERE key_nid " [in 1]);
@@ -361,13 +365,8 @@ impl Store {
                 interner.remember(name.clone(), nid);
                 loaded.insert(nid, name);
             }
-            for (slot, nid) in found.iter_mut().zip(nids) {
-                if slot.is_none() {
-                    *slot = loaded
-                        .get(&nid.0)
-                        .cloned()
-                        .or_else(|| interner.pending.iter().find(|e| *e.value() == nid.0).map(|e| e.key().clone()));
-                }
+            for (slot, nid) in found.iter_mut().zip(nids).filter(|(slot, _)| slot.is_none()) {
+                *slot = loaded.get(&nid.0).cloned();
             }
         }
         found.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| Error::broken("a state key without a name"))

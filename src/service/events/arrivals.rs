@@ -139,18 +139,22 @@ impl Staged {
             self.head.remember(nid, &pdu, &arrival.auth);
         }
         let depth = i64::try_from(pdu.depth()).unwrap_or(i64::MAX);
-        self.missing.extend(arrival.missing.into_iter().map(|id| (id, depth)));
         let standing = match &outcome {
             Arrived::Rejected(_) => Standing::Rejected,
             Arrived::SoftFailed(_) => Standing::SoftFailed,
             Arrived::Placed if arrival.history => Standing::Backfilled,
             Arrived::Placed => Standing::Live,
         };
+        let has_holes = !arrival.missing.is_empty();
+        if matches!(standing, Standing::Live | Standing::Backfilled) {
+            // What only events name that do not count is an end of the room when it comes, as if it had come before them.
+            self.missing.extend(arrival.missing.into_iter().map(|id| (id, depth)));
+        }
         let linear = prevs.iter().all(|p| self.head.room.head.extremities.iter().any(|e| e.nid == p.nid))
             && prevs.len() == self.head.room.head.extremities.len();
         let rh = &mut self.head.room.head;
         rh.rev += 1;
-        if standing != Standing::Live || !linear || arrival.referenced {
+        if standing != Standing::Live || !linear || has_holes || arrival.referenced {
             rh.forked = true;
         }
         let replaces = key.and_then(|key| before.map.get(&key).copied());
@@ -182,11 +186,11 @@ impl Staged {
             pdu: pdu.clone(),
         };
         if matches!(standing, Standing::Live | Standing::Backfilled) {
-            event.redaction = self.redaction(store, nid, &pdu, &before.map).await?;
+            event.redaction = self.redaction(store, nid, &pdu, &before).await?;
         }
         // Of rooms without other servers nothing comes in another order than it was made.
         if standing == Standing::Backfilled || standing == Standing::Live && self.head.room.head.forked {
-            self.redact_late(store, nid, &pdu).await?;
+            self.redact_late(store, nid, &pdu, event.known).await?;
         }
         if standing == Standing::Backfilled {
             // It notified nobody.
@@ -258,12 +262,12 @@ impl Staged {
         for (key, was, is) in changes(&old.map, &new.map) {
             if event.key == Some(key) && is == Some(event.nid) {
                 event.sets_state = true;
-                event.replaces = was;
+                event.replaces = self.unnote(key).unwrap_or(was);
                 reopen |= opens(&event.pdu);
             } else {
                 let change = self.change(cx, key, was, is).await?;
                 reopen |= change.new.as_ref().is_some_and(|e| opens(&e.pdu)) || change.new.is_none();
-                self.changes.push(change);
+                self.note(change);
             }
         }
         // Those who follow memberships by events must hear when one does not count.
@@ -272,9 +276,9 @@ impl Staged {
             && *event.pdu.event_type() == TimelineEventType::RoomMember
         {
             let is = new.map.get(&key).copied();
-            if !self.changes.iter().any(|c| c.key == key) {
+            if !self.is_noted(key) {
                 let change = self.change(cx, key, is, is).await?;
-                self.changes.push(change);
+                self.note(change);
             }
         }
         self.head.state = new;

@@ -4,7 +4,10 @@
 //! that were built upon it fail too (their revision does not fit); whoever sees the failure first has the lane read
 //! its head again, and each builds anew.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use hearth_base::{
     Error, OrNotFound, Result,
@@ -30,6 +33,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
+use super::redactions::Ahead;
 use crate::{
     push::{Outcome, Push},
     relations::{self, RelatesTo},
@@ -62,6 +66,8 @@ pub(super) struct Head {
     pub(super) state: RoomState,
     /// State events that may not be on disk yet.
     pub(super) fresh: Fresh,
+    /// Redactions of what is not here, that may not be on disk yet; the newest last.
+    pub(super) ahead: Vec<Ahead>,
 }
 
 /// State events remembered until surely committed.
@@ -73,13 +79,13 @@ impl Head {
         let room = store.room(nid).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
         let state = store.room_state(room.head.snap).await?;
-        Ok(Self { room: (*room).clone(), version, state, fresh: Fresh::new() })
+        Ok(Self { room: (*room).clone(), version, state, fresh: Fresh::new(), ahead: Vec::new() })
     }
 
     /// The head of a room that has no event yet, and its empty snapshot.
     pub(super) fn first(room: Room, version: &'static RoomVersion) -> (Self, SnapRow) {
         let (state, snap) = RoomState::empty(room.head.snap);
-        (Self { room, version, state, fresh: Fresh::new() }, snap)
+        (Self { room, version, state, fresh: Fresh::new(), ahead: Vec::new() }, snap)
     }
 
     /// Whether anybody may join or read the room.
@@ -169,8 +175,8 @@ pub(super) struct Staged {
     pub(super) head: Head,
     pub(super) events: Vec<NewEvent>,
     pub(super) snaps: Vec<SnapRow>,
-    /// Changes of the current state that none of the events makes by itself.
-    pub(super) changes: Vec<StateChange>,
+    /// Changes of the current state that none of the events makes by itself, after all of them; see [`Staged::note`].
+    changes: BTreeMap<KeyNid, StateChange>,
     pub(super) members: Vec<MemberRow>,
     pub(super) missing: Vec<(OwnedEventId, i64)>,
     /// Events that are redacted by what was here before them.
@@ -197,7 +203,7 @@ impl Staged {
             head,
             events: Vec::new(),
             snaps: Vec::new(),
-            changes: Vec::new(),
+            changes: BTreeMap::new(),
             members: Vec::new(),
             missing: Vec::new(),
             redacted: Vec::new(),
@@ -215,7 +221,7 @@ impl Staged {
             on_rev: self.on_rev,
             snaps: self.snaps,
             events: self.events,
-            changes: self.changes,
+            changes: self.changes.into_values().collect(),
             members: self.members,
             missing: self.missing,
             redacted: self.redacted,
@@ -224,6 +230,28 @@ impl Staged {
             wholeness: self.wholeness,
         };
         (self.head, append)
+    }
+
+    /// Notes that an entry of the current state changes by no event of its own. A write tells what it was before and what it
+    /// is after all of its events: of several changes of an entry only the first beginning and the last end.
+    pub(super) fn note(&mut self, change: StateChange) {
+        match self.changes.entry(change.key) {
+            Entry::Vacant(free) => drop(free.insert(change)),
+            Entry::Occupied(mut noted) => {
+                let old = noted.get().old;
+                noted.insert(StateChange { old, ..change });
+            }
+        }
+    }
+
+    /// Whether a change of an entry is noted.
+    pub(super) fn is_noted(&self, key: KeyNid) -> bool {
+        self.changes.contains_key(&key)
+    }
+
+    /// Forgets the change of an entry that an event now sets; gives what the entry was before, if a change was noted.
+    pub(super) fn unnote(&mut self, key: KeyNid) -> Option<Option<EventNid>> {
+        self.changes.remove(&key).map(|noted| noted.old)
     }
 
     /// Builds, checks and signs the next event.
@@ -273,20 +301,25 @@ impl Staged {
                 head.reopen(store).await?;
             }
         }
-        if let (Some(target), None) = (pdu.redacts(), &with.redaction) {
-            // It takes effect when it comes.
-            self.redactions_ahead.push((target.to_owned(), nid));
-        }
+        let redaction = match with.redaction {
+            Some(r) => Some(NewRedaction { target: r.target, json: r.json }),
+            // It may have come since somebody looked; else it is redacted when it comes.
+            None if pdu.redacts().is_some() => {
+                let before = self.head.state.clone();
+                self.redaction(store, nid, &pdu, &before).await?
+            }
+            None => None,
+        };
         let local = pdu.sender().server_name() == server_name;
-        let (relation, thread) = relation_of(store, head.room.nid, &pdu).await?;
+        let (relation, thread) = relation_of(store, self.head.room.nid, &pdu).await?;
         let levels = async || allowed_by.levels(version);
         let outcome = match with.quiet {
             true => Outcome::default(),
-            false => push.evaluate(head.room.nid, &pdu, sender, &thread, levels).await?,
+            false => push.evaluate(self.head.room.nid, &pdu, sender, &thread, levels).await?,
         };
-        let rh = &mut head.room.head;
+        let rh = &mut self.head.room.head;
         rh.rev += 1;
-        rh.snap = head.state.snap;
+        rh.snap = self.head.state.snap;
         rh.depth = rh.depth.max(depth);
         rh.counter += i64::from(outcome.counted);
         rh.forked |= with.quiet;
@@ -315,7 +348,7 @@ impl Staged {
             thread,
             push: outcome.actions,
             relation,
-            redaction: with.redaction.map(|r| NewRedaction { target: r.target, json: r.json }),
+            redaction,
             relay: false,
             told: false,
             partial: rh.partial.then_some(rh.rev),

@@ -11,14 +11,26 @@ use hearth_rules::{
 use hearth_store::{
     Store,
     events::{LateRedaction, NewRedaction, Standing},
-    state::StateMap,
+    state::{RoomState, StateMap},
 };
 use ruma::{
-    EventId,
+    EventId, OwnedEventId,
     events::{StateEventType, TimelineEventType},
 };
 
 use super::lane::Staged;
+
+/// A redaction of what is not here.
+#[derive(Clone, Debug)]
+pub(super) struct Ahead {
+    target: OwnedEventId,
+    nid: EventNid,
+    pdu: Arc<Pdu>,
+    before: StateMap,
+}
+
+/// Redactions remembered until surely committed.
+const AHEAD: usize = 64;
 
 impl Staged {
     /// What a redaction takes away, if it may and we have it; if we do not have it yet, that is noted.
@@ -26,8 +38,8 @@ impl Staged {
         &mut self,
         store: &Store,
         nid: EventNid,
-        pdu: &Pdu,
-        before: &StateMap,
+        pdu: &Arc<Pdu>,
+        before: &RoomState,
     ) -> Result<Option<NewRedaction>> {
         // In versions 1 and 2 an event can name itself.
         let Some(id) = pdu.redacts().filter(|id| *id != pdu.event_id()) else { return Ok(None) };
@@ -35,21 +47,42 @@ impl Staged {
             // PostgreSQL has no texts with NUL, and no event has such an id.
             if !id.as_str().contains('\0') {
                 self.redactions_ahead.push((id.to_owned(), nid));
+                let ahead = &mut self.head.ahead;
+                if ahead.len() >= AHEAD {
+                    ahead.remove(0);
+                }
+                ahead.push(Ahead { target: id.to_owned(), nid, pdu: pdu.clone(), before: before.map.clone() });
             }
             return Ok(None);
         };
-        if !self.may_redact(store, pdu, before, &what).await? {
+        if !self.may_redact(store, pdu, &before.map, &what).await? {
             return Ok(None);
         }
         Ok(Some(NewRedaction { target, json: redaction::redact(what.json(), self.head.version)? }))
     }
 
-    /// Has an event that comes now redacted by what was here before it.
-    pub(super) async fn redact_late(&mut self, store: &Store, nid: EventNid, pdu: &Pdu) -> Result<()> {
-        let ahead = store.redactions_ahead(pdu.event_id()).await?;
-        for by in store.events(&ahead).await? {
-            let (true, Some(snap)) = (by.room == self.head.room.nid && by.pos.is_some(), by.snap) else { continue };
-            if self.may_redact(store, &by.pdu, &store.snapshot(snap).await?, pdu).await? {
+    /// Has an event that comes now redacted by what was here before it. `known` says that the event has a row: as part of a
+    /// state it may have been redacted before it has a place.
+    pub(super) async fn redact_late(&mut self, store: &Store, nid: EventNid, pdu: &Pdu, known: bool) -> Result<()> {
+        if known
+            && let Some(stored) = store.event(nid).await?
+            && let Some(by) = stored.redacted_by
+        {
+            let redaction = NewRedaction { target: nid, json: stored.pdu.json().to_owned() };
+            self.redacted.push(LateRedaction { redaction, by, at_ms: 0 });
+            return Ok(());
+        }
+        let id = pdu.event_id();
+        let mut all: Vec<Ahead> = self.head.ahead.iter().filter(|ahead| ahead.target == id).cloned().collect();
+        let on_disk = store.redactions_ahead(id).await?;
+        for by in store.events(&on_disk).await? {
+            if let (true, Some(snap)) = (by.room == self.head.room.nid && by.pos.is_some(), by.snap) {
+                let before = store.snapshot(snap).await?;
+                all.push(Ahead { target: id.to_owned(), nid: by.nid, pdu: by.pdu.clone(), before });
+            }
+        }
+        for by in all {
+            if self.may_redact(store, &by.pdu, &by.before, pdu).await? {
                 let json = redaction::redact(pdu.json(), self.head.version)?;
                 let at_ms = i64::try_from(by.pdu.origin_server_ts()).unwrap_or(i64::MAX);
                 self.redacted.push(LateRedaction { redaction: NewRedaction { target: nid, json }, by: by.nid, at_ms });

@@ -394,7 +394,7 @@ impl Staged {
             if let Some(event) = change.new.as_ref().filter(|e| e.pdu.membership() == "join") {
                 servers.insert(event.pdu.sender().server_name().to_owned());
             }
-            self.changes.push(change);
+            self.note(change);
         }
         for part in added.chunks(PART) {
             let nids: Vec<EventNid> = part.iter().map(|(_, nid)| *nid).collect();
@@ -409,7 +409,7 @@ impl Staged {
                     _ => {
                         let Some((key, nid)) = part.iter().find(|(_, nid)| *nid == event.nid) else { continue };
                         let change = self.change(cx, *key, None, Some(*nid)).await?;
-                        self.changes.push(change);
+                        self.note(change);
                     }
                 }
             }

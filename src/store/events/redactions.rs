@@ -1,15 +1,48 @@
 //! Redactions: what they take away, and those that came before what they are about (history is fetched from its newest
 //! end).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use hearth_base::{Result, ids::EventNid};
-use ruma::EventId;
+use hearth_base::{
+    Error, Result,
+    ids::{EventNid, RoomNid},
+};
+use hearth_rules::{event::Pdu, versions::RoomVersion};
+use ruma::{EventId, OwnedEventId};
 
-use super::{Append, NewRedaction, Standing, write::Placed, write::clamp};
-use crate::{Store, execute, fetch_all, log::Tx};
+use super::{Append, LateRedaction, NewRedaction, Standing, write::Placed, write::clamp};
+use crate::{Store, db::Texts, execute, fetch_all, log::Tx, sql};
 
 const AHEAD: &str = "SELECT event_nid FROM redactions_ahead WHERE target_id = $1 ORDER BY event_nid";
+
+/// Those of the events that redactions of these appends are to wait for, that have come meanwhile. An append that waits for
+/// what is here was built on what is past.
+pub(super) async fn come(tx: &mut Tx, appends: &[&Append]) -> Result<HashSet<(RoomNid, OwnedEventId)>> {
+    let wanted: Vec<String> =
+        appends.iter().flat_map(|a| a.redactions_ahead.iter().map(|(target, _)| target.to_string())).collect();
+    if wanted.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = sql!("SELECT event_id, room_nid FROM events WHERE event_id " [in 1]);
+    let rows: Vec<(String, i64)> = fetch_all!(tx, (String, i64), sql, Texts(wanted))?;
+    let parsed = rows.into_iter().filter_map(|(id, room)| Some((RoomNid(room), OwnedEventId::try_from(id).ok()?)));
+    Ok(parsed.collect())
+}
+
+/// The events of these appends that were redacted before they came, as they stand then.
+pub(super) fn redacted_at_once(appends: &[&Append]) -> Result<HashMap<EventNid, (EventNid, Pdu)>> {
+    let mut all = HashMap::new();
+    for append in appends.iter().filter(|a| !a.redacted.is_empty()) {
+        let version = RoomVersion::known(append.room.version.as_str())
+            .ok_or_else(|| Error::broken("an append to a room of a version that is none"))?;
+        for LateRedaction { redaction: NewRedaction { target, json }, by, .. } in &append.redacted {
+            let Some(event) = append.events.iter().find(|e| e.nid == *target) else { continue };
+            let pdu = Pdu::parse_stored(event.pdu.event_id().to_owned(), json.as_str(), version)?;
+            all.insert(*target, (*by, pdu));
+        }
+    }
+    Ok(all)
+}
 
 /// Takes redacted content off the events and puts it aside; with it goes the event's relation. Notes redactions of what
 /// is not here.

@@ -26,8 +26,15 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     load_revs(tx, appends).await?;
     let mut done: Vec<&Append> = Vec::with_capacity(appends.len());
     let mut fits = Vec::with_capacity(appends.len());
+    let mut come = redactions::come(tx, appends).await?;
+    let waits = appends.iter().any(|a| !a.redactions_ahead.is_empty());
     for append in appends {
-        let fit = tx.revs.get(&append.room.nid).copied() == append.on_rev;
+        let room = append.room.nid;
+        let fit = tx.revs.get(&room).copied() == append.on_rev
+            && !append.redactions_ahead.iter().any(|(target, _)| come.contains(&(room, target.clone())));
+        if fit && waits {
+            come.extend(append.events.iter().map(|e| (room, e.pdu.event_id().to_owned())));
+        }
         if fit {
             tx.revs.insert(append.room.nid, append.room.head.rev);
             done.push(append);
@@ -50,8 +57,13 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     update_heads(tx, &done, &placed, &whole).await?;
     Counts::changing(tx, &done);
     let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
+    let mut redacted = redactions::redacted_at_once(&done)?;
     for p in &placed {
-        let event = Arc::new(p.stored());
+        let mut event = p.stored();
+        if let Some((by, pdu)) = redacted.remove(&event.nid) {
+            (event.redacted_by, event.pdu) = (Some(by), Arc::new(pdu));
+        }
+        let event = Arc::new(event);
         stored.insert(event.nid, event.clone());
         if p.event.standing == Standing::Live {
             // The position was drawn in `place`; the log row is noted there too, this fills in the event.

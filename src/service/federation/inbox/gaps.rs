@@ -185,11 +185,24 @@ impl Search<'_> {
     fn patience(&self) -> Option<Patience> {
         let left = self.until.checked_duration_since(Instant::now())?;
         let more = self.calls.fetch_add(1, Ordering::Relaxed) < CALLS;
-        more.then(|| self.inbox.federation.once().within(self.wait.min(left)))
+        more.then(|| self.inbox.federation.twice().within(self.wait.min(left)))
     }
 
-    /// Fetches events that lie between.
+    /// Fetches events that lie between: from whoever sent them, from others if that one cannot be asked.
     async fn events_between(&self, found: &mut Found) -> Result<()> {
+        if self.inbox.missing(self.room, &found.events).await?.is_empty() {
+            return Ok(());
+        }
+        for server in self.servers().await? {
+            if self.events_between_by(server, found).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches events that lie between from a server; whether it told what it knows.
+    async fn events_between_by(&self, server: &ServerName, found: &mut Found) -> Result<bool> {
         let mut missing = self.inbox.missing(self.room, &found.events).await?;
         for _ in 0..ROUNDS {
             if missing.is_empty() || found.events.len() > MOST {
@@ -202,7 +215,7 @@ impl Search<'_> {
                 .map(|e| e.event_id().to_owned())
                 .take(A_ROUND as usize)
                 .collect();
-            let Some(told) = self.fetch_missing(latest).await else { break };
+            let Some(told) = self.fetch_missing(server, latest).await else { return Ok(false) };
             let (before, all) = (found.events.len(), told.len() < A_ROUND as usize);
             for pdu in self.inbox.verified(self.room, self.version, told).await? {
                 found.events.entry(pdu.event_id().to_owned()).or_insert(pdu);
@@ -213,22 +226,22 @@ impl Search<'_> {
                 break;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn fetch_missing(&self, latest: Vec<OwnedEventId>) -> Option<Vec<Box<RawValue>>> {
+    async fn fetch_missing(&self, server: &ServerName, latest: Vec<OwnedEventId>) -> Option<Vec<Box<RawValue>>> {
         // The head as it is now, not as it was when the transaction began.
         let head = self.inbox.store.room(self.room.nid).await.ok().flatten()?;
         let earliest = head.head.extremities.iter().map(|e| e.event_id().to_owned()).collect();
         let mut request = get_missing_events::v1::Request::new(self.room.room_id.clone(), earliest, latest);
         request.limit = UInt::from(A_ROUND);
-        match self.inbox.federation.send(self.origin, request, self.patience()?).await {
+        match self.inbox.federation.send(server, request, self.patience()?).await {
             Ok(mut answer) => {
                 answer.events.truncate(A_ROUND as usize);
                 Some(answer.events)
             }
             Err(e) => {
-                tracing::debug!(server = %self.origin, room.id = %self.room.room_id, error = %e, "missing events were not told");
+                tracing::debug!(%server, room.id = %self.room.room_id, error = %e, "missing events were not told");
                 None
             }
         }
