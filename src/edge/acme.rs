@@ -4,11 +4,7 @@
 //! `account` holds the account with the authority, `order` does one order with its challenges, `schedule` says when.
 //! A failed renewal leaves the old certificate in use, says so in one line, and is tried again with growing pauses.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hearth_config::edge::{Acme as Config, Challenge, Names};
 use time::OffsetDateTime;
@@ -229,8 +225,7 @@ impl Work {
         let Some(challenge) = turn.and_then(|n| self.offered.get(n)) else {
             return Err(order::Failed::said("no open listener can answer a challenge: it needs port 80 or 443"));
         };
-        let folder = self.group.file.parent().unwrap_or(Path::new("."));
-        disk::has_room(folder).map_err(|e| order::Failed::said(format!("nothing could be kept: {e}")))?;
+        disk::has_room(&self.group.file).map_err(|e| order::Failed::said(format!("nothing could be kept: {e}")))?;
         let current = self.shared.certificates.get(self.group.label()).filter(|c| c.source == Source::Acme);
         let text = order::certificate(&self.authority, &self.shared, &self.group.names, *challenge, current).await?;
         let certificate = files::parse(text.as_bytes(), text.as_bytes(), Source::Acme).map_err(order::Failed::said)?;

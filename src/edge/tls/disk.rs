@@ -40,13 +40,16 @@ fn write_inner(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Whether a certificate could be kept in a folder: asked before one is ordered, since authorities count orders, and each
-/// one that is lost brings the day nearer on which they refuse.
+/// Whether a certificate could be kept under a path: asked before one is ordered, since authorities count orders, and each
+/// one that is lost brings the day nearer on which they refuse. It is tried beside that path, so that those who look for
+/// others at the same time are not in the way.
 ///
 /// # Errors
 /// What the file system says.
-pub(crate) fn has_room(folder: &Path) -> Result<(), Error> {
-    let probe = folder.join("room");
+pub(crate) fn has_room(path: &Path) -> Result<(), Error> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".room");
+    let probe = path.with_file_name(name);
     write(&probe, &[0; ROOM], 0o600)?;
     fs::remove_file(&probe).map_err(|e| Error::File("remove", probe, e))
 }

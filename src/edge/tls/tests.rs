@@ -118,10 +118,17 @@ fn the_local_authority_is_kept_and_bound_to_its_names() {
 fn room_is_looked_for_before_it_is_needed() {
     let folder = tempfile::tempdir().unwrap();
     let (new, taken) = (folder.path().join("a/b"), folder.path().join("taken"));
-    disk::has_room(&new).unwrap();
+    disk::has_room(&new.join("x.pem")).unwrap();
     assert_eq!(std::fs::read_dir(&new).unwrap().count(), 0, "and nothing of it stays");
     std::fs::write(&taken, "").unwrap();
-    assert!(disk::has_room(&taken.join("acme")).unwrap_err().to_string().contains("taken"));
+    assert!(disk::has_room(&taken.join("acme/x.pem")).unwrap_err().to_string().contains("taken"));
+    // Each certificate has a task of its own, and all begin at the start.
+    std::thread::scope(|scope| {
+        for name in ["a.pem", "b.pem", "c.pem"] {
+            let path = new.join(name);
+            scope.spawn(move || (0..50).for_each(|_| disk::has_room(&path).unwrap()));
+        }
+    });
     // A folder stands where the file is to be: the old one stays, and nothing lies about.
     std::fs::create_dir(new.join("x.pem")).unwrap();
     assert!(disk::write(&new.join("x.pem"), b"key", 0o600).is_err());
