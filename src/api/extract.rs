@@ -90,9 +90,30 @@ impl<R: IncomingRequest + Send> Extract for Public<R> {
 
     async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        let decoded = Decoded::read(cx, route, parts, body).await?;
-        let Decoded { body, json, parts } = decoded;
+        let json = json(cx, route, &parts, body).await?;
+        let body = decode(route, &parts, &json)?;
         Ok(Self { body, json, origin: Origin::of(&parts), uri: parts.uri, headers: parts.headers })
+    }
+}
+
+/// A user's request before it is decoded.
+struct Proved {
+    requester: Arc<Requester>,
+    parts: Parts,
+    origin: Origin,
+    json: Bytes,
+}
+
+impl Proved {
+    /// Proves who asks, then reads the body: a stranger's bytes are not worth waiting for. This knows nothing of the
+    /// endpoint's type, so that it is compiled once and not for each.
+    async fn by<A: Admit>(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let origin = Origin::of(&parts);
+        let token = auth::token(&parts)?.ok_or_else(Error::missing_token)?;
+        let requester = auth::requester::<A>(cx, &token, &parts, &origin).await?;
+        let json = json(cx, route, &parts, body).await?;
+        Ok(Self { requester, parts, origin, json })
     }
 }
 
@@ -150,12 +171,8 @@ impl<R: IncomingRequest + Send, A: Admit> Extract for Client<R, A> {
     type Request = R;
 
     async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
-        let (parts, body) = request.into_parts();
-        let origin = Origin::of(&parts);
-        // Before the body is read: a stranger's bytes are not worth waiting for.
-        let token = auth::token(&parts)?.ok_or_else(Error::missing_token)?;
-        let requester = auth::requester::<A>(cx, &token, &parts, &origin).await?;
-        let Decoded { body, json, parts } = Decoded::read(cx, route, parts, body).await?;
+        let Proved { requester, parts, origin, json } = Proved::by::<A>(cx, route, request).await?;
+        let body = decode(route, &parts, &json)?;
         Ok(Self { requester, body, json, origin, uri: parts.uri, headers: parts.headers, admitted: PhantomData })
     }
 }
@@ -188,7 +205,8 @@ impl<R: IncomingRequest + Send, A: Admit> Extract for OptionalClient<R, A> {
             Some(token) => Some(auth::requester::<A>(cx, &token, &parts, &origin).await?),
             None => None,
         };
-        let Decoded { body, json, parts } = Decoded::read(cx, route, parts, body).await?;
+        let json = json(cx, route, &parts, body).await?;
+        let body = decode(route, &parts, &json)?;
         Ok(Self { requester, body, json, origin, uri: parts.uri, headers: parts.headers, admitted: PhantomData })
     }
 }
@@ -219,7 +237,8 @@ impl<R: IncomingRequest + Send> Extract for Admin<R> {
         if !requester.is_admin {
             return Err(Error::forbidden("You are not a server admin"));
         }
-        let Decoded { body, json, parts } = Decoded::read(cx, route, parts, body).await?;
+        let json = json(cx, route, &parts, body).await?;
+        let body = decode(route, &parts, &json)?;
         Ok(Self { requester, body, json, origin, uri: parts.uri })
     }
 }
@@ -251,7 +270,7 @@ impl<R: IncomingRequest + Send> Extract for Upload<R> {
         let requester = auth::requester::<Members>(cx, &token, &parts, &origin).await?;
         let length = stream.size_hint().exact();
         let headers = parts.headers.clone();
-        let (body, _) = decode(route, parts, &Bytes::new())?;
+        let body = decode(route, &parts, &[])?;
         Ok(Self { requester, body, stream, length, origin, headers })
     }
 }
@@ -277,7 +296,7 @@ impl<R: IncomingRequest + Send> Extract for Form<R> {
         let (parts, body) = request.into_parts();
         let bytes = read(body, FORM).await?;
         let origin = Origin::of(&parts);
-        let (body, _) = decode(route, parts, &Bytes::new())?;
+        let body = decode(route, &parts, &[])?;
         Ok(Self { body, fields: url::form_urlencoded::parse(&bytes).into_owned().collect(), origin })
     }
 }
@@ -314,36 +333,30 @@ impl<R: IncomingRequest, B: DeserializeOwned> IncomingRequest for As<R, B> {
     }
 }
 
-struct Decoded<R> {
-    body: R,
-    json: Bytes,
-    parts: Parts,
+/// The body of a request, as far as it can be judged without its type.
+async fn json(cx: &Cx, route: &Route, parts: &Parts, body: Body) -> Result<Bytes> {
+    let limit = route.max_body.unwrap_or(cx.settings().max_body_bytes);
+    let json = read(body, limit).await?;
+    // GET and HEAD have no meaning for a body (RFC 9110, 9.3.1).
+    let json = if matches!(parts.method, Method::GET | Method::HEAD) { Bytes::new() } else { json };
+    check_object(&json)?;
+    check_depth(&json)?;
+    Ok(json)
 }
 
-impl<R: IncomingRequest> Decoded<R> {
-    async fn read(cx: &Cx, route: &Route, parts: Parts, body: Body) -> Result<Self> {
-        let limit = route.max_body.unwrap_or(cx.settings().max_body_bytes);
-        let json = read(body, limit).await?;
-        // GET and HEAD have no meaning for a body (RFC 9110, 9.3.1).
-        let json = if matches!(parts.method, Method::GET | Method::HEAD) { Bytes::new() } else { json };
-        check_object(&json)?;
-        check_depth(&json)?;
-        let (body, parts) = decode(route, parts, &json)?;
-        Ok(Self { body, json, parts })
-    }
-}
-
-fn decode<R: IncomingRequest>(route: &Route, parts: Parts, json: &Bytes) -> Result<(R, Parts)> {
-    // Ruma decodes a request of borrowed bytes; what it needs is lent to it and taken back.
-    let args = parts.uri.clone();
-    let args = route.arguments(args.path())?;
+fn decode<R: IncomingRequest>(route: &Route, parts: &Parts, json: &[u8]) -> Result<R> {
+    let args = route.arguments(parts.uri.path())?;
     let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
-    let mut request = http::Request::new(&json[..]);
+    R::try_from_http_request(lent(parts, json), &args).map_err(|e| refused(e, json))
+}
+
+/// Ruma decodes a request of borrowed bytes.
+fn lent<'j>(parts: &Parts, json: &'j [u8]) -> http::Request<&'j [u8]> {
+    let mut request = http::Request::new(json);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = parts.uri.clone();
     *request.headers_mut() = parts.headers.clone();
-    let body = R::try_from_http_request(request, &args).map_err(|e| refused(e, json))?;
-    Ok((body, parts))
+    request
 }
 
 /// What a request that does not decode is told (client-server API, "Common error codes").

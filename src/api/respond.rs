@@ -85,8 +85,8 @@ impl Answer for Plain {
 }
 
 /// The answer to a request: what the handler gave, or the error's body, with CORS headers.
-pub fn finish<T: Answer>(result: Result<T>) -> Response {
-    let mut response = result.and_then(Answer::into_answer).unwrap_or_else(|e| error(&e));
+pub fn finish(result: Result<Response>) -> Response {
+    let mut response = result.unwrap_or_else(|e| error(&e));
     allow_origins(response.headers_mut());
     response
 }

@@ -11,7 +11,7 @@ use axum::{
     response::Response,
     routing::{MethodFilter, any, on},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use hearth_base::{Error, Result};
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -46,7 +46,7 @@ where
             Ok(decoded) => self(cx, decoded).await,
             Err(e) => Err(e),
         };
-        respond::finish(result)
+        respond::finish(result.and_then(Answer::into_answer))
     }
 }
 
@@ -108,6 +108,9 @@ impl Route {
     }
 }
 
+/// An endpoint whose type is forgotten: what axum makes of a handler is made once then, and not for each of hundreds.
+type Call = Arc<dyn Fn(Cx, Arc<Route>, Request) -> BoxFuture<'static, Response> + Send + Sync>;
+
 /// A table of routes.
 #[derive(Default)]
 pub struct Routes {
@@ -146,13 +149,19 @@ impl Routes {
         paths.sort();
         paths.dedup();
         let filter = filter(&H::Request::METHOD);
+        let call: Call = Arc::new(move |cx, route, request| handler.clone().call(cx, route, request).boxed());
         for path in paths {
-            let route = Arc::new(Route::new(H::Request::METHOD, &path, max_body));
-            let (handler, line) = (handler.clone(), route.clone());
-            let call = move |State(cx): State<Cx>, request: Request| serve(handler, cx, line, request);
-            self.router = self.router.route(&route.path, on(filter, call));
-            self.table.push(route);
+            self = self.place(filter, Route::new(H::Request::METHOD, &path, max_body), call.clone());
         }
+        self
+    }
+
+    fn place(mut self, filter: MethodFilter, route: Route, call: Call) -> Self {
+        let route = Arc::new(route);
+        let line = route.clone();
+        let call = move |State(cx): State<Cx>, request: Request| serve(call, cx, line, request);
+        self.router = self.router.route(&route.path, on(filter, call));
+        self.table.push(route);
         self
     }
 
@@ -163,7 +172,7 @@ impl Routes {
             let call = move |request: Request| async move {
                 match *request.method() {
                     Method::OPTIONS => respond::preflight(),
-                    _ => respond::finish::<respond::Plain>(Err(refusal())),
+                    _ => respond::finish(Err(refusal())),
                 }
             };
             self.router = self.router.route(path, any(call));
@@ -192,12 +201,14 @@ impl Routes {
 }
 
 /// Runs a handler. A panic is a defect, but one request's: it is logged and answered 500.
-async fn serve<H: Endpoint<A>, A: 'static>(handler: H, cx: Cx, route: Arc<Route>, request: Request) -> Response {
+async fn serve(call: Call, cx: Cx, route: Arc<Route>, request: Request) -> Response {
     let started = Instant::now();
-    let response = AssertUnwindSafe(handler.call(cx, route.clone(), request))
+    // A handler may panic before it waits for anything.
+    let answered = async { call(cx, route.clone(), request).await };
+    let response = AssertUnwindSafe(answered)
         .catch_unwind()
         .await
-        .unwrap_or_else(|_| respond::finish::<respond::Plain>(Err(Error::broken("a handler panicked"))));
+        .unwrap_or_else(|_| respond::finish(Err(Error::broken("a handler panicked"))));
     route.seconds.record(started.elapsed().as_secs_f64());
     if response.status().is_server_error() {
         route.failures.increment(1);
@@ -219,7 +230,7 @@ async fn unknown_path(request: Request) -> Response {
     if request.method() == Method::OPTIONS {
         return respond::preflight();
     }
-    respond::finish::<respond::Plain>(Err(Error::unrecognized("Unrecognized request")))
+    respond::finish(Err(Error::unrecognized("Unrecognized request")))
 }
 
 async fn wrong_method(request: Request) -> Response {
@@ -227,5 +238,5 @@ async fn wrong_method(request: Request) -> Response {
         return respond::preflight();
     }
     let e = Error::told(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "This path does not know this method");
-    respond::finish::<respond::Plain>(Err(e))
+    respond::finish(Err(e))
 }

@@ -24,6 +24,7 @@ use crate::{
 pub mod dial;
 pub mod inspect;
 pub mod tls;
+mod wire;
 
 pub use dial::{Dialer, Proxy};
 
@@ -54,7 +55,7 @@ impl Http {
     /// # Errors
     /// If the authorities of this machine or those configured cannot be read.
     pub fn new(settings: &Settings, dns: Dns, lookup: Lookup) -> Done<Self> {
-        let dialer = Dialer::new(settings, dns, lookup)?;
+        let dialer = Dialer::new(settings, None, dns, lookup)?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())

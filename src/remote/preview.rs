@@ -26,10 +26,8 @@ use crate::{
 mod body;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 pub use body::Body;
-use wire::Connector;
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 8;
@@ -56,9 +54,8 @@ pub struct Settings {
 pub struct Browser(Arc<Inner>);
 
 struct Inner {
-    client: Client<Connector, Empty<Bytes>>,
+    client: Client<Dialer, Empty<Bytes>>,
     dialer: Dialer,
-    http_proxy: Option<Proxy>,
     user_agent: HeaderValue,
     languages: Option<HeaderValue>,
 }
@@ -91,8 +88,7 @@ impl Browser {
             Some(address) => Dns::at(address)?,
             None => Dns::system()?,
         };
-        // Authorities always name their port here.
-        let dialer = Dialer::new(remote, dns, Lookup::Web(443))?;
+        let dialer = Dialer::new(remote, settings.http_proxy.clone(), dns, Lookup::Web(443))?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -100,12 +96,11 @@ impl Browser {
             .pool_max_idle_per_host(1)
             .http1_max_headers(MAX_HEADERS)
             .http2_max_header_list_size(MAX_HEADER_BYTES)
-            .build(Connector::new(dialer.clone(), settings.http_proxy.clone()));
+            .build(dialer.clone());
         let languages = settings.languages.join(", ");
         Ok(Self(Arc::new(Inner {
             client,
             dialer,
-            http_proxy: settings.http_proxy.clone(),
             user_agent: HeaderValue::from_str(&remote.user_agent).doing("making the user agent")?,
             languages: HeaderValue::from_str(&languages).ok().filter(|l| !l.is_empty()),
         })))
@@ -178,7 +173,7 @@ impl Browser {
             request = request.header(header::ACCEPT_LANGUAGE, languages.clone());
         }
         if url.scheme() == "http"
-            && let Some(proxy) = self.0.http_proxy.as_ref().filter(|p| authority(url).is_ok_and(|a| !p.is_bypassed(&a)))
+            && let Some(proxy) = self.0.dialer.plain_proxy(&authority(url)?)
             && let Some(authorization) = &proxy.authorization
         {
             request = request.header(header::PROXY_AUTHORIZATION, authorization.as_str());

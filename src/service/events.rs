@@ -11,7 +11,7 @@ use hearth_base::{
 use hearth_rules::event::{Draft, Signer, redaction};
 use hearth_store::{
     Store,
-    events::{Append, Appended, StoredEvent},
+    events::{Append, StoredEvent},
     rooms::Room,
     state::SnapRow,
 };
@@ -22,7 +22,9 @@ use serde_json::value::RawValue;
 
 use crate::{federation::policy::Policy, push::Push, relations, state::State};
 
+mod allowed;
 mod arrivals;
+mod before;
 mod ends;
 mod heads;
 pub mod lane;
@@ -33,6 +35,7 @@ mod sense;
 
 pub use arrivals::{Arrival, Arrived};
 pub use heads::Entry;
+use heads::too_busy;
 use lane::{Builder, Head, Lane, Staged, Step};
 pub use lane::{Redaction, With};
 pub use restate::{Restating, Told};
@@ -255,24 +258,13 @@ impl Events {
             let committed = self.store.enqueue(append).await?;
             newest.head = Some(head);
             drop(newest);
-            match committed.await {
-                Ok(Ok(Appended::Done(_))) => {
-                    return Ok(event_id);
-                }
-                Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
-                failed => {
-                    self.start_over(&lane, epoch).await;
-                    if let Some(done) = self.done_before(sender, room, &with).await {
-                        return Ok(done);
-                    }
-                    return Err(match failed {
-                        Ok(Err(e)) => e,
-                        _ => Error::unavailable("append", "the writer is gone"),
-                    });
-                }
+            match self.settled(&lane, epoch, committed).await {
+                Ok(true) => return Ok(event_id),
+                Ok(false) => {}
+                Err(e) => return self.done_before(sender, room, &with).await.ok_or(e),
             }
         }
-        Err(Error::unavailable("append", "the room is too busy"))
+        Err(too_busy())
     }
 
     /// The event that was sent under the same transaction id: the table refuses another.
@@ -280,15 +272,6 @@ impl Events {
         let (device, txn_id) = with.txn.as_ref()?;
         let done = self.store.event_by_txn(sender, room, device, txn_id).await.ok().flatten()?;
         Some(done.event_id().to_owned())
-    }
-
-    /// Makes a lane read its head again, unless somebody already had it do so.
-    async fn start_over(&self, lane: &Lane, epoch: u64) {
-        let mut newest = lane.newest.lock().await;
-        if newest.epoch == epoch {
-            newest.epoch += 1;
-            newest.head = None;
-        }
     }
 
     /// Builds the first events of a new room; nothing is written yet. Gives what [`Store`] is to append.

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use hearth_base::{Result, clock::Clock, tasks::Supervisor};
 use hearth_store::Store;
-use ruma::OwnedServerName;
 
 pub mod account_data;
 pub mod accounts;
@@ -30,6 +30,7 @@ pub mod relations;
 pub mod reports;
 pub mod rooms;
 pub mod server_keys;
+pub mod settings;
 pub mod state;
 pub mod sync;
 #[cfg(test)]
@@ -50,7 +51,7 @@ use federation::{
     backfill::{self, Backfill},
     completion::{self, Completion},
     edus::{self, Edus, device_lists::DeviceLists},
-    gate::{self, Gate},
+    gate::Gate,
     inbox::Inbox,
     joins::Joins,
     outbox::{self, Outbox},
@@ -73,83 +74,10 @@ use relations::Relations;
 use reports::Reports;
 use rooms::Rooms;
 use server_keys::ServerKeys;
+pub use settings::Settings;
 use state::State;
 use sync::{Sources, Sync};
 use typing::Typing;
-
-/// How the services are to behave: each capability's own settings.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Our name, the part after the colon.
-    pub server_name: OwnedServerName,
-    /// Where clients reach us, with `/` at the end; for links that we hand out.
-    pub public_baseurl: Option<String>,
-    /// Our signing key, and whose word we take about those of others.
-    pub server_keys: server_keys::Settings,
-    /// Other servers.
-    pub federation: federation::Settings,
-    /// Accounts and passwords.
-    pub accounts: accounts::Settings,
-    /// Sessions and tokens.
-    pub login: login::Settings,
-    /// Keys of devices and users.
-    pub keys: keys::Settings,
-    /// Messages from device to device.
-    pub to_device: devices::to_device::Settings,
-    /// Account data and filters.
-    pub account_data: account_data::Settings,
-    /// Push rules and unread counts.
-    pub push: push::Settings,
-    /// Aliases, published rooms, the search for users.
-    pub directory: directory::Settings,
-    /// Membership of rooms.
-    pub membership: membership::Settings,
-    /// New rooms.
-    pub rooms: rooms::Settings,
-    /// Profiles.
-    pub profile: profile::Settings,
-    /// Presence.
-    pub presence: presence::Settings,
-    /// What /sync shows.
-    pub sync: sync::Settings,
-    /// How much another server may ask of us.
-    pub gate: gate::Settings,
-    /// Transactions to other servers.
-    pub outbox: outbox::Settings,
-    /// Calls.
-    pub calls: calls::Settings,
-    /// Media.
-    pub media: media::Settings,
-}
-
-impl Settings {
-    /// The usual settings of a server of this name, with a signing key made just now.
-    #[must_use]
-    pub fn new(server_name: OwnedServerName) -> Self {
-        Self {
-            public_baseurl: None,
-            server_keys: server_keys::Settings::generate(),
-            federation: federation::Settings::default(),
-            accounts: accounts::Settings::default(),
-            login: login::Settings::default(),
-            keys: keys::Settings::default(),
-            to_device: devices::to_device::Settings::default(),
-            account_data: account_data::Settings::default(),
-            push: push::Settings::default(),
-            directory: directory::Settings::default(),
-            membership: membership::Settings::default(),
-            rooms: rooms::Settings::default(),
-            profile: profile::Settings::default(),
-            presence: presence::Settings::default(),
-            sync: sync::Settings::default(),
-            gate: gate::Settings::default(),
-            outbox: outbox::Settings::default(),
-            calls: calls::Settings::default(),
-            media: media::Settings::default(),
-            server_name,
-        }
-    }
-}
 
 /// Every service once, in the order in which they are made.
 pub struct Services {
@@ -236,11 +164,21 @@ pub struct Services {
 }
 
 impl Services {
-    /// Makes all services and starts their tasks.
+    /// Makes all services and starts their tasks. Boxed here, or all that the tasks do were compiled again in each crate
+    /// that starts them.
     ///
     /// # Errors
     /// If one cannot read what it needs to begin.
-    pub async fn start(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
+    pub fn start(
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> BoxFuture<'static, Result<Arc<Self>>> {
+        Box::pin(Self::made(settings, store, clock, supervisor))
+    }
+
+    async fn made(settings: Settings, store: Store, clock: Clock, supervisor: Supervisor) -> Result<Arc<Self>> {
         let name = settings.server_name.clone();
         let disk = || store.clone();
         let time = || clock.clone();

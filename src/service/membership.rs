@@ -1,4 +1,4 @@
-//! Join, invite, knock, leave, kick, ban, unban, forget. What can be decided in a room that this server is in is decided
+//! Join, invite, knock, leave, kick, ban, unban, forget; coming in is in `coming.rs`. What can be decided in a room that this server is in is decided
 //! here; where others must help, [`Joins`] asks them.
 
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use serde_json::{Map, Value};
 use crate::{
     account_data::AccountData,
     events::{Events, With, check_may_write},
-    federation::joins::{Joins, Went},
+    federation::joins::Joins,
     push::Push,
     state::State,
 };
 
 mod chores;
+mod coming;
 mod content;
 mod everywhere;
 mod following;
@@ -84,101 +85,6 @@ impl Membership {
             settings,
             chores: chores::Chores::default(),
         }
-    }
-
-    /// Whether this server is in a room, so that joining it needs nobody else.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn is_here(&self, room_id: &RoomId) -> Result<bool> {
-        Ok(self.joins.resident(room_id).await?.is_some())
-    }
-
-    /// Joins a room: here if this server is in it, else through the servers of `via` and those we know of.
-    ///
-    /// # Errors
-    /// 404 if nobody is known who is in the room, 403 if its rules do not allow it, 502 and 504 if no server can be asked.
-    pub async fn join(
-        &self,
-        who: &Requester,
-        room_id: &RoomId,
-        via: &[OwnedServerName],
-        wish: Joining,
-    ) -> Result<OwnedRoomId> {
-        check_may_write(who)?;
-        let was = match self.store.room_nid(room_id).await? {
-            Some(nid) => self.state.membership(nid, who.user_nid).await?,
-            None => MembershipState::Leave,
-        };
-        if let Some(room) = self.joins.resident(room_id).await? {
-            if room.head.partial && was != MembershipState::Join {
-                // Whether they are banned, for one, only those know who know all of the state.
-                let content = self.joined(who, &wish).await?.object()?;
-                self.joins.join_beside(who, &room, via, content).await?;
-                self.follow(who, &room).await;
-                return Ok(room.room_id.clone());
-            }
-            return self.join_here(who, &room, via, wish).await;
-        }
-        let content = self.joined(who, &wish).await?.object()?;
-        let went = self.joins.join(who, room_id, via, content).await.map_err(|e| match was {
-            // Others may have lifted the ban that we saw; if it does not work, it is why.
-            MembershipState::Ban => Error::forbidden("You are banned from this room"),
-            _ => e,
-        })?;
-        match went {
-            Went::In => {
-                self.follow(who, &*self.state.room(room_id).await?).await;
-                Ok(room_id.to_owned())
-            }
-            Went::Open => {
-                let room = self.state.room(room_id).await?;
-                self.join_here(who, &room, via, wish).await
-            }
-        }
-    }
-
-    async fn join_here(
-        &self,
-        who: &Requester,
-        room: &Room,
-        via: &[OwnedServerName],
-        wish: Joining,
-    ) -> Result<OwnedRoomId> {
-        let mut now = self.state.membership(room.nid, who.user_nid).await?;
-        if now == MembershipState::Join && wish.says_nothing() {
-            return Ok(room.room_id.clone());
-        }
-        if now != MembershipState::Join {
-            self.check_guest(who, room).await?;
-            if let Some(signed) = &wish.third_party_signed {
-                self.accept(who, room, signed).await?;
-                now = MembershipState::Invite;
-            }
-        }
-        let mut content = self.joined(who, &wish).await?;
-        if !matches!(now, MembershipState::Join | MembershipState::Invite | MembershipState::Ban) {
-            match self.joins.authoriser(Some(who.user_nid), room).await {
-                Ok(voucher) => content.join_authorised_via_users_server = voucher,
-                Err(e) if matches!(e.errcode(), "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN") => {
-                    return match self.joins.join_vouched(who, room, via, content.object()?).await {
-                        Ok(()) => {
-                            self.follow(who, room).await;
-                            Ok(room.room_id.clone())
-                        }
-                        // Nobody else is there who could.
-                        Err(other) if other.errcode() == "M_NOT_FOUND" => Err(e),
-                        Err(other) => Err(other),
-                    };
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        self.write(room, who, &who.user_id, &content, None).await?;
-        if now != MembershipState::Join {
-            self.follow(who, room).await;
-        }
-        Ok(room.room_id.clone())
     }
 
     /// Leaves a room, rejects an invite, takes back a knock.
@@ -265,27 +171,6 @@ impl Membership {
         }
     }
 
-    /// Knocks at a room's door: here if this server is in it, else through others.
-    ///
-    /// # Errors
-    /// 404 if nobody is known who is in the room, 403 if its join rules do not take knocks.
-    pub async fn knock(
-        &self,
-        who: &Requester,
-        room_id: &RoomId,
-        via: &[OwnedServerName],
-        reason: Option<String>,
-    ) -> Result<OwnedRoomId> {
-        check_may_write(who)?;
-        let content = self.content("knock", who.user_nid, reason).await?;
-        if !self.is_here(room_id).await? && self.joins.knock(who, room_id, via, content.object()?).await? == Went::In {
-            return Ok(room_id.to_owned());
-        }
-        let room = self.state.room(room_id).await?;
-        self.write(&room, who, &who.user_id, &content, None).await?;
-        Ok(room.room_id.clone())
-    }
-
     /// Removes a user who is in, invited or knocking.
     ///
     /// # Errors
@@ -369,9 +254,12 @@ impl Membership {
             }
             self.check_invitee(user).await?;
         }
-        let room = self.known_about(room_id, user).await?;
-        if wanted.membership == "join" && who.is_guest {
-            self.check_guest(who, &room).await?;
+        let mut room = self.known_about(room_id, user).await?;
+        if wanted.membership == "join" {
+            room = self.sure_of(room, user).await?;
+            if who.is_guest {
+                self.check_guest(who, &room).await?;
+            }
         }
         let content: Map<String, Value> =
             serde_json::from_str(content).map_err(|_| Error::bad_json("The content is not an object"))?;
@@ -402,6 +290,14 @@ impl Membership {
         match user.server_name() == self.server_name || !room.head.partial {
             true => Ok(room),
             false => self.state.whole(room.nid).await,
+        }
+    }
+
+    /// A room in which it is known what a user is who wants in, ours or not: of one that came in part, a ban may be unknown.
+    async fn sure_of(&self, room: Arc<Room>, user: &UserId) -> Result<Arc<Room>> {
+        match room.head.partial && self.of(&room, user).await? != MembershipState::Join {
+            true => self.state.whole(room.nid).await,
+            false => Ok(room),
         }
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use hearth_base::{Error, Result};
 use hearth_rules::request::Signed;
 use hearth_service::federation::gate::{Errand, Pass};
-use http::{Method, Uri};
+use http::{Method, Uri, request::Parts};
 use http_body::Body as _;
 use ruma::{OwnedServerName, api::IncomingRequest};
 
@@ -37,6 +37,24 @@ impl<R: IncomingRequest + Send> Extract for Federation<R> {
     type Request = R;
 
     async fn extract(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
+        let Proved { server, parts, origin, json, pass } = Proved::of(cx, route, request).await?;
+        let body = decode(route, &parts, &json)?;
+        Ok(Self { server, body, json, origin, uri: parts.uri, pass })
+    }
+}
+
+/// A server's request before it is decoded.
+struct Proved {
+    server: OwnedServerName,
+    parts: Parts,
+    origin: Origin,
+    json: Bytes,
+    pass: Pass,
+}
+
+impl Proved {
+    /// Proves which server asks. Knows nothing of the endpoint's type, so that it is compiled once and not for each.
+    async fn of(cx: &Cx, route: &Route, request: Request) -> Result<Self> {
         let (parts, body) = request.into_parts();
         let origin = Origin::of(&parts);
         let own = cx.federation.name();
@@ -57,8 +75,7 @@ impl<R: IncomingRequest + Send> Extract for Federation<R> {
         cx.federation.heard_from(&claim.origin).await?;
         let errand = if parts.method == Method::PUT { Errand::Tells } else { Errand::Asks };
         let pass = cx.gate.enter(&claim.origin, errand).await?;
-        let (body, parts) = decode(route, parts, &json)?;
-        Ok(Self { server: claim.origin, body, json, origin, uri: parts.uri, pass })
+        Ok(Self { server: claim.origin, parts, origin, json, pass })
     }
 }
 

@@ -17,12 +17,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use hearth_base::Result as Done;
-use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
-    rt::TokioIo,
-};
+use http::{Uri, uri::Scheme};
 use ipnet::IpNet;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::tls::Tls;
+use super::{tls::Tls, wire::Wire};
 use crate::{
     Failure, Settings,
     discovery::{Authority, Host, Lookup, Place, dns::Dns},
@@ -43,6 +38,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// When the next address is tried while an earlier one has not answered (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
+/// Where a web server without TLS listens.
+const HTTP_PORT: u16 = 80;
 
 /// A proxy that opens tunnels (`CONNECT`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +52,7 @@ pub struct Proxy {
     pub not_for: Vec<String>,
 }
 
-/// Opens connections. Clones are the same.
+/// Opens connections. Clones are the same. As a [`tower::Service`] it is what the clients pool.
 #[derive(Clone)]
 pub struct Dialer(Arc<Inner>);
 
@@ -66,10 +63,12 @@ struct Inner {
     deny: Vec<IpNet>,
     allow: Vec<IpNet>,
     proxy: Option<Proxy>,
+    /// The proxy for what goes without TLS.
+    plain_proxy: Option<Proxy>,
 }
 
 impl Dialer {
-    pub(crate) fn new(settings: &Settings, dns: Dns, lookup: Lookup) -> Done<Self> {
+    pub(crate) fn new(settings: &Settings, plain_proxy: Option<Proxy>, dns: Dns, lookup: Lookup) -> Done<Self> {
         Ok(Self(Arc::new(Inner {
             dns,
             lookup,
@@ -77,7 +76,30 @@ impl Dialer {
             deny: settings.deny.clone(),
             allow: settings.allow.clone(),
             proxy: settings.proxy.clone(),
+            plain_proxy,
         })))
+    }
+
+    /// A connection for requests to an address: with TLS, but for `http`.
+    async fn wire(&self, uri: &Uri) -> Result<Wire, Failure> {
+        let authority = uri.authority().map_or("", |a| a.as_str());
+        if uri.scheme() != Some(&Scheme::HTTP) {
+            let stream = self.open(&Authority::parse(authority)?).await?;
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            return Ok(Wire::new(stream, is_http2, false));
+        }
+        let authority = match uri.port() {
+            Some(_) => Authority::parse(authority)?,
+            None => Authority::parse(&format!("{authority}:{HTTP_PORT}"))?,
+        };
+        let proxy = self.plain_proxy(&authority);
+        let stream = self.open_plain(&authority, proxy).await?;
+        Ok(Wire::new(stream, false, proxy.is_some()))
+    }
+
+    /// The proxy by which an authority is reached without TLS.
+    pub(crate) fn plain_proxy(&self, authority: &Authority) -> Option<&Proxy> {
+        self.0.plain_proxy.as_ref().filter(|proxy| !proxy.is_bypassed(authority))
     }
 
     /// Where an authority listens.
@@ -122,7 +144,7 @@ impl Dialer {
     }
 
     /// A connection to a web server that speaks without TLS, or to the proxy that stands before it.
-    pub(crate) async fn open_plain(&self, authority: &Authority, proxy: Option<&Proxy>) -> Result<TcpStream, Failure> {
+    async fn open_plain(&self, authority: &Authority, proxy: Option<&Proxy>) -> Result<TcpStream, Failure> {
         if let Some(proxy) = proxy {
             self.check_literal(authority)?;
             let tcp =
@@ -294,56 +316,6 @@ impl tower::Service<Uri> for Dialer {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let dialer = self.clone();
-        Box::pin(async move {
-            let authority = Authority::parse(uri.authority().map_or("", |a| a.as_str())).map_err(Arc::new)?;
-            let stream = dialer.open(&authority).await.map_err(Arc::new)?;
-            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            Ok(Wire { io: TokioIo::new(stream), is_http2 })
-        })
-    }
-}
-
-/// An open connection.
-pub struct Wire {
-    io: TokioIo<TlsStream<TcpStream>>,
-    is_http2: bool,
-}
-
-impl Connection for Wire {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new();
-        if self.is_http2 { connected.negotiated_h2() } else { connected }
-    }
-}
-
-impl Read for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl Write for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        Box::pin(async move { dialer.wire(&uri).await.map_err(Arc::new) })
     }
 }

@@ -10,22 +10,16 @@ use hearth_base::{
     Error, Result,
     ids::{EventNid, KeyNid, SnapNid},
 };
-use hearth_rules::{
-    auth::{self, NotAllowed},
-    event::Pdu,
-};
+use hearth_rules::event::Pdu;
 use hearth_store::{
     Store,
     events::{NewEvent, Standing, StateChange, StoredEvent},
     rooms::Extremity,
-    state::{RoomState, SnapRow, StateMap},
+    state::{RoomState, StateMap},
 };
-use ruma::{
-    OwnedEventId, UserId,
-    events::{StateEventType, TimelineEventType},
-};
+use ruma::{OwnedEventId, UserId, events::TimelineEventType};
 
-use super::lane::{Builder, Staged, With, membership_of, opens, pdu_of, relation_of};
+use super::lane::{Builder, Staged, With, membership_of, opens, relation_of};
 use crate::state::State;
 
 /// An event about to be placed.
@@ -76,7 +70,7 @@ pub enum Arrived {
 
 /// Events of one write by id, which those after them may name.
 #[derive(Debug, Default)]
-pub(super) struct Near(HashMap<OwnedEventId, (EventNid, RoomState)>);
+pub(super) struct Near(pub(super) HashMap<OwnedEventId, (EventNid, RoomState)>);
 
 impl Staged {
     /// Places one event; those before it of the same write are in `near`.
@@ -201,12 +195,16 @@ impl Staged {
             let said = push.evaluate(self.head.room.nid, &pdu, sender, &event.thread, levels).await?;
             event.counted = said.counted;
             event.push = said.actions;
+            let mut ended: Vec<EventNid> = prevs.iter().map(|p| p.nid).collect();
+            if !linear {
+                ended.extend(self.ended_beyond(store, &pdu, depth).await?);
+            }
             let rh = &mut self.head.room.head;
             rh.counter += i64::from(said.counted);
             event.counter = rh.counter;
             rh.depth = rh.depth.max(depth);
             let mut extremities: Vec<Extremity> =
-                rh.extremities.drain(..).filter(|e| !prevs.iter().any(|p| p.nid == e.nid)).collect();
+                rh.extremities.drain(..).filter(|e| !ended.contains(&e.nid)).collect();
             if !arrival.referenced {
                 extremities.push(Extremity { nid, event: pdu.reference(self.head.version), depth, after: after.snap });
             }
@@ -337,145 +335,6 @@ impl Staged {
             pdu: fresh.pdu.clone(),
         }))
     }
-
-    /// The predecessors that we have.
-    async fn prevs(&self, store: &Store, near: &Near, arrival: &Arrival) -> Result<Vec<Prev>> {
-        let mut prevs = Vec::new();
-        let mut far = Vec::new();
-        for id in arrival.pdu.prev_events() {
-            if let Some((nid, after)) = near.0.get(id) {
-                prevs.push(Prev { nid: *nid, after: PrevState::Near(Box::new(after.clone())) });
-            } else if let Some(e) = self.head.room.head.extremities.iter().find(|e| e.event_id() == *id) {
-                prevs.push(Prev { nid: e.nid, after: PrevState::Snap(e.after) });
-            } else {
-                far.push(id.clone());
-            }
-        }
-        for event in store.events_by_id(&far).await? {
-            if let (Some(after), true) = (event.after, event.room == self.head.room.nid) {
-                prevs.push(Prev { nid: event.nid, after: PrevState::Snap(after) });
-            }
-        }
-        Ok(prevs)
-    }
-
-    /// The state before an event: after its one predecessor, or resolved from those after several.
-    async fn state_before(
-        &mut self,
-        store: &Store,
-        state: &State,
-        prevs: &[Prev],
-        arrival: &Arrival,
-    ) -> Result<RoomState> {
-        if let ([all], true) = (arrival.states.as_slice(), arrival.whole) {
-            return self.told(store, all.clone()).await;
-        }
-        let extremities = &self.head.room.head.extremities;
-        let is_next = arrival.states.is_empty()
-            && prevs.len() == extremities.len()
-            && prevs.iter().all(|p| extremities.iter().any(|e| e.nid == p.nid));
-        if is_next && !prevs.is_empty() {
-            return Ok(self.head.state.clone());
-        }
-        if let ([one], true) = (prevs, arrival.states.is_empty()) {
-            return match &one.after {
-                PrevState::Near(after) => Ok((**after).clone()),
-                PrevState::Snap(snap) if *snap == self.head.state.snap => Ok(self.head.state.clone()),
-                PrevState::Snap(snap) => store.room_state(*snap).await,
-            };
-        }
-        let mut states = arrival.states.clone();
-        for prev in prevs {
-            states.push(match &prev.after {
-                PrevState::Near(after) => after.map.clone(),
-                PrevState::Snap(snap) => store.snapshot(*snap).await?,
-            });
-        }
-        let map = match states.as_slice() {
-            [one] => one.clone(),
-            several => state.resolve(self.head.version, several, &self.head.fresh).await?,
-        };
-        self.told(store, map).await
-    }
-
-    /// A state with a number.
-    pub(super) async fn told(&mut self, store: &Store, map: StateMap) -> Result<RoomState> {
-        if map == self.head.state.map {
-            return Ok(self.head.state.clone());
-        }
-        let (state, row) = self.head.state.near(store.new_snap_nid().await?, map);
-        self.keep(store, &state, row);
-        Ok(state)
-    }
-
-    pub(super) fn keep(&mut self, store: &Store, state: &RoomState, row: SnapRow) {
-        store.remember_snapshot(state.snap, &state.map);
-        self.snaps.push(row);
-    }
-
-    /// Whether a state allows an event. What it does not know of members is taken from `believed`, some of what the event
-    /// names as its auth events.
-    pub(super) async fn allowed(
-        &self,
-        store: &Store,
-        pdu: &Pdu,
-        state: &StateMap,
-        believed: &[EventNid],
-    ) -> Result<std::result::Result<(), NotAllowed>> {
-        let version = self.head.version;
-        let wanted = auth::auth_keys(version, pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content_json());
-        let mut wanted = match wanted {
-            Ok(wanted) => wanted,
-            Err(why) => return Ok(Err(why)),
-        };
-        wanted.push((StateEventType::RoomCreate, String::new()));
-        let entries = self.entries(store, state, wanted).await?;
-        let mut members: Vec<Arc<Pdu>> = Vec::new();
-        for nid in believed {
-            let event = pdu_of(store, &self.head.fresh, *nid).await?;
-            members.extend(event.filter(|e| *e.event_type() == TimelineEventType::RoomMember && !e.rejected()));
-        }
-        Ok(auth::check_against(version, pdu, |event_type, state_key| {
-            let known = entries.iter().find(|(t, k, _)| t == event_type && k == state_key).map(|(.., pdu)| pdu);
-            let told = || members.iter().find(|e| e.state_key() == Some(state_key));
-            match event_type {
-                StateEventType::RoomMember => known.or_else(told),
-                _ => known,
-            }
-            .cloned()
-        }))
-    }
-
-    pub(super) async fn entries(
-        &self,
-        store: &Store,
-        state: &StateMap,
-        wanted: Vec<(StateEventType, String)>,
-    ) -> Result<Vec<(StateEventType, String, Arc<Pdu>)>> {
-        let mut entries = Vec::with_capacity(wanted.len());
-        for (event_type, state_key) in wanted {
-            let Some(key) = store.key_nid(&event_type.to_string(), &state_key).await? else { continue };
-            let Some(nid) = state.get(&key) else { continue };
-            if let Some(pdu) = pdu_of(store, &self.head.fresh, *nid).await? {
-                entries.push((event_type, state_key, pdu));
-            }
-        }
-        Ok(entries)
-    }
-}
-
-/// A predecessor.
-struct Prev {
-    nid: EventNid,
-    after: PrevState,
-}
-
-/// The state after a predecessor.
-enum PrevState {
-    /// Of this write.
-    Near(Box<RoomState>),
-    /// Written before.
-    Snap(SnapNid),
 }
 
 /// In which entries two states differ: key, old, new.

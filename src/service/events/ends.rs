@@ -1,16 +1,19 @@
 //! Keeps the ends of a room's branches few: each new event of another server that names an old one as its predecessor is
 //! another end, and every end makes the resolution of the next events dearer. An event of ours that says nothing and that
-//! nobody is shown names them all.
+//! nobody is shown names them all, or as many as an event may name.
 
 use std::sync::Arc;
 
 use hearth_base::{OrNotFound, Result, ids::RoomNid};
-use hearth_rules::event::Draft;
+use hearth_rules::event::{Draft, Reference};
+use hearth_store::rooms::Extremity;
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 use serde_json::json;
 
 use super::{Events, With};
 
+/// Predecessors an event names at most (server-server API, "PDUs").
+const MAX_PREV: usize = 20;
 /// Ends of a room that are left alone.
 const FEW: usize = 10;
 /// Users of ours in whose names it is tried.
@@ -43,4 +46,16 @@ impl Events {
         self.torn.insert(nid, ());
         Ok(())
     }
+}
+
+/// The extremities that the next event names: of too many the newest and the oldest, so that none is left for ever.
+pub(super) fn some_extremities(extremities: &[Extremity]) -> Vec<Reference> {
+    let mut sorted: Vec<&Extremity> = extremities.iter().collect();
+    if sorted.len() > MAX_PREV {
+        sorted.sort_by_key(|e| std::cmp::Reverse(e.depth));
+        let oldest = sorted.split_off(sorted.len() - MAX_PREV / 2);
+        sorted.truncate(MAX_PREV / 2);
+        sorted.extend(oldest);
+    }
+    sorted.into_iter().map(|e| e.event.clone()).collect()
 }

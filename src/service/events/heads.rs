@@ -1,5 +1,5 @@
-//! Writes on the newest head of a room that are not events of our own: what other servers sent ([`super::arrivals`]), and
-//! the head that a join through another server makes.
+//! Writes on the newest head of a room: how each ends, and those that are not events of our own: what other servers sent
+//! ([`super::arrivals`]), and the head that a join through another server makes.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,11 +17,12 @@ use ruma::{
     ServerName, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
+use tokio::sync::oneshot;
 
 use super::{
     ATTEMPTS, Arrival, Arrived, Events,
     arrivals::Near,
-    lane::{Builder, Head, Staged, membership_of},
+    lane::{Builder, Head, Lane, Staged, membership_of},
 };
 
 /// What is to be built on the newest head of a room.
@@ -88,20 +89,46 @@ impl Events {
             let committed = self.store.enqueue(append).await?;
             newest.head = Some(head);
             drop(newest);
-            match committed.await {
-                Ok(Ok(Appended::Done(_))) => return Ok(outcomes),
-                Ok(Ok(Appended::Conflict)) => self.start_over(&lane, epoch).await,
-                failed => {
-                    self.start_over(&lane, epoch).await;
-                    return Err(match failed {
-                        Ok(Err(e)) => e,
-                        _ => Error::unavailable("append", "the writer is gone"),
-                    });
-                }
+            if self.settled(&lane, epoch, committed).await? {
+                return Ok(outcomes);
             }
         }
-        Err(Error::unavailable("append", "the room is too busy"))
+        Err(too_busy())
     }
+
+    /// Waits until a queued write is durable; false if the room had moved on, so that it is to be built again. Whoever
+    /// builds next on this lane after anything but a success reads its head again.
+    pub(super) async fn settled(
+        &self,
+        lane: &Lane,
+        epoch: u64,
+        committed: oneshot::Receiver<Result<Appended>>,
+    ) -> Result<bool> {
+        let ended = committed.await;
+        if let Ok(Ok(Appended::Done(_))) = ended {
+            return Ok(true);
+        }
+        self.start_over(lane, epoch).await;
+        match ended {
+            Ok(Ok(_)) => Ok(false),
+            Ok(Err(e)) => Err(e),
+            Err(_) => Err(Error::unavailable("append", "the writer is gone")),
+        }
+    }
+
+    /// Makes a lane read its head again, unless somebody already had it do so.
+    async fn start_over(&self, lane: &Lane, epoch: u64) {
+        let mut newest = lane.newest.lock().await;
+        if newest.epoch == epoch {
+            newest.epoch += 1;
+            newest.head = None;
+        }
+    }
+}
+
+/// What is said when a room moved on each time.
+pub(super) fn too_busy() -> Error {
+    Error::unavailable("append", "the room is too busy")
 }
 
 /// Events of a state looked at together.

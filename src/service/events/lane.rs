@@ -14,7 +14,7 @@ use hearth_base::{
     ids::{EventNid, KeyNid, RoomNid, UserNid},
 };
 use hearth_rules::{
-    auth::{self, PowerLevels},
+    auth,
     event::{Draft, Pdu, Reference, Signer},
     versions::RoomVersion,
 };
@@ -28,20 +28,17 @@ use hearth_store::{
     state::{RoomState, SnapRow},
 };
 use ruma::{
-    EventId, OwnedEventId, ServerName, UserId,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    OwnedEventId, ServerName, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
 
-use super::redactions::Ahead;
+use super::{allowed::AllowedBy, ends::some_extremities, redactions::Ahead};
 use crate::{
     push::{Outcome, Push},
     relations::{self, RelatesTo},
     state::{Fresh, FreshEvent, State, version_of},
 };
-
-/// Predecessors an event names at most (server-server API, "PDUs").
-const MAX_PREV: usize = 20;
 
 /// One room's lane.
 #[derive(Debug, Default)]
@@ -386,80 +383,9 @@ pub(super) struct Builder<'a> {
     pub(super) state: &'a State,
 }
 
-/// The state entries that allow an event.
-pub(super) struct AllowedBy(Vec<(StateEventType, String, EventNid, Arc<Pdu>)>);
-
-impl AllowedBy {
-    pub(super) async fn gather(store: &Store, head: &Head, draft: &Draft) -> Result<Self> {
-        Self::of(store, head, draft.auth_keys(head.version)?, draft.event_type == TimelineEventType::RoomCreate).await
-    }
-
-    /// The entries of these keys, and the create event unless this is one.
-    pub(super) async fn of(
-        store: &Store,
-        head: &Head,
-        mut keys: Vec<(StateEventType, String)>,
-        is_create: bool,
-    ) -> Result<Self> {
-        if !is_create && !keys.iter().any(|(t, _)| *t == StateEventType::RoomCreate) {
-            keys.push((StateEventType::RoomCreate, String::new()));
-        }
-        let mut found = Vec::with_capacity(keys.len());
-        for (event_type, state_key) in keys {
-            let Some(key) = store.key_nid(&event_type.to_string(), &state_key).await? else { continue };
-            let Some(nid) = head.state.map.get(&key).copied() else { continue };
-            if let Some(pdu) = pdu_of(store, &head.fresh, nid).await? {
-                found.push((event_type, state_key, nid, pdu));
-            }
-        }
-        Ok(Self(found))
-    }
-
-    /// What stands in `auth_events`: since version 12 without the create event.
-    pub(super) fn named(&self, version: &RoomVersion) -> Vec<Reference> {
-        self.0
-            .iter()
-            .filter(|(t, ..)| !(version.room_id_is_create_hash() && *t == StateEventType::RoomCreate))
-            .map(|(.., pdu)| pdu.reference(version))
-            .collect()
-    }
-
-    /// Numbers of them all.
-    pub(super) fn nids(&self) -> Vec<EventNid> {
-        self.0.iter().map(|(_, _, nid, _)| *nid).collect()
-    }
-
-    /// Who holds what power before the event; `None` before there is a create event.
-    fn levels(&self, version: &RoomVersion) -> Result<Option<PowerLevels>> {
-        let Some(create) = self.by_key(&StateEventType::RoomCreate, "") else { return Ok(None) };
-        let levels = self.by_key(&StateEventType::RoomPowerLevels, "");
-        PowerLevels::of(version, &create, levels.as_deref()).map(Some).map_err(|e| Error::fault("power levels", e))
-    }
-
-    pub(super) fn by_id(&self, id: &EventId) -> Option<Arc<Pdu>> {
-        self.0.iter().find(|(.., pdu)| pdu.event_id() == id).map(|(.., pdu)| pdu.clone())
-    }
-
-    pub(super) fn by_key(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
-        self.0.iter().find(|(t, k, ..)| t == event_type && k == state_key).map(|(.., pdu)| pdu.clone())
-    }
-}
-
 /// Whether an event may change whether anybody may join or read the room.
 pub(super) fn opens(pdu: &Pdu) -> bool {
     matches!(pdu.event_type(), TimelineEventType::RoomJoinRules | TimelineEventType::RoomHistoryVisibility)
-}
-
-/// The extremities that the next event names: of too many the newest and the oldest, so that none is left for ever.
-pub(super) fn some_extremities(extremities: &[Extremity]) -> Vec<Reference> {
-    let mut sorted: Vec<&Extremity> = extremities.iter().collect();
-    if sorted.len() > MAX_PREV {
-        sorted.sort_by_key(|e| std::cmp::Reverse(e.depth));
-        let oldest = sorted.split_off(sorted.len() - MAX_PREV / 2);
-        sorted.truncate(MAX_PREV / 2);
-        sorted.extend(oldest);
-    }
-    sorted.into_iter().map(|e| e.event.clone()).collect()
 }
 
 pub(super) async fn membership_of(

@@ -17,8 +17,10 @@ use ruma::{OwnedEventId, events::TimelineEventType};
 
 use super::{
     Arrival, Arrived, Events, With,
+    allowed::AllowedBy,
+    ends::some_extremities,
     heads::Work,
-    lane::{AllowedBy, Head, pdu_of, some_extremities},
+    lane::{Head, pdu_of},
 };
 use crate::state::version_of;
 

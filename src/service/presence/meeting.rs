@@ -21,11 +21,31 @@ use super::Presence;
 /// Newcomers waiting to be introduced; beyond, they are seen when they next change.
 const MAX_WAITING: usize = 10_000;
 
-/// Who may have come into which room lately: with the event before, which tells whether they were in it already.
+/// Who may have come into which room lately.
 #[derive(Debug, Default)]
 pub(super) struct Met {
-    waiting: Mutex<BTreeMap<RoomNid, HashMap<UserNid, Option<EventNid>>>>,
+    waiting: Mutex<Waiting>,
     wake: Arc<Notify>,
+}
+
+/// Newcomers by room: with the event before, which tells whether they were in it already.
+#[derive(Debug, Default)]
+struct Waiting {
+    rooms: BTreeMap<RoomNid, HashMap<UserNid, Option<EventNid>>>,
+    /// How many newcomers, some of them perhaps twice.
+    count: usize,
+}
+
+impl Waiting {
+    /// Adds one, if there is room.
+    fn add(&mut self, room: RoomNid, user: UserNid, before: Option<EventNid>) -> bool {
+        if self.count >= MAX_WAITING {
+            return false;
+        }
+        self.count += 1;
+        self.rooms.entry(room).or_default().entry(user).or_insert(before);
+        true
+    }
 }
 
 impl Presence {
@@ -41,9 +61,7 @@ impl Presence {
         }
         let user = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok());
         let Some(nid) = user.and_then(|user| self.store.known_user(user)) else { return };
-        let mut waiting = self.met.waiting.lock();
-        if waiting.len() < MAX_WAITING {
-            waiting.entry(event.room).or_default().entry(nid).or_insert(event.replaces);
+        if self.met.waiting.lock().add(event.room, nid, event.replaces) {
             self.met.wake.notify_one();
         }
     }
@@ -56,7 +74,7 @@ impl Presence {
             async move {
                 while let Some(this) = weak.upgrade() {
                     let waiting = std::mem::take(&mut *this.met.waiting.lock());
-                    for (room, joined) in waiting {
+                    for (room, joined) in waiting.rooms {
                         this.meet(room, joined).await?;
                     }
                     drop(this);
@@ -100,5 +118,20 @@ impl Presence {
             self.show(old, newcomers);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_wait_are_bounded_in_one_room_as_in_many() {
+        let mut waiting = Waiting::default();
+        for n in 0..2 * i64::try_from(MAX_WAITING).unwrap_or(i64::MAX) {
+            waiting.add(RoomNid(n % 3), UserNid(n), None);
+        }
+        assert_eq!(waiting.rooms.values().map(HashMap::len).sum::<usize>(), MAX_WAITING);
+        assert!(!waiting.add(RoomNid(1), UserNid(1), None));
     }
 }

@@ -104,7 +104,7 @@ const DEFER: &str = "UPDATE partial_rooms SET tries = $2, retry_ms = $3 WHERE ro
 const DROP_ROOM: &str = "DELETE FROM partial_rooms WHERE room_nid = $1";
 const EVENTS: &str = "SELECT event_nid FROM partial_events WHERE room_nid = $1 ORDER BY rev LIMIT $2";
 const DROP_EVENTS: &str = "DELETE FROM partial_events WHERE room_nid = $1";
-const FORGET_STATES: &str = "UPDATE events SET snap_nid = NULL, after_nid = NULL WHERE event_nid = $1";
+const FORGET_STATES: &str = "UPDATE events SET snap_nid = NULL, after_nid = NULL WHERE event_nid IN (SELECT event_nid FROM partial_events WHERE room_nid = $1)";
 const REJECT: &str = "UPDATE events SET standing = $2, pos = NULL WHERE event_nid = $1";
 const UNRELATE: &str = "DELETE FROM relations WHERE event_nid = $1";
 const PLACE: &str = "UPDATE events SET standing = $2, pos = $3 WHERE event_nid = $1";
@@ -256,10 +256,11 @@ pub(super) async fn change(tx: &mut Tx, appends: &[&Append]) -> Result<HashMap<R
 /// Takes the states of an earlier stay away that will not be replaced any more: nobody was there who could be asked.
 async fn forget(tx: &mut Tx, room: RoomNid) -> Result<()> {
     let old: Vec<(i64,)> = fetch_all!(tx, (i64,), EVENTS, room.0, i64::MAX)?;
-    for (event,) in &old {
-        execute!(tx, FORGET_STATES, *event)?;
-        tx.stale(EventNid(*event));
+    if old.is_empty() {
+        return Ok(());
     }
+    execute!(tx, FORGET_STATES, room.0)?;
+    old.iter().for_each(|(event,)| tx.stale(EventNid(*event)));
     execute!(tx, DROP_EVENTS, room.0).map(drop)
 }
 

@@ -295,6 +295,25 @@ async fn a_bad_event_among_many_is_left_out() {
     bob.reads(&room, "m.room.topic", "").await.refused(404, "M_NOT_FOUND");
 }
 
+/// Who wants all of a state gets all of it, or does not enter.
+#[tokio::test]
+async fn members_that_nobody_wanted_left_out_are_missed() {
+    let [here, _] = Peers::two().await;
+    let whole = Peers::one(5, |plan| plan.services(|s| s.federation.completion.enter_in_part = false)).await;
+    let (alice, bob) = (here.user("alice").await, whole.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    here.lies(Some(lie("send_join", |b| {
+        b["state"].as_array_mut().unwrap().retain(|e| e["type"] != "m.room.member");
+        b["members_omitted"] = json!(true);
+        b["servers_in_room"] = json!([]);
+    })));
+    joins_through(&bob, &room, &[here.name().as_str()]).await.refused(502, "M_UNKNOWN");
+    bob.in_room(&room, "state").await.refused(403, "M_FORBIDDEN");
+    here.lies(None);
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    assert_eq!(state(&bob, &room).await, state(&alice, &room).await);
+}
+
 /// A server that only speaks to some.
 #[tokio::test]
 async fn servers_that_may_not_be_spoken_to_are_not_asked() {

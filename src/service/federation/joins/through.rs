@@ -92,15 +92,7 @@ impl Joins {
                 servers.push(server.clone());
             }
         }
-        let wish = Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content };
-        let this = self.clone();
-        self.supervisor
-            .job(async move {
-                let lane = this.lanes.get_with(wish.room_id.clone(), Arc::default);
-                let _one = lane.lock().await;
-                this.try_servers(&servers, &wish).await
-            })
-            .await
+        self.try_in_turn(servers, Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content }).await
     }
 
     /// Joins a user of ours to a room of whose state we know part: somebody who knows all of it is to let them in.
@@ -122,7 +114,11 @@ impl Joins {
         servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
         let mut seen = std::collections::HashSet::new();
         servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
-        let wish = Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content };
+        self.try_in_turn(servers, Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content }).await
+    }
+
+    /// Tries servers when nobody else is joining the room. Runs to its end even if the caller goes.
+    async fn try_in_turn(self: &Arc<Self>, servers: Vec<OwnedServerName>, wish: Wish) -> Result<()> {
         let this = self.clone();
         self.supervisor
             .job(async move {
@@ -161,11 +157,15 @@ impl Joins {
         let json = raw(join.json())?;
         let mut request = create_join_event::v2::Request::new(room_id.clone(), join.event_id().to_owned(), json);
         // Where all of the state is known, part of one is no state to place an event on.
-        request.omit_members = self.federation.settings().completion.enter_in_part
+        let may_omit = self.federation.settings().completion.enter_in_part
             && self.resident(room_id).await?.is_none_or(|room| room.head.partial);
+        request.omit_members = may_omit;
         let patience = self.federation.once().within(FOR_STATE).up_to(MAX_STATE);
         let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let answer = answer.room_state;
+        if answer.members_omitted && !may_omit {
+            return Err(nonsense(server, "it leaves out members, which nobody asked for"));
+        }
         let join = match given.voucher().filter(|_| version.rules.authorization.restricted_join_rule) {
             Some(voucher) => {
                 let copy = answer.event.as_deref().ok_or_else(|| nonsense(server, "it did not sign the join"))?;

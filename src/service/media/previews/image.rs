@@ -23,8 +23,9 @@ use hearth_store::{
 use image::{ImageDecoder as _, ImageReader, Limits, metadata::Orientation};
 use ruma::http_headers::ContentDisposition;
 use serde_json::Value;
+use tokio::time::Instant;
 
-use super::{Maker, Trouble, essence, graph::Graph};
+use super::{Maker, Trouble, essence, graph::Graph, maker::within};
 use crate::media::uploads::{new_id, printable};
 
 /// Memory for the head of an image.
@@ -63,14 +64,15 @@ impl Image {
 }
 
 impl Maker {
-    /// Takes an image that is on its way.
-    pub(super) async fn take(&self, mut page: Page) -> Result<Image, Trouble> {
+    /// Takes an image that is on its way, if it comes in time. What has come is kept without looking at the clock: a write
+    /// that is dropped half-way may leave a row whose bytes are gone.
+    pub(super) async fn take(&self, mut page: Page, deadline: Instant) -> Result<Image, Trouble> {
         let said = page.content_type.as_deref().map(essence).filter(|t| t.starts_with("image/"));
         let said = said.ok_or_else(|| Failure::Nonsense("it is no image".to_owned()))?;
         let disposition = page.disposition.as_deref().and_then(|d| d.parse::<ContentDisposition>().ok());
         let name = disposition.and_then(|d| d.filename).and_then(printable);
         let mut draft = self.blobs()?.draft();
-        while let Some(bytes) = page.body.next().await? {
+        while let Some(bytes) = within(deadline, page.body.next()).await? {
             draft.push(bytes).await?;
         }
         self.keep(draft.finish().await?, said, name).await

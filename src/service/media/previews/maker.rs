@@ -108,7 +108,7 @@ impl Maker {
         let content_type = page.content_type.clone().unwrap_or_default();
         match essence(&content_type).as_str() {
             image if image.starts_with("image/") => {
-                let image = within(patience, self.take(page)).await?;
+                let image = self.take(page, patience).await?;
                 let mut graph = Graph::default();
                 graph.set("og:description", image.name.as_deref().unwrap_or_default());
                 image.describe(self, &mut graph);
@@ -184,7 +184,7 @@ impl Maker {
         let url = base.join(image).map_err(|_| Failure::Nonsense("it is at no address".to_owned()))?;
         let patience = tokio::time::Instant::now() + PATIENCE;
         let page = within(patience, self.get(&url, IMAGES, self.settings.max_size)).await?;
-        within(patience, self.take(page)).await
+        self.take(page, patience).await
     }
 
     async fn get(&self, url: &Url, accept: &'static str, limit: u64) -> Result<Page, Failure> {
@@ -192,7 +192,7 @@ impl Maker {
     }
 }
 
-async fn within<T, E: From<Failure>>(
+pub(super) async fn within<T, E: From<Failure>>(
     deadline: tokio::time::Instant,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {

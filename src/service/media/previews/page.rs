@@ -167,10 +167,11 @@ impl Reading {
     /// What an element does to the text around it.
     fn enter(&mut self, tag: &Tag) {
         let name = tag.name();
+        // An empty element of another language is closed; of this one it would be open.
+        let is_empty = tag.is_closed() && FOREIGN.contains(&name);
         match &mut self.apart {
-            Some((apart, depth)) => *depth += u32::from(apart == name),
-            // An empty element of another language is closed; of this one it would be open.
-            None if APART.contains(&name) && !(tag.is_closed() && FOREIGN.contains(&name)) => {
+            Some((apart, depth)) => *depth += u32::from(apart == name && !is_empty),
+            None if APART.contains(&name) && !is_empty => {
                 self.end_line();
                 self.apart = Some((name.to_vec(), 1));
             }
@@ -292,7 +293,7 @@ mod tests {
         let found = page(
             "<head><style>p { }</style><script>if (a < b) document.write('<p>no</p>')</script></head><body>\
              <header><h1>Head</h1>no<header>no</header>no</header><nav>no</nav><!-- no --><noscript>no</noscript>\
-             <p>One <b>bo</b>ld<br>line &lt;3</p><svg/><svg><title>no</title><text>no</text></svg>\
+             <p>One <b>bo</b>ld<br>line &lt;3</p><svg/><svg><title>no</title><svg/><text>no</text></svg>\
              <div>Two<picture>no<img src=p.png></picture>Three</div><footer>no</footer>Four",
         );
         let lines: Vec<String> = found.paragraphs.iter().map(|p| in_one_line(p)).collect();
