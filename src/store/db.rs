@@ -4,21 +4,24 @@
 //! The common tongue is `$1` parameters, `ON CONFLICT … DO UPDATE`, `RETURNING`, `BIGINT`, `TEXT`, JSON as text.
 //! What differs is written with [`sql!`](crate::sql), which gives one text an engine.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hearth_base::{Error, Result};
 use sqlx::{
-    ConnectOptions as _, Encode, Postgres, Sqlite, Type,
-    encode::IsNull,
-    error::BoxDynError,
+    ConnectOptions as _, Postgres, Sqlite,
     pool::PoolConnection,
-    postgres::{PgArgumentBuffer, PgPool, PgPoolOptions, PgTypeInfo},
-    sqlite::{
-        SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-        SqliteSynchronous, SqliteTypeInfo,
-    },
+    postgres::{PgPool, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
+mod lists;
+
+pub use lists::{Ints, Texts};
 pub use sqlx::postgres::PgConnectOptions;
 
 /// Where the data lives.
@@ -202,41 +205,6 @@ pub fn failed(e: sqlx::Error) -> Error {
     if passing { Error::unavailable("database", e) } else { Error::fault("database", e) }
 }
 
-/// A list of numbers as one parameter.
-#[derive(Clone, Debug)]
-pub struct Ints(pub Vec<i64>);
-
-/// A list of texts as one parameter.
-#[derive(Clone, Debug)]
-pub struct Texts(pub Vec<String>);
-
-macro_rules! list_parameter {
-    ($list:ty, $item:ty) => {
-        impl Type<Sqlite> for $list {
-            fn type_info() -> SqliteTypeInfo {
-                <String as Type<Sqlite>>::type_info()
-            }
-        }
-        impl Encode<'_, Sqlite> for $list {
-            fn encode_by_ref(&self, buf: &mut SqliteArgumentsBuffer) -> std::result::Result<IsNull, BoxDynError> {
-                <String as Encode<'_, Sqlite>>::encode(serde_json::to_string(&self.0)?, buf)
-            }
-        }
-        impl Type<Postgres> for $list {
-            fn type_info() -> PgTypeInfo {
-                <Vec<$item> as Type<Postgres>>::type_info()
-            }
-        }
-        impl Encode<'_, Postgres> for $list {
-            fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> std::result::Result<IsNull, BoxDynError> {
-                <Vec<$item> as Encode<'_, Postgres>>::encode_by_ref(&self.0, buf)
-            }
-        }
-    };
-}
-list_parameter!(Ints, i64);
-list_parameter!(Texts, String);
-
 /// Readers of SQLite beside the one writer.
 const SQLITE_READERS: u32 = 4;
 /// A connection of PostgreSQL that was not used for so long is asked whether it still is one.
@@ -244,10 +212,24 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Prepared statements kept by a connection; more than we have.
 const STATEMENTS: usize = 512;
 
+/// Makes the file of a new database, for our user alone whatever the umask: it holds hashes of passwords and all that is
+/// said. Its log and index files take its rights. Those of a file that is there are its owner's affair.
+fn keep_private(path: &Path) -> std::io::Result<()> {
+    if path == Path::new(":memory:") {
+        return Ok(());
+    }
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
 impl Db {
     pub(crate) async fn open(engine: &Engine) -> Result<Self> {
         match engine {
             Engine::Sqlite { path } => {
+                keep_private(path)
+                    .map_err(|e| cannot_open(&format!("SQLite database {}", path.display()), sqlx::Error::Io(e)))?;
                 let options = SqliteConnectOptions::new()
                     .filename(path)
                     .create_if_missing(true)

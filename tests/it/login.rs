@@ -220,6 +220,15 @@ on_both! {
         ada.post(&path("eve"), json!({})).await.refused(400, "M_INVALID_PARAM");
         server.clock().advance_ms(3_601_000);
         server.nobody().get(&info(&token)).await.refused(401, "M_UNKNOWN_TOKEN");
+        // Of many that are asked for the oldest go.
+        let mut tokens = Vec::new();
+        for _ in 0..102 {
+            server.clock().advance_ms(1);
+            tokens.push(text(&ada.post(&path("@ada:localhost"), json!({})).await.good(), "access_token"));
+        }
+        server.nobody().get(&info(&tokens[0])).await.refused(401, "M_UNKNOWN_TOKEN");
+        server.nobody().get(&info(&tokens[101])).await.good();
+        server.nobody().get(&info(&tokens[2])).await.good();
     }
 }
 
@@ -273,8 +282,8 @@ async fn guessing_is_slowed_down() {
     });
     let server = server.start().await;
     let ada = server.user("ada").await;
-    for _ in 0..3 {
-        server.nobody().post(LOGIN, by_password("ada", "guess")).await.refused(403, "M_FORBIDDEN");
+    for name in ["ada", "@ada:localhost", "ADA"] {
+        server.nobody().post(LOGIN, by_password(name, "guess")).await.refused(403, "M_FORBIDDEN");
     }
     // Even the right password has to wait now; others' do not.
     server.nobody().post(LOGIN, by_password("ADA", &ada.password())).await.refused(429, "M_LIMIT_EXCEEDED");

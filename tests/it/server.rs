@@ -38,6 +38,7 @@ async fn capabilities_say_what_one_may_do() {
     assert_eq!(all["m.set_displayname"]["enabled"], false);
     assert_eq!(all["m.profile_fields"], json!({"enabled": true, "disallowed": ["displayname"]}));
     assert_eq!(all["m.forget_forced_upon_leave"]["enabled"], false);
+    assert_eq!(all["m.3pid_changes"]["enabled"], false, "nobody can add one yet");
     assert!(all["m.account_moderation"].is_null(), "who may do neither is not told of it");
     let root = server.admin("root").await.get("/_matrix/client/v3/capabilities").await.good();
     assert_eq!(root["capabilities"]["m.account_moderation"], json!({"lock": true, "suspend": true}));

@@ -101,6 +101,12 @@ impl Body {
     }
 }
 
+/// The part of a user id that names its account here; of a name without server all of it.
+fn localpart(typed: &str) -> &str {
+    let Some(rest) = typed.strip_prefix('@') else { return typed };
+    rest.split_once(':').map_or(rest, |(name, _)| name)
+}
+
 /// Opens a session for who proves to be its owner.
 async fn log_in(cx: Cx, req: Public<As<login::v3::Request, Body>>) -> Result<login::v3::Response> {
     let mut body = req.body.body;
@@ -108,7 +114,8 @@ async fn log_in(cx: Cx, req: Public<As<login::v3::Request, Body>>) -> Result<log
     limits.address(Limit::LoginAddress, req.origin.ip)?;
     let credential = body.credential()?;
     let typed = match &credential {
-        Credential::User { typed, .. } => Some(typed.to_lowercase()),
+        // Whoever guesses has so many tries at an account, however its name is written.
+        Credential::User { typed, .. } => Some(localpart(typed).to_lowercase()),
         Credential::Threepid { address, .. } => Some(address.to_lowercase()),
         Credential::Token(_) => None,
     };

@@ -81,7 +81,8 @@ async fn capabilities(cx: Cx, req: Client<get_capabilities::v3::Request, Guests>
         "m.room_versions": {"default": cx.settings.rooms.default_version, "available": available},
         "m.set_displayname": {"enabled": accounts.set_displayname},
         "m.set_avatar_url": {"enabled": accounts.set_avatar_url},
-        "m.3pid_changes": {"enabled": accounts.threepid_changes},
+        // They can be taken away; nobody can add one until there are e-mails that prove them.
+        "m.3pid_changes": {"enabled": false},
         "m.get_login_token": {"enabled": cx.login.settings().get_token},
         "m.profile_fields": fields,
         "io.element.msc4452.preview_url": {"enabled": cx.previews.are_on()},

@@ -38,6 +38,9 @@ const INSERT_LOGIN: &str =
 const REDEEM_LOGIN: &str =
     "UPDATE login_tokens SET used = TRUE WHERE token_hash = $1 AND NOT used AND expires_ms > $2 RETURNING user_nid";
 const INSERT_OPENID: &str = "INSERT INTO openid_tokens (token_hash, user_nid, expires_ms) VALUES ($1, $2, $3)";
+/// OpenID tokens of a user that are good at the same time, and the rest.
+const MOST_OPENID: i64 = 100;
+const CROWD_OUT_OPENID: &str = "DELETE FROM openid_tokens WHERE user_nid = $1 AND token_hash <> $3 AND token_hash NOT IN (SELECT token_hash FROM openid_tokens WHERE user_nid = $1 ORDER BY expires_ms DESC LIMIT $2)";
 const OPENID: &str = "SELECT u.user_id FROM openid_tokens o JOIN users u ON u.user_nid = o.user_nid WHERE o.token_hash = $1 AND o.expires_ms > $2";
 const INSERT_UIA: &str = "INSERT INTO uia_sessions (session_id, created_ms, user_nid, operation, request, completed) VALUES ($1, $2, $3, $4, $5, '{}')";
 const UIA: &str = "SELECT session_id, created_ms, user_nid, operation, request, completed FROM uia_sessions WHERE session_id = $1 AND created_ms > $2";
@@ -85,7 +88,10 @@ impl Store {
     /// If the database fails.
     pub async fn add_openid_token(&self, token: TokenHash, user: UserNid, expires_ms: i64) -> Result<()> {
         self.write(move |tx| {
-            Box::pin(async move { execute!(tx, INSERT_OPENID, &token[..], user.0, expires_ms).map(drop) })
+            Box::pin(async move {
+                execute!(tx, INSERT_OPENID, &token[..], user.0, expires_ms)?;
+                execute!(tx, CROWD_OUT_OPENID, user.0, MOST_OPENID, &token[..]).map(drop)
+            })
         })
         .await
     }

@@ -1,8 +1,10 @@
 //! Names that get numbers: once each, and none that would stand in the way of every commit.
 
+use std::os::unix::fs::PermissionsExt;
+
 use ruma::UserId;
 
-use super::on_both;
+use super::{Disk, on_both};
 
 on_both! {
     async fn a_name_that_no_database_holds_is_refused_and_writing_goes_on(disk) {
@@ -52,4 +54,33 @@ on_both! {
         open.write(someone, "and writing goes on").await.unwrap();
         open.close().await;
     }
+
+    async fn a_name_is_found_by_its_number_while_it_is_stored(disk) {
+        let open = disk.open().await;
+        let someone = open.user("someone").await;
+        for round in 0..60 {
+            let nid = open.store.intern_key("m.test", &format!("key {round}")).await.unwrap();
+            let store = open.store.clone();
+            let asking = tokio::spawn(async move {
+                for _ in 0..20 {
+                    assert_eq!(store.keys(&[nid]).await.unwrap()[0].state_key, format!("key {round}"));
+                }
+            });
+            open.write(someone, "and with it the name").await.unwrap();
+            asking.await.unwrap();
+        }
+        open.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_a_file_is_for_its_owner_alone() {
+    let disk = Disk::sqlite();
+    let open = disk.open().await;
+    open.write(open.user("someone").await, "something").await.unwrap();
+    for name in ["hearth.db", "hearth.db-wal", "hearth.db-shm"] {
+        let mode = std::fs::metadata(disk.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    open.close().await;
 }
