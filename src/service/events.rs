@@ -28,6 +28,7 @@ mod before;
 mod ends;
 mod heads;
 pub mod lane;
+mod noted;
 mod offers;
 mod redactions;
 mod restate;

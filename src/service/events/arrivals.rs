@@ -182,8 +182,8 @@ impl Staged {
         if matches!(standing, Standing::Live | Standing::Backfilled) {
             event.redaction = self.redaction(store, nid, &pdu, &before).await?;
         }
-        // Of rooms without other servers nothing comes in another order than it was made.
-        if standing == Standing::Backfilled || standing == Standing::Live && self.head.room.head.forked {
+        // Of rooms without other servers nothing comes in another order than it was made. What is not shown may be state.
+        if standing == Standing::Backfilled || standing != Standing::Rejected && self.head.room.head.forked {
             self.redact_late(store, nid, &pdu, event.known).await?;
         }
         if standing == Standing::Backfilled {

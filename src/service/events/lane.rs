@@ -4,10 +4,7 @@
 //! that were built upon it fail too (their revision does not fit); whoever sees the failure first has the lane read
 //! its head again, and each builds anew.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use hearth_base::{
     Error, OrNotFound, Result,
@@ -173,7 +170,7 @@ pub(super) struct Staged {
     pub(super) events: Vec<NewEvent>,
     pub(super) snaps: Vec<SnapRow>,
     /// Changes of the current state that none of the events makes by itself, after all of them; see [`Staged::note`].
-    changes: BTreeMap<KeyNid, StateChange>,
+    pub(super) changes: BTreeMap<KeyNid, StateChange>,
     pub(super) members: Vec<MemberRow>,
     pub(super) missing: Vec<(OwnedEventId, i64)>,
     /// Events that are redacted by what was here before them.
@@ -227,28 +224,6 @@ impl Staged {
             wholeness: self.wholeness,
         };
         (self.head, append)
-    }
-
-    /// Notes that an entry of the current state changes by no event of its own. A write tells what it was before and what it
-    /// is after all of its events: of several changes of an entry only the first beginning and the last end.
-    pub(super) fn note(&mut self, change: StateChange) {
-        match self.changes.entry(change.key) {
-            Entry::Vacant(free) => drop(free.insert(change)),
-            Entry::Occupied(mut noted) => {
-                let old = noted.get().old;
-                noted.insert(StateChange { old, ..change });
-            }
-        }
-    }
-
-    /// Whether a change of an entry is noted.
-    pub(super) fn is_noted(&self, key: KeyNid) -> bool {
-        self.changes.contains_key(&key)
-    }
-
-    /// Forgets the change of an entry that an event now sets; gives what the entry was before, if a change was noted.
-    pub(super) fn unnote(&mut self, key: KeyNid) -> Option<Option<EventNid>> {
-        self.changes.remove(&key).map(|noted| noted.old)
     }
 
     /// Builds, checks and signs the next event.

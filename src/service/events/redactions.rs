@@ -96,7 +96,7 @@ impl Staged {
     async fn target(&self, store: &Store, id: &EventId) -> Result<Option<(EventNid, Arc<Pdu>)>> {
         let staged = self.events.iter().find(|e| e.pdu.event_id() == id);
         if let Some(e) = staged {
-            let placed = matches!(e.standing, Standing::Live | Standing::Backfilled);
+            let placed = matches!(e.standing, Standing::Live | Standing::Backfilled | Standing::SoftFailed);
             return Ok(placed.then(|| (e.nid, e.pdu.clone())));
         }
         let stored = store.event_by_id(id).await?;

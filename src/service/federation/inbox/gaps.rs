@@ -10,7 +10,7 @@
 //! us on endless ways keeps nobody waiting but itself.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -422,39 +422,4 @@ fn may_pass(failure: &Failure) -> bool {
         Failure::Refused(refusal) => refusal.status.is_server_error() || refusal.status.as_u16() == 429,
         failure => failure.is_away() || matches!(failure, Failure::LeftAlone(_) | Failure::Ours(_)),
     }
-}
-
-/// Each event after those of them that it follows. Events that follow each other in a circle, which cannot be made,
-/// are left out.
-pub(super) fn in_order(events: HashMap<OwnedEventId, Pdu>) -> Vec<Pdu> {
-    let mut events = events;
-    let mut waits: HashMap<OwnedEventId, usize> = HashMap::new();
-    let mut next: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
-    let mut first = Vec::new();
-    for (id, pdu) in &events {
-        let prevs: HashSet<&OwnedEventId> = pdu.prev_events().iter().filter(|p| events.contains_key(*p)).collect();
-        if prevs.is_empty() {
-            first.push((pdu.depth(), pdu.origin_server_ts(), id.clone()));
-        } else {
-            waits.insert(id.clone(), prevs.len());
-        }
-        for prev in prevs {
-            next.entry(prev.clone()).or_default().push(id.clone());
-        }
-    }
-    first.sort_unstable();
-    let mut ready: VecDeque<OwnedEventId> = first.into_iter().map(|(.., id)| id).collect();
-    let mut ordered = Vec::with_capacity(events.len());
-    while let Some(id) = ready.pop_front() {
-        for after in next.remove(&id).unwrap_or_default() {
-            if let Some(left) = waits.get_mut(&after) {
-                *left -= 1;
-                if *left == 0 {
-                    ready.push_back(after);
-                }
-            }
-        }
-        ordered.extend(events.remove(&id));
-    }
-    ordered
 }

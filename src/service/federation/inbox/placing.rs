@@ -10,10 +10,7 @@ use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
 use hearth_store::{events::Standing, rooms::Room, state::StateMap};
 use ruma::{OwnedEventId, ServerName};
 
-use super::{
-    Answers, Inbox, Sort,
-    gaps::{Found, in_order},
-};
+use super::{Answers, Inbox, Sort, gaps::Found, order::in_order};
 use crate::{
     events::{Arrival, Arrived, With},
     federation::outliers::{Outlier, auth_ids},
