@@ -23,6 +23,7 @@ mod gaps;
 mod outliers;
 mod outside;
 mod partial;
+mod placed;
 mod redactions;
 mod texts;
 mod write;

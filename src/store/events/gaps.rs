@@ -10,7 +10,7 @@ use hearth_base::{
 };
 use ruma::OwnedEventId;
 
-use super::{Append, Standing, write::Placed};
+use super::{Append, Standing, placed::Placed};
 use crate::{Store, execute, fetch_all, fetch_optional, graph::event_id, log::Tx};
 
 /// An event that others of its room name and that we do not have.

@@ -11,7 +11,7 @@ use hearth_base::{
 };
 use ruma::OwnedServerName;
 
-use super::{Append, Standing, gaps, write::Placed};
+use super::{Append, Standing, gaps, placed::Placed};
 use crate::{
     Store,
     db::Ints,

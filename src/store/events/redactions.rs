@@ -10,7 +10,7 @@ use hearth_base::{
 use hearth_rules::{event::Pdu, versions::RoomVersion};
 use ruma::{EventId, OwnedEventId};
 
-use super::{Append, LateRedaction, NewRedaction, Standing, write::Placed, write::clamp};
+use super::{Append, LateRedaction, NewRedaction, Standing, placed::Placed, placed::clamp};
 use crate::{Store, db::Texts, execute, fetch_all, log::Tx, sql};
 
 const AHEAD: &str = "SELECT event_nid FROM redactions_ahead WHERE target_id = $1 ORDER BY event_nid";

@@ -7,7 +7,11 @@ use hearth_base::{
     ids::{EventNid, RoomNid, StreamPos},
 };
 
-use super::{Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent, gaps, partial, redactions};
+use super::{
+    Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent, gaps, partial,
+    placed::{Placed, clamp},
+    redactions,
+};
 use crate::{
     db::Ints,
     execute, fetch_all,
@@ -96,47 +100,6 @@ async fn load_revs(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     let rows: Vec<(i64, i64)> = fetch_all!(tx, (i64, i64), sql, Ints(unknown))?;
     tx.revs.extend(rows.into_iter().map(|(room, rev)| (RoomNid(room), rev)));
     Ok(())
-}
-
-/// An event with its position.
-pub(super) struct Placed<'a> {
-    pub(super) room: RoomNid,
-    pub(super) event: &'a NewEvent,
-    /// Of the log if live, negative if backfilled; else unused.
-    pub(super) pos: StreamPos,
-}
-
-impl Placed<'_> {
-    pub(super) fn timeline_pos(&self) -> Option<i64> {
-        matches!(self.event.standing, Standing::Live | Standing::Backfilled).then_some(self.pos.0)
-    }
-
-    fn stored(&self) -> StoredEvent {
-        let e = self.event;
-        StoredEvent {
-            nid: e.nid,
-            room: self.room,
-            pos: self.timeline_pos().map(StreamPos),
-            depth: clamp(e.pdu.depth()),
-            standing: e.standing,
-            sender: e.sender,
-            key: e.key,
-            snap: e.snap,
-            after: e.after,
-            counter: e.counter,
-            replaces: e.replaces,
-            redacted_by: None,
-            device: e.txn.as_ref().map(|t| t.0.as_str().into()),
-            txn_id: e.txn.as_ref().map(|t| t.1.as_str().into()),
-            relay: e.relay,
-            told: e.told,
-            pdu: e.pdu.clone(),
-        }
-    }
-}
-
-pub(super) fn clamp(depth: u64) -> i64 {
-    i64::try_from(depth).unwrap_or(i64::MAX)
 }
 
 async fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Result<Vec<Placed<'a>>> {
