@@ -278,6 +278,23 @@ async fn who_leaves_in_the_middle_can_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_in_the_middle_finds_the_way_back_alone() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    // The id of such a room names no server.
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "12" })).await;
+    let gate = here.holds("/state_ids/");
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    assert!(is_partial(&there, &room).await);
+    bob.leaves(&room).await.good();
+    soon("the leave", async { while membership(&alice, &room, &bob).await != "leave" {} }).await;
+    bob.joins(&room).await.good();
+    gate.opens();
+    is_whole(&there, &room).await;
+    assert_eq!(membership(&alice, &room, &bob).await, "join");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_of_the_server_are_let_in_by_who_knows() {
     let s = Story::begins().await;
     let (frank, grace) = (s.there.user("frank").await, s.there.user("grace").await);

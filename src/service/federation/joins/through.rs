@@ -216,6 +216,11 @@ impl Joins {
         servers.extend(room_id.server_name().map(ToOwned::to_owned));
         if let Some(nid) = known {
             servers.extend(self.servers_once_in(nid).await?);
+            // Of a room that was left before all of its members had come only these were named.
+            if let Some(partial) = self.store.partial_room(nid).await? {
+                servers.push(partial.part.via);
+                servers.extend(partial.part.servers);
+            }
         }
         let mut seen = std::collections::HashSet::new();
         servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));

@@ -166,10 +166,14 @@ impl View {
         None
     }
 
-    /// Whether all events of these users are part of the timeline.
+    /// Whether all events of these users are part of the timeline, but for what they do to the membership of others.
     pub fn hides(&self, users: &[String]) -> Option<String> {
         let hidden = self.events.iter().find(|e| {
-            users.contains(&e.event.pdu.sender().to_string())
+            let pdu = &e.event.pdu;
+            // Whom they invite may have come, and whom they kick gone, as others see it: that is for soft failure to say.
+            let of_others = pdu.membership() != "" && pdu.state_key() != Some(pdu.sender().as_str());
+            users.contains(&pdu.sender().to_string())
+                && !of_others
                 && !matches!(e.event.standing, Standing::Live | Standing::Backfilled)
         });
         hidden.map(|e| format!("{} does not show {}", self.name, e.told()))
