@@ -26,6 +26,7 @@ pub mod gate;
 pub mod health;
 pub mod inbox;
 pub mod joins;
+mod order;
 pub mod outbox;
 pub mod outliers;
 pub mod policy;

@@ -73,9 +73,12 @@ impl Staged {
         let is_hidden = |standing: Standing| matches!(standing, Standing::SoftFailed | Standing::Rejected);
         let (mut ended, mut seen) = (Vec::new(), HashSet::new());
         let mut next: Vec<OwnedEventId> = pdu.prev_events().to_vec();
-        while !next.is_empty() && seen.len() < HIDDEN {
+        while seen.len() < HIDDEN {
             let ends = &self.head.room.head.extremities;
             next.retain(|id| end(ends, id).is_none() && seen.insert(id.clone()));
+            if next.is_empty() {
+                break;
+            }
             let staged: Vec<(OwnedEventId, Standing, Arc<Pdu>)> = self
                 .events
                 .iter()

@@ -10,7 +10,7 @@ use hearth_rules::{
 };
 use hearth_store::{
     Store,
-    events::{LateRedaction, NewRedaction, Standing},
+    events::{LateRedaction, NewRedaction},
     state::{RoomState, StateMap},
 };
 use ruma::{
@@ -92,12 +92,10 @@ impl Staged {
         Ok(())
     }
 
-    /// An event of the room, on disk or of this write.
+    /// An event of the room, on disk or of this write, however it stands: whatever has a row is here, and not to be waited for.
     async fn target(&self, store: &Store, id: &EventId) -> Result<Option<(EventNid, Arc<Pdu>)>> {
-        let staged = self.events.iter().find(|e| e.pdu.event_id() == id);
-        if let Some(e) = staged {
-            let placed = matches!(e.standing, Standing::Live | Standing::Backfilled | Standing::SoftFailed);
-            return Ok(placed.then(|| (e.nid, e.pdu.clone())));
+        if let Some(e) = self.events.iter().find(|e| e.pdu.event_id() == id) {
+            return Ok(Some((e.nid, e.pdu.clone())));
         }
         let stored = store.event_by_id(id).await?;
         Ok(stored.filter(|e| e.room == self.head.room.nid).map(|e| (e.nid, e.pdu.clone())))

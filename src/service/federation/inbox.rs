@@ -24,7 +24,6 @@ use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers, policy::Pol
 use crate::{events::Events, server_keys::ServerKeys, state::version_of};
 
 mod gaps;
-mod order;
 mod placing;
 mod whole;
 

@@ -4,7 +4,7 @@
 //! fails too.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +26,7 @@ use moka::sync::Cache;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::value::RawValue;
 
+use super::order::in_order;
 use crate::{server_keys::ServerKeys, state::version_of};
 
 /// Events checked and stored together.
@@ -187,7 +188,8 @@ impl Outliers {
             );
         }
         let mut batch = Vec::new();
-        for pdu in in_order(version, events) {
+        let by_id = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
+        for pdu in in_order(by_id, |pdu| auth_ids(version, pdu)) {
             let mut auth_nids = Vec::new();
             let mut all = true;
             for id in auth_ids(version, &pdu) {
@@ -245,40 +247,4 @@ pub(crate) fn auth_ids(version: &RoomVersion, pdu: &Pdu) -> Vec<OwnedEventId> {
         ids.push(create);
     }
     ids
-}
-
-/// Each event after those of them that allow it. Events that allow each other in a circle, which no honest server can
-/// make, are left out.
-fn in_order(version: &RoomVersion, events: Vec<Pdu>) -> Vec<Pdu> {
-    let mut by_id: HashMap<OwnedEventId, Pdu> = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
-    let mut waits: HashMap<OwnedEventId, usize> = HashMap::new();
-    let mut allows: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
-    let mut ready: VecDeque<OwnedEventId> = VecDeque::new();
-    for (id, pdu) in &by_id {
-        let mut ids: Vec<OwnedEventId> = auth_ids(version, pdu);
-        ids.retain(|id| by_id.contains_key::<EventId>(id));
-        ids.sort_unstable();
-        ids.dedup();
-        if ids.is_empty() {
-            ready.push_back(id.clone());
-        } else {
-            waits.insert(id.clone(), ids.len());
-        }
-        for auth in ids {
-            allows.entry(auth).or_default().push(id.clone());
-        }
-    }
-    let mut ordered = Vec::with_capacity(by_id.len());
-    while let Some(id) = ready.pop_front() {
-        for next in allows.remove(&id).unwrap_or_default() {
-            if let Some(left) = waits.get_mut(&next) {
-                *left -= 1;
-                if *left == 0 {
-                    ready.push_back(next);
-                }
-            }
-        }
-        ordered.extend(by_id.remove(&id));
-    }
-    ordered
 }

@@ -10,10 +10,13 @@ use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
 use hearth_store::{events::Standing, rooms::Room, state::StateMap};
 use ruma::{OwnedEventId, ServerName};
 
-use super::{Answers, Inbox, Sort, gaps::Found, order::in_order};
+use super::{Answers, Inbox, Sort, gaps::Found};
 use crate::{
     events::{Arrival, Arrived, With},
-    federation::outliers::{Outlier, auth_ids},
+    federation::{
+        order::in_order,
+        outliers::{Outlier, auth_ids},
+    },
 };
 
 /// An event with what it needs to be placed.
@@ -203,7 +206,7 @@ impl Inbox {
 fn ready(found: &mut Found, missing: &HashSet<OwnedEventId>) -> Vec<Ready> {
     let mut left: HashSet<OwnedEventId> = HashSet::new();
     let mut ready = Vec::with_capacity(found.events.len());
-    for pdu in in_order(std::mem::take(&mut found.events)) {
+    for pdu in in_order(std::mem::take(&mut found.events), |pdu| pdu.prev_events().to_vec()) {
         let missing: Vec<OwnedEventId> = pdu.prev_events().iter().filter(|p| missing.contains(*p)).cloned().collect();
         let follows = pdu.prev_events().iter().any(|p| left.contains(p));
         let before = found.before.get(pdu.event_id()).cloned();

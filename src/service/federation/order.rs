@@ -1,26 +1,28 @@
-//! Events in the order in which they follow each other.
+//! Events in the order in which they lean on each other.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use hearth_rules::event::Pdu;
 use ruma::OwnedEventId;
 
-/// Each event after those of them that it follows. Events that follow each other in a circle, which cannot be made,
-/// are left out.
-pub(super) fn in_order(events: HashMap<OwnedEventId, Pdu>) -> Vec<Pdu> {
-    let mut events = events;
+/// Each event after those of them that `before` names: its predecessors, or what allows it. Those that lean on none of them
+/// come by depth. Events that lean on each other in a circle, which cannot be made, are left out.
+pub(super) fn in_order(mut events: HashMap<OwnedEventId, Pdu>, before: impl Fn(&Pdu) -> Vec<OwnedEventId>) -> Vec<Pdu> {
     let mut waits: HashMap<OwnedEventId, usize> = HashMap::new();
     let mut next: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
     let mut first = Vec::new();
     for (id, pdu) in &events {
-        let prevs: HashSet<&OwnedEventId> = pdu.prev_events().iter().filter(|p| events.contains_key(*p)).collect();
-        if prevs.is_empty() {
+        let mut ids = before(pdu);
+        ids.retain(|id| events.contains_key(id));
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
             first.push((pdu.depth(), pdu.origin_server_ts(), id.clone()));
         } else {
-            waits.insert(id.clone(), prevs.len());
+            waits.insert(id.clone(), ids.len());
         }
-        for prev in prevs {
-            next.entry(prev.clone()).or_default().push(id.clone());
+        for leant_on in ids {
+            next.entry(leant_on).or_default().push(id.clone());
         }
     }
     first.sort_unstable();
