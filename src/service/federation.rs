@@ -57,6 +57,8 @@ pub struct Settings {
     pub backfill: backfill::Settings,
     /// How the rest of a room's state is fetched.
     pub completion: completion::Settings,
+    /// How events are tried again whose gaps could not be filled.
+    pub held: inbox::held::Settings,
 }
 
 impl Default for Settings {
@@ -71,6 +73,7 @@ impl Default for Settings {
             public_rooms: false,
             backfill: backfill::Settings::default(),
             completion: completion::Settings::default(),
+            held: inbox::held::Settings::default(),
         }
     }
 }

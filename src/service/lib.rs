@@ -248,6 +248,7 @@ impl Services {
             joins.clone(),
             servers.clone(),
             policy,
+            time(),
         ));
         let parts = completion::Parts {
             state: state.clone(),
@@ -360,6 +361,7 @@ impl Services {
         membership.start(&supervisor);
         device_lists.start(&supervisor);
         completion.start(&supervisor);
+        inbox.start(&supervisor);
         outbox.start().await?;
         Ok(Arc::new(Self {
             settings,

@@ -20,6 +20,7 @@ use crate::{
 mod append;
 mod changes;
 mod gaps;
+mod held;
 mod outliers;
 mod outside;
 mod partial;
@@ -33,6 +34,7 @@ pub use append::{
     StateChange,
 };
 pub use gaps::Gap;
+pub use held::{HeldEvent, HeldGroup};
 pub(crate) use partial::Bell;
 pub use partial::{Part, PartialRoom, Restated, Wholeness};
 pub(crate) use write::append_all;

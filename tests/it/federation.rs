@@ -2,6 +2,7 @@
 
 mod chaos;
 mod finding;
+mod held;
 mod history;
 mod hostile;
 mod invites;

@@ -11,22 +11,25 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use hearth_base::{Error, OrNotFound, Result, ids::RoomNid};
+use hearth_base::{Error, OrNotFound, Result, clock::Clock, ids::RoomNid};
 use hearth_rules::{event::Pdu, versions::RoomVersion};
 use hearth_store::{Store, events::Standing, rooms::Room};
 use moka::sync::Cache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{Federation, acl::Acls, joins::Joins, outliers::Outliers, policy::Policy, servers::Servers};
 use crate::{events::Events, server_keys::ServerKeys, state::version_of};
 
+mod asking;
 mod gaps;
+pub mod held;
 mod placing;
 mod whole;
 
+use placing::Taken;
 pub use whole::Telling;
 
 /// Rooms of one transaction taken in at the same time.
@@ -51,6 +54,9 @@ pub struct Inbox {
     /// One write at a time in a room.
     lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
+    clock: Clock,
+    /// Rings when events are held.
+    held: Notify,
 }
 
 /// What became of each event of a transaction: taken in, or why not.
@@ -81,10 +87,26 @@ impl Inbox {
         joins: Arc<Joins>,
         servers: Arc<Servers>,
         policy: Arc<Policy>,
+        clock: Clock,
     ) -> Self {
         let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
         let heavy = Semaphore::new(HEAVY);
-        Self { store, events, server_keys, federation, outliers, acls, joins, servers, policy, lanes, heavy }
+        let held = Notify::new();
+        Self {
+            store,
+            events,
+            server_keys,
+            federation,
+            outliers,
+            acls,
+            joins,
+            servers,
+            policy,
+            lanes,
+            heavy,
+            clock,
+            held,
+        }
     }
 
     /// Takes in the events of a transaction. Those whose form is so broken that they have no id are not answered.
@@ -105,7 +127,7 @@ impl Inbox {
         }
         // Boxed: the compiler cannot see by itself that such a future may be sent to another thread.
         let of_room = |(room_id, pdus): (OwnedRoomId, _)| -> BoxFuture<'_, Result<Answers>> {
-            Box::pin(async move { self.receive_in(origin, &room_id, pdus).await })
+            Box::pin(async move { Ok(self.receive_in(origin, &room_id, pdus).await?.answers) })
         };
         let done: Vec<Result<Answers>> =
             stream::iter(rooms).map(of_room).buffer_unordered(ROOMS_AT_ONCE).collect().await;
@@ -116,10 +138,11 @@ impl Inbox {
         Ok(answers)
     }
 
-    async fn receive_in(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Answers> {
+    /// Takes in events of one room. Those that wait for what they follow are held, and named in the answer.
+    async fn receive_in(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Taken> {
         let mut answers = Answers::new();
         let Some(room) = self.known_room(room_id).await? else {
-            return self.hear_from_outside(room_id, raw).await;
+            return Ok(Taken { answers: self.hear_from_outside(room_id, raw).await?, ..Taken::default() });
         };
         let version = version_of(&room)?;
         let admitted = self.acls.allows(room.nid, origin).await?;
@@ -154,8 +177,10 @@ impl Inbox {
                 Err(e) => drop(answers.insert(id, Err(told(&e)))),
             }
         }
-        answers.extend(self.take_in(origin, &room, version, good, Sort::News).await?);
-        Ok(answers)
+        let mut taken = self.take_in(origin, &room, version, good, Sort::News).await?;
+        self.hold(origin, &room, &taken.wait).await?;
+        taken.answers.append(&mut answers);
+        Ok(taken)
     }
 
     /// Events of a room that we are not in (any more): an invite that is withdrawn, a knock that is refused. To all else
@@ -199,8 +224,8 @@ impl Inbox {
         {
             return Ok(());
         }
-        let mut answers = self.take_in(origin, &room, version, vec![pdu], Sort::ToldToUs).await?;
-        match answers.remove(&event_id) {
+        let mut taken = self.take_in(origin, &room, version, vec![pdu], Sort::ToldToUs).await?;
+        match taken.answers.remove(&event_id) {
             Some(Ok(())) => Ok(()),
             Some(Err(why)) => Err(Error::forbidden(why)),
             None => Err(Error::forbidden("The event could not be placed")),
@@ -222,8 +247,8 @@ impl Inbox {
         let room = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
         let good = leading_to(from, self.verified(&room, version, raw).await?);
-        let answers = self.take_in(origin, &room, version, good, Sort::History).await?;
-        Ok(answers.values().filter(|a| a.is_ok()).count())
+        let taken = self.take_in(origin, &room, version, good, Sort::History).await?;
+        Ok(taken.answers.values().filter(|a| a.is_ok()).count())
     }
 
     /// The room, if one of our users is joined to it.

@@ -51,11 +51,18 @@ pub fn as_json(body: Value) -> impl IntoResponse {
 
 /// A server, its user Alice with a public room, and the misbehaving one in it.
 pub async fn besieged() -> (Peer, User, Rogue) {
-    let [here, peer] = Peers::two().await;
+    let here = Peers::one(2, |plan| plan).await;
+    let (alice, rogue) = besieges(&here).await;
+    (here, alice, rogue)
+}
+
+/// A user of the server with a public room, and a misbehaving server in it.
+pub async fn besieges(here: &Peer) -> (User, Rogue) {
+    let peer = Peers::one(3, |plan| plan).await;
     let (alice, eve) = (here.user("alice").await, peer.user("eve").await);
     let room = alice.creates(json!({ "preset": "public_chat", "room_version": VERSION })).await;
-    joins(&eve, &room, &here).await;
-    (here, alice, Rogue { peer, eve, room })
+    joins(&eve, &room, here).await;
+    (alice, Rogue { peer, eve, room })
 }
 
 pub async fn joins(user: &User, room: &str, via: &Peer) {

@@ -296,6 +296,7 @@ fn plan(name: OwnedServerName) -> Plan {
         s.federation.completion.enter_in_part = true;
         s.federation.completion.first = Duration::from_millis(200);
         s.federation.completion.longest = Duration::from_secs(1);
+        s.federation.held.first = Duration::from_millis(200);
         s.federation.public_rooms = true;
         // Tests ask more at once than servers do.
         s.gate.sleep_limit = 1_000;

@@ -19,6 +19,14 @@ use crate::{
     },
 };
 
+/// What became of events.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) answers: Answers,
+    /// Those that may be placed once somebody can be asked who could not.
+    pub(super) wait: Vec<Pdu>,
+}
+
 /// An event with what it needs to be placed.
 struct Ready {
     pdu: Pdu,
@@ -41,21 +49,23 @@ impl Inbox {
         version: &'static RoomVersion,
         events: Vec<Pdu>,
         sort: Sort,
-    ) -> Result<Answers> {
-        let asked: Vec<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
+    ) -> Result<Taken> {
+        let asked: HashSet<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
         let mut found = self.search(origin, room, version, events, sort).await?;
         // What is old was looked at when it was new.
         if sort != Sort::History {
             found.refused = self.policy.review(room, version, &mut found.events).await?;
         }
-        let mut answers = self.place_found(room, version, found, sort).await?;
+        let hindered = found.hindered;
+        let Taken { mut answers, mut wait } = self.place_found(room, version, found, sort).await?;
         if let Err(e) = self.events.bring_together(room.nid).await {
             tracing::warn!(room.id = %room.room_id, error = %e, "branches were not brought together");
         }
-        for id in asked {
-            answers.entry(id).or_insert_with(|| Err("what it follows cannot be had at present".to_owned()));
+        for id in &asked {
+            answers.entry(id.clone()).or_insert_with(|| Err("what it follows cannot be had at present".to_owned()));
         }
-        Ok(answers)
+        wait.retain(|e| hindered && asked.contains(e.event_id()));
+        Ok(Taken { answers, wait })
     }
 
     async fn place_found(
@@ -64,7 +74,7 @@ impl Inbox {
         version: &'static RoomVersion,
         mut found: Found,
         sort: Sort,
-    ) -> Result<Answers> {
+    ) -> Result<Taken> {
         let mut answers = Answers::new();
         let lane = self.lanes.get_with(room.nid, Arc::default);
         let _one = lane.lock().await;
@@ -91,11 +101,14 @@ impl Inbox {
                     near.insert(event_id);
                     waiting.push(arrival);
                 }
-                Err(why) => drop(answers.insert(event_id, Err(why))),
+                Err((pdu, why)) => {
+                    answers.insert(event_id, Err(why));
+                    found.lacking.push(*pdu);
+                }
             }
         }
         self.place_all(&room, &mut waiting, &mut answers).await?;
-        Ok(answers)
+        Ok(Taken { answers, wait: found.lacking })
     }
 
     async fn place_all(&self, room: &Room, waiting: &mut Vec<Arrival>, answers: &mut Answers) -> Result<()> {
@@ -147,19 +160,20 @@ impl Inbox {
         Ok(changed)
     }
 
-    /// Checks an event by what allows it.
+    /// Checks an event by what allows it; gives it back if that is not here.
     async fn arrival(
         &self,
         room: &Room,
         version: &'static RoomVersion,
         event: Ready,
         sort: Sort,
-    ) -> Result<std::result::Result<Arrival, String>> {
+    ) -> Result<std::result::Result<Arrival, (Box<Pdu>, String)>> {
         let Ready { pdu, states, whole, missing, in_part, refused: unsigned } = event;
         let ids = auth_ids(version, &pdu);
         let known = self.by_id(room, &ids).await?;
         if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
-            return Ok(Err(format!("its auth event {id} cannot be found")));
+            let why = format!("its auth event {id} cannot be found");
+            return Ok(Err((Box::new(pdu), why)));
         }
         let refused = auth::check_auth_events(version, &pdu, |id| known.get(id).map(|o| o.pdu.clone())).err();
         let event_id = pdu.event_id().to_owned();
@@ -217,6 +231,7 @@ fn ready(found: &mut Found, missing: &HashSet<OwnedEventId>) -> Vec<Ready> {
         };
         if follows || (!whole && states.len() < missing.len()) {
             left.insert(pdu.event_id().to_owned());
+            found.lacking.push(pdu);
             continue;
         }
         let in_part = whole && found.unsure.contains(pdu.event_id());

@@ -1,15 +1,14 @@
 //! What other servers say of the state before an event of which we know part only (MSC3902): all of it, from one of them.
 
-use std::{sync::atomic::AtomicUsize, time::Duration};
+use std::time::Duration;
 
 use hearth_base::{OrNotFound, Result};
 use hearth_store::{events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{OwnedEventId, ServerName};
-use tokio::{sync::OnceCell, time::Instant};
 
 use super::{
-    Inbox, Sort,
-    gaps::{Search, Told},
+    Inbox,
+    asking::{Search, Told},
 };
 use crate::{events, state::version_of};
 
@@ -42,17 +41,7 @@ impl Inbox {
         must_allow: bool,
     ) -> Result<Telling> {
         let version = version_of(room)?;
-        let search = Search {
-            inbox: self,
-            origin: server,
-            room,
-            version,
-            sort: Sort::News,
-            servers: OnceCell::new_with(Some(vec![server.to_owned()])),
-            wait: WAIT,
-            until: Instant::now() + WAIT_IN_ALL,
-            calls: AtomicUsize::new(0),
-        };
+        let search = Search::only(self, server, (room, version), [WAIT, WAIT_IN_ALL]);
         let prevs = event.pdu.prev_events();
         let placed = self.store.events_by_id(prevs).await?;
         let placed =
