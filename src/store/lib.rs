@@ -11,7 +11,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hearth_base::{
@@ -319,14 +319,22 @@ fn lock(engine: &Engine) -> Result<Option<std::fs::File>> {
     }
 }
 
-/// Makes sure that a PostgreSQL database has one process, for as long as the writer's connection lives.
+/// Makes sure that a PostgreSQL database has one process, for as long as the writer's connection lives. PostgreSQL may
+/// take a moment to see that a process before this one is gone.
 pub(crate) async fn claim(session: &mut Session) -> Result<()> {
     const CLAIM: &str = "SELECT pg_try_advisory_lock(hashtext('hearth writer'))";
+    const WAIT: Duration = Duration::from_secs(5);
+    const LOOK: Duration = Duration::from_millis(100);
     let Session::Postgres(c) = session else { return Ok(()) };
-    let (free,): (bool,) = sqlx::query_as(CLAIM).fetch_one(&mut **c).await.map_err(db::failed)?;
-    if free {
-        Ok(())
-    } else {
-        Err(Error::broken("the PostgreSQL database is in use by another hearth; stop that one first"))
+    let begun = Instant::now();
+    loop {
+        let (free,): (bool,) = sqlx::query_as(CLAIM).fetch_one(&mut **c).await.map_err(db::failed)?;
+        if free {
+            return Ok(());
+        }
+        if begun.elapsed() >= WAIT {
+            return Err(Error::broken("the PostgreSQL database is in use by another hearth; stop that one first"));
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -56,6 +56,17 @@ pub struct RoomHead {
     /// Whether its history has not always been one line of events here: then positions alone do not tell what the state
     /// was at an event.
     pub forked: bool,
+    /// The depth of the event by which we came in through another server; 0 if the room was made here. What lies above it
+    /// was before our time: history, whoever sends it.
+    pub entered: i64,
+}
+
+impl RoomHead {
+    /// Whether events of that depth were before our time in the room.
+    #[must_use]
+    pub fn is_before(&self, depth: u64) -> bool {
+        i64::try_from(depth).is_ok_and(|depth| depth < self.entered)
+    }
 }
 
 /// A room as it is stored.
@@ -95,6 +106,7 @@ struct Row {
     open: bool,
     forked: bool,
     whole_pos: i64,
+    entered_depth: i64,
 }
 
 impl TryFrom<Row> for Room {
@@ -130,6 +142,7 @@ impl TryFrom<Row> for Room {
                 whole: StreamPos(row.whole_pos),
                 open: row.open,
                 forked: row.forked,
+                entered: row.entered_depth,
             },
         })
     }
@@ -145,7 +158,7 @@ pub(crate) fn extremities_json(extremities: &[Extremity]) -> String {
 
 macro_rules! room_columns {
     () => {
-        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked, whole_pos FROM rooms "
+        "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked, whole_pos, entered_depth FROM rooms "
     };
 }
 
@@ -202,7 +215,7 @@ impl Store {
     /// If the database fails.
     pub async fn rooms(&self, nids: &[RoomNid]) -> Result<Vec<Room>> {
         let sql = crate::sql!(
-            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked, whole_pos FROM rooms WHERE room_nid "
+            "SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked, whole_pos, entered_depth FROM rooms WHERE room_nid "
             [in 1]
         );
         let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, Ints(nids.iter().map(|n| n.0).collect()))?;

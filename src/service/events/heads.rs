@@ -194,7 +194,7 @@ impl Staged {
         let partial = rh.partial.then_some(rh.rev);
         self.wholeness = Wholeness::Entered(entry.part.clone());
         rh.snap = after.snap;
-        rh.depth = depth;
+        (rh.depth, rh.entered) = (depth, depth);
         rh.extremities =
             vec![Extremity { nid: arrival.nid, event: pdu.reference(self.head.version), depth, after: after.snap }];
         let counter = rh.counter;

@@ -38,8 +38,7 @@ use crate::{
 /// How rooms are completed.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Rooms are entered without their members, which come later. Not by default yet: see "A large room is joined without its
-    /// members" in the architecture.
+    /// Rooms are entered without their members, which come later.
     pub enter_in_part: bool,
     /// The pause after all servers that were asked knew nothing; doubled each time.
     pub first: Duration,
@@ -49,7 +48,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { enter_in_part: false, first: Duration::from_secs(15), longest: Duration::from_secs(3600) }
+        Self { enter_in_part: true, first: Duration::from_secs(15), longest: Duration::from_secs(3600) }
     }
 }
 

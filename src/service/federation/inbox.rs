@@ -153,6 +153,11 @@ impl Inbox {
                     let why = format!("{origin} is not admitted to this room");
                     drop(answers.insert(event.claimed().event_id().to_owned(), Err(why)));
                 }
+                // As news it would be an end of the room, and bring back the state that it stood on.
+                Ok(event) if event.claimed().room_id() == room_id && room.head.is_before(event.claimed().depth()) => {
+                    let why = "it is older than this server's time in the room".to_owned();
+                    drop(answers.insert(event.claimed().event_id().to_owned(), Err(why)));
+                }
                 Ok(event) if event.claimed().room_id() == room_id => events.push(event),
                 Ok(event) => drop(answers.insert(event.claimed().event_id().to_owned(), Err("of another room".into()))),
                 Err(e) => tracing::debug!(server = %origin, room.id = %room_id, error = %e, "a malformed event"),

@@ -85,6 +85,7 @@ impl House {
             whole: StreamPos::ZERO,
             open: false,
             forked: false,
+            entered: 0,
         };
         let room = Room {
             nid,

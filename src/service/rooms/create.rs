@@ -146,6 +146,7 @@ impl Rooms {
             head: RoomHead {
                 rev: 0,
                 forked: false,
+                entered: 0,
                 snap: self.store.new_snap_nid().await?,
                 depth: 0,
                 extremities: Vec::new(),

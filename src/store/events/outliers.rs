@@ -74,6 +74,7 @@ impl Store {
                 counter: 0,
                 pos: hearth_base::ids::StreamPos::ZERO,
                 partial: false,
+                entered: 0,
                 whole: hearth_base::ids::StreamPos::ZERO,
                 open: false,
                 forked: true,

@@ -108,6 +108,7 @@ const FORGET_STATES: &str = "UPDATE events SET snap_nid = NULL, after_nid = NULL
 const REJECT: &str = "UPDATE events SET standing = $2, pos = NULL WHERE event_nid = $1";
 const UNRELATE: &str = "DELETE FROM relations WHERE event_nid = $1";
 const PLACE: &str = "UPDATE events SET standing = $2, pos = $3 WHERE event_nid = $1";
+const ENTERED: &str = "UPDATE rooms SET entered_depth = $2 WHERE room_nid = $1";
 const WHOLE: &str = "UPDATE rooms SET whole_pos = $2 WHERE room_nid = $1";
 const SPEAKERS: &str = "SELECT DISTINCT sender_nid FROM events WHERE room_nid = $1 AND pos > $2";
 
@@ -228,6 +229,7 @@ pub(super) async fn change(tx: &mut Tx, appends: &[&Append]) -> Result<HashMap<R
             Wholeness::Same => {}
             Wholeness::Entered(part) => {
                 forget(tx, room).await?;
+                execute!(tx, ENTERED, room.0, append.room.head.entered)?;
                 match part {
                     Some(part) => {
                         let servers = serde_json::to_string(&part.servers).doing("writing the servers of a room")?;

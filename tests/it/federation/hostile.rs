@@ -166,6 +166,16 @@ pub async fn hears(user: &User, room: &str, text: &str) {
     assert!(tokio::time::timeout(Duration::from_secs(30), heard).await.is_ok(), "{text} never came");
 }
 
+/// Waits until somebody sees that another is in a room.
+async fn hears_of(user: &User, room: &str, whom: &User) {
+    let seen = async {
+        while user.in_room(room, "joined_members").await.good()["joined"][whom.id.as_str()].is_null() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), seen).await.is_ok(), "{} never came", whom.id);
+}
+
 #[tokio::test]
 async fn bad_events_of_a_transaction_cost_only_themselves() {
     let (here, alice, rogue) = besieged().await;
@@ -340,6 +350,55 @@ async fn ways_without_end_are_not_followed_for_ever() {
     rogue.peer.tricks(None);
     alice.says(&rogue.room, "over").await;
     assert_eq!(shown(&alice, &rogue.room).await[0], "over");
+}
+
+#[tokio::test]
+async fn what_was_before_our_time_is_no_news() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (there.user("alice").await, here.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": VERSION })).await;
+    joins(&bob, &room, &there).await;
+    hears_of(&alice, &room, &bob).await;
+    // Whoever is in stays in, but nobody could come any more.
+    alice.sets(&room, "m.room.join_rules", "", json!({ "join_rule": "invite" })).await.good();
+    alice.says(&room, "closed").await;
+    hears(&bob, &room, "closed").await;
+    let state = |user: User, room: String| async move {
+        let state = user.in_room(&room, "state").await.good();
+        state.as_array().unwrap().iter().map(|e| e["event_id"].to_string()).collect::<Vec<_>>()
+    };
+    let before = state(bob.clone(), room.clone()).await;
+    // The room's first events again, as they are, and beside what lies between.
+    let events = alice.reads_all(&room, None, 100).await;
+    let store = &there.services().store;
+    let mut first: Vec<Value> = Vec::new();
+    for event in events.iter().rev().take(3) {
+        let id = <&EventId>::try_from(event["event_id"].as_str().unwrap()).unwrap();
+        first.push(serde_json::from_str(store.event_by_id(id).await.unwrap().unwrap().pdu.json()).unwrap());
+    }
+    let rogue = Rogue { peer: there, eve: alice, room };
+    for event in &first {
+        let told = rogue.sends(&here, vec![event.clone()]).await.good();
+        assert!(told.to_string().contains("older than"), "{told}");
+    }
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (id, one) = rogue.signed(rogue.message(&here, "between").await);
+    let (missing, count) = ([first, vec![one]].concat(), asked.clone());
+    rogue.peer.tricks(Some(answers(&["get_missing_events"], move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        let body = json!({ "events": missing });
+        async { as_json(body).into_response() }.boxed()
+    })));
+    let mut event = rogue.message(&here, "after it").await;
+    event["prev_events"] = json!([id]);
+    event["depth"] = json!(event["depth"].as_u64().unwrap() + 1);
+    let told = rogue.sends(&here, vec![rogue.signed(event).1]).await.good();
+    assert!(asked.load(Ordering::Relaxed) > 0, "{told}");
+    rogue.peer.tricks(None);
+    assert_eq!(shown(&bob, &rogue.room).await[..2], ["after it", "between"]);
+    bob.says(&rogue.room, "still here").await;
+    hears(&rogue.eve, &rogue.room, "still here").await;
+    assert_eq!(state(bob.clone(), rogue.room.clone()).await, before);
 }
 
 #[tokio::test]

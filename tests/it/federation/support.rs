@@ -293,7 +293,6 @@ fn plan(name: OwnedServerName) -> Plan {
         s.federation.remote.timeout = Duration::from_secs(20);
         s.federation.pauses.first = Duration::from_millis(200);
         s.federation.pauses.longest = Duration::from_secs(1);
-        s.federation.completion.enter_in_part = true;
         s.federation.completion.first = Duration::from_millis(200);
         s.federation.completion.longest = Duration::from_secs(1);
         s.federation.held.first = Duration::from_millis(200);

@@ -133,6 +133,7 @@ impl<'a> Search<'a> {
         let earliest = head.head.extremities.iter().map(|e| e.event_id().to_owned()).collect();
         let mut request = get_missing_events::v1::Request::new(self.room.room_id.clone(), earliest, latest);
         request.limit = UInt::from(A_ROUND);
+        request.min_depth = UInt::try_from(self.room.head.entered).unwrap_or_default();
         match self.inbox.federation.send(server, request, self.patience()?).await {
             Ok(mut answer) => {
                 answer.events.truncate(A_ROUND as usize);
