@@ -153,8 +153,9 @@ impl Inbox {
                     let why = format!("{origin} is not admitted to this room");
                     drop(answers.insert(event.claimed().event_id().to_owned(), Err(why)));
                 }
-                // As news it would be an end of the room, and bring back the state that it stood on.
-                Ok(event) if event.claimed().room_id() == room_id && room.head.is_before(event.claimed().depth()) => {
+                Ok(event)
+                    if event.claimed().room_id() == room_id && self.is_before_us(&room, event.claimed()).await? =>
+                {
                     let why = "it is older than this server's time in the room".to_owned();
                     drop(answers.insert(event.claimed().event_id().to_owned(), Err(why)));
                 }
@@ -263,6 +264,19 @@ impl Inbox {
             return Ok(None);
         }
         self.store.room(nid).await
+    }
+
+    /// Whether an event lies before our time in the room. As news it would be an end of the room, and bring back the state
+    /// that stood there. What follows what we have does not lie before it, whatever its depth says.
+    async fn is_before_us(&self, room: &Room, event: &Pdu) -> Result<bool> {
+        if !room.head.is_before(event.depth()) {
+            return Ok(false);
+        }
+        let prevs = event.prev_events();
+        let known = self.store.events_by_id(prevs).await?;
+        let placed =
+            |id: &OwnedEventId| known.iter().any(|e| e.room == room.nid && e.after.is_some() && e.event_id() == id);
+        Ok(prevs.is_empty() || !prevs.iter().all(placed))
     }
 
     /// Those of these events that are of the room, that we have not placed yet, and whose signatures are good.

@@ -315,6 +315,7 @@ def moderation(w):
     alice.does("kick", room, bob, reason="out")
     bob.is_in(room, "leave")
     bob.joins(room, w.here.name)
+    bob.is_in(room, "join")
     alice.sees_membership(room, bob, "join")
     alice.does("ban", room, bob)
     bob.sees(lambda: bob.rooms[room].membership == "leave", "the room as left")

@@ -159,7 +159,7 @@ impl Search<'_> {
             let Some(told) = self.fetch_missing(server, latest).await else { return Ok(false) };
             let (before, all) = (found.events.len(), told.len() < A_ROUND as usize);
             for pdu in self.inbox.verified(self.room, self.version, told).await? {
-                if self.room.head.is_before(pdu.depth()) {
+                if self.inbox.is_before_us(self.room, &pdu).await? {
                     continue;
                 }
                 found.events.entry(pdu.event_id().to_owned()).or_insert(pdu);
