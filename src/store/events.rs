@@ -32,6 +32,7 @@ pub use append::{
     Append, Appended, LateRedaction, MemberRow, NewEvent, NewMembership, NewPushAction, NewRedaction, NewRelation,
     StateChange,
 };
+pub use changes::Changed;
 pub use gaps::Gap;
 pub(crate) use partial::Bell;
 pub use partial::{Part, PartialRoom, Restated, Wholeness};
