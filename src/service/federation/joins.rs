@@ -19,6 +19,7 @@ use crate::{events::Events, server_keys::ServerKeys, state::State};
 
 mod admitted;
 mod entering;
+pub(crate) mod guests;
 pub mod invited;
 pub mod outgoing;
 pub mod resident;

@@ -77,7 +77,7 @@ impl Joins {
             .await
     }
 
-    async fn leave_through(
+    pub(super) async fn leave_through(
         &self,
         server: &ServerName,
         room: &Room,
