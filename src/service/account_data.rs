@@ -12,8 +12,8 @@ use hearth_base::{
 use hearth_store::{Store, account_data::AccountData as Piece};
 use http::StatusCode;
 use moka::sync::Cache as Moka;
-use ruma::{OwnedUserId, RoomId, UserId};
-use serde_json::{Map, Value, value::RawValue};
+use ruma::{OwnedUserId, RoomId, RoomVersionId, UserId};
+use serde_json::{Map, Value, json, value::RawValue};
 
 pub mod filters;
 mod following;
@@ -78,7 +78,7 @@ impl AccountData {
         kind: &str,
     ) -> Result<Box<RawValue>> {
         own(who, user)?;
-        let room = self.room(room).await?;
+        let Some(room) = self.room(room).await? else { return Err(Error::not_found("Account data not found")) };
         let stored = self.store.account_data(who.user_nid, room, kind).await?;
         if room.is_none() && kind == PUSH_RULES {
             return raw(push_rules::content(&push_rules::read(stored.as_deref(), user)));
@@ -86,7 +86,7 @@ impl AccountData {
         raw(stored.or_not_found("Account data")?.as_ref().to_owned())
     }
 
-    /// Sets one piece.
+    /// Sets one piece. The room may be one that nobody here has heard of: what a user notes of it is theirs.
     ///
     /// # Errors
     /// 403 for other users' data, 405 for kinds that the server manages, 400 for what is no object, 413 beyond the
@@ -104,7 +104,8 @@ impl AccountData {
         if !content.get().starts_with('{') {
             return Err(Error::bad_json("Content must be a JSON object"));
         }
-        let room = self.room(room).await?;
+        self.fits(Some(content.get()))?;
+        let room = self.noted(who, room).await?;
         self.write(who.user_nid, room, kind, Some(content.get().to_owned())).await
     }
 
@@ -118,7 +119,7 @@ impl AccountData {
         }
         own(who, user)?;
         writable(kind)?;
-        let room = self.room(room).await?;
+        let Some(room) = self.room(room).await? else { return Ok(()) };
         if self.store.account_data(who.user_nid, room, kind).await?.is_none() {
             return Ok(());
         }
@@ -143,7 +144,7 @@ impl AccountData {
     /// 403 for other users' tags.
     pub async fn tags(&self, who: &Requester, user: &UserId, room: &RoomId) -> Result<Map<String, Value>> {
         own(who, user)?;
-        let room = self.room(Some(room)).await?;
+        let Some(room) = self.room(Some(room)).await? else { return Ok(Map::new()) };
         let stored = self.store.account_data(who.user_nid, room, TAGS).await?;
         Ok(tags_of(&parse(stored.as_deref())))
     }
@@ -186,7 +187,14 @@ impl AccountData {
         if tag.is_empty() || tag.len() > MAX_NAME {
             return Err(Error::invalid_param("The name of a tag is 1 to 255 bytes long"));
         }
-        let room = self.room(Some(room)).await?;
+        let room = match (self.room(Some(room)).await?, &info) {
+            (Some(known), _) => known,
+            (None, None) => return Ok(()),
+            (None, Some(info)) => {
+                self.fits(Some(&json!({ "tags": { tag: info } }).to_string()))?;
+                self.noted(who, Some(room)).await?
+            }
+        };
         let (tag, max_bytes) = (tag.to_owned(), self.settings.max_bytes);
         let change = move |stored: Option<String>| {
             let mut content = parse(stored.as_deref());
@@ -246,11 +254,27 @@ impl AccountData {
         pieces.into_iter().filter_map(|p| Some(raw(p.content?).map(|content| (p.kind, content)))).collect()
     }
 
-    async fn room(&self, room: Option<&RoomId>) -> Result<Option<RoomNid>> {
+    /// The number of a room, `Some(None)` for what is of none; `None` for a room nobody has heard of.
+    async fn room(&self, room: Option<&RoomId>) -> Result<Option<Option<RoomNid>>> {
         match room {
-            Some(room) => self.store.room_nid(room).await?.or_not_found("Room").map(Some),
-            None => Ok(None),
+            Some(room) => Ok(self.store.room_nid(room).await?.map(Some)),
+            None => Ok(Some(None)),
         }
+    }
+
+    /// The same, for a piece that is to be written: a room nobody has heard of gets a row if the user may have one piece
+    /// more, so that of these, too, there are no more than pieces.
+    async fn noted(&self, who: &Requester, room: Option<&RoomId>) -> Result<Option<RoomNid>> {
+        if let Some(known) = self.room(room).await? {
+            return Ok(known);
+        }
+        let Some(room) = room else { return Ok(None) };
+        if self.store.account_data_count(who.user_nid).await? >= self.settings.max_pieces {
+            return Err(Error::too_large("Too many pieces of account data"));
+        }
+        // Of the room no more is known than its id, which says something of its version. Whoever tells us more is believed.
+        let version = if room.server_name().is_none() { RoomVersionId::V12 } else { RoomVersionId::V11 };
+        self.store.make_stub_room(room.to_owned(), version, who.user_nid, 0).await.map(Some)
     }
 }
 

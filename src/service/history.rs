@@ -16,6 +16,7 @@ mod answers;
 mod by_time;
 mod children;
 mod pages;
+mod past;
 pub mod viewer;
 mod writing;
 
@@ -207,22 +208,6 @@ impl History {
                 }
             })
             .collect())
-    }
-
-    /// The state at a place in a room's history, as far as the user may see: no later than when they left.
-    ///
-    /// # Errors
-    /// 400 for a token that is not ours.
-    pub async fn state_at(&self, viewer: &Viewer, token: &str) -> Result<StateMap> {
-        let mut place = self.place(&viewer.room, token).await?;
-        if let Some(left) = viewer.left_with().and_then(StoredEvent::place) {
-            place = place.min(left);
-        }
-        let before = self.store.history(viewer.room.nid, Direction::Backward, place, HistoryToken::START, 1).await?;
-        match before.first() {
-            Some(event) => self.state_beside(viewer, event).await,
-            None => Ok(StateMap::new()),
-        }
     }
 
     /// The state after an event; where that is not known the present one.

@@ -151,6 +151,15 @@ impl Store {
         Ok(rows.into_iter().map(Into::into).collect())
     }
 
+    /// Pieces a user has, all rooms together, deleted ones included.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn account_data_count(&self, user: UserNid) -> Result<u64> {
+        let held: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), DATA_COUNT, user.0)?;
+        Ok(held.map_or(0, |(n,)| n.unsigned_abs()))
+    }
+
     /// Our users who are joined to a room and have global account data of one of two kinds.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ pub use append::{
     Append, Appended, LateRedaction, MemberRow, NewEvent, NewMembership, NewPushAction, NewRedaction, NewRelation,
     StateChange,
 };
+pub use changes::Changed;
 pub use gaps::Gap;
 pub use held::{HeldEvent, HeldGroup};
 pub(crate) use partial::Bell;

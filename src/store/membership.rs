@@ -118,6 +118,7 @@ const GUESTS_IN: &str = "SELECT m.user_nid FROM memberships m JOIN accounts a ON
 const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
 const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
+const ANY_IN: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 LIMIT 1";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
 const SHARE: &str = "SELECT CAST(1 AS BIGINT) FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
@@ -155,6 +156,15 @@ impl Store {
     pub async fn joined_rooms(&self, user: UserNid) -> Result<Vec<RoomNid>> {
         let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), JOINED_ROOMS_OF, user.0)?;
         Ok(rows.into_iter().map(|(n,)| RoomNid(n)).collect())
+    }
+
+    /// Whether anybody is or was anything in a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn has_memberships(&self, room: RoomNid) -> Result<bool> {
+        let any: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), ANY_IN, room.0)?;
+        Ok(any.is_some())
     }
 
     /// The members of a room with that membership.

@@ -334,6 +334,11 @@ async fn images_of_all_sorts() {
     );
     site.html("/odd", "<title>t</title><meta property=og:image content='http://[::1'>");
     site.html("/page", "<title>t</title><meta property=og:image content=/odd>");
+    // What says of itself what no type of an image can be.
+    for (n, subtype) in ["x".repeat(128), String::new(), "png, text/html".to_owned()].iter().enumerate() {
+        site.puts(&format!("/typed{n}"), &format!("image/{subtype}"), STANDARD.decode(PNG).unwrap());
+        site.html(&format!("/types{n}"), &format!("<title>t</title><meta property=og:image content=/typed{n}>"));
+    }
     let server = plan(|_| {}).start().await;
     let alice = server.user("alice").await;
     let preview = previews(&alice, &site.url("/named")).await.good();
@@ -350,7 +355,7 @@ async fn images_of_all_sorts() {
         assert_eq!(downloads(&server, &alice, &image_of(&preview)).await.1, STANDARD.decode(PNG).unwrap(), "{path}");
         assert_eq!(preview["matrix:image:size"], size);
     }
-    for path in ["/gone", "/odd", "/page"] {
+    for path in ["/gone", "/odd", "/page", "/types0", "/types1", "/types2"] {
         assert_eq!(previews(&alice, &site.url(path)).await.good(), json!({ "og:title": "t" }), "{path}");
     }
 }

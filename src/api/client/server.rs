@@ -24,14 +24,15 @@ pub fn routes() -> Routes {
 }
 
 /// Versions of the specification: clients ask for threads, authenticated media, private receipts and much else by them.
-/// Those above want policy servers to be asked (v1.18) and rooms in common to be listed (v1.19).
-const VERSIONS: [&str; 25] = [
+/// Of the one above (v1.19) only the list of rooms in common is missing (`GET /_matrix/client/v1/mutual_rooms`).
+const VERSIONS: [&str; 26] = [
     "r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4",
     "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17",
+    "v1.18",
 ];
 
 /// What of later versions and of proposals is here, by the flag clients look for.
-const FEATURES: [&str; 11] = [
+const FEATURES: [&str; 13] = [
     "org.matrix.label_based_filtering",
     "org.matrix.e2e_cross_signing",
     // Aliases of rooms, private read receipts, room types in the directory, authenticated media.
@@ -39,9 +40,11 @@ const FEATURES: [&str; 11] = [
     "org.matrix.msc2285.stable",
     "org.matrix.msc3827.stable",
     "org.matrix.msc3916.stable",
-    // Threads; relations of relations.
+    // Threads, and receipts of their own; relations of relations; filters by them.
     "org.matrix.msc3440.stable",
+    "org.matrix.msc3771",
     "org.matrix.msc3981",
+    "org.matrix.msc3874",
     // Fields of profiles; redactions sent as ordinary events.
     "uk.tcpip.msc4133.stable",
     "com.beeper.msc4169",

@@ -1,4 +1,5 @@
-//! A body as it comes: unpacked piece by piece, and counted after that, so that a few bytes cannot become a disk full.
+//! A body as it comes: unpacked piece by piece, and counted before and after that, so that a few bytes cannot become a disk
+//! full, nor what unpacks to nothing come for ever.
 
 use std::{fmt, io::Write as _};
 
@@ -16,6 +17,8 @@ const PIECE: usize = 64 << 10;
 pub struct Body {
     from: Incoming,
     limit: u64,
+    /// Bytes that came, and those that were handed on.
+    came: u64,
     taken: u64,
     packed: Option<Packed>,
 }
@@ -46,7 +49,7 @@ impl Body {
         if packed.is_none() && from.size_hint().lower() > limit {
             return Err(too_large(limit));
         }
-        Ok(Self { from, limit, taken: 0, packed })
+        Ok(Self { from, limit, came: 0, taken: 0, packed })
     }
 
     /// The next piece; `None` at the end.
@@ -67,10 +70,15 @@ impl Body {
                 }
             };
             let frame = frame.map_err(|e| Failure::Unreachable(format!("the page was cut off: {e}")))?;
-            match (frame.into_data(), &mut self.packed) {
-                (Ok(data), Some(packed)) => packed.rest = data,
-                (Ok(data), None) => break data,
-                (Err(_), _) => {}
+            let Ok(data) = frame.into_data() else { continue };
+            self.came = self.came.saturating_add(data.len() as u64);
+            // What cannot be made smaller is a little larger when it is packed.
+            if self.came > self.limit.saturating_add(self.limit / 64).saturating_add(PIECE as u64) {
+                return Err(too_large(self.limit));
+            }
+            match &mut self.packed {
+                Some(packed) => packed.rest = data,
+                None => break data,
             }
         };
         self.taken = self.taken.saturating_add(piece.len() as u64);

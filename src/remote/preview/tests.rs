@@ -164,6 +164,9 @@ async fn what_is_no_page() {
 #[tokio::test]
 async fn a_body_is_counted_as_it_comes() {
     let bomb = packed(&vec![0; 64 << 20]);
+    // Blocks of no bytes, which unpack to nothing however many there are.
+    let hollow = [b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec(), b"\0\0\0\xff\xff".repeat(100_000)].concat();
+    let long_tail = [packed(b"all"), vec![0; 500_000]].concat();
     let site = Site::serving(move |path| match path {
         "/fits" => page("", &[7; 1000]),
         "/large" => page("", &[7; 1001]),
@@ -173,6 +176,8 @@ async fn a_body_is_counted_as_it_comes() {
             answer
         }
         "/bomb" => page("Content-Encoding: gzip\r\n", &bomb),
+        "/hollow" => page("Content-Encoding: gzip\r\n", &hollow),
+        "/long-tail" => page("Content-Encoding: gzip\r\n", &long_tail),
         "/packed" => page("Content-Encoding: GZIP\r\n", &packed(&[7; 1000])),
         "/trailing" => page("Content-Encoding: gzip\r\n", &[packed(b"all"), b"more".to_vec()].concat()),
         "/half" => page("Content-Encoding: gzip\r\n", &packed(b"a text that is cut in its midst")[..20]),
@@ -184,7 +189,7 @@ async fn a_body_is_counted_as_it_comes() {
     assert_eq!(whole(&browser, &site.url("/fits")).await.unwrap(), [7; 1000]);
     assert_eq!(whole(&browser, &site.url("/packed")).await.unwrap(), [7; 1000]);
     assert_eq!(whole(&browser, &site.url("/trailing")).await.unwrap(), b"all");
-    for path in ["/large", "/endless", "/bomb"] {
+    for path in ["/large", "/endless", "/bomb", "/hollow", "/long-tail"] {
         let refused = whole(&browser, &site.url(path)).await;
         assert!(matches!(refused, Err(Failure::TooLarge(1000))), "{path}: {refused:?}");
     }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use serde_json::json;
-
 use super::*;
 use crate::push::tests::{House, id};
 
@@ -80,6 +78,18 @@ async fn what_may_not_be_set_is_refused() {
         few.put(&who, &user, None, kind, &object).await.unwrap();
     }
     assert_eq!(told(few.put(&who, &user, None, "three", &object)).await, (413, "M_TOO_LARGE".into()));
+    // Nor does a room nobody has heard of come to be by that.
+    let unheard = RoomId::parse("!unheard:x.org").unwrap();
+    assert_eq!(told(few.put(&who, &user, Some(&unheard), "three", &object)).await.0, 413);
+    assert_eq!(told(few.set_tag(&who, &user, &unheard, "u.x", Map::new())).await.0, 413);
+    assert_eq!(told(data.put(&who, &user, Some(&unheard), "m.direct", &large)).await.0, 413);
+    let info = json!({"x": "y".repeat(1 << 20)}).as_object().unwrap().clone();
+    assert_eq!(told(data.set_tag(&who, &user, &unheard, "u.x", info)).await.0, 413);
+    data.delete_tag(&who, &user, &unheard, "u.x").await.unwrap();
+    data.delete(&who, &user, Some(&unheard), "one").await.unwrap();
+    assert_eq!(house.store.room_nid(&unheard).await.unwrap(), None);
+    data.put(&who, &user, Some(&unheard), "one", &object).await.unwrap();
+    assert!(house.store.room_nid(&unheard).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -185,9 +185,10 @@ impl Completion {
         if !self.store.is_resident(partial.room).await? {
             return Ok(Ended::Later { in_vain: true });
         }
-        let mut told: HashMap<EventNid, Told> = HashMap::new();
+        // What others told, of [`HELPED`] events at most: each is a state of its own.
+        let mut told: Arc<HashMap<EventNid, Told>> = Arc::default();
         loop {
-            match self.events.restate(partial.room, Arc::new(told.clone())).await? {
+            match self.events.restate(partial.room, told.clone()).await? {
                 Restating::Whole => {
                     let room = self.state.room_by_nid(partial.room).await?;
                     tracing::info!(room.id = %room.room_id, "all of a room's state is there");
@@ -198,19 +199,23 @@ impl Completion {
                     if more.is_empty() {
                         return Ok(Ended::Later { in_vain: true });
                     }
-                    told.extend(more);
+                    Arc::make_mut(&mut told).extend(more);
                 }
-                Restating::Some(_) => {}
+                Restating::Some(_) => {
+                    // Who has their state needs no help any more.
+                    let left = self.store.partial_among(&told.keys().copied().collect::<Vec<_>>()).await?;
+                    Arc::make_mut(&mut told).retain(|nid, _| left.contains(nid));
+                }
             }
         }
     }
 
-    /// Asks for the states before those events that need it.
+    /// Asks for the states before those events that need it and can make use of it.
     async fn ask(&self, partial: &PartialRoom, told: &HashMap<EventNid, Told>) -> Result<HashMap<EventNid, Told>> {
         let room = self.state.room_by_nid(partial.room).await?;
         let mut more = HashMap::new();
         for nid in self.store.partial_events(room.nid, LOOKED_AT).await? {
-            if more.len() >= HELPED {
+            if told.len() + more.len() >= HELPED {
                 break;
             }
             if told.contains_key(&nid) {
@@ -220,6 +225,11 @@ impl Completion {
             let prevs = self.store.events_by_id(event.pdu.prev_events()).await?;
             let placed = prevs.iter().filter(|e| e.room == room.nid && e.after.is_some()).count();
             if placed == event.pdu.prev_events().len() {
+                continue;
+            }
+            // Before those it follows have theirs nothing that is told helps it; they are helped first.
+            let prevs: Vec<EventNid> = prevs.iter().map(|e| e.nid).collect();
+            if !self.store.partial_among(&prevs).await?.is_empty() {
                 continue;
             }
             let is_join = nid == partial.join;

@@ -6,7 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hearth_base::{Error, Result, clock::Clock, ids::UserNid, tasks::Supervisor};
+use hearth_base::{
+    Error, Result,
+    clock::Clock,
+    ids::{RoomNid, UserNid},
+    tasks::Supervisor,
+};
 use hearth_rules::versions::RoomVersion;
 use hearth_store::{Store, rooms::Room};
 use http::StatusCode;
@@ -19,6 +24,7 @@ use crate::{events::Events, server_keys::ServerKeys, state::State};
 
 mod admitted;
 mod entering;
+pub(crate) mod guests;
 pub mod invited;
 pub mod outgoing;
 pub mod resident;
@@ -109,6 +115,17 @@ impl Joins {
             return Ok(None);
         }
         self.store.room(nid).await
+    }
+
+    /// The row of a room that we are told of, and are not in. Of one that nobody was in or invited to only
+    /// the id was known.
+    async fn stub(&self, room_id: OwnedRoomId, version: &RoomVersion, creator: UserNid) -> Result<RoomNid> {
+        let nid = self.store.make_stub_room(room_id, version.id.clone(), creator, self.now_ms()).await?;
+        let room = self.state.room_by_nid(nid).await?;
+        if room.version != version.id && !self.store.has_memberships(nid).await? {
+            self.store.revise_stub_room(room, version.id.clone(), creator).await?;
+        }
+        Ok(nid)
     }
 
     fn name(&self) -> &ServerName {

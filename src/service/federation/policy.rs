@@ -26,9 +26,10 @@ use hearth_rules::{
 };
 use hearth_store::{Store, rooms::Room, state::StateMap};
 use http::{StatusCode, header::CONTENT_TYPE};
-use ruma::OwnedEventId;
+use moka::sync::Cache;
+use ruma::{OwnedEventId, OwnedServerName};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 
 use super::{Federation, servers::Servers};
 
@@ -36,9 +37,13 @@ use super::{Federation, servers::Servers};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes of its answer.
 const MAX_ANSWER: usize = 64 << 10;
-/// Questions under way, and of those of one transaction.
-const AT_ONCE: usize = 64;
+/// Questions under way: all, those to one server, and those of one transaction. Whoever does not get their turn within
+/// [`PATIENCE`] has no answer, so that a server that hangs keeps nobody waiting but those who ask it.
+const AT_ONCE: usize = 256;
+const EACH_SERVER: usize = 8;
 const EACH: usize = 4;
+/// Servers whose questions are counted. One that is forgotten is counted anew.
+const SERVERS: u64 = 10_000;
 
 /// Where to ask, and where those ask who are older than the specification (MSC4284).
 const PATHS: [&str; 2] = ["/_matrix/policy/v1/sign", "/_matrix/policy/unstable/org.matrix.msc4284/sign"];
@@ -52,6 +57,7 @@ pub struct Policy {
     /// Of the state entries that name one, the one that counts first.
     keys: Vec<KeyNid>,
     permits: Semaphore,
+    turns: Cache<OwnedServerName, Arc<Semaphore>>,
 }
 
 impl Policy {
@@ -64,7 +70,8 @@ impl Policy {
         for event_type in EVENT_TYPES {
             keys.push(store.intern_key(event_type, "").await?);
         }
-        Ok(Self { store, federation, servers, keys, permits: Semaphore::new(AT_ONCE) })
+        let turns = Cache::builder().max_capacity(SERVERS).time_to_idle(2 * PATIENCE).build();
+        Ok(Self { store, federation, servers, keys, permits: Semaphore::new(AT_ONCE), turns })
     }
 
     /// The events of a state that may name a policy server.
@@ -108,7 +115,14 @@ impl Policy {
         if server.approves(&pdu, version) {
             return Ok(pdu);
         }
-        let _permit = self.permits.acquire().await.map_err(|e| Error::fault("asking a policy server", e))?;
+        let turn = self.turns.get_with(server.via().to_owned(), || Arc::new(Semaphore::new(EACH_SERVER)));
+        let taken =
+            tokio::time::timeout(PATIENCE, async { Ok((turn.acquire().await?, self.permits.acquire().await?)) });
+        let taken: Result<_, AcquireError> = match taken.await {
+            Ok(taken) => taken,
+            Err(_) => return Err(said(server, &Failure::TimedOut(PATIENCE))),
+        };
+        let _taken = taken.map_err(|e| Error::fault("asking a policy server", e))?;
         let signatures = self.ask(server, &pdu).await.map_err(|e| said(server, &e))?;
         let signature = signatures.ok_or_else(|| unsigned(server, "it gave no signature"))?;
         server.add_signature(&pdu, &signature, version).map(Arc::new).map_err(|e| unsigned(server, e))

@@ -105,7 +105,7 @@ impl History {
     ) -> Result<String> {
         let viewer = self.enter_whole(who, room_id).await?;
         let state = match at {
-            Some(token) => self.state_at(&viewer, token).await?,
+            Some(token) => self.state_at(who, &viewer, token).await?,
             None => self.state(&viewer).await?,
         };
         let events = self.members(&state, membership, not_membership).await?;

@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, StatusCode, header};
 use moka::sync::Cache;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, api::federation::authenticated_media::get_content, http_headers::ContentDisposition};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Settings,
@@ -29,7 +29,8 @@ const MAX_FETCHES: usize = 100;
 /// How long a server may take to begin, beyond what it waits for an upload; and to go on.
 const PATIENCE: Duration = Duration::from_secs(15);
 const STALL: Duration = Duration::from_secs(30);
-/// How long one medium may take.
+/// How long one medium may take to come. What has come is kept without looking at the clock: a write that is dropped
+/// half-way may leave a row that nobody hears of.
 const IN_ALL: Duration = Duration::from_secs(600);
 /// Refusals remembered, and how long: who asks for what is not there does not make us ask each time.
 const REFUSALS: u64 = 10_000;
@@ -120,9 +121,7 @@ impl Remote {
         drop(running);
         let (this, leave) = (self.clone(), Leave(self.clone(), key.clone()));
         self.supervisor.detach(async move {
-            let done = tokio::time::timeout(IN_ALL, this.take(&key, wait)).await;
-            let done = done.unwrap_or_else(|_| Err(this.told(&key, &Failure::TimedOut(IN_ALL))));
-            let done = done.map_err(|e| match e {
+            let done = this.take(&key, wait).await.map_err(|e| match e {
                 Error::Told(told) => *told,
                 Error::Fault(fault) => {
                     tracing::error!(server.name = %key.0, media.id = %key.1, error = %Error::Fault(fault), "a medium could not be kept");
@@ -152,11 +151,14 @@ impl Remote {
         if let Some(row) = self.store.media(&key.0, &key.1).await? {
             return Ok(row);
         }
-        let arriving = self.ask(key, wait).await.map_err(|failure| self.told(key, &failure))?;
+        let until = Instant::now() + IN_ALL;
+        let asked = tokio::time::timeout_at(until, self.ask(key, wait)).await;
+        let asked = asked.unwrap_or(Err(Failure::TimedOut(IN_ALL)));
+        let arriving = asked.map_err(|failure| self.told(key, &failure))?;
         let content_type = arriving.head.content_type.and_then(printable);
         let disposition = arriving.head.disposition.and_then(|d| d.parse::<ContentDisposition>().ok());
         let file_name = disposition.and_then(|d| d.filename).and_then(printable);
-        let draft = self.receive(key, arriving.body).await?;
+        let draft = self.receive(key, arriving.body, until).await?;
         let kept = draft.finish().await?;
         let now = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
         let row = Row {
@@ -185,12 +187,16 @@ impl Remote {
         Ok(Arc::new(row))
     }
 
-    /// Bytes to the disk, up to the limit.
-    async fn receive(&self, key: &Key, mut body: Body) -> Result<Draft> {
+    /// Bytes to the disk, up to the limit and as long as there is time.
+    async fn receive(&self, key: &Key, mut body: Body, until: Instant) -> Result<Draft> {
         let blobs = self.store.blobs().ok_or_else(unavailable)?;
         let mut draft = blobs.draft();
         loop {
-            let next = tokio::time::timeout(STALL, body.next()).await.unwrap_or(Err(Failure::TimedOut(STALL)));
+            let (at, patience) = match Instant::now() + STALL {
+                stalled if stalled < until => (stalled, STALL),
+                _ => (until, IN_ALL),
+            };
+            let next = tokio::time::timeout_at(at, body.next()).await.unwrap_or(Err(Failure::TimedOut(patience)));
             let Some(bytes) = next.map_err(|failure| self.told(key, &failure))? else { return Ok(draft) };
             if draft.size().saturating_add(bytes.len() as u64) > self.settings.max_upload_size {
                 return Err(too_large());

@@ -34,6 +34,7 @@ impl Membership {
         };
         if let Some(room) = self.joins.resident(room_id).await? {
             if room.head.partial && was != MembershipState::Join {
+                self.check_guest(who, &room).await?;
                 // Whether they are banned, for one, only those know who know all of the state.
                 let content = self.joined(who, &wish).await?.object()?;
                 self.joins.join_beside(who, &room, via, content).await?;

@@ -1,13 +1,12 @@
 //! Guests (spec: "Guest access"): a room lets them in only if it says so, and puts them out when it says so no longer.
 
-use hearth_base::{Error, Requester, Result, ids::RoomNid};
+use hearth_base::{Requester, Result, ids::RoomNid};
 use hearth_store::rooms::Room;
 use ruma::{OwnedEventId, RoomId, events::TimelineEventType};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Membership;
-use crate::events::Outgoing;
+use crate::{events::Outgoing, federation::joins::guests};
 
 impl Membership {
     /// A guest joins only rooms that are open to guests.
@@ -15,17 +14,12 @@ impl Membership {
         if !who.is_guest || self.lets_guests_in(room).await? {
             return Ok(());
         }
-        Err(Error::told(http::StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room"))
+        Err(guests::kept_out())
     }
 
     async fn lets_guests_in(&self, room: &Room) -> Result<bool> {
-        #[derive(Deserialize)]
-        struct Content {
-            guest_access: String,
-        }
         let event = self.state.current_entry(room, "m.room.guest_access", "").await?;
-        let content: Option<Content> = event.and_then(|e| e.pdu.content_as());
-        Ok(content.is_some_and(|c| c.guest_access == "can_join"))
+        Ok(event.is_some_and(|e| guests::lets_in(&e.pdu)))
     }
 
     /// Sets whether guests may join a room. If not, those who are in it are out of it with the answer.

@@ -49,6 +49,54 @@ async fn an_invite_is_shown_and_taken() {
 }
 
 #[tokio::test]
+async fn what_one_noted_of_a_room_is_there_when_one_comes_in() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, there.user("carol").await);
+    for version in ["1", "10", "12"] {
+        let room = alice.creates(json!({ "room_version": version, "name": "Private" })).await;
+        let since = bob.now().await;
+        let of = |user: &User, rest: &str| {
+            format!("{V3}/user/{}/rooms/{}/{rest}", encoded(user.id.as_str()), encoded(&room))
+        };
+        // There nobody has heard of the room.
+        let (data, tags) = (of(&bob, "account_data/org.example"), of(&bob, "tags"));
+        bob.get(&data).await.refused(404, "M_NOT_FOUND");
+        assert_eq!(bob.get(&tags).await.good()["tags"], json!({}));
+        bob.delete(&of(&bob, "tags/u.later"), json!({})).await.good();
+        bob.put(&data, json!({ "a": 1 })).await.good();
+        bob.put(&of(&bob, "tags/u.later"), json!({ "order": 0.5 })).await.good();
+        assert_eq!(bob.get(&data).await.good(), json!({ "a": 1 }));
+        assert_eq!(bob.get(&tags).await.good()["tags"]["u.later"]["order"], 0.5);
+        // It opens no door.
+        bob.syncs_since(&since).await;
+        for rest in ["state", "members", "messages?dir=b"] {
+            bob.in_room(&room, rest).await.refused(403, "M_FORBIDDEN");
+        }
+        bob.sends(&room, "m.room.message", "t", json!({ "body": "?" })).await.refused(403, "M_FORBIDDEN");
+        bob.leaves(&room).await.refused(403, "M_FORBIDDEN");
+        bob.post_in_room(&room, "forget", json!({})).await.refused(403, "M_FORBIDDEN");
+        // Invites are of the version that the room has, turned down or taken.
+        for guest in [&carol, &bob] {
+            alice.invites(&room, guest).await.good();
+        }
+        carol.leaves(&room).await.good();
+        assert_eq!(membership(&alice, &room, &carol).await, "leave");
+        bob.joins(&room).await.good();
+        assert_eq!(membership(&alice, &room, &bob).await, "join");
+        // Until all members are there the room is not shown to who wants them.
+        bob.in_room(&room, "members").await.good();
+        let news = bob.syncs_since(&since).await;
+        let shown = &news["rooms"]["join"][&room]["account_data"]["events"];
+        let content = |kind: &str| {
+            let found = shown.as_array().into_iter().flatten().find(|e| e["type"] == kind);
+            found.unwrap_or_else(|| panic!("no {kind} in {news}"))["content"].clone()
+        };
+        assert_eq!(content("org.example"), json!({ "a": 1 }));
+        assert_eq!(content("m.tag")["tags"]["u.later"]["order"], 0.5);
+    }
+}
+
+#[tokio::test]
 async fn an_invite_is_turned_down_even_if_nobody_hears_of_it() {
     let [here, there] = Peers::two().await;
     let (alice, bob) = (here.user("alice").await, there.user("bob").await);

@@ -99,6 +99,39 @@ async fn several_servers_are_tried_and_the_most_telling_answer_is_told() {
 }
 
 #[tokio::test]
+async fn guests_get_into_rooms_of_other_servers_that_are_open_to_guests() {
+    let here = Peers::one(2, |plan| plan).await;
+    let there = Peers::one(3, |plan| plan.services(|s| s.accounts.guests = true)).await;
+    let alice = here.user("alice").await;
+    let session = there.nobody().post(&format!("{V3}/register?kind=guest"), json!({})).await.good();
+    let guest = User::from_session(&there, &session);
+    let room = alice.opens().await;
+    let via = [here.name().as_str()];
+    joins_through(&guest, &room, &via).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    assert_eq!(here.was_asked_for("join"), 0);
+    alice.reads(&room, "m.room.member", guest.id.as_str()).await.refused(404, "M_NOT_FOUND");
+    // Whoever says that it is open, and lets them in, has said so for nothing.
+    let lie: Lie = Arc::new(|path, json| {
+        if path.contains("hierarchy") {
+            json["room"]["guest_can_join"] = json!(true);
+        }
+    });
+    here.lies(Some(lie));
+    joins_through(&guest, &room, &via).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    assert_eq!(here.was_asked_for("send_join"), 1);
+    assert_eq!(membership(&alice, &room, &guest).await, "leave");
+    assert!(guest.syncs("").await["rooms"]["join"].is_null());
+    here.lies(None);
+    alice.sets(&room, "m.room.guest_access", "", json!({ "guest_access": "can_join" })).await.good();
+    joins_through(&guest, &room, &via).await.good();
+    assert_eq!(membership(&alice, &room, &guest).await, "join");
+    guest.says(&room, "hello").await;
+    // Others need no such permission.
+    let (bob, other) = (there.user("bob").await, alice.opens().await);
+    joins_through(&bob, &other, &via).await.good();
+}
+
+#[tokio::test]
 async fn two_of_one_server_go_in_at_once() {
     let [here, there] = Peers::two().await;
     let alice = here.user("alice").await;

@@ -166,6 +166,24 @@ async fn a_room_is_usable_before_all_of_its_state_has_come() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guests_stay_out_of_a_room_whose_part_is_not_open_to_them() {
+    let here = Peers::one(2, |plan| plan).await;
+    let there = Peers::one(3, |plan| plan.services(|s| s.accounts.guests = true)).await;
+    let s = Story::between(here, there, &[]).await;
+    let session = s.there.nobody().post(&format!("{V3}/register?kind=guest"), json!({})).await.good();
+    let guest = User::from_session(&s.there, &session);
+    let asked = s.here.was_asked_for("join");
+    guest.joins(&s.room).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    assert_eq!(s.here.was_asked_for("join"), asked, "nobody else was asked");
+    s.alice.sets(&s.room, "m.room.guest_access", "", json!({ "guest_access": "can_join" })).await.good();
+    s.alice.says(&s.room, "come in").await;
+    sees(&s.bob, &s.room, "come in").await;
+    guest.joins(&s.room).await.good();
+    s.ends().await;
+    assert_eq!(membership(&s.alice, &s.room, &guest).await, "join");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_in_the_middle_goes_on_by_itself() {
     let mut s = Story::begins().await;
     s.bob.says(&s.room, "before").await;

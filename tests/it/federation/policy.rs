@@ -226,3 +226,31 @@ async fn an_older_policy_server_is_asked_where_it_answers() {
     says("spam").await.refused(400, "M_FORBIDDEN");
     assert_eq!(guard.was_asked_about(), ["ham", "spam"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_server_that_hangs_keeps_nobody_else_waiting() {
+    let (here, alice, Rogue { room, .. }) = besieged().await;
+    let slow = Guard::joins(5, &room, &here).await;
+    slow.is_chosen_by(&alice, &room).await;
+    let other = alice.opens().await;
+    let quick = Guard::joins(6, &other, &here).await;
+    quick.is_chosen_by(&alice, &other).await;
+    let gate = slow.peer.holds("/_matrix/policy/");
+    let held: Vec<_> = (0..70)
+        .map(|n| {
+            let (alice, room) = (alice.clone(), room.clone());
+            tokio::spawn(async move { alice.sends(&room, "m.room.message", &txn(), message(&n.to_string())).await })
+        })
+        .collect();
+    gate.is_reached(8).await;
+    for n in 0..10 {
+        alice.sends(&other, "m.room.message", &txn(), message(&n.to_string())).await.good();
+    }
+    assert_eq!(gate.count(), 8, "more wait for their turn");
+    // Whoever waited is asked about all the same.
+    gate.opens();
+    for sent in held {
+        sent.await.unwrap().good();
+    }
+    assert_eq!(slow.was_asked_about().len(), 70);
+}

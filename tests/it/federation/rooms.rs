@@ -14,7 +14,10 @@ use hearth_store::{events::StoredEvent, rooms::Room};
 use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
 use serde_json::{Value, json, value::RawValue};
 
-use super::support::{Peer, Peers};
+use super::{
+    joining::joins_through,
+    support::{Peer, Peers},
+};
 use crate::support::{
     User,
     rooms::{encoded, txn},
@@ -207,6 +210,75 @@ async fn both_hear_each_other_and_agree_after_a_fork() {
         let joined = bob.get("/_matrix/client/v3/joined_rooms").await.good();
         assert_eq!(joined["joined_rooms"], json!([]));
     }
+}
+
+/// Who is joined to a room at a place of its history, as a user sees it.
+async fn joined_at(asked: &User, room_id: &str, token: &str) -> Vec<String> {
+    let path = format!("members?membership=join&at={}", encoded(token));
+    let members = asked.in_room(room_id, &path).await.good();
+    let mut names: Vec<String> = members["chunk"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["state_key"].as_str().unwrap().split_once(':').unwrap().0.to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn the_members_of_then_are_those_of_all_branches() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let (carol, dave) = (here.user("carol").await, there.user("dave").await);
+    let (ours, theirs) = shared(&here, &there, &alice, &bob, json!({ "preset": "public_chat" })).await;
+    let room = ours.room_id.as_str();
+    let before = [alice.now().await, bob.now().await];
+    here.goes_away();
+    there.goes_away();
+    carol.joins(room).await.good();
+    let carols = ours.state().await[&("m.room.member".to_owned(), carol.id.to_string())].to_string();
+    let between = alice.now().await;
+    dave.joins(room).await.good();
+    let daves = theirs.state().await[&("m.room.member".to_owned(), dave.id.to_string())].to_string();
+    let mut said = vec![daves];
+    for text in ["one", "two"] {
+        said.push(says(&bob, room, text).await);
+    }
+    let said: Vec<&str> = said.iter().map(String::as_str).collect();
+    theirs.tells(&ours, &said).await;
+    ours.tells(&theirs, &[&carols]).await;
+    let now = [alice.now().await, bob.now().await];
+    // What is newest stands on a branch, on either side another.
+    let all = ["@alice", "@bob", "@carol", "@dave"];
+    assert_eq!(joined_at(&alice, room, &now[0]).await, all);
+    assert_eq!(joined_at(&bob, room, &now[1]).await, all);
+    let newest = &alice.pages(room, "dir=b&limit=1").await["start"];
+    assert_eq!(joined_at(&alice, room, newest.as_str().unwrap()).await, all);
+    // What changes later changes nothing of it, and what was before is as it was.
+    alice.does_to(room, "kick", &carol).await.good();
+    says(&alice, room, "together").await;
+    assert_eq!(joined_at(&alice, room, &now[0]).await, all);
+    assert_eq!(joined_at(&alice, room, &between).await, ["@alice", "@bob", "@carol"]);
+    assert_eq!(joined_at(&alice, room, &before[0]).await, ["@alice", "@bob"]);
+    assert_eq!(joined_at(&bob, room, &before[1]).await, ["@alice", "@bob"]);
+    // Who is out of the room sees nothing of what came after.
+    assert_eq!(joined_at(&carol, room, &alice.now().await).await, ["@alice", "@bob", "@dave"]);
+    assert_eq!(joined_at(&carol, room, &between).await, ["@alice", "@bob", "@carol"]);
+}
+
+#[tokio::test]
+async fn the_members_of_then_are_not_those_who_came_behind_our_back() {
+    let [here, there] = Peers::two().await;
+    let (alice, carol, bob) = (here.user("alice").await, here.user("carol").await, there.user("bob").await);
+    let room = alice.opens().await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    let then = bob.now().await;
+    bob.leaves(&room).await.good();
+    carol.joins(&room).await.good();
+    bob.joins(&room).await.good();
+    assert_eq!(joined_at(&bob, &room, &bob.now().await).await, ["@alice", "@bob", "@carol"]);
+    assert_eq!(joined_at(&bob, &room, &then).await, ["@alice", "@bob"]);
 }
 
 #[tokio::test]

@@ -121,6 +121,11 @@ impl Gate {
         tokio::time::timeout(Duration::from_secs(30), come).await.expect("nobody came").unwrap();
     }
 
+    /// How many requests have come to it.
+    pub fn count(&self) -> usize {
+        *self.reached.borrow()
+    }
+
     async fn passes(&self) {
         self.reached.send_modify(|n| *n += 1);
         let _ = self.opened.subscribe().wait_for(|open| *open).await;

@@ -203,7 +203,7 @@ impl Joins {
     ) -> Result<()> {
         // Whoever made the room, we only know who invites.
         let creator = self.store.intern_user(pdu.sender()).await?;
-        let room = self.store.make_stub_room(room_id.to_owned(), version.id.clone(), creator, self.now_ms()).await?;
+        let room = self.stub(room_id.to_owned(), version, creator).await?;
         self.tell(room, Arc::new(pdu), user, MembershipState::Invite, Some(stripped)).await
     }
 

@@ -77,7 +77,7 @@ impl Joins {
             .await
     }
 
-    async fn leave_through(
+    pub(super) async fn leave_through(
         &self,
         server: &ServerName,
         room: &Room,
@@ -147,8 +147,7 @@ impl Joins {
                     match this.knock_through(server, &room_id, &user, &content).await {
                         Ok((version, pdu, stripped)) => {
                             let creator = this.store.intern_user(&user).await?;
-                            let version = version.id.clone();
-                            let room = this.store.make_stub_room(room_id, version, creator, this.now_ms()).await?;
+                            let room = this.stub(room_id, version, creator).await?;
                             this.tell(room, Arc::new(pdu), nid, MembershipState::Knock, Some(stripped)).await?;
                             return Ok(Went::In);
                         }

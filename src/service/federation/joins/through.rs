@@ -36,6 +36,15 @@ struct Wish {
     user: OwnedUserId,
     room_id: ruma::OwnedRoomId,
     content: Map<String, Value>,
+    /// A guest, of whom it is not known yet whether the room is open to them.
+    is_guest: bool,
+}
+
+impl Wish {
+    /// Into a room that we are in: guests were looked at by its state.
+    fn into(room: &Room, who: &Requester, content: Map<String, Value>) -> Self {
+        Self { user: who.user_id.clone(), room_id: room.room_id.clone(), content, is_guest: false }
+    }
 }
 
 /// Servers that are tried.
@@ -48,7 +57,7 @@ const MAX_STATE: usize = 128 << 20;
 
 impl Joins {
     /// Joins a user of ours to a room that we are not in, through servers that are. Runs to its end even if the caller
-    /// goes. `content` is the member event's, with `membership`.
+    /// goes. `content` is the member event's, with `membership`. Guests only get where guests may be.
     ///
     /// # Errors
     /// What the most telling of the servers said; 404 if none is known.
@@ -60,7 +69,7 @@ impl Joins {
         content: Map<String, Value>,
     ) -> Result<Went> {
         let servers = self.servers_for(who, room_id, via).await?;
-        let wish = Wish { user: who.user_id.clone(), room_id: room_id.to_owned(), content };
+        let wish = Wish { user: who.user_id.clone(), room_id: room_id.to_owned(), content, is_guest: who.is_guest };
         let this = self.clone();
         self.supervisor
             .job(async move {
@@ -92,7 +101,7 @@ impl Joins {
                 servers.push(server.clone());
             }
         }
-        self.try_in_turn(servers, Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content }).await
+        self.try_in_turn(servers, Wish::into(room, who, content)).await
     }
 
     /// Joins a user of ours to a room of whose state we know part: somebody who knows all of it is to let them in.
@@ -114,7 +123,7 @@ impl Joins {
         servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
         let mut seen = std::collections::HashSet::new();
         servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
-        self.try_in_turn(servers, Wish { user: who.user_id.clone(), room_id: room.room_id.clone(), content }).await
+        self.try_in_turn(servers, Wish::into(room, who, content)).await
     }
 
     /// Tries servers when nobody else is joining the room. Runs to its end even if the caller goes.
@@ -144,7 +153,10 @@ impl Joins {
     }
 
     async fn join_through(&self, server: &ServerName, wish: &Wish) -> Result<()> {
-        let Wish { user, room_id, content } = wish;
+        let Wish { user, room_id, content, is_guest } = wish;
+        if *is_guest {
+            self.ask_for_guests(server, room_id).await?;
+        }
         let mut request = prepare_join_event::v1::Request::new(room_id.clone(), user.clone());
         request.ver = RoomVersion::supported().map(|v| v.id.clone()).collect();
         let patience = self.federation.once().within(FOR_TEMPLATE);
@@ -176,6 +188,9 @@ impl Joins {
         let room = self.known_room(server, room_id, version, &answer.state).await?;
         let part = answer.members_omitted.then(|| self.part(server, answer.servers_in_room.unwrap_or_default()));
         let [chain, state] = self.outliers.take_in_state(room, answer.auth_chain, answer.state).await?;
+        if *is_guest {
+            self.keep_guest_out(server, room, user, &state).await?;
+        }
         self.go_in(Answer { server, room, version, chain, state, part }, join).await
     }
 
@@ -279,7 +294,7 @@ pub(super) fn raw(json: &str) -> Result<Box<RawValue>> {
 /// Which of two failures says more: what a server of the room decided, rather than that another could not be asked.
 pub(super) fn more_telling(before: Option<Error>, now: Error) -> Error {
     let weight = |e: &Error| match e.errcode() {
-        "M_FORBIDDEN" | "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => 4,
+        "M_FORBIDDEN" | "M_GUEST_ACCESS_FORBIDDEN" | "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => 4,
         "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" => 3,
         "M_NOT_FOUND" => 1,
         _ if e.status().is_client_error() => 2,

@@ -30,6 +30,8 @@ use crate::media::uploads::{new_id, printable};
 
 /// Memory for the head of an image.
 const HEAD: u64 = 16 << 20;
+/// Letters of a subtype (RFC 6838, 4.2).
+const MAX_TYPE: usize = 127;
 /// Base64 as it stands in pages.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -67,7 +69,7 @@ impl Maker {
     /// Takes an image that is on its way, if it comes in time. What has come is kept without looking at the clock: a write
     /// that is dropped half-way may leave a row whose bytes are gone.
     pub(super) async fn take(&self, mut page: Page, deadline: Instant) -> Result<Image, Trouble> {
-        let said = page.content_type.as_deref().map(essence).filter(|t| t.starts_with("image/"));
+        let said = page.content_type.as_deref().and_then(image_type);
         let said = said.ok_or_else(|| Failure::Nonsense("it is no image".to_owned()))?;
         let disposition = page.disposition.as_deref().and_then(|d| d.parse::<ContentDisposition>().ok());
         let name = disposition.and_then(|d| d.filename).and_then(printable);
@@ -172,14 +174,24 @@ fn look<R: BufRead + Seek>(source: R) -> Look {
 /// Type and bytes of an image in a `data:` address.
 fn written_out(url: &str) -> Option<(String, Bytes)> {
     let (head, data) = url.get(5..)?.split_once(',')?;
-    let said = essence(head);
+    let said = image_type(head)?;
     let is_base64 = head.rsplit(';').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("base64"));
     let mut bytes: Vec<u8> = percent_encoding::percent_decode_str(data).collect();
     if is_base64 {
         bytes.retain(|b| !b.is_ascii_whitespace());
         bytes = BASE64.decode(bytes).ok()?;
     }
-    said.starts_with("image/").then(|| (said, bytes.into()))
+    Some((said, bytes.into()))
+}
+
+/// The type of an image, as its server says it: in the letters that types have (RFC 6838), and no more of them.
+fn image_type(content_type: &str) -> Option<String> {
+    let said = essence(content_type);
+    let fits = |name: &str| {
+        (1..=MAX_TYPE).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+    };
+    said.strip_prefix("image/").is_some_and(fits).then_some(said)
 }
 
 #[cfg(test)]
