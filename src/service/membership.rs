@@ -27,9 +27,11 @@ mod content;
 mod everywhere;
 mod following;
 mod guests;
+mod mutual_rooms;
 mod third_party;
 
 pub use content::{Joining, MemberContent};
+pub use mutual_rooms::MutualRooms;
 pub use third_party::ThirdPartySigned;
 
 /// How membership is configured.

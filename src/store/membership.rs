@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use hearth_base::{
-    Result,
+    Error, Result,
     cache::Cache,
     ids::{EventNid, KeyNid, RoomNid, StreamPos, UserNid},
 };
-use ruma::{ServerName, UserId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, ServerName, UserId, events::room::member::MembershipState};
 
 use crate::{
     Store,
@@ -122,6 +122,8 @@ const ANY_IN: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 LIMIT
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
 const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'";
 const SHARE: &str = "SELECT CAST(1 AS BIGINT) FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
+const IN_COMMON: &str = "SELECT r.room_nid, r.room_id FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' JOIN rooms r ON r.room_nid = a.room_nid WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 AND a.room_nid > $3 ORDER BY r.room_nid LIMIT $4";
+const IN_COMMON_COUNT: &str = "SELECT COUNT(*) FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2";
 const HEROES: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('join', 'invite') ORDER BY pos, user_nid LIMIT $3";
 const HEROES_LEFT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('leave', 'ban') ORDER BY pos, user_nid LIMIT $3";
 const OF_SERVER: &str = "SELECT u.user_id, m.membership, k.key_nid FROM memberships m JOIN users u ON u.user_nid = m.user_nid JOIN state_keys k ON k.event_type = 'm.room.member' AND k.state_key = u.user_id WHERE m.room_nid = $1 AND NOT m.local AND u.user_id LIKE $2";
@@ -317,6 +319,30 @@ impl Store {
     pub async fn share_a_room(&self, a: UserNid, b: UserNid) -> Result<bool> {
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), SHARE, a.0, b.0)?;
         Ok(row.is_some())
+    }
+
+    /// Rooms that two users are joined to, those behind `after`, and how many there are in all.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn rooms_in_common(
+        &self,
+        a: UserNid,
+        b: UserNid,
+        after: RoomNid,
+        limit: usize,
+    ) -> Result<(Vec<(RoomNid, OwnedRoomId)>, u64)> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut session = self.read().await?;
+        let rows: Vec<(i64, String)> =
+            fetch_all!(&mut session, (i64, String), IN_COMMON, a.0, b.0, after.0, limit)?;
+        let count: Option<(i64,)> = fetch_optional!(&mut session, (i64,), IN_COMMON_COUNT, a.0, b.0)?;
+        let named = |(nid, id): (i64, String)| {
+            let id = id.try_into().map_err(|e: ruma::IdParseError| Error::fault("rooms table", e))?;
+            Ok((RoomNid(nid), id))
+        };
+        let rooms = rows.into_iter().map(named).collect::<Result<_>>()?;
+        Ok((rooms, count.map_or(0, |(n,)| n.unsigned_abs())))
     }
 
     /// Marks a room that the user left as forgotten. Returns whether there was one.

@@ -16,6 +16,47 @@ async fn membership(asked: &User, room: &str, whose: &User) -> String {
 }
 
 on_both! {
+    async fn rooms_that_two_are_in_are_listed(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let with = |user: &User, more: &str| {
+            format!("/_matrix/client/v1/mutual_rooms?user_id={}{more}", encoded(user.id.as_str()))
+        };
+        assert_eq!(alice.get(&with(&bob, "")).await.good(), json!({ "joined": [], "count": 0 }));
+        let mut rooms = Vec::new();
+        for _ in 0..102 {
+            let room = alice.opens().await;
+            bob.joins(&room).await.good();
+            rooms.push(room);
+        }
+        let (left, alone) = (rooms.pop().unwrap(), bob.opens().await);
+        bob.leaves(&left).await.good();
+        let first = alice.get(&with(&bob, "")).await.good();
+        let next = format!("&from={}", first["next_batch"].as_str().unwrap());
+        let second = alice.get(&with(&bob, &next)).await.good();
+        assert_eq!((&first["count"], &second["count"]), (&json!(101), &json!(101)));
+        assert!(second.get("next_batch").is_none(), "{second}");
+        let mut listed: Vec<&str> =
+            [&first, &second].iter().flat_map(|a| a["joined"].as_array().unwrap()).map(|r| r.as_str().unwrap()).collect();
+        listed.sort_unstable();
+        rooms.sort_unstable();
+        assert_eq!(listed, rooms);
+        assert!(!listed.contains(&alone.as_str()));
+        // What it was called before.
+        let unstable = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms?user_id=";
+        let old = bob.get(&format!("{unstable}{}", encoded(alice.id.as_str()))).await.good();
+        assert_eq!(old["joined"], first["joined"]);
+        let token = old["next_batch_token"].as_str().unwrap();
+        let old = bob.get(&format!("{unstable}{}&batch_token={token}", encoded(alice.id.as_str()))).await.good();
+        assert_eq!(old, json!({ "joined": second["joined"] }));
+        // Nobody in particular, oneself, rubbish.
+        let nobody = "/_matrix/client/v1/mutual_rooms?user_id=%40nobody%3Aelsewhere.org";
+        assert_eq!(alice.get(nobody).await.good(), json!({ "joined": [], "count": 0 }));
+        alice.get(&with(&alice, "")).await.refused(400, "M_INVALID_PARAM");
+        alice.get(&with(&bob, "&from=rubbish")).await.refused(400, "M_INVALID_PARAM");
+        alice.get("/_matrix/client/v1/mutual_rooms?user_id=bob").await.refused(400, "M_INVALID_PARAM");
+        alice.get("/_matrix/client/v1/mutual_rooms").await.refused(400, "M_MISSING_PARAM");
+    }
+
     async fn an_invite_is_taken_or_turned_down(server) {
         let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
         let room = alice.creates(json!({ "name": "Private" })).await;

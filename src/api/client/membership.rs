@@ -22,6 +22,8 @@ use crate::{
     routes::Routes,
 };
 
+mod mutual;
+
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
@@ -38,6 +40,8 @@ pub fn routes() -> Routes {
         .on(list_joined_rooms)
         .on(list_members)
         .on(list_joined_members)
+        .on(mutual::list_mutual_rooms)
+        .on(mutual::list_mutual_rooms_unstable)
 }
 
 mod joining_by_id {

@@ -24,15 +24,14 @@ pub fn routes() -> Routes {
 }
 
 /// Versions of the specification: clients ask for threads, authenticated media, private receipts and much else by them.
-/// Of the one above (v1.19) only the list of rooms in common is missing (`GET /_matrix/client/v1/mutual_rooms`).
-const VERSIONS: [&str; 26] = [
+const VERSIONS: [&str; 27] = [
     "r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4",
     "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17",
-    "v1.18",
+    "v1.18", "v1.19",
 ];
 
 /// What of later versions and of proposals is here, by the flag clients look for.
-const FEATURES: [&str; 13] = [
+const FEATURES: [&str; 15] = [
     "org.matrix.label_based_filtering",
     "org.matrix.e2e_cross_signing",
     // Aliases of rooms, private read receipts, room types in the directory, authenticated media.
@@ -45,6 +44,9 @@ const FEATURES: [&str; 13] = [
     "org.matrix.msc3771",
     "org.matrix.msc3981",
     "org.matrix.msc3874",
+    // Rooms that two users are in.
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
     // Fields of profiles; redactions sent as ordinary events.
     "uk.tcpip.msc4133.stable",
     "com.beeper.msc4169",
