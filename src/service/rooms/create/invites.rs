@@ -18,10 +18,13 @@ impl Rooms {
     /// Users of ours who are invited by the room's first events.
     ///
     /// # Errors
-    /// 400 for too many invites, 403 if one of them takes no invites, 404 for nobody.
+    /// 400 for too many invites, 403 if the requester may invite nobody or one of them takes no invites, 404 for nobody.
     pub(super) async fn invites(&self, new: &NewRoom, who: &Requester) -> Result<Vec<(OwnedUserId, MemberContent)>> {
         if new.invite.len() > MAX_INVITES || new.invite_3pid.len() > MAX_BY_ADDRESS {
             return Err(Error::invalid_param("Too many invites"));
+        }
+        if !new.invite.is_empty() {
+            self.membership.check_may_invite(who)?;
         }
         let mut invites: Vec<(OwnedUserId, MemberContent)> = Vec::with_capacity(new.invite.len());
         for user in new.invite.iter().filter(|user| user.server_name() == self.server_name) {
