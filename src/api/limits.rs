@@ -96,8 +96,8 @@ limits! {
     invites_per_user / InvitesPerUser = 0.003, 5.0;
     /// Invites that a user sends.
     invites_per_issuer / InvitesPerIssuer = 0.3, 10.0;
-    /// Invites of a user to e-mail addresses.
-    third_party_invite / ThirdPartyInvite = 0.2, 10.0;
+    /// Invites of a user to e-mail addresses and phone numbers.
+    third_party_invite / ThirdPartyInvite = 0.0025, 5.0;
     /// Media announced by a user.
     media_create / MediaCreate = 10.0, 50.0;
     /// Previews of links asked for by a user; not configurable.

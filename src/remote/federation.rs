@@ -307,7 +307,8 @@ impl Federation {
     }
 }
 
-async fn successful(answer: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+/// An answer that is no refusal: a status of 300 and above is [`Failure::Refused`].
+pub(crate) async fn successful(answer: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);

@@ -1,5 +1,5 @@
 //! Other people's servers: how they are found ([`discovery`]), how they are spoken to ([`http`]), the typed, signed calls
-//! of the server-server API ([`federation`]), and pages on the web ([`preview`]).
+//! of the server-server API ([`federation`]), identity servers ([`identity`]), and pages on the web ([`preview`]).
 //!
 //! Nothing an answer holds is believed here or kept on disk; whom to call and when is the business of services. What
 //! all calls share is [`Failure`]: whose fault it was, and whether another try is sane.
@@ -8,6 +8,7 @@ pub mod discovery;
 mod failure;
 pub mod federation;
 pub mod http;
+pub mod identity;
 pub mod preview;
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use http::StatusCode;
 use moka::sync::Cache;
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 use tokio::sync::Notify;
+use unicase::UniCase;
 
 use crate::login::tokens::Mint;
 
@@ -295,10 +296,10 @@ impl Accounts {
     }
 }
 
-/// Addresses as they are kept: e-mail in lower case, phone numbers as digits (appendices, "3PID Types").
-fn canonical_threepid(medium: &str, address: &str) -> String {
+/// Addresses as they are kept: e-mail folded (`Strauß@` is `strauss@`), phone numbers as digits (appendices, "3PID Types").
+pub(crate) fn canonical_threepid(medium: &str, address: &str) -> String {
     match medium {
-        "email" => address.trim().to_lowercase(),
+        "email" => UniCase::new(address.trim()).to_folded_case(),
         "msisdn" => address.chars().filter(char::is_ascii_digit).collect(),
         _ => address.to_owned(),
     }

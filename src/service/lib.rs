@@ -265,9 +265,11 @@ impl Services {
             joins.clone(),
             account_data.clone(),
             push.clone(),
+            directory.clone(),
             time(),
+            supervisor.clone(),
             settings.membership.clone(),
-        );
+        )?;
         let membership = Arc::new(membership);
         let rooms = Rooms::new(
             disk(),

@@ -1,9 +1,11 @@
-//! Join, invite, knock, leave, kick, ban, unban, forget; coming in is in `coming.rs`. What can be decided in a room that this server is in is decided
-//! here; where others must help, [`Joins`] asks them.
+//! Join, invite, knock, leave, kick, ban, unban, forget; coming in is in `coming.rs`, inviting by e-mail address in
+//! `by_address.rs`. What can be decided in a room that this server is in is decided here; where others must help, [`Joins`]
+//! asks them.
 
 use std::sync::Arc;
 
-use hearth_base::{Error, Requester, Result, clock::Clock};
+use hearth_base::{Error, Requester, Result, clock::Clock, tasks::Supervisor};
+use hearth_remote::identity::{self, Identity};
 use hearth_rules::event::Draft;
 use hearth_store::{Store, rooms::Room};
 use ruma::{
@@ -15,12 +17,14 @@ use serde_json::{Map, Value};
 
 use crate::{
     account_data::AccountData,
+    directory::Directory,
     events::{Events, With, check_may_write},
     federation::joins::Joins,
     push::Push,
     state::State,
 };
 
+pub(crate) mod by_address;
 mod chores;
 mod coming;
 mod content;
@@ -30,6 +34,7 @@ mod guests;
 mod mutual_rooms;
 mod third_party;
 
+pub use by_address::ByAddress;
 pub use content::{Joining, MemberContent};
 pub use mutual_rooms::MutualRooms;
 pub use third_party::ThirdPartySigned;
@@ -43,6 +48,12 @@ pub struct Settings {
     pub no_profile_on_invite: bool,
     /// Leaving a room forgets it (`forget_rooms_on_leave`).
     pub forget_on_leave: bool,
+    /// E-mail addresses and phone numbers are not looked up, so nobody is invited by them (`enable_3pid_lookup: false`).
+    pub no_lookup: bool,
+    /// How identity servers are called.
+    pub identity: identity::Settings,
+    /// The client that mails to who is invited by address are to lead to (`email.invite_client_location`).
+    pub invite_client: Option<String>,
 }
 
 /// Changes of membership.
@@ -54,15 +65,20 @@ pub struct Membership {
     joins: Arc<Joins>,
     account_data: Arc<AccountData>,
     push: Arc<Push>,
+    directory: Arc<Directory>,
+    identity: Identity,
     server_name: OwnedServerName,
     clock: Clock,
+    supervisor: Supervisor,
     settings: Settings,
     chores: chores::Chores,
 }
 
 impl Membership {
     /// Made once; [`Self::start`] begins its work.
-    #[must_use]
+    ///
+    /// # Errors
+    /// If the resolver or the authorities of this machine cannot be read.
     #[expect(clippy::too_many_arguments, reason = "explicit dependencies")]
     pub fn new(
         store: Store,
@@ -71,22 +87,27 @@ impl Membership {
         joins: Arc<Joins>,
         account_data: Arc<AccountData>,
         push: Arc<Push>,
+        directory: Arc<Directory>,
         clock: Clock,
+        supervisor: Supervisor,
         settings: Settings,
-    ) -> Self {
+    ) -> Result<Self> {
         let server_name = events.signer().server_name().to_owned();
-        Self {
+        Ok(Self {
             store,
             state,
             events,
             joins,
             account_data,
             push,
+            directory,
+            identity: Identity::new(&settings.identity)?,
             server_name,
             clock,
+            supervisor,
             settings,
             chores: chores::Chores::default(),
-        }
+        })
     }
 
     /// Leaves a room, rejects an invite, takes back a knock.
@@ -125,9 +146,7 @@ impl Membership {
     /// 403 if not allowed or the user is in the room or banned.
     pub async fn invite(&self, who: &Requester, room_id: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
         check_may_write(who)?;
-        if self.settings.block_non_admin_invites && !who.is_admin {
-            return Err(Error::forbidden("Invites have been disabled on this server"));
-        }
+        self.check_may_invite(who)?;
         let room = self.known_about(room_id, user).await?;
         if self.of(&room, user).await? == MembershipState::Ban {
             return Err(Error::forbidden("The user is banned from this room"));
@@ -155,6 +174,14 @@ impl Membership {
         }
         let draft = self.draft(room, who, user, &content)?;
         self.joins.invite(room, &draft, user).await
+    }
+
+    /// Whether somebody may invite at all.
+    pub(crate) fn check_may_invite(&self, who: &Requester) -> Result<()> {
+        match self.settings.block_non_admin_invites && !who.is_admin {
+            true => Err(Error::forbidden("Invites have been disabled on this server")),
+            false => Ok(()),
+        }
     }
 
     /// A local user who is to be invited must exist, and take invites.
@@ -251,9 +278,7 @@ impl Membership {
         let wanted: Wanted =
             serde_json::from_str(content).map_err(|_| Error::bad_json("`membership` is missing or not a string"))?;
         if wanted.membership == "invite" {
-            if self.settings.block_non_admin_invites && !who.is_admin {
-                return Err(Error::forbidden("Invites have been disabled on this server"));
-            }
+            self.check_may_invite(who)?;
             self.check_invitee(user).await?;
         }
         let mut room = self.known_about(room_id, user).await?;

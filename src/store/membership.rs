@@ -334,8 +334,7 @@ impl Store {
     ) -> Result<(Vec<(RoomNid, OwnedRoomId)>, u64)> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut session = self.read().await?;
-        let rows: Vec<(i64, String)> =
-            fetch_all!(&mut session, (i64, String), IN_COMMON, a.0, b.0, after.0, limit)?;
+        let rows: Vec<(i64, String)> = fetch_all!(&mut session, (i64, String), IN_COMMON, a.0, b.0, after.0, limit)?;
         let count: Option<(i64,)> = fetch_optional!(&mut session, (i64,), IN_COMMON_COUNT, a.0, b.0)?;
         let named = |(nid, id): (i64, String)| {
             let id = id.try_into().map_err(|e: ruma::IdParseError| Error::fault("rooms table", e))?;

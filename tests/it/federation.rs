@@ -1,5 +1,6 @@
 //! Servers among themselves: over TLS, signed, in one process ([`support`]).
 
+mod by_address;
 mod chaos;
 mod finding;
 mod held;

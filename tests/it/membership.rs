@@ -83,9 +83,9 @@ on_both! {
         carol.joins(&room).await.refused(403, "M_FORBIDDEN");
         alice.post_in_room(&room, "invite", json!({ "user_id": "@nobody:localhost" })).await.refused(404, "M_NOT_FOUND");
         alice.post_in_room(&room, "invite", json!({ "user_id": "nonsense" })).await.refused(400, "M_BAD_JSON");
-        alice.post_in_room(&room, "invite", json!({})).await.refused(400, "M_BAD_JSON");
+        alice.post_in_room(&room, "invite", json!({})).await.refused(400, "M_MISSING_PARAM");
         let by_email = json!({ "id_server": "x", "id_access_token": "y", "medium": "email", "address": "a@b" });
-        alice.post_in_room(&room, "invite", by_email).await.refused(403, "M_THREEPID_DENIED");
+        alice.post_in_room(&room, "invite", by_email).await.refused(502, "M_UNKNOWN");
     }
 
     async fn joining_by_id_by_alias_and_twice(server) {

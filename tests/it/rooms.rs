@@ -145,8 +145,8 @@ on_both! {
                 json!({ "invite_3pid": [
                     { "id_server": "x", "id_access_token": "y", "medium": "email", "address": "a@b" }
                 ] }),
-                403,
-                "M_THREEPID_DENIED",
+                502,
+                "M_UNKNOWN",
             ),
         ] {
             alice.post(&create, body).await.refused(status, errcode);

@@ -10,7 +10,10 @@ async fn it_says_what_it_is() {
     let nobody = server.nobody();
     let versions = nobody.get("/_matrix/client/versions").await.good();
     let named = versions["versions"].as_array().unwrap();
-    assert!(["r0.6.1", "v1.1", "v1.11", "v1.17", "v1.18", "v1.19"].iter().all(|v| named.contains(&json!(v))), "{named:?}");
+    assert!(
+        ["r0.6.1", "v1.1", "v1.11", "v1.17", "v1.18", "v1.19"].iter().all(|v| named.contains(&json!(v))),
+        "{named:?}"
+    );
     // A version is named when all of it is here.
     nobody.get("/_matrix/client/v1/mutual_rooms?user_id=@a:b").await.refused(404, "M_UNRECOGNIZED");
     assert!(!named.contains(&json!("v1.19")));

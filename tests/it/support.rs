@@ -152,7 +152,9 @@ impl Plan {
         let store = Store::open(&storage, &supervisor).await.unwrap();
         let name = self.name.unwrap_or_else(|| ServerName::parse(NAME).unwrap());
         let mut settings = hearth_service::Settings::new(name);
-        settings.federation.remote.name_server = Some(nameless(&supervisor).await);
+        let nameless = nameless(&supervisor).await;
+        settings.federation.remote.name_server = Some(nameless);
+        settings.membership.identity.remote.name_server = Some(nameless);
         settings.accounts.registration = true;
         settings.accounts.shared_secret = Some(SECRET.to_owned());
         settings.accounts.passwords.memory_kib = 8;

@@ -91,7 +91,7 @@ const MOST_LINES: usize = 400;
 /// Files that are longer for now, and how long they may be.
 const LONG: [(&str, usize); 7] = [
     ("src/config/telemetry/log_config.rs", 420),
-    ("src/service/lib.rs", 410),
+    ("src/service/lib.rs", 420),
     ("src/service/presence.rs", 440),
     ("src/store/events/write.rs", 440),
     ("src/store/intern.rs", 430),

@@ -2,12 +2,10 @@
 
 use hearth_base::{Error, Requester, Result};
 use hearth_service::membership::Joining;
-use http::StatusCode;
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, UserId,
     api::client::membership::{
-        ban_user, forget_room, get_member_events, invite_user, joined_members, joined_rooms, kick_user, leave_room,
-        unban_user,
+        ban_user, forget_room, get_member_events, joined_members, joined_rooms, kick_user, leave_room, unban_user,
     },
 };
 use serde::Deserialize;
@@ -22,7 +20,11 @@ use crate::{
     routes::Routes,
 };
 
+mod inviting;
 mod mutual;
+
+use inviting::may_invite;
+pub(super) use inviting::may_invite_address;
 
 /// Their routes.
 #[must_use]
@@ -33,7 +35,7 @@ pub fn routes() -> Routes {
         .on(knock)
         .on(leave)
         .on(forget)
-        .on(invite)
+        .on(inviting::invite)
         .on(kick)
         .on(ban)
         .on(unban)
@@ -221,19 +223,6 @@ async fn forget(cx: Cx, req: Client<forget_room::v3::Request, Guests>) -> Result
     Ok(forget_room::v3::Response::new())
 }
 
-async fn invite(cx: Cx, req: Client<invite_user::v3::Request>) -> Result<invite_user::v3::Response> {
-    use invite_user::v3::InvitationRecipient as To;
-    let (who, room_id) = (&req.requester, &req.body.room_id);
-    match req.body.recipient {
-        To::UserId(to) => {
-            may_invite(&cx, who, room_id, &to.user_id)?;
-            cx.membership.invite(who, room_id, &to.user_id, to.reason).await?;
-        }
-        _ => return Err(no_third_party_invites()),
-    }
-    Ok(invite_user::v3::Response::new())
-}
-
 async fn kick(cx: Cx, req: Client<kick_user::v3::Request>) -> Result<kick_user::v3::Response> {
     let body = req.body;
     cx.membership.kick(&req.requester, &body.room_id, &body.user_id, body.reason).await?;
@@ -301,17 +290,7 @@ async fn may_join(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId) -> Result<()>
     cx.limits().check(Limit::JoinsPerRoom, room_id)
 }
 
-/// How often a user may invite, a user be invited, a room be invited to.
-fn may_invite(cx: &Cx, who: &Arc<Requester>, room_id: &RoomId, to: &UserId) -> Result<()> {
-    cx.limits().user(Limit::InvitesPerIssuer, who)?;
-    if !who.is_admin && who.appservice.is_none() {
-        cx.limits().check(Limit::InvitesPerRoom, room_id)?;
-        cx.limits().check(Limit::InvitesPerUser, to)?;
-    }
-    Ok(())
-}
-
-/// The same for a membership set as state.
+/// How often a user may join, invite and be invited by setting a membership as state.
 pub(super) async fn may_set(
     cx: &Cx,
     who: &Arc<Requester>,
@@ -329,13 +308,4 @@ pub(super) async fn may_set(
         Some("join") => may_join(cx, who, room_id).await,
         _ => Ok(()),
     }
-}
-
-/// Invites to e-mail addresses go through an identity server, and we talk to none.
-pub(crate) fn no_third_party_invites() -> Error {
-    Error::told(
-        StatusCode::FORBIDDEN,
-        "M_THREEPID_DENIED",
-        "This server does not invite to e-mail addresses or phone numbers",
-    )
 }

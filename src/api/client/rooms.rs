@@ -1,10 +1,14 @@
 //! Rooms: created, replaced by newer ones, summarised.
 
 use hearth_base::{Error, Result};
-use hearth_service::rooms::{Hierarchy, NewRoom, Preset};
+use hearth_service::{
+    membership::ByAddress,
+    rooms::{Hierarchy, NewRoom, Preset},
+};
 use ruma::{
     OwnedRoomAliasId, OwnedRoomId,
     api::client::{
+        membership::Invite3pid,
         room::{
             Visibility,
             create_room::{self, v3::RoomPreset},
@@ -17,6 +21,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
+use super::membership::may_invite_address;
 use crate::{
     Cx,
     extract::{Client, Guests, OptionalClient},
@@ -54,14 +59,15 @@ async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<Json<Ma
             cx.limits().check(Limit::InvitesPerUser, user)?;
         }
     }
-    let made = cx.rooms.create(who, asked(req.body)?).await?;
+    let new = asked(req.body)?;
+    for to in &new.invite_3pid {
+        may_invite_address(&cx, who, None, to)?;
+    }
+    let made = cx.rooms.create(who, new).await?;
     Ok(Json(Made { room_id: made.room_id, room_alias: made.alias }))
 }
 
 fn asked(body: create_room::v3::Request) -> Result<NewRoom> {
-    if !body.invite_3pid.is_empty() {
-        return Err(super::membership::no_third_party_invites());
-    }
     let preset = match body.preset {
         None => None,
         Some(RoomPreset::PrivateChat) => Some(Preset::Private),
@@ -89,8 +95,13 @@ fn asked(body: create_room::v3::Request) -> Result<NewRoom> {
             "power_level_content_override",
         )?,
         invite: body.invite,
+        invite_3pid: body.invite_3pid.into_iter().map(by_address).collect::<Result<_>>()?,
         is_direct: body.is_direct,
     })
+}
+
+fn by_address(to: Invite3pid) -> Result<ByAddress> {
+    ByAddress::new(&to.id_server, to.id_access_token, to.medium.as_str(), &to.address)
 }
 
 fn initial_state(raw: &RawValue) -> Result<(TimelineEventType, String, Box<RawValue>)> {

@@ -42,6 +42,7 @@ pub fn services(config: &Config) -> Result<Settings> {
     sessions(&config.accounts, &mut to);
     profiles(&config.accounts, &config.media, &mut to);
     calls(&config.accounts, &mut to);
+    addresses(config, &mut to);
     rooms(&config.rooms, &mut to);
     directory(&config.rooms, &mut to);
     presence(&config.rooms, &mut to);
@@ -100,6 +101,21 @@ fn profiles(from: &Accounts, media: &Media, to: &mut Settings) {
     to.profile.max_avatar_size = media.max_avatar_size;
     to.profile.avatar_types.clone_from(&media.avatar_types);
     to.membership.no_profile_on_invite = !profiles.on_invite;
+}
+
+fn addresses(config: &Config, to: &mut Settings) {
+    let (outbound, to) = (&config.server.outbound, &mut to.membership);
+    to.no_lookup = !config.accounts.profiles.lookup_threepids;
+    let client = config.accounts.email.as_ref().and_then(|email| email.invite_client.as_ref());
+    // Identity servers put a path behind it.
+    to.invite_client = client.map(|url| url.as_str().trim_end_matches('/').to_owned());
+    let remote = &mut to.identity.remote;
+    if let Some(suffix) = &config.server.user_agent_suffix {
+        remote.user_agent = format!("{} {suffix}", remote.user_agent);
+    }
+    remote.deny.clone_from(&outbound.deny);
+    remote.allow.clone_from(&outbound.allow);
+    remote.proxy = outbound.https_proxy.as_deref().and_then(|proxy| Proxy::parse(proxy, &outbound.no_proxy));
 }
 
 fn calls(from: &Accounts, to: &mut Settings) {

@@ -129,6 +129,26 @@ fn previews_follow_their_options() {
     assert_eq!(own.remote.remote.proxy.unwrap().address, "s.test:3128");
 }
 
+#[test]
+fn invites_by_address_follow_their_options() {
+    let usual = services("").membership;
+    assert!(!usual.no_lookup && usual.invite_client.is_none() && usual.identity.remote.proxy.is_none());
+    assert!(usual.identity.remote.deny.contains(&"10.0.0.0/8".parse().unwrap()), "private networks are not asked");
+    let own = services(
+        "enable_3pid_lookup: false\nip_range_blacklist: [192.0.2.0/24]\nip_range_whitelist: [192.0.2.1]\n\
+         federation_ip_range_blacklist: []\nhttps_proxy: s.test:3128\nuser_agent_suffix: us",
+    )
+    .membership;
+    let remote = own.identity.remote;
+    assert!(own.no_lookup && remote.deny.contains(&"192.0.2.0/24".parse().unwrap()));
+    assert!(remote.allow.contains(&"192.0.2.1/32".parse().unwrap()) && remote.user_agent.ends_with(" us"));
+    assert_eq!(remote.proxy.unwrap().address, "s.test:3128");
+    let mail = "email: { notif_from: Us <a@b.test>, invite_client_location: \"https://chat.test\" }";
+    let (config, late) = load(mail);
+    assert!(!late.contains(&"email.invite_client_location".to_owned()), "{late:?}");
+    assert_eq!(super::services(&config).unwrap().membership.invite_client.as_deref(), Some("https://chat.test"));
+}
+
 /// Every limit by a rate of its own, so that none can take another's place.
 #[test]
 fn every_limit_arrives_at_its_own_place() {
@@ -144,6 +164,7 @@ fn every_limit_arrives_at_its_own_place() {
         "rc_invites.per_room",
         "rc_invites.per_user",
         "rc_invites.per_issuer",
+        "rc_third_party_invite",
         "rc_media_create",
         "rc_key_requests",
         "rc_presence.per_user",
@@ -180,6 +201,7 @@ fn every_limit_arrives_at_its_own_place() {
         l.invites_per_room,
         l.invites_per_user,
         l.invites_per_issuer,
+        l.third_party_invite,
         l.media_create,
         l.key_requests,
         l.presence,

@@ -42,7 +42,7 @@ pub(super) const ROWS: &[Known] = &[
     k("allowed_local_3pids", List(&Object), "null", Later),
     k("allowed_local_3pids[].medium", Enum(&["email", "msisdn"]), "", Later),
     k("allowed_local_3pids[].pattern", Str, "", Later),
-    k("enable_3pid_lookup", Bool, "true", Later),
+    k("enable_3pid_lookup", Bool, "true", Now),
     k("enable_registration_token_3pid_bypass", Bool, "false", Later),
     k("registration_requires_token", Bool, "false", Now),
     k("registration_shared_secret", Maybe(&Str), "null", Now),

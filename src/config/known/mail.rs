@@ -1,7 +1,7 @@
 //! Known options: e-mail and what is sent by it: account validity, consent, server notices.
 
 use super::{
-    Class::Later,
+    Class::{Later, Now},
     Kind::{Bool, Duration, Maybe, Object, Str, Text},
     Known, k,
 };
@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Known] = &[
     k("email.notif_delay_before_mail", Duration, r#""10m""#, Later),
     k("email.client_base_url", Str, r#""https://matrix.to""#, Later),
     k("email.validation_token_lifetime", Duration, r#""1h""#, Later),
-    k("email.invite_client_location", Maybe(&Str), "null", Later),
+    k("email.invite_client_location", Maybe(&Str), "null", Now),
     k("email.subjects", Object, "", Later),
     k(
         "email.subjects.message_from_person_in_room",

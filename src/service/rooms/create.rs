@@ -14,7 +14,12 @@ use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, Room
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{Preset, Rooms};
-use crate::{events::check_may_write, membership::MemberContent};
+use crate::{
+    events::check_may_write,
+    membership::{ByAddress, MemberContent},
+};
+
+mod invites;
 
 /// A room asked for.
 #[derive(Debug, Default)]
@@ -39,6 +44,8 @@ pub struct NewRoom {
     pub power_levels: Map<String, Value>,
     /// Who is invited.
     pub invite: Vec<OwnedUserId>,
+    /// Who is invited by address. Identity servers say who that is, so it gives nobody the power that [`Self::invite`] gives.
+    pub invite_3pid: Vec<ByAddress>,
     /// Whether the invites are to a conversation of two.
     pub is_direct: bool,
 }
@@ -54,20 +61,19 @@ pub struct Created {
 
 /// State events a client may set at creation; beyond, the body would be too large anyway.
 const MAX_INITIAL_STATE: usize = 200;
-/// Invites at creation.
-const MAX_INVITES: usize = 100;
 
 impl Rooms {
     /// Creates a room with all its first events in one transaction.
     ///
     /// # Errors
     /// 400 `M_UNSUPPORTED_ROOM_VERSION`, `M_INVALID_ROOM_STATE`, 409 `M_ROOM_IN_USE` for a taken alias, 403 for what the
-    /// room's own rules refuse.
+    /// room's own rules refuse; what [`crate::membership::Membership::invite_address`] refuses before an address is known to
+    /// be anybody's.
     pub async fn create(&self, who: &Requester, new: NewRoom) -> Result<Created> {
         check_may_write(who)?;
         let version = self.version(new.version.as_ref())?;
-        if new.initial_state.len() > MAX_INITIAL_STATE || new.invite.len() > MAX_INVITES {
-            return Err(Error::invalid_param("Too many initial state events or invites"));
+        if new.initial_state.len() > MAX_INITIAL_STATE {
+            return Err(Error::invalid_param("Too many initial state events"));
         }
         let preset = new.preset.unwrap_or(if new.published { Preset::Public } else { Preset::Private });
         let alias = new.alias.as_deref().map(|a| self.alias(a)).transpose()?;
@@ -100,6 +106,7 @@ impl Rooms {
             let aliases: Vec<&str> = alias.iter().map(|a| a.as_str()).collect();
             self.directory.check_publication_rules(who, &room_id, &aliases)?;
         }
+        let found = self.found(who, &new, version, &append).await?;
         let (published, creator, named) = (new.published, who.user_nid, alias.clone());
         self.store
             .write(move |tx| {
@@ -124,6 +131,7 @@ impl Rooms {
                 _ => e,
             })?;
         self.invite_others(who, &new, &room_id).await?;
+        self.invite_by_address(who, &new, found, &room_id).await?;
         Ok(Created { room_id, alias: named })
     }
 
@@ -164,37 +172,6 @@ impl Rooms {
         }
         RoomAliasId::parse(format!("#{localpart}:{}", self.server_name))
             .map_err(|_| Error::invalid_param("`room_alias_name` is not the local part of an alias"))
-    }
-
-    /// Invites users of other servers, whose servers are asked when the room is there. One that refuses is passed over.
-    async fn invite_others(&self, who: &Requester, new: &NewRoom, room_id: &RoomId) -> Result<()> {
-        let room = self.state.room(room_id).await?;
-        let mut invited: Vec<&OwnedUserId> = Vec::new();
-        for user in new.invite.iter().filter(|user| user.server_name() != self.server_name) {
-            if invited.contains(&user) {
-                continue;
-            }
-            invited.push(user);
-            if let Err(e) = self.membership.invite_as(who, &room, user, None, new.is_direct).await {
-                tracing::info!(room.id = %room_id, user.id = %user, error = %e, "an invite to a new room failed");
-            }
-        }
-        Ok(())
-    }
-
-    /// Users of ours who are invited by the room's first events.
-    async fn invites(&self, new: &NewRoom, who: &Requester) -> Result<Vec<(OwnedUserId, MemberContent)>> {
-        let mut invites: Vec<(OwnedUserId, MemberContent)> = Vec::with_capacity(new.invite.len());
-        for user in new.invite.iter().filter(|user| user.server_name() == self.server_name) {
-            if *user == who.user_id || invites.iter().any(|(u, _)| u == user) {
-                continue;
-            }
-            self.membership.check_invitee(user).await?;
-            let nid: UserNid = self.store.intern_user(user).await?;
-            let content = self.membership.invite_content(nid, None).await?.direct(new.is_direct);
-            invites.push((user.clone(), content));
-        }
-        Ok(invites)
     }
 
     fn create_content(

@@ -161,6 +161,9 @@ async fn who_wants_no_invites_gets_none() {
     let closed = Peers::one(5, |plan| plan.services(|s| s.membership.block_non_admin_invites = true)).await;
     let dave = closed.user("dave").await;
     alice.invites(&room, &dave).await.refused(403, "M_FORBIDDEN");
+    for whom in [&alice.id, &closed.user("erin").await.id] {
+        dave.post(&format!("{V3}/createRoom"), json!({ "invite": [whom] })).await.refused(403, "M_FORBIDDEN");
+    }
 }
 
 #[tokio::test]

@@ -295,6 +295,7 @@ impl Peers {
 fn plan(name: OwnedServerName) -> Plan {
     Plan::default().named(name).services(|s| {
         s.federation.remote.custom_ca = vec![authority().file.clone()];
+        s.membership.identity.remote.custom_ca = vec![authority().file.clone()];
         s.federation.remote.timeout = Duration::from_secs(20);
         s.federation.pauses.first = Duration::from_millis(200);
         s.federation.pauses.longest = Duration::from_secs(1);
