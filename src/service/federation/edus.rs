@@ -5,7 +5,7 @@
 //! kept by [`device_lists`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,8 +19,8 @@ use hearth_base::{
 use hearth_store::Store;
 use moka::sync::Cache;
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
-    events::room::member::MembershipState, presence::PresenceState, to_device::DeviceIdOrAllDevices,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId, events::room::member::MembershipState,
+    presence::PresenceState, to_device::DeviceIdOrAllDevices,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -40,8 +40,10 @@ use device_lists::DeviceLists;
 
 /// Bytes of one EDU; a to-device message to many devices is the largest there is.
 const MAX_BYTES: usize = 4 << 20;
+/// Rooms of a transaction's EDUs: one server's users are seldom in more at once, and each costs a look at the disk.
+const MAX_ROOMS_IN_ALL: usize = 1_000;
 /// Rooms and users in one receipt EDU, users in one presence EDU, messages in one to-device EDU.
-const MAX_ROOMS: usize = 200;
+const MAX_ROOMS_EACH: usize = 200;
 const MAX_RECEIPTS: usize = 1_000;
 const MAX_PRESENCE: usize = 1_000;
 const MAX_MESSAGES: usize = 10_000;
@@ -127,6 +129,9 @@ struct ReceiptData {
     thread_id: Option<String>,
 }
 
+/// What is known of rooms that a transaction's EDUs name; `None` for those that are not here, or keep the server out.
+type Rooms = HashMap<OwnedRoomId, Option<RoomNid>>;
+
 /// By room, kind and user.
 type ReceiptContent = BTreeMap<OwnedRoomId, BTreeMap<String, BTreeMap<OwnedUserId, ReceiptEntry>>>;
 
@@ -153,6 +158,7 @@ impl Edus {
     /// # Errors
     /// If the database fails: then the server is to send it again. What is wrong with an EDU is no error.
     pub async fn receive(&self, origin: &ServerName, edus: &[Box<RawValue>]) -> Result<()> {
+        let mut rooms = Rooms::new();
         for raw in edus {
             if raw.get().len() > MAX_BYTES {
                 continue;
@@ -160,8 +166,8 @@ impl Edus {
             let Ok(edu) = serde_json::from_str::<Edu<'_>>(raw.get()) else { continue };
             let content = edu.content.get();
             match edu.edu_type.as_str() {
-                "m.typing" => self.typing(origin, content).await?,
-                "m.receipt" => self.receipt(origin, content).await?,
+                "m.typing" => self.typing(origin, content, &mut rooms).await?,
+                "m.receipt" => self.receipt(origin, content, &mut rooms).await?,
                 "m.presence" => self.presence(origin, content).await?,
                 "m.direct_to_device" => self.to_device(origin, content).await?,
                 "m.device_list_update" => self.device_lists.update(origin, content).await?,
@@ -175,10 +181,22 @@ impl Edus {
         Ok(())
     }
 
-    /// A room that we have and that does not keep the server out.
-    async fn room(&self, origin: &ServerName, room: &RoomId) -> Result<Option<RoomNid>> {
-        let Some(nid) = self.store.room_nid(room).await? else { return Ok(None) };
-        Ok(self.acls.allows(nid, origin).await?.then_some(nid))
+    /// A room that we have and that does not keep the server out; of a transaction's first rooms.
+    async fn room(&self, origin: &ServerName, room: OwnedRoomId, rooms: &mut Rooms) -> Result<Option<RoomNid>> {
+        if let Some(known) = rooms.get(&room) {
+            return Ok(*known);
+        }
+        if rooms.len() >= MAX_ROOMS_IN_ALL {
+            return Ok(None);
+        }
+        let mut found = self.store.room_nid(&room).await?;
+        if let Some(nid) = found
+            && !self.acls.allows(nid, origin).await?
+        {
+            found = None;
+        }
+        rooms.insert(room, found);
+        Ok(found)
     }
 
     /// A user of that server who is in a room.
@@ -219,9 +237,9 @@ impl Edus {
         }
     }
 
-    async fn typing(&self, origin: &ServerName, content: &str) -> Result<()> {
+    async fn typing(&self, origin: &ServerName, content: &str, rooms: &mut Rooms) -> Result<()> {
         let Ok(said) = serde_json::from_str::<TypingContent>(content) else { return Ok(()) };
-        let Some(room) = self.room(origin, &said.room_id).await? else { return Ok(()) };
+        let Some(room) = self.room(origin, said.room_id, rooms).await? else { return Ok(()) };
         if self.member(origin, room, &said.user_id).await?.is_none()
             && !self.may_be_member(origin, room, &said.user_id).await?
         {
@@ -230,14 +248,14 @@ impl Edus {
         self.typing.set_remote(room, &said.user_id, said.typing).await
     }
 
-    async fn receipt(&self, origin: &ServerName, content: &str) -> Result<()> {
+    async fn receipt(&self, origin: &ServerName, content: &str, rooms: &mut Rooms) -> Result<()> {
         let Ok(said) = serde_json::from_str::<ReceiptContent>(content) else { return Ok(()) };
         let mut good = Vec::new();
         let mut left = MAX_RECEIPTS;
-        for (room, mut kinds) in said.into_iter().take(MAX_ROOMS) {
+        for (room, mut kinds) in said.into_iter().take(MAX_ROOMS_EACH) {
             // There are no others between servers.
             let Some(users) = kinds.remove("m.read") else { continue };
-            let Some(room) = self.room(origin, &room).await? else { continue };
+            let Some(room) = self.room(origin, room, rooms).await? else { continue };
             for (user, entry) in users {
                 if left == 0 {
                     break;

@@ -37,9 +37,12 @@ impl Membership {
                 self.check_guest(who, &room).await?;
                 // Whether they are banned, for one, only those know who know all of the state.
                 let content = self.joined(who, &wish).await?.object()?;
-                self.joins.join_beside(who, &room, via, content).await?;
-                self.follow(who, &room).await;
-                return Ok(room.room_id.clone());
+                if self.joins.join_beside(who, &room, via, content).await? == Went::In {
+                    self.follow(who, &room).await;
+                    return Ok(room.room_id.clone());
+                }
+                let room = self.state.room(room_id).await?;
+                return self.join_here(who, &room, via, wish).await;
             }
             return self.join_here(who, &room, via, wish).await;
         }

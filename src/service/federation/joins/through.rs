@@ -105,6 +105,7 @@ impl Joins {
     }
 
     /// Joins a user of ours to a room of whose state we know part: somebody who knows all of it is to let them in.
+    /// [`Went::Open`] if all of it is known meanwhile.
     ///
     /// # Errors
     /// As [`Self::join`].
@@ -114,16 +115,15 @@ impl Joins {
         room: &Room,
         via: &[OwnedServerName],
         content: Map<String, Value>,
-    ) -> Result<()> {
+    ) -> Result<Went> {
+        let Some(partial) = self.store.partial_room(room.nid).await? else { return Ok(Went::Open) };
         let mut servers = via.to_vec();
-        if let Some(partial) = self.store.partial_room(room.nid).await? {
-            servers.push(partial.part.via);
-            servers.extend(partial.part.servers);
-        }
+        servers.push(partial.part.via);
+        servers.extend(partial.part.servers);
         servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
         let mut seen = std::collections::HashSet::new();
         servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
-        self.try_in_turn(servers, Wish::into(room, who, content)).await
+        self.try_in_turn(servers, Wish::into(room, who, content)).await.map(|()| Went::In)
     }
 
     /// Tries servers when nobody else is joining the room. Runs to its end even if the caller goes.
