@@ -32,6 +32,8 @@ NET, BRIDGE, SECRET = "10.99.77", "hearth-chaos", "registration-secret"
 START_S, ANSWER_S, QUIET_S = 120, 40, 120
 USERS = 3
 V3 = "/_matrix/client/v3"
+# What else came at the same time must not push an event out of a timeline.
+ALL = '{"room":{"timeline":{"limit":1000}}}'
 
 
 def run(*command, must=True):
@@ -307,7 +309,7 @@ class Life:
     def hears(self, user, since, event):
         end = time.monotonic() + QUIET_S
         while time.monotonic() < end:
-            sync = user.must("GET", f"/sync?timeout=5000&since={quoted(since)}")
+            sync = user.must("GET", f"/sync?timeout=5000&since={quoted(since)}&filter={quoted(ALL)}")
             room = sync.get("rooms", {}).get("join", {}).get(self.room, {})
             if any(e["event_id"] == event for e in room.get("timeline", {}).get("events", [])):
                 return True

@@ -54,6 +54,15 @@ class Caller:
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
+        # A server may close a connection that idles just as it is used again: then what only reads is asked anew.
+        if method == "GET" and self.connection is not None:
+            try:
+                return self.ask_once(method, path, body, headers)
+            except Unavailable:
+                pass
+        return self.ask_once(method, path, body, headers)
+
+    def ask_once(self, method, path, body, headers):
         try:
             if self.connection is None:
                 self.connection = http.client.HTTPConnection(*self.address, timeout=ANSWER_S)

@@ -254,9 +254,11 @@ impl World {
     /// Waits until an anchor is shown an event; gives its server's name if that does not come.
     async fn hears(&self, n: usize, since: &str, event: &str) -> Option<String> {
         let mut since = since.to_owned();
+        // What else came at the same time must not push it out of the timeline.
+        let filter = encoded(r#"{"room":{"timeline":{"limit":1000}}}"#);
         let heard = async {
             loop {
-                let path = format!("{V3}/sync?timeout=5000&since={}", encoded(&since));
+                let path = format!("{V3}/sync?timeout=5000&since={}&filter={filter}", encoded(&since));
                 let sync = self.people[n].user.get(&path).await.good();
                 let timeline = &sync["rooms"]["join"][self.room.as_str()]["timeline"]["events"];
                 if timeline.as_array().into_iter().flatten().any(|e| e["event_id"] == event) {
