@@ -48,6 +48,10 @@ on_both! {
         let token = old["next_batch_token"].as_str().unwrap();
         let old = bob.get(&format!("{unstable}{}&batch_token={token}", encoded(alice.id.as_str()))).await.good();
         assert_eq!(old, json!({ "joined": second["joined"] }));
+        // A full page is the last if nothing follows.
+        bob.leaves(rooms.last().unwrap()).await.good();
+        let full = alice.get(&with(&bob, "")).await.good();
+        assert_eq!((full["joined"].as_array().unwrap().len(), full.get("next_batch")), (100, None));
         // Nobody in particular, oneself, rubbish.
         let nobody = "/_matrix/client/v1/mutual_rooms?user_id=%40nobody%3Aelsewhere.org";
         assert_eq!(alice.get(nobody).await.good(), json!({ "joined": [], "count": 0 }));

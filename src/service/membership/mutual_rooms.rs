@@ -36,8 +36,11 @@ impl Membership {
             None => 0,
         };
         let Some(with) = self.store.user_nid(with).await? else { return Ok(MutualRooms::default()) };
-        let (rooms, count) = self.store.rooms_in_common(who.user_nid, with, RoomNid(after), PAGE).await?;
-        let next_batch = rooms.last().filter(|_| rooms.len() == PAGE).map(|(last, _)| last.0.to_string());
+        // One more tells whether there are more.
+        let (mut rooms, count) = self.store.rooms_in_common(who.user_nid, with, RoomNid(after), PAGE + 1).await?;
+        let more = rooms.len() > PAGE;
+        rooms.truncate(PAGE);
+        let next_batch = rooms.last().filter(|_| more).map(|(last, _)| last.0.to_string());
         Ok(MutualRooms { joined: rooms.into_iter().map(|(_, room_id)| room_id).collect(), count, next_batch })
     }
 }
