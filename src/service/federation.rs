@@ -4,7 +4,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hearth_base::{Error, Result, clock::Clock};
+use hearth_base::{Error, Result, clock::Clock, tasks::Supervisor};
 use hearth_remote::{
     Failure,
     federation::{Federation as Remote, Paths, Patience},
@@ -309,4 +309,22 @@ impl Federation {
     pub fn told(&self, server: &ServerName, failure: &Failure) -> Error {
         failure.told(server.as_str())
     }
+}
+
+/// Starts a task that is broken off when the server stops: all it does can be done again.
+fn until_stopping<F, Fut>(supervisor: &Supervisor, name: &'static str, run: F)
+where
+    F: Fn() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    let stopping = supervisor.stopping();
+    supervisor.task(name, move || {
+        let (stopping, running) = (stopping.clone(), run());
+        async move {
+            tokio::select! {
+                () = stopping.cancelled() => Ok(()),
+                ended = running => ended,
+            }
+        }
+    });
 }

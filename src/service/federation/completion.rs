@@ -111,16 +111,8 @@ impl Completion {
 
     /// Starts the task; rooms that were left in the middle go on at once.
     pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
-        let (this, stopping) = (self.clone(), supervisor.stopping());
-        supervisor.task("completion", move || {
-            let (this, stopping) = (this.clone(), stopping.clone());
-            async move {
-                tokio::select! {
-                    () = stopping.cancelled() => Ok(()),
-                    ended = this.run() => ended,
-                }
-            }
-        });
+        let this = self.clone();
+        super::until_stopping(supervisor, "completion", move || this.clone().run());
     }
 
     async fn run(self: Arc<Self>) -> Result<()> {

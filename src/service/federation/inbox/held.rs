@@ -56,16 +56,8 @@ impl Inbox {
 
     /// Starts the task that tries them again.
     pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
-        let (this, stopping) = (self.clone(), supervisor.stopping());
-        supervisor.task("held events", move || {
-            let (this, stopping) = (this.clone(), stopping.clone());
-            async move {
-                tokio::select! {
-                    () = stopping.cancelled() => Ok(()),
-                    ended = this.run() => ended,
-                }
-            }
-        });
+        let this = self.clone();
+        crate::federation::until_stopping(supervisor, "held events", move || this.clone().run());
     }
 
     async fn run(self: Arc<Self>) -> Result<()> {
