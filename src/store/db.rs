@@ -8,6 +8,7 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,8 +21,12 @@ use sqlx::{
 };
 
 mod lists;
+mod macros;
+mod readers;
 
 pub use lists::{Ints, Texts};
+use readers::Readers;
+pub use readers::Reading;
 pub use sqlx::postgres::PgConnectOptions;
 
 /// Where the data lives.
@@ -41,9 +46,16 @@ pub enum Engine {
     },
 }
 
+/// An open database.
+#[derive(Debug)]
+pub(crate) struct Db {
+    pools: Pools,
+    readers: Arc<Readers>,
+}
+
 /// The open pools of one engine.
-#[derive(Clone, Debug)]
-pub(crate) enum Db {
+#[derive(Debug)]
+enum Pools {
     Sqlite { write: SqlitePool, read: SqlitePool },
     Postgres(PgPool),
 }
@@ -59,8 +71,11 @@ pub enum Session {
 
 /// Whatever statements can be run on: a [`Session`], or the writer's [`Tx`](crate::log::Tx).
 pub trait HasSession {
-    /// The connection.
+    /// The connection, for a statement about to begin.
     fn session(&mut self) -> &mut Session;
+
+    /// Says that the statement has ended well.
+    fn ended(&mut self) {}
 }
 
 impl HasSession for Session {
@@ -82,104 +97,6 @@ impl From<&'static str> for Sql {
     fn from(text: &'static str) -> Self {
         Self { sqlite: text, postgres: text }
     }
-}
-
-/// Builds a [`Sql`] from literals and the named differences: `[in 1]` is membership in the list bound as `$1`
-/// ([`Ints`] or [`Texts`]); `[rows 1]` is a table `e` with one column `value`, of the elements of the JSON array bound
-/// as `$1`, whose fields are read by `e.value ->> 0`.
-#[macro_export]
-macro_rules! sql {
-    ($($part:tt)+) => {
-        $crate::db::Sql {
-            sqlite: concat!($($crate::sql_part!(sqlite $part)),+),
-            postgres: concat!($($crate::sql_part!(postgres $part)),+),
-        }
-    };
-}
-
-/// One piece of a [`sql!`](crate::sql).
-#[macro_export]
-#[doc(hidden)]
-macro_rules! sql_part {
-    (sqlite [in $n:literal]) => {
-        concat!("IN (SELECT value FROM json_each($", $n, "))")
-    };
-    (postgres [in $n:literal]) => {
-        concat!("= ANY($", $n, ")")
-    };
-    (sqlite [rows $n:literal]) => {
-        concat!("json_each($", $n, ") AS e")
-    };
-    (postgres [rows $n:literal]) => {
-        concat!("json_array_elements($", $n, "::json) AS e(value)")
-    };
-    ($engine:ident $text:literal) => {
-        $text
-    };
-}
-
-/// All rows of a statement, as `Vec<$row>`.
-#[macro_export]
-macro_rules! fetch_all {
-    ($session:expr, $row:ty, $sql:expr $(, $arg:expr)* $(,)?) => {{
-        let sql: $crate::db::Sql = $sql.into();
-        match $crate::db::HasSession::session(&mut *$session) {
-            $crate::db::Session::Sqlite(c) => sqlx::query_as::<sqlx::Sqlite, $row>(sql.sqlite)$(.bind($arg))*.fetch_all(&mut **c).await,
-            $crate::db::Session::Postgres(c) => sqlx::query_as::<sqlx::Postgres, $row>(sql.postgres)$(.bind($arg))*.fetch_all(&mut **c).await,
-        }.map_err($crate::db::failed)
-    }};
-}
-
-/// The row of a statement, if there is one.
-#[macro_export]
-macro_rules! fetch_optional {
-    ($session:expr, $row:ty, $sql:expr $(, $arg:expr)* $(,)?) => {{
-        let sql: $crate::db::Sql = $sql.into();
-        match $crate::db::HasSession::session(&mut *$session) {
-            $crate::db::Session::Sqlite(c) => sqlx::query_as::<sqlx::Sqlite, $row>(sql.sqlite)$(.bind($arg))*.fetch_optional(&mut **c).await,
-            $crate::db::Session::Postgres(c) => sqlx::query_as::<sqlx::Postgres, $row>(sql.postgres)$(.bind($arg))*.fetch_optional(&mut **c).await,
-        }.map_err($crate::db::failed)
-    }};
-}
-
-/// Runs a statement; gives the number of rows it touched.
-#[macro_export]
-macro_rules! execute {
-    ($session:expr, $sql:expr $(, $arg:expr)* $(,)?) => {{
-        let sql: $crate::db::Sql = $sql.into();
-        match $crate::db::HasSession::session(&mut *$session) {
-            $crate::db::Session::Sqlite(c) => sqlx::query::<sqlx::Sqlite>(sql.sqlite)$(.bind($arg))*.execute(&mut **c).await.map(|r| r.rows_affected()),
-            $crate::db::Session::Postgres(c) => sqlx::query::<sqlx::Postgres>(sql.postgres)$(.bind($arg))*.execute(&mut **c).await.map(|r| r.rows_affected()),
-        }.map_err($crate::db::failed)
-    }};
-}
-
-/// Inserts many rows: `$one` row by row on SQLite, where a statement costs little; `$many` once on PostgreSQL, with a
-/// list a column for `UNNEST`.
-#[macro_export]
-macro_rules! insert_rows {
-    ($session:expr, $rows:expr, $one:expr, $many:expr, $r:ident => { $($col:ident : $ty:ty = $val:expr),+ $(,)? }) => {{
-        let rows = $rows;
-        match $crate::db::HasSession::session(&mut *$session) {
-            $crate::db::Session::Sqlite(c) => {
-                let mut done = Ok(());
-                for $r in rows {
-                    if let Err(e) = sqlx::query::<sqlx::Sqlite>($one)$(.bind({ let v: $ty = $val; v }))+.execute(&mut **c).await {
-                        done = Err(e);
-                        break;
-                    }
-                }
-                done
-            }
-            $crate::db::Session::Postgres(c) => {
-                $(let mut $col: Vec<$ty> = Vec::new();)+
-                for $r in rows {
-                    $($col.push($val);)+
-                }
-                sqlx::query::<sqlx::Postgres>($many)$(.bind($col))+.execute(&mut **c).await.map(|_| ())
-            }
-        }.map_err($crate::db::failed)
-    }};
 }
 
 /// What an error of the database means for us: a broken connection or a full disk passes, a text that no column can
@@ -207,8 +124,6 @@ pub fn failed(e: sqlx::Error) -> Error {
 
 /// Readers of SQLite beside the one writer.
 const SQLITE_READERS: u32 = 4;
-/// A connection of PostgreSQL that was not used for so long is asked whether it still is one.
-const IDLE: Duration = Duration::from_secs(1);
 /// Prepared statements kept by a connection; more than we have.
 const STATEMENTS: usize = 512;
 
@@ -260,7 +175,7 @@ impl Db {
                     .connect_with(options.pragma("query_only", "1").pragma("cache_size", "-4096"))
                     .await
                     .map_err(|e| cannot_open(&format!("SQLite database {}", path.display()), e))?;
-                Ok(Self::Sqlite { write, read })
+                Ok(Self::of(Pools::Sqlite { write, read }, SQLITE_READERS))
             }
             Engine::Postgres { options, max_connections } => {
                 let named = options.get_application_name().unwrap_or("hearth").to_owned();
@@ -288,20 +203,15 @@ impl Db {
                     options.get_port(),
                     options.get_username()
                 );
+                // One of them writes.
+                let readers = max_connections.saturating_sub(1).max(1);
                 let opened = PgPoolOptions::new()
-                    .max_connections((*max_connections).max(2))
-                    .test_before_acquire(false)
+                    .max_connections(readers + 1)
                     .acquire_timeout(Duration::from_secs(10))
-                    // Whoever was idle for a moment may have lost the server meanwhile: it is asked first.
-                    .before_acquire(|connection, idle| {
-                        Box::pin(
-                            async move { Ok(idle.idle_for < IDLE || sqlx::Connection::ping(connection).await.is_ok()) },
-                        )
-                    })
                     .connect_with(options.clone())
                     .await;
                 match opened {
-                    Ok(pool) => Ok(Self::Postgres(pool)),
+                    Ok(pool) => Ok(Self::of(Pools::Postgres(pool), readers)),
                     // The pool tried again and again, and does not say why in vain; a connection by itself does.
                     Err(sqlx::Error::PoolTimedOut) => {
                         let again = tokio::time::timeout(Duration::from_secs(5), options.connect()).await;
@@ -314,23 +224,29 @@ impl Db {
         }
     }
 
+    fn of(pools: Pools, readers: u32) -> Self {
+        Self { pools, readers: Arc::new(Readers::new(readers)) }
+    }
+
     /// A connection for reading.
-    pub(crate) async fn read(&self) -> Result<Session> {
-        match self {
-            Self::Sqlite { read, .. } => Ok(Session::Sqlite(read.acquire().await.map_err(failed)?)),
-            Self::Postgres(pool) => Ok(Session::Postgres(pool.acquire().await.map_err(failed)?)),
-        }
+    pub(crate) async fn read(&self) -> Result<Reading> {
+        self.readers.read(&self.pools).await
+    }
+
+    /// Says that a connection was lost: others may be too.
+    pub(crate) fn doubt(&self) {
+        self.readers.doubt();
     }
 
     /// The connection that writes. It is closed when it is dropped, since then its transaction may be open.
     pub(crate) async fn writer(&self) -> Result<Session> {
-        match self {
-            Self::Sqlite { write, .. } => {
+        match &self.pools {
+            Pools::Sqlite { write, .. } => {
                 let mut connection = write.acquire().await.map_err(failed)?;
                 connection.close_on_drop();
                 Ok(Session::Sqlite(connection))
             }
-            Self::Postgres(pool) => {
+            Pools::Postgres(pool) => {
                 // Readers may have left connections that are lost.
                 for _ in 0..pool.options().get_max_connections() {
                     let mut connection = pool.acquire().await.map_err(failed)?;
@@ -345,8 +261,9 @@ impl Db {
     }
 
     pub(crate) async fn close(&self) {
-        match self {
-            Self::Sqlite { write, read } => {
+        self.readers.close().await;
+        match &self.pools {
+            Pools::Sqlite { write, read } => {
                 read.close().await;
                 // The last to go takes the write-ahead log along, which readers cannot.
                 if let Ok(last) = write.acquire().await {
@@ -354,7 +271,17 @@ impl Db {
                 }
                 write.close().await;
             }
-            Self::Postgres(pool) => pool.close().await,
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Pools {
+    /// One more connection for reading.
+    async fn reader(&self) -> Result<Session> {
+        match self {
+            Self::Sqlite { read, .. } => Ok(Session::Sqlite(read.acquire().await.map_err(failed)?)),
+            Self::Postgres(pool) => Ok(Session::Postgres(pool.acquire().await.map_err(failed)?)),
         }
     }
 }

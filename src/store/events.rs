@@ -21,6 +21,7 @@ mod append;
 mod changes;
 mod gaps;
 mod held;
+mod memory;
 mod outliers;
 mod outside;
 mod partial;
@@ -36,6 +37,7 @@ pub use append::{
 pub use changes::Changed;
 pub use gaps::Gap;
 pub use held::{HeldEvent, HeldGroup};
+pub(crate) use memory::Memory;
 pub(crate) use partial::Bell;
 pub use partial::{Part, PartialRoom, Restated, Wholeness};
 pub(crate) use write::append_all;

@@ -75,19 +75,26 @@ impl Store {
     /// If the database fails.
     pub async fn known_events(&self, ids: &[OwnedEventId]) -> Result<HashMap<OwnedEventId, Known>> {
         let sql = sql!("SELECT event_id, event_nid, room_nid, standing FROM events WHERE event_id " [in 1]);
-        let texts: Vec<String> = ids.iter().map(ToString::to_string).filter(|id| !id.contains('\0')).collect();
+        let mut known = HashMap::with_capacity(ids.len());
+        let mut texts = Vec::new();
+        for id in ids.iter().filter(|id| !id.as_str().contains('\0')) {
+            let nid = self.inner.event_nids.get(id.as_str());
+            match nid.and_then(|nid| self.inner.events.get(&nid)) {
+                Some(e) => drop(known.insert(id.clone(), Known { nid: e.nid, room: e.room, standing: e.standing })),
+                None => texts.push(id.to_string()),
+            }
+        }
         if texts.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(known);
         }
         let rows: Vec<(String, i64, i64, i64)> =
             fetch_all!(&mut self.read().await?, (String, i64, i64, i64), sql, Texts(texts))?;
-        rows.into_iter()
-            .map(|(id, nid, room, standing)| {
-                let id = OwnedEventId::try_from(id).map_err(|e| Error::fault("events table", e))?;
-                let known = Known { nid: EventNid(nid), room: RoomNid(room), standing: Standing::from_code(standing) };
-                Ok((id, known))
-            })
-            .collect()
+        for (id, nid, room, standing) in rows {
+            let id = OwnedEventId::try_from(id).map_err(|e| Error::fault("events table", e))?;
+            let standing = Standing::from_code(standing);
+            known.insert(id, Known { nid: EventNid(nid), room: RoomNid(room), standing });
+        }
+        Ok(known)
     }
 
     /// Those of these events that are state of a room: which entry, which event, and how it stands.
@@ -190,7 +197,12 @@ impl Store {
     /// If the database fails.
     pub async fn missing_among(&self, room: RoomNid, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
         let sql = sql!("SELECT event_id FROM missing_events WHERE room_nid = $1 AND event_id " [in 2]);
-        let texts = ids.iter().map(ToString::to_string).collect();
+        let memory = &self.inner.event_memory.missing;
+        let named = ids.iter().filter(|id| memory.may_have((room, id.as_str())));
+        let texts: Vec<String> = named.map(ToString::to_string).collect();
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
         let rows: Vec<(String,)> = fetch_all!(&mut self.read().await?, (String,), sql, room.0, Texts(texts))?;
         rows.into_iter().map(|(id,)| event_id(id)).collect()
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     Store,
-    db::{Ints, Session, Texts},
+    db::{Ints, Reading, Texts},
     execute, fetch_all, fetch_optional,
     log::{Change, Tx},
     sql,
@@ -305,7 +305,7 @@ impl Tx {
 }
 
 /// Reads what there is of users' keys and puts it together.
-async fn load(session: &mut Session, users: &[UserNid]) -> Result<HashMap<UserNid, UserKeys>> {
+async fn load(session: &mut Reading, users: &[UserNid]) -> Result<HashMap<UserNid, UserKeys>> {
     let devices = sql!(
         "SELECT k.user_nid, k.device_id, k.json, d.display_name FROM device_keys k JOIN devices d ON d.user_nid = k.user_nid AND d.device_id = k.device_id WHERE k.user_nid "
         [in 1]
@@ -356,7 +356,7 @@ async fn load(session: &mut Session, users: &[UserNid]) -> Result<HashMap<UserNi
     Ok(found)
 }
 
-async fn owner_names(session: &mut Session, users: &Ints) -> Result<HashMap<i64, String>> {
+async fn owner_names(session: &mut Reading, users: &Ints) -> Result<HashMap<i64, String>> {
     let sql = sql!("SELECT user_nid, user_id FROM users WHERE user_nid " [in 1]);
     let rows: Vec<(i64, String)> = fetch_all!(session, (i64, String), sql, users.clone())?;
     Ok(rows.into_iter().collect())

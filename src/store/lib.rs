@@ -55,7 +55,7 @@ pub mod state;
 mod tests;
 
 use blobs::Blobs;
-use db::{Db, Engine, Session};
+use db::{Db, Engine, Reading, Session};
 use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
 use log::{Head, Logged, Writer};
@@ -119,6 +119,7 @@ pub(crate) struct Inner {
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
     pub(crate) member_counts: membership::Counts,
+    pub(crate) event_memory: events::Memory,
     pub(crate) relations: relations::Memory,
     pub(crate) sessions: login::Sessions,
     pub(crate) account_data: account_data::Memory,
@@ -162,6 +163,7 @@ impl Store {
         };
         let nids = Nids::default();
         let (head, runs) = begin_run(&mut session, &nids).await?;
+        let event_memory = events::Memory::load(&mut session).await?;
         let (queue, jobs) = mpsc::channel(log::QUEUE);
         let weigh = |_: &EventNid, e: &Arc<StoredEvent>| u32::try_from(e.pdu.json().len() + 700).unwrap_or(u32::MAX);
         let store = Self {
@@ -177,6 +179,7 @@ impl Store {
                 auth_edges: graph::cache(),
                 events: cache::Cache::weighed(settings.event_cache_bytes, weigh),
                 member_counts: membership::Counts::default(),
+                event_memory,
                 relations: relations::Memory::default(),
                 snaps: Cache::builder()
                     .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
@@ -212,7 +215,7 @@ impl Store {
     ///
     /// # Errors
     /// 503 if none is to be had.
-    pub async fn read(&self) -> Result<Session> {
+    pub async fn read(&self) -> Result<Reading> {
         self.inner.db.read().await
     }
 

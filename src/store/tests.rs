@@ -15,6 +15,7 @@ mod faults;
 mod names;
 mod ownership;
 mod pruning;
+mod readers;
 mod runs;
 mod statements;
 

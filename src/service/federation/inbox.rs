@@ -13,7 +13,7 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use hearth_base::{Error, OrNotFound, Result, clock::Clock, ids::RoomNid};
 use hearth_rules::{event::Pdu, versions::RoomVersion};
-use hearth_store::{Store, events::Standing, rooms::Room};
+use hearth_store::{Store, events::Standing, graph::Known, rooms::Room};
 use moka::sync::Cache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
@@ -61,6 +61,9 @@ pub struct Inbox {
 
 /// What became of each event of a transaction: taken in, or why not.
 pub type Answers = BTreeMap<OwnedEventId, std::result::Result<(), String>>;
+
+/// Those of some events that we have, placed or not.
+type KnownEvents = HashMap<OwnedEventId, Known>;
 
 /// How events came to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +186,7 @@ impl Inbox {
                 Err(e) => drop(answers.insert(id, Err(told(&e)))),
             }
         }
-        let mut taken = self.take_in(origin, &room, version, good, Sort::News).await?;
+        let mut taken = self.take_in(origin, &room, version, (good, known), Sort::News).await?;
         self.hold(origin, &room, &taken.wait).await?;
         taken.answers.append(&mut answers);
         Ok(taken)
@@ -221,16 +224,11 @@ impl Inbox {
         let room = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
         let event_id = pdu.event_id().to_owned();
-        if self
-            .store
-            .known_events(std::slice::from_ref(&event_id))
-            .await?
-            .values()
-            .any(|k| k.standing != Standing::Outlier)
-        {
+        let known = self.store.known_events(std::slice::from_ref(&event_id)).await?;
+        if known.values().any(|k| k.standing != Standing::Outlier) {
             return Ok(());
         }
-        let mut taken = self.take_in(origin, &room, version, vec![pdu], Sort::ToldToUs).await?;
+        let mut taken = self.take_in(origin, &room, version, (vec![pdu], known), Sort::ToldToUs).await?;
         match taken.answers.remove(&event_id) {
             Some(Ok(())) => Ok(()),
             Some(Err(why)) => Err(Error::forbidden(why)),
@@ -252,8 +250,8 @@ impl Inbox {
     ) -> Result<usize> {
         let room = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
-        let good = leading_to(from, self.verified(&room, version, raw).await?);
-        let taken = self.take_in(origin, &room, version, good, Sort::History).await?;
+        let (good, known) = self.verified(&room, version, raw).await?;
+        let taken = self.take_in(origin, &room, version, (leading_to(from, good), known), Sort::History).await?;
         Ok(taken.answers.values().filter(|a| a.is_ok()).count())
     }
 
@@ -279,8 +277,14 @@ impl Inbox {
         Ok(prevs.is_empty() || !prevs.iter().all(placed))
     }
 
-    /// Those of these events that are of the room, that we have not placed yet, and whose signatures are good.
-    async fn verified(&self, room: &Room, version: &'static RoomVersion, raw: Vec<Box<RawValue>>) -> Result<Vec<Pdu>> {
+    /// Those of these events that are of the room, that we have not placed yet, and whose signatures are good; and which
+    /// of them we know.
+    async fn verified(
+        &self,
+        room: &Room,
+        version: &'static RoomVersion,
+        raw: Vec<Box<RawValue>>,
+    ) -> Result<(Vec<Pdu>, KnownEvents)> {
         let mut events = Vec::new();
         let mut seen = HashSet::new();
         for pdu in raw {
@@ -294,7 +298,7 @@ impl Inbox {
         let known = self.store.known_events(&seen.into_iter().collect::<Vec<_>>()).await?;
         events.retain(|e| known.get(e.claimed().event_id()).is_none_or(|k| k.standing == Standing::Outlier));
         let verified = self.server_keys.verify(events, version).await?;
-        Ok(verified.into_iter().flatten().collect())
+        Ok((verified.into_iter().flatten().collect(), known))
     }
 }
 

@@ -38,6 +38,9 @@ impl Store {
         after: StreamPos,
         upto: StreamPos,
     ) -> Result<HashMap<KeyNid, Option<EventNid>>> {
+        if !self.changed_since(room, after).await? {
+            return Ok(HashMap::new());
+        }
         let rows: Vec<(i64, Option<i64>)> =
             fetch_all!(&mut self.read().await?, (i64, Option<i64>), STATE_CHANGES, room.0, after.0, upto.0)?;
         Ok(rows.into_iter().map(|(key, new)| (KeyNid(key), new.map(EventNid))).collect())

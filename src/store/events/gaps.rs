@@ -65,14 +65,21 @@ pub(super) async fn note(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]
     for append in appends.iter().filter(|a| a.room.head.forked) {
         let room = append.room.nid;
         for (event_id, depth) in &append.missing {
+            tx.store().inner.event_memory.missing.add((room, event_id.as_str()));
             execute!(tx, MISSING, room.0, event_id.as_str(), *depth)?;
         }
         for event in append.events.iter().filter(|e| e.standing != Standing::Outlier) {
-            execute!(tx, FOUND, room.0, event.pdu.event_id().as_str())?;
+            let event_id = event.pdu.event_id();
+            if tx.store().inner.event_memory.missing.may_have((room, event_id.as_str())) {
+                execute!(tx, FOUND, room.0, event_id.as_str())?;
+                let event_id = event_id.to_owned();
+                tx.after_commit(move |store| store.inner.event_memory.missing.remove((room, event_id.as_str())));
+            }
         }
         if append.missing.is_empty() {
             continue;
         }
+        tx.after_commit(move |store| store.inner.event_memory.torn(room));
         for p in placed.iter().filter(|p| p.room == room && p.event.standing == Standing::Live) {
             if p.event.pdu.prev_events().iter().any(|id| append.missing.iter().any(|(missing, _)| missing == id)) {
                 execute!(tx, GAP, room.0, p.pos.0)?;
@@ -117,6 +124,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn newest_gap(&self, room: RoomNid, after: StreamPos, upto: StreamPos) -> Result<Option<StreamPos>> {
+        if !self.torn_since(room, after).await? {
+            return Ok(None);
+        }
         let row: Option<(Option<i64>,)> =
             fetch_optional!(&mut self.read().await?, (Option<i64>,), NEWEST, room.0, after.0, upto.0)?;
         Ok(row.and_then(|(pos,)| pos).map(StreamPos))

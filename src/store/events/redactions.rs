@@ -70,11 +70,17 @@ pub(super) async fn apply(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>
     }
     for append in appends {
         for (target, by) in &append.redactions_ahead {
+            tx.store().inner.event_memory.ahead.add(target.as_str());
             execute!(tx, WAIT, target.as_str(), by.0)?;
         }
     }
     for p in placed.iter().filter(|p| p.event.standing == Standing::Backfilled || late.contains(&p.event.nid)) {
-        execute!(tx, DONE, p.event.pdu.event_id().as_str())?;
+        let event_id = p.event.pdu.event_id();
+        if tx.store().inner.event_memory.ahead.may_have(event_id.as_str()) {
+            execute!(tx, DONE, event_id.as_str())?;
+            let event_id = event_id.to_owned();
+            tx.after_commit(move |store| store.inner.event_memory.ahead.remove(event_id.as_str()));
+        }
     }
     Ok(())
 }
@@ -85,6 +91,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn redactions_ahead(&self, target: &EventId) -> Result<Vec<EventNid>> {
+        if !self.inner.event_memory.ahead.may_have(target.as_str()) {
+            return Ok(Vec::new());
+        }
         let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), AHEAD, target.as_str())?;
         Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
     }

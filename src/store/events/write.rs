@@ -74,6 +74,7 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
             tx.fill(p.pos, Change::Event(event));
         }
     }
+    remember_names(tx, &done);
     let mut done = done.into_iter();
     Ok(fits
         .into_iter()
@@ -82,6 +83,20 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
             None => Appended::Conflict,
         })
         .collect())
+}
+
+/// Events of rooms with other servers are named by what comes next.
+fn remember_names(tx: &mut Tx, appends: &[&Append]) {
+    let shared = appends.iter().filter(|a| a.room.head.forked);
+    let names: Vec<(Box<str>, EventNid)> =
+        shared.flat_map(|a| &a.events).map(|e| (e.pdu.event_id().as_str().into(), e.nid)).collect();
+    if !names.is_empty() {
+        tx.after_commit(move |store| {
+            for (event_id, nid) in names {
+                store.inner.event_nids.insert(event_id, nid);
+            }
+        });
+    }
 }
 
 /// Makes sure that `tx.revs` knows every room appended to that exists.
@@ -265,6 +280,7 @@ async fn apply_changes(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
         let room = append.room.nid;
         let changes: Arc<[StateChange]> = append.changes.as_slice().into();
         let pos = tx.log(Change::State { room, changes: changes.clone() });
+        tx.after_commit(move |store| store.inner.event_memory.changed(room));
         for change in &*changes {
             let new = change.new.as_ref().map(|e| e.nid);
             if change.old != new {
@@ -289,6 +305,10 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     let changes: Vec<(&Placed<'_>, i64)> =
         live().filter(|p| p.event.sets_state).filter_map(|p| p.event.key.map(|k| (p, k.0))).collect();
     if !changes.is_empty() {
+        for (p, _) in &changes {
+            let room = p.room;
+            tx.after_commit(move |store| store.inner.event_memory.changed(room));
+        }
         insert_rows!(tx, &changes,
         "INSERT INTO state_changes (room_nid, pos, key_nid, old_nid, new_nid) VALUES ($1, $2, $3, $4, $5)",
         "INSERT INTO state_changes (room_nid, pos, key_nid, old_nid, new_nid) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[])",

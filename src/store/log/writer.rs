@@ -215,6 +215,7 @@ impl Writer {
                 Ok(head) => Some((session, head)),
                 Err(e) => {
                     tracing::warn!(error = %e, "the writer's connection is lost; opening another");
+                    self.store.inner.db.doubt();
                     None
                 }
             },

@@ -12,7 +12,7 @@ use std::{
 use sqlx::{Column, Either, Executor, Statement, TypeInfo};
 
 use super::Disk;
-use crate::db::Session;
+use crate::db::{HasSession, Session};
 
 /// A statement as each engine gets it, and where it stands.
 #[derive(Debug)]
@@ -257,7 +257,7 @@ fn count<T>(parameters: Option<Either<&[T], usize>>) -> usize {
     }
 }
 
-async fn seen(session: &mut Session, text: &str) -> Result<Seen, sqlx::Error> {
+async fn seen(session: &mut impl HasSession, text: &str) -> Result<Seen, sqlx::Error> {
     macro_rules! of {
         ($statement:expr) => {{
             let statement = $statement;
@@ -269,7 +269,7 @@ async fn seen(session: &mut Session, text: &str) -> Result<Seen, sqlx::Error> {
         }};
     }
     let text = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(text.to_owned()));
-    Ok(match session {
+    Ok(match session.session() {
         Session::Sqlite(c) => of!((&mut **c).prepare(text).await?),
         Session::Postgres(c) => of!((&mut **c).prepare(text).await?),
     })

@@ -95,6 +95,11 @@ impl<'a> Search<'a> {
         self.hindered.load(Ordering::Relaxed)
     }
 
+    /// Whether anybody was asked.
+    pub(super) fn asked(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > 0
+    }
+
     /// Notes a call that failed; whether it may succeed later.
     fn failed(&self, failure: &Failure) -> bool {
         let may_pass = may_pass(failure);

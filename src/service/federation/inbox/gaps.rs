@@ -53,6 +53,8 @@ pub(super) struct Found {
     pub(super) lacking: Vec<Pdu>,
     /// Somebody could not be asked who may answer later.
     pub(super) hindered: bool,
+    /// Others were asked, so that more may be here than before.
+    pub(super) asked: bool,
 }
 
 impl Inbox {
@@ -74,7 +76,7 @@ impl Inbox {
         }
         search.states(&mut found).await?;
         search.auth_events(&found).await?;
-        found.hindered = search.hindered();
+        (found.hindered, found.asked) = (search.hindered(), search.asked());
         Ok(found)
     }
 
@@ -158,7 +160,7 @@ impl Search<'_> {
                 .collect();
             let Some(told) = self.fetch_missing(server, latest).await else { return Ok(false) };
             let (before, all) = (found.events.len(), told.len() < A_ROUND as usize);
-            for pdu in self.inbox.verified(self.room, self.version, told).await? {
+            for pdu in self.inbox.verified(self.room, self.version, told).await?.0 {
                 if self.inbox.is_before_us(self.room, &pdu).await? {
                     continue;
                 }

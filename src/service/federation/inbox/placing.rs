@@ -7,10 +7,10 @@ use std::{
 
 use hearth_base::{OrNotFound, Result, ids::EventNid};
 use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
-use hearth_store::{events::Standing, rooms::Room, state::StateMap};
+use hearth_store::{events::Standing, graph::Known, rooms::Room, state::StateMap};
 use ruma::{OwnedEventId, ServerName};
 
-use super::{Answers, Inbox, Sort, gaps::Found};
+use super::{Answers, Inbox, KnownEvents, Sort, gaps::Found};
 use crate::{
     events::{Arrival, Arrived, With},
     federation::{
@@ -41,13 +41,14 @@ struct Ready {
 }
 
 impl Inbox {
-    /// Fills the gaps before events and places them all, each after those it follows.
+    /// Fills the gaps before events and places them all, each after those it follows; with which of them we know, read
+    /// after the room.
     pub(super) async fn take_in(
         &self,
         origin: &ServerName,
         room: &Room,
         version: &'static RoomVersion,
-        events: Vec<Pdu>,
+        (events, known): (Vec<Pdu>, KnownEvents),
         sort: Sort,
     ) -> Result<Taken> {
         let asked: HashSet<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
@@ -57,7 +58,7 @@ impl Inbox {
             found.refused = self.policy.review(room, version, &mut found.events).await?;
         }
         let hindered = found.hindered;
-        let Taken { mut answers, mut wait } = self.place_found(room, version, found, sort).await?;
+        let Taken { mut answers, mut wait } = self.place_found(room, version, (found, known), sort).await?;
         if let Err(e) = self.events.bring_together(room.nid).await {
             tracing::warn!(room.id = %room.room_id, error = %e, "branches were not brought together");
         }
@@ -72,18 +73,22 @@ impl Inbox {
         &self,
         room: &Room,
         version: &'static RoomVersion,
-        mut found: Found,
+        (mut found, mut known): (Found, KnownEvents),
         sort: Sort,
     ) -> Result<Taken> {
+        let seen = room.head.rev;
         let mut answers = Answers::new();
         let lane = self.lanes.get_with(room.nid, Arc::default);
         let _one = lane.lock().await;
         let room = self.store.room(room.nid).await?.or_not_found("Room")?;
         // Others may have brought some of them meanwhile.
-        let ids: Vec<OwnedEventId> = found.events.keys().cloned().collect();
-        for (id, known) in self.store.known_events(&ids).await? {
-            if known.standing != Standing::Outlier && found.events.remove(&id).is_some() {
-                answers.insert(id, Ok(()));
+        if found.asked || room.head.rev != seen {
+            let ids: Vec<OwnedEventId> = found.events.keys().cloned().collect();
+            known = self.store.known_events(&ids).await?;
+            for (id, _) in known.iter().filter(|(_, known)| known.standing != Standing::Outlier) {
+                if found.events.remove(id).is_some() {
+                    answers.insert(id.clone(), Ok(()));
+                }
             }
         }
         let missing = self.missing(&room, &found.events).await?;
@@ -96,7 +101,7 @@ impl Inbox {
                 near.clear();
             }
             let event_id = event.pdu.event_id().to_owned();
-            match self.arrival(&room, version, event, sort).await? {
+            match self.arrival(&room, version, event, known.get(&event_id).copied(), sort).await? {
                 Ok(arrival) => {
                     near.insert(event_id);
                     waiting.push(arrival);
@@ -166,6 +171,7 @@ impl Inbox {
         room: &Room,
         version: &'static RoomVersion,
         event: Ready,
+        own: Option<Known>,
         sort: Sort,
     ) -> Result<std::result::Result<Arrival, (Box<Pdu>, String)>> {
         let Ready { pdu, states, whole, missing, in_part, refused: unsigned } = event;
@@ -177,7 +183,6 @@ impl Inbox {
         }
         let refused = auth::check_auth_events(version, &pdu, |id| known.get(id).map(|o| o.pdu.clone())).err();
         let event_id = pdu.event_id().to_owned();
-        let own = self.store.known_events(std::slice::from_ref(&event_id)).await?.remove(&event_id);
         let nid = match own {
             Some(own) => own.nid,
             None => self.store.new_event_nid().await?,

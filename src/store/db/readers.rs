@@ -1,0 +1,140 @@
+//! Connections for reading, kept at hand: the one used last is the next to be used, so that few are ever warm. A pool
+//! asks every connection that comes back whether it still works, which costs as much as a small statement; here only one
+//! whose last statement failed or was left in the middle goes back to it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hearth_base::{Error, Result};
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as Slot, OwnedMappedMutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+
+use super::{HasSession, Pools, Session, failed};
+
+/// A connection of PostgreSQL that was not used for so long is asked whether it still is one.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long a reader waits for others to end.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// As many connections as may read at the same time, each made when it is first wanted.
+#[derive(Debug)]
+pub(super) struct Readers {
+    slots: Box<[Arc<Slot<Option<Session>>>]>,
+    /// A permit for each of `free`.
+    places: Arc<Semaphore>,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    /// The slots that nobody holds, the one used last at the end.
+    free: Vec<Free>,
+    /// When a connection was last seen to be lost: those not used since may be too.
+    doubted: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Free {
+    slot: usize,
+    used: Instant,
+    /// Whether every statement begun has ended well.
+    whole: bool,
+}
+
+/// A connection for reading.
+#[derive(Debug)]
+pub struct Reading {
+    // Given back before its place is.
+    session: OwnedMappedMutexGuard<Option<Session>, Session>,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Place {
+    readers: Arc<Readers>,
+    slot: usize,
+    whole: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let used = Instant::now();
+        let mut idle = self.readers.idle.lock();
+        idle.free.push(Free { slot: self.slot, used, whole: self.whole });
+        if !self.whole {
+            idle.doubted = Some(used);
+        }
+    }
+}
+
+impl HasSession for Reading {
+    fn session(&mut self) -> &mut Session {
+        self.place.whole = false;
+        &mut self.session
+    }
+
+    fn ended(&mut self) {
+        self.place.whole = true;
+    }
+}
+
+impl Readers {
+    pub(super) fn new(places: u32) -> Self {
+        let free = |slot| Free { slot, used: Instant::now(), whole: false };
+        let places = usize::try_from(places).unwrap_or(1);
+        Self {
+            slots: (0..places).map(|_| Arc::default()).collect(),
+            places: Arc::new(Semaphore::new(places)),
+            idle: Mutex::new(Idle { free: (0..places).map(free).collect(), doubted: None }),
+        }
+    }
+
+    /// One of them, or a new one from the pool.
+    pub(super) async fn read(self: &Arc<Self>, pools: &Pools) -> Result<Reading> {
+        let permit = match self.places.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => tokio::time::timeout(WAIT, self.places.clone().acquire_owned())
+                .await
+                .map_err(|_| failed(sqlx::Error::PoolTimedOut))?
+                .map_err(|_| failed(sqlx::Error::PoolClosed))?,
+        };
+        let lacking = || Error::broken("fewer connections than places for them");
+        let (found, doubted) = {
+            let mut idle = self.idle.lock();
+            (idle.free.pop(), idle.doubted)
+        };
+        let Free { slot, used, whole } = found.ok_or_else(lacking)?;
+        let surely_good = used.elapsed() < IDLE && doubted.is_none_or(|at| at < used);
+        let mut place = Place { readers: self.clone(), slot, whole: false, _permit: permit };
+        let mut held = self.slots.get(slot).ok_or_else(lacking)?.clone().lock_owned().await;
+        let good = whole
+            && match &mut *held {
+                Some(Session::Postgres(c)) => surely_good || sqlx::Connection::ping(&mut **c).await.is_ok(),
+                Some(Session::Sqlite(_)) => true,
+                None => false,
+            };
+        if !good {
+            drop(held.take());
+            *held = Some(pools.reader().await?);
+        }
+        let session = OwnedMutexGuard::try_map(held, Option::as_mut).map_err(|_| lacking())?;
+        place.whole = true;
+        Ok(Reading { session, place })
+    }
+
+    /// Has those asked that were not used since whether they still work.
+    pub(super) fn doubt(&self) {
+        self.idle.lock().doubted = Some(Instant::now());
+    }
+
+    /// Gives all of them back to their pool, each when nobody holds it any longer.
+    pub(super) async fn close(&self) {
+        self.places.close();
+        for slot in &self.slots {
+            drop(slot.lock().await.take());
+        }
+    }
+}
