@@ -6,21 +6,49 @@
 use std::{
     fmt,
     hash::{BuildHasher, Hash, RandomState},
+    sync::Arc,
 };
 
-use moka::sync::Cache as Moka;
 use parking_lot::RwLock;
+use quick_cache::{
+    Equivalent, OptionsBuilder, Weighter,
+    sync::{Cache as Entries, DefaultLifecycle},
+};
 
 use crate::Result;
 
 /// Invalidations are counted for this many groups of keys, so that a busy key does not spoil the tickets of all.
 const SHARDS: usize = 64;
+/// Parts of a cache with locks of their own, each with its share of the room: few, so that a value of a tenth of the
+/// whole still fits into one.
+const PARTS: usize = 8;
+/// Values are taken to be at least so large when the room for the names of those that went is measured out.
+const USUAL_UNITS: u64 = 100;
+/// Names of values that went, remembered at most.
+const MOST_NAMES: usize = 20_000;
 
 /// A bounded map from key to value. Values are cloned out, so make them cheap to clone.
 pub struct Cache<K, V> {
-    entries: Moka<K, V>,
+    entries: Entries<K, V, Weigh<K, V>, RandomState>,
     epochs: Box<[RwLock<u64>]>,
     hasher: RandomState,
+}
+
+/// What a value weighs; 1 without a function.
+type Scale<K, V> = Arc<dyn Fn(&K, &V) -> u32 + Send + Sync>;
+struct Weigh<K, V>(Option<Scale<K, V>>);
+
+impl<K, V> Clone for Weigh<K, V> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K, V> Weighter<K, V> for Weigh<K, V> {
+    fn weight(&self, key: &K, value: &V) -> u64 {
+        // What weighs nothing would never go.
+        self.0.as_ref().map_or(1, |weigh| u64::from(weigh(key, value)).max(1))
+    }
 }
 
 /// When a reader began to read.
@@ -38,22 +66,40 @@ where
     /// A cache of at most that many entries.
     #[must_use]
     pub fn new(entries: u64) -> Self {
-        Self::of(Moka::new(entries))
+        Self::of(entries, entries, None)
     }
 
     /// A cache of at most that many units, as `weigh` counts them.
     #[must_use]
     pub fn weighed(units: u64, weigh: impl Fn(&K, &V) -> u32 + Send + Sync + 'static) -> Self {
-        Self::of(Moka::builder().weigher(weigh).max_capacity(units).build())
+        Self::of(units, units / USUAL_UNITS, Some(Arc::new(weigh)))
     }
 
-    fn of(entries: Moka<K, V>) -> Self {
+    fn of(units: u64, entries: u64, weigh: Option<Scale<K, V>>) -> Self {
+        let names = usize::try_from(entries).unwrap_or(MOST_NAMES).clamp(1, MOST_NAMES);
+        let options =
+            OptionsBuilder::new().shards(PARTS).estimated_items_capacity(names).weight_capacity(units).build();
+        let weigh = Weigh(weigh);
+        let entries = match options {
+            Ok(options) => Entries::with_options(options, weigh, RandomState::new(), DefaultLifecycle::default()),
+            Err(_) => Entries::with(names, units, weigh, RandomState::new(), DefaultLifecycle::default()),
+        };
         Self { entries, epochs: (0..SHARDS).map(|_| RwLock::new(0)).collect(), hasher: RandomState::new() }
     }
 
     /// What is remembered.
-    pub fn get(&self, key: &K) -> Option<V> {
+    pub fn get<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         self.entries.get(key)
+    }
+
+    /// Whether something is remembered.
+    pub fn contains_key<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Remembers what never changes.
+    pub fn insert(&self, key: K, value: V) {
+        self.entries.insert(key, value);
     }
 
     /// To be drawn before the value is read from disk.
@@ -87,7 +133,7 @@ where
         if let Some(epoch) = self.epochs.get(self.shard(key)) {
             let mut epoch = epoch.write();
             *epoch += 1;
-            self.entries.invalidate(key);
+            self.entries.remove(key);
         }
     }
 
@@ -110,7 +156,7 @@ where
 
     /// How many entries there are, about.
     pub fn len(&self) -> u64 {
-        self.entries.entry_count()
+        self.entries.len() as u64
     }
 
     /// Whether there are none, about.
@@ -154,5 +200,20 @@ mod tests {
         cache.put(1, "newest");
         cache.fill(1, "older", ticket);
         assert_eq!(cache.get(&1), Some("newest"));
+    }
+    #[test]
+    fn it_holds_no_more_than_it_may_and_what_is_large_among_it() {
+        let cache: Cache<u32, Vec<u8>> = Cache::weighed(100_000, |_, v: &Vec<u8>| u32::try_from(v.len()).unwrap());
+        for n in 0..10_000 {
+            cache.insert(n, vec![0; 50]);
+        }
+        let held = (0..10_000).filter(|n| cache.contains_key(n)).count();
+        assert!((1_000..=2_000).contains(&held), "{held} of 2,000 that fit");
+        cache.put(1, vec![1; 10_000]);
+        assert_eq!(cache.get(&1), Some(vec![1; 10_000]));
+        let cache: Cache<u32, ()> = Cache::new(500);
+        (0..10_000).for_each(|n| cache.insert(n, ()));
+        // Each part rounds its share up.
+        assert!((250..=508).contains(&cache.len()), "{}", cache.len());
     }
 }

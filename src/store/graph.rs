@@ -8,9 +8,9 @@ use std::{
 
 use hearth_base::{
     Error, Result,
+    cache::Cache,
     ids::{EventNid, KeyNid, RoomNid},
 };
-use moka::sync::Cache;
 use ruma::OwnedEventId;
 
 use crate::{
@@ -25,10 +25,7 @@ use crate::{
 const EDGES: u64 = 400_000;
 
 pub(crate) fn cache() -> Cache<EventNid, Arc<[EventNid]>> {
-    Cache::builder()
-        .weigher(|_, edges: &Arc<[EventNid]>| u32::try_from(edges.len() + 12).unwrap_or(u32::MAX))
-        .max_capacity(EDGES)
-        .build()
+    Cache::weighed(EDGES, |_, edges: &Arc<[EventNid]>| u32::try_from(edges.len() + 12).unwrap_or(u32::MAX))
 }
 
 /// Encodes numbers as variable-length integers.

@@ -12,9 +12,9 @@ use std::{
 use dashmap::{DashMap, Entry};
 use hearth_base::{
     Error, OrNotFound, Result,
+    cache::Cache,
     ids::{EventNid, KeyNid, RoomNid, SnapNid, UserNid},
 };
-use moka::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 
 use crate::{

@@ -15,11 +15,11 @@ use std::{
 };
 
 use hearth_base::{
-    Error, Result, cache,
+    Error, Result,
+    cache::Cache,
     ids::{EventNid, RoomNid, SnapNid, StreamPos},
     tasks::Supervisor,
 };
-use moka::sync::Cache;
 use ruma::OwnedUserId;
 use tokio::sync::{Notify, mpsc};
 
@@ -114,7 +114,7 @@ pub(crate) struct Inner {
     pub(crate) keys: Interner<StateKey>,
     pub(crate) room_nids: Cache<String, RoomNid>,
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
-    pub(crate) events: cache::Cache<EventNid, Arc<StoredEvent>>,
+    pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) event_nids: Cache<Box<str>, EventNid>,
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
@@ -177,14 +177,13 @@ impl Store {
                 rooms: Cache::new(20_000),
                 event_nids: Cache::new(50_000),
                 auth_edges: graph::cache(),
-                events: cache::Cache::weighed(settings.event_cache_bytes, weigh),
+                events: Cache::weighed(settings.event_cache_bytes, weigh),
                 member_counts: membership::Counts::default(),
                 event_memory,
                 relations: relations::Memory::default(),
-                snaps: Cache::builder()
-                    .weigher(|_, map: &StateMap| u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX))
-                    .max_capacity(settings.state_cache_entries)
-                    .build(),
+                snaps: Cache::weighed(settings.state_cache_entries, |_, map: &StateMap| {
+                    u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX)
+                }),
                 sessions: login::Sessions::default(),
                 account_data: account_data::Memory::default(),
                 receipts: receipts::Memory::default(),
@@ -240,7 +239,7 @@ impl Store {
     /// those who wait are woken, and see it.
     pub(crate) fn publish(&self, head: StreamPos, changes: &[Logged], stale: &[EventNid], rooms: Vec<Room>) {
         for room in rooms {
-            self.remember_room(room);
+            self.inner.rooms.put(room.nid, Arc::new(room));
         }
         for logged in changes {
             if let log::Change::Event(event) = &logged.change {

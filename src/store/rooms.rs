@@ -174,24 +174,16 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn room(&self, nid: RoomNid) -> Result<Option<Arc<Room>>> {
-        if let Some(room) = self.inner.rooms.get(&nid) {
+        let rooms = &self.inner.rooms;
+        if let Some(room) = rooms.get(&nid) {
             return Ok(Some(room));
         }
+        let ticket = rooms.ticket(&nid);
         let row: Option<Row> = fetch_optional!(&mut self.read().await?, Row, ROOM_BY_NID, nid.0)?;
-        row.map(|row| Ok(self.remember_room(Room::try_from(row)?))).transpose()
-    }
-
-    /// Keeps a room in memory, unless a newer revision is there; gives the one kept.
-    pub(crate) fn remember_room(&self, room: Room) -> Arc<Room> {
-        let room = Arc::new(room);
-        self.inner
-            .rooms
-            .entry(room.nid)
-            .and_upsert_with(|old| match old {
-                Some(old) if old.value().head.rev > room.head.rev => old.into_value(),
-                _ => room,
-            })
-            .into_value()
+        let Some(row) = row else { return Ok(None) };
+        let room = Arc::new(Room::try_from(row)?);
+        rooms.fill(nid, room.clone(), ticket);
+        Ok(Some(room))
     }
 
     /// The number of a room we know of.

@@ -11,10 +11,10 @@ use std::{
 };
 
 use hearth_base::{
-    Result, cache,
+    Result,
+    cache::Cache,
     ids::{StreamPos, UserNid},
 };
-use moka::sync::Cache;
 
 use crate::{
     Store,
@@ -60,7 +60,7 @@ const INBOX: i64 = 100_000;
 #[derive(Debug)]
 pub(crate) struct Inboxes {
     /// There is nothing newer than this id.
-    newest: cache::Cache<DeviceName, i64>,
+    newest: Cache<DeviceName, i64>,
     /// There is nothing up to this id. Never wrong again once right, as ids only grow.
     cleared: Cache<DeviceName, i64>,
     /// At most so many messages. Only the writer asks and sets it.
@@ -69,7 +69,7 @@ pub(crate) struct Inboxes {
 
 impl Default for Inboxes {
     fn default() -> Self {
-        Self { newest: cache::Cache::new(REMEMBERED), cleared: Cache::new(REMEMBERED), sizes: Cache::new(REMEMBERED) }
+        Self { newest: Cache::new(REMEMBERED), cleared: Cache::new(REMEMBERED), sizes: Cache::new(REMEMBERED) }
     }
 }
 
@@ -283,7 +283,8 @@ impl Tx {
 
     /// Those of the recipients whose inbox is not full; counts the messages as theirs.
     async fn with_room(&mut self, to: Vec<(DeviceName, Arc<str>)>) -> Result<Vec<(DeviceName, Arc<str>)>> {
-        let sizes = self.store().inner.inboxes.sizes.clone();
+        let store = self.store().clone();
+        let sizes = &store.inner.inboxes.sizes;
         let unknown: Vec<(i64, &str)> =
             to.iter().filter(|(name, _)| !sizes.contains_key(name)).map(|((u, d), _)| (u.0, d.as_str())).collect();
         let mut counted: HashMap<DeviceName, i64> = HashMap::new();
