@@ -1,10 +1,12 @@
 //! A transaction of another server (server-server API, "Transactions"): once, in bounds, one at a time a server.
 //!
-//! Answers are remembered, so that a transaction that comes again is answered and not done again. What a restart
-//! forgets does no harm: events, to-device messages and device changes each know whether they were there before.
+//! Answers are remembered, so that a transaction that comes again is answered and not done again. It is the same only if
+//! it says the same: Dendrite tries again under the id of a transaction whose answer was lost, with whatever more it has
+//! to say by then. What a restart forgets does no harm: events, to-device messages and device changes each know whether they were there before.
 
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -39,7 +41,9 @@ pub struct Transactions {
     inbox: Arc<Inbox>,
     supervisor: Supervisor,
     origins: Cache<OwnedServerName, Arc<Origin>>,
-    answers: Cache<(OwnedServerName, String), Arc<Outcomes>>,
+    /// With what they answer, as a number.
+    answers: Cache<(OwnedServerName, String), (u64, Arc<Outcomes>)>,
+    hasher: RandomState,
 }
 
 impl std::fmt::Debug for Transactions {
@@ -85,6 +89,7 @@ impl Transactions {
             supervisor,
             origins: Cache::builder().max_capacity(ORIGINS).time_to_idle(REMEMBERED).build(),
             answers: Cache::builder().max_capacity(ANSWERS).time_to_live(REMEMBERED).build(),
+            hasher: RandomState::new(),
         })
     }
 
@@ -109,7 +114,9 @@ impl Transactions {
             return Err(Error::invalid_param(format!("A transaction has {EDUS} EDUs at most")));
         }
         let name = (from.to_owned(), id.to_owned());
-        if let Some(answer) = self.answers.get(&name) {
+        let texts = |all: &[Box<RawValue>]| all.iter().map(|raw| self.hasher.hash_one(raw.get())).collect::<Vec<u64>>();
+        let content = self.hasher.hash_one((texts(&pdus), texts(&edus)));
+        if let Some(answer) = self.answered(&name, content) {
             return Ok(answer);
         }
         let origin = self.origins.get_with(from.to_owned(), Arc::default);
@@ -121,19 +128,24 @@ impl Transactions {
         let turn = origin.turn.clone().lock_owned().await;
         tokio::time::sleep(delay.unwrap_or_default()).await;
         // It may have been done while this one waited.
-        if let Some(answer) = self.answers.get(&name) {
+        if let Some(answer) = self.answered(&name, content) {
             return Ok(answer);
         }
         let work = async move {
             let outcomes = if pdus.is_empty() { Outcomes::new() } else { this.inbox.receive(&name.0, pdus).await? };
             this.edus.receive(&name.0, &edus).await?;
             let answer = Arc::new(outcomes);
-            this.answers.insert(name, answer.clone());
+            this.answers.insert(name, (content, answer.clone()));
             drop(turn);
             Ok(answer)
         };
         let done = self.supervisor.job(work).await;
         drop(waiting);
         done
+    }
+
+    /// What a transaction was answered that said just this.
+    fn answered(&self, name: &(OwnedServerName, String), content: u64) -> Option<Arc<Outcomes>> {
+        self.answers.get(name).filter(|(said, _)| *said == content).map(|(_, answer)| answer)
     }
 }

@@ -100,6 +100,19 @@ async fn a_transaction_counts_once_and_a_message_too() {
 }
 
 #[tokio::test]
+async fn a_transaction_tried_again_with_more_in_it_brings_what_is_new() {
+    let [here, there] = Peers::two().await;
+    let bob = there.user("bob").await;
+    let alice = format!("@alice:{}", here.name());
+    let (first, second) = (message(&alice, "a", &bob, "*", 1), message(&alice, "b", &bob, "*", 2));
+    transaction(&here, &there, "t", vec![], vec![first.clone()]).await.good();
+    // The answer was lost on the way: the same id, and what there is to say by then.
+    transaction(&here, &there, "t", vec![], vec![first, second]).await.good();
+    let arrived = arrivals(&bob, 2).await;
+    assert_eq!(arrived.iter().map(|m| m["content"]["n"].as_i64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_an_edu_harms_nobody() {
     let [here, there] = Peers::two().await;
     let bob = there.user("bob").await;
