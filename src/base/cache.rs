@@ -4,12 +4,14 @@
 //! invalidation of the same shard is worthless. Caches are owned by the file of their table, which invalidates them.
 
 use std::{
+    convert::Infallible,
     fmt,
     hash::{BuildHasher, Hash, RandomState},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::{
     Equivalent, OptionsBuilder, Weighter,
     sync::{Cache as Entries, DefaultLifecycle},
@@ -97,7 +99,18 @@ where
         self.entries.contains_key(key)
     }
 
-    /// Remembers what never changes.
+    /// What is remembered, or what `init` makes; it is made once, however many ask for it.
+    pub fn get_with(&self, key: K, init: impl FnOnce() -> V) -> V
+    where
+        K: Clone,
+    {
+        let made: std::result::Result<V, Infallible> = self.entries.get_or_insert_with(&key, || Ok(init()));
+        match made {
+            Ok(value) => value,
+        }
+    }
+
+    /// Remembers what never changes, or what only the process knows.
     pub fn insert(&self, key: K, value: V) {
         self.entries.insert(key, value);
     }
@@ -175,6 +188,110 @@ impl<K, V> fmt::Debug for Cache<K, V> {
     }
 }
 
+/// A bounded map whose values go some time after they came, or after they were last asked for.
+pub struct Lasting<K, V> {
+    entries: Cache<K, (V, Instant)>,
+    life: Duration,
+    /// Who asks for a value prolongs its life.
+    prolonged: bool,
+    swept: Mutex<Instant>,
+}
+
+impl<K, V> Lasting<K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// At most that many entries, each for that long.
+    #[must_use]
+    pub fn new(entries: u64, life: Duration) -> Self {
+        Self { entries: Cache::new(entries), life, prolonged: false, swept: Mutex::new(Instant::now()) }
+    }
+
+    /// At most that many units, as `weigh` counts them, each value for that long.
+    #[must_use]
+    pub fn weighed(units: u64, life: Duration, weigh: impl Fn(&K, &V) -> u32 + Send + Sync + 'static) -> Self {
+        let entries = Cache::weighed(units, move |key, (value, _): &(V, Instant)| weigh(key, value));
+        Self { entries, life, prolonged: false, swept: Mutex::new(Instant::now()) }
+    }
+
+    /// At most that many entries, each for about that long after it was last asked for.
+    #[must_use]
+    pub fn idle(entries: u64, life: Duration) -> Self {
+        Self { prolonged: true, ..Self::new(entries, life) }
+    }
+
+    /// What is remembered.
+    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
+    {
+        let (value, since) = self.entries.get(key)?;
+        let age = since.elapsed();
+        if age >= self.life {
+            return None;
+        }
+        // Not at each look: that would cost as much as a write.
+        if self.prolonged && age > self.life / 8 {
+            self.entries.insert(key.to_owned(), (value.clone(), Instant::now()));
+        }
+        Some(value)
+    }
+
+    /// What is remembered, or what `init` makes; it is made once, however many ask for it.
+    pub fn get_with(&self, key: K, init: impl FnOnce() -> V) -> V {
+        if let Some(value) = self.get(&key) {
+            return value;
+        }
+        self.entries.entries.remove_if(&key, |(_, since)| since.elapsed() >= self.life);
+        self.sweep();
+        self.entries.get_with(key, || (init(), Instant::now())).0
+    }
+
+    /// Remembers a value from now on.
+    pub fn insert(&self, key: K, value: V) {
+        self.sweep();
+        self.entries.insert(key, (value, Instant::now()));
+    }
+
+    /// Forgets a value; gives it back if its time was not over.
+    pub fn remove<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<V> {
+        let (_, (value, since)) = self.entries.entries.remove(key)?;
+        (since.elapsed() < self.life).then_some(value)
+    }
+
+    /// How many there are, about.
+    pub fn len(&self) -> u64 {
+        self.entries.len()
+    }
+
+    /// Whether there are none, about.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Lets go, now and then, of those whose time is over.
+    fn sweep(&self) {
+        let due = {
+            let mut swept = self.swept.lock();
+            let due = swept.elapsed() >= self.life;
+            if due {
+                *swept = Instant::now();
+            }
+            due
+        };
+        if due {
+            self.entries.entries.retain(|_, (_, since)| since.elapsed() < self.life);
+        }
+    }
+}
+
+impl<K, V> fmt::Debug for Lasting<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lasting").field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -215,5 +332,23 @@ mod tests {
         (0..10_000).for_each(|n| cache.insert(n, ()));
         // Each part rounds its share up.
         assert!((250..=508).contains(&cache.len()), "{}", cache.len());
+    }
+    #[test]
+    fn what_lasts_for_a_time_is_gone_after_it() {
+        let life = Duration::from_millis(40);
+        let (fixed, prolonged) = (Lasting::new(100, life), Lasting::idle(100, life));
+        fixed.insert(1, "a");
+        prolonged.insert(1, "a");
+        let began = Instant::now();
+        while began.elapsed() < 3 * life {
+            assert_eq!(prolonged.get(&1), Some("a"));
+            std::thread::sleep(life / 16);
+        }
+        assert_eq!((fixed.get(&1), fixed.remove(&1)), (None, None));
+        assert_eq!(fixed.get_with(1, || "b"), "b");
+        std::thread::sleep(2 * life);
+        fixed.insert(2, "c");
+        assert_eq!(fixed.len(), 1, "what is over is swept out");
+        assert_eq!(prolonged.get(&1), None);
     }
 }

@@ -4,13 +4,13 @@
 //! ETag, ranges and a precompressed form beside it (`answer`, `range`); small ones are kept in memory for a moment.
 //! Generated files (`config.json`) lie over the folder.
 
+use hearth_base::cache::Lasting;
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
 use hearth_config::edge::WebApp;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use moka::sync::Cache;
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 
@@ -33,7 +33,7 @@ pub(crate) struct Site {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Generated files, by their path below the root.
     generated: HashMap<String, Arc<Opened>>,
-    cache: Cache<String, Option<Arc<Opened>>>,
+    cache: Lasting<String, Option<Arc<Opened>>>,
     /// How many files may be opened at once on the blocking pool.
     opening: Semaphore,
 }
@@ -58,14 +58,10 @@ impl Site {
         let headers = app.headers.iter().filter_map(|(name, value)| {
             Some((HeaderName::try_from(name.as_str()).ok()?, HeaderValue::try_from(value.as_str()).ok()?))
         });
-        let cache = Cache::builder()
-            .max_capacity(CACHE_BYTES)
-            .weigher(|path: &String, file: &Option<Arc<Opened>>| {
-                let size = file.as_ref().map_or(0, |f| f.weight()) + path.len() + 256;
-                u32::try_from(size).unwrap_or(u32::MAX)
-            })
-            .time_to_live(FRESH)
-            .build();
+        let cache = Lasting::weighed(CACHE_BYTES, FRESH, |path: &String, file: &Option<Arc<Opened>>| {
+            let size = file.as_ref().map_or(0, |f| f.weight()) + path.len() + 256;
+            u32::try_from(size).unwrap_or(u32::MAX)
+        });
         Ok(Self {
             root: app.folder.clone(),
             at: app.at.path.clone(),

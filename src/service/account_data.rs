@@ -7,11 +7,11 @@ use std::{collections::HashSet, sync::Arc};
 
 use hearth_base::{
     Doing, Error, OrNotFound, Requester, Result,
+    cache::Cache,
     ids::{RoomNid, StreamPos, UserNid},
 };
 use hearth_store::{Store, account_data::AccountData as Piece};
 use http::StatusCode;
-use moka::sync::Cache as Moka;
 use ruma::{OwnedUserId, RoomId, RoomVersionId, UserId};
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -54,7 +54,7 @@ const IGNORED: u64 = 2_000;
 pub struct AccountData {
     store: Store,
     settings: Settings,
-    ignored: Moka<UserNid, ignored::Parsed>,
+    ignored: Cache<UserNid, ignored::Parsed>,
     /// Whom those ignore who ignore nobody.
     nobody: Arc<HashSet<OwnedUserId>>,
 }
@@ -63,7 +63,7 @@ impl AccountData {
     /// Made once.
     #[must_use]
     pub fn new(store: Store, settings: Settings) -> Self {
-        Self { store, settings, ignored: Moka::new(IGNORED), nobody: Arc::default() }
+        Self { store, settings, ignored: Cache::new(IGNORED), nobody: Arc::default() }
     }
 
     /// One piece, global if `room` is `None`.

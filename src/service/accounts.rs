@@ -9,14 +9,13 @@ use std::{
     time::Duration,
 };
 
-use hearth_base::{Error, Requester, Result, clock::Clock, ids::UserNid};
+use hearth_base::{Error, Requester, Result, cache::Lasting, clock::Clock, ids::UserNid};
 pub use hearth_store::accounts::Flag;
 use hearth_store::{
     Store,
     accounts::{Account, Threepid},
 };
 use http::StatusCode;
-use moka::sync::Cache;
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 use tokio::sync::Notify;
 use unicase::UniCase;
@@ -105,7 +104,7 @@ pub struct Accounts {
     mint: Mint,
     passwords: Passwords,
     /// Nonces of the registration by shared secret that nobody has used yet.
-    nonces: Cache<String, ()>,
+    nonces: Lasting<String, ()>,
     closed: Arc<Notify>,
     /// Whether there is known to be an account.
     any: AtomicBool,
@@ -118,7 +117,7 @@ impl Accounts {
     #[must_use]
     pub fn new(server_name: OwnedServerName, settings: Settings, store: Store, clock: Clock, mint: Mint) -> Self {
         let passwords = Passwords::new(settings.passwords.clone());
-        let nonces = Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build();
+        let nonces = Lasting::new(10_000, Duration::from_secs(60));
         Self {
             server_name,
             settings,

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, OrNotFound, Requester, Result};
+use hearth_base::{Error, OrNotFound, Requester, Result, cache::Cache};
 use hearth_store::{Store, rooms::Room, state::StateMap};
-use moka::sync::Cache;
 use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
     api::federation::query::get_room_information,

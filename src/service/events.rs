@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use hearth_base::{
     Error, OrNotFound, Requester, Result,
+    cache::Lasting,
     clock::Clock,
     ids::{RoomNid, UserNid},
     tasks::Supervisor,
@@ -15,7 +16,6 @@ use hearth_store::{
     rooms::Room,
     state::SnapRow,
 };
-use moka::sync::Cache;
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -56,9 +56,9 @@ pub struct Events {
     server_name: OwnedServerName,
     clock: Clock,
     supervisor: Supervisor,
-    lanes: Cache<RoomNid, Arc<Lane>>,
+    lanes: Lasting<RoomNid, Arc<Lane>>,
     /// Rooms whose branches nobody of ours could bring together lately.
-    torn: Cache<RoomNid, ()>,
+    torn: Lasting<RoomNid, ()>,
     /// Transactions committed or on their way, so that a repetition costs no write and waits for the first. The unique
     /// index of the table stands behind it.
     txns: moka::future::Cache<Txn, OwnedEventId>,
@@ -69,7 +69,7 @@ type Txn = (UserNid, RoomNid, String, String);
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Events({} lanes)", self.lanes.entry_count())
+        write!(f, "Events({} lanes)", self.lanes.len())
     }
 }
 
@@ -109,8 +109,8 @@ impl Events {
             signer,
             clock,
             supervisor,
-            lanes: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(900)).build(),
-            torn: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
+            lanes: Lasting::idle(10_000, Duration::from_secs(900)),
+            torn: Lasting::new(10_000, Duration::from_secs(600)),
             txns: moka::future::Cache::builder().max_capacity(20_000).time_to_live(Duration::from_secs(3600)).build(),
         }
     }

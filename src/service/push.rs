@@ -9,7 +9,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use hearth_base::{
     Result,
-    cache::Cache,
+    cache::{Cache, Lasting},
     clock::Clock,
     ids::{RoomNid, UserNid},
 };
@@ -19,7 +19,6 @@ use hearth_rules::{
     push::{self as rules, Effect, PushEvent},
 };
 use hearth_store::{Store, events::NewPushAction, push::EVERYONE};
-use moka::sync::Cache as Moka;
 use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, events::TimelineEventType};
 use serde::Deserialize;
@@ -87,10 +86,10 @@ pub struct Push {
     /// Rules and ignored users of those who have any of their own that count otherwise.
     rules: Cache<UserNid, Option<Arc<UserRules>>>,
     changes: Mutex<Changes>,
-    rooms: Moka<RoomNid, Arc<RoomMemory>>,
-    members: Moka<(UserNid, RoomNid), Arc<MemberCounts>>,
+    rooms: Cache<RoomNid, Arc<RoomMemory>>,
+    members: Cache<(UserNid, RoomNid), Arc<MemberCounts>>,
     /// What events on their way to the disk will do, beyond the room's counter.
-    effects: Moka<OwnedEventId, Arc<Effects>>,
+    effects: Lasting<OwnedEventId, Arc<Effects>>,
 }
 
 /// What is kept of a room.
@@ -112,7 +111,7 @@ struct Effects {
 
 impl std::fmt::Debug for Push {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Push({} rooms, {} members)", self.rooms.entry_count(), self.members.entry_count())
+        write!(f, "Push({} rooms, {} members)", self.rooms.len(), self.members.len())
     }
 }
 
@@ -129,9 +128,9 @@ impl Push {
                 rules.as_ref().map_or(50, |r| r.weight)
             }),
             changes: Mutex::default(),
-            rooms: Moka::new(ROOMS),
-            members: Moka::new(MEMBERS),
-            effects: Moka::builder().max_capacity(20_000).time_to_live(Duration::from_secs(120)).build(),
+            rooms: Cache::new(ROOMS),
+            members: Cache::new(MEMBERS),
+            effects: Lasting::new(20_000, Duration::from_secs(120)),
         }
     }
 

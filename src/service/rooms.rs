@@ -5,10 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use hearth_base::{Error, Requester, Result, clock::Clock, ids::SnapNid};
+use hearth_base::{Error, Requester, Result, cache::Cache, clock::Clock, ids::SnapNid};
 use hearth_rules::versions::RoomVersion;
 use hearth_store::Store;
-use moka::sync::Cache;
 use ruma::{OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Map, Value};
 

@@ -8,11 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use hearth_base::{
     Error, Requester, Result,
+    cache::Cache,
     ids::{StreamPos, UserNid},
     stream::SyncToken,
 };
 use hearth_store::Store;
-use moka::sync::Cache;
 use ruma::{events::room::member::MembershipState, presence::PresenceState};
 
 use crate::{

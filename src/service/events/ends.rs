@@ -28,7 +28,7 @@ impl Events {
     /// If the database fails.
     pub async fn bring_together(self: &Arc<Self>, nid: RoomNid) -> Result<()> {
         let room = self.store.room(nid).await?.or_not_found("Room")?;
-        if room.head.extremities.len() <= FEW || self.torn.contains_key(&nid) {
+        if room.head.extremities.len() <= FEW || self.torn.get(&nid).is_some() {
             return Ok(());
         }
         let members = self.store.members(nid, &MembershipState::Join).await?;

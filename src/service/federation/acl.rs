@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use hearth_base::{
     Result,
+    cache::Cache,
     ids::{EventNid, RoomNid},
 };
 use hearth_store::Store;
-use moka::sync::Cache;
 use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::Value;

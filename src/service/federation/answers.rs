@@ -11,6 +11,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Error, OrNotFound, Result,
+    cache::Cache,
     clock::Clock,
     ids::{EventNid, KeyNid, SnapNid},
 };
@@ -21,7 +22,6 @@ use hearth_store::{
     rooms::Room,
 };
 use http::StatusCode;
-use moka::sync::Cache;
 use ruma::{EventId, OwnedServerName, RoomId, ServerName, events::room::member::MembershipState};
 
 use super::{acl::Acls, servers::Servers};
@@ -94,14 +94,8 @@ impl Answers {
             acls,
             servers,
             clock,
-            visitors: Cache::builder()
-                .weigher(move |_, v: &Arc<Visitors>| count(v.keys.len()))
-                .max_capacity(VISITORS)
-                .build(),
-            chains: Cache::builder()
-                .weigher(move |_, chain: &Arc<[EventNid]>| count(chain.len()))
-                .max_capacity(CHAINS)
-                .build(),
+            visitors: Cache::weighed(VISITORS, move |_, v: &Arc<Visitors>| count(v.keys.len())),
+            chains: Cache::weighed(CHAINS, move |_, chain: &Arc<[EventNid]>| count(chain.len())),
         }
     }
 

@@ -8,13 +8,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hearth_base::{Result, clock::Clock, ids::RoomNid, tasks::Supervisor};
+use hearth_base::{Result, cache::Lasting, clock::Clock, ids::RoomNid, tasks::Supervisor};
 use hearth_store::{
     Store,
     events::{Direction, Gap, StoredEvent},
     rooms::Room,
 };
-use moka::sync::Cache;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, ServerName, UInt,
     api::federation::{backfill::get_backfill, event::get_event_by_timestamp},
@@ -67,7 +66,7 @@ pub struct Backfill {
     supervisor: Supervisor,
     settings: Settings,
     /// One question at a time in a room.
-    lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
+    lanes: Lasting<RoomNid, Arc<tokio::sync::Mutex<()>>>,
 }
 
 /// What it depends on.
@@ -87,7 +86,7 @@ impl Backfill {
     #[must_use]
     pub fn new(store: Store, parts: Parts, clock: Clock, supervisor: Supervisor, settings: Settings) -> Arc<Self> {
         let Parts { state, inbox, federation, servers } = parts;
-        let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
+        let lanes = Lasting::idle(10_000, Duration::from_secs(600));
         Arc::new(Self { store, state, inbox, federation, servers, clock, supervisor, settings, lanes })
     }
 

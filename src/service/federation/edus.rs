@@ -14,10 +14,10 @@ use std::{
 
 use hearth_base::{
     Result,
+    cache::Cache,
     ids::{RoomNid, UserNid},
 };
 use hearth_store::Store;
-use moka::sync::Cache;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId, events::room::member::MembershipState,
     presence::PresenceState, to_device::DeviceIdOrAllDevices,

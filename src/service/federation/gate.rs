@@ -14,8 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hearth_base::{Error, Result, clock::Clock, tasks::Supervisor};
-use moka::sync::Cache;
+use hearth_base::{Error, Result, cache::Lasting, clock::Clock, tasks::Supervisor};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -65,9 +64,9 @@ pub struct Gate {
     settings: Settings,
     clock: Clock,
     supervisor: Supervisor,
-    guests: Cache<OwnedServerName, Arc<Guest>>,
+    guests: Lasting<OwnedServerName, Arc<Guest>>,
     /// For each network the time, µs, at which what it sent is forgiven.
-    scales: Cache<u128, Arc<Mutex<u64>>>,
+    scales: Lasting<u128, Arc<Mutex<u64>>>,
 }
 
 /// One other server.
@@ -135,13 +134,13 @@ impl Gate {
     /// Made once.
     #[must_use]
     pub fn new(settings: Settings, clock: Clock, supervisor: Supervisor) -> Self {
-        let guests = Cache::builder().max_capacity(REMEMBERED).time_to_idle(IDLE).build();
-        let scales = Cache::builder().max_capacity(REMEMBERED).time_to_idle(IDLE).build();
+        let guests = Lasting::idle(REMEMBERED, IDLE);
+        let scales = Lasting::idle(REMEMBERED, IDLE);
         Self { settings, clock, supervisor, guests, scales }
     }
 
     fn guest(&self, server: &ServerName) -> Arc<Guest> {
-        self.guests.get_with_by_ref(server, || {
+        self.guests.get_with(server.to_owned(), || {
             let places = || Arc::new(Semaphore::new(self.settings.concurrent.max(1) as usize));
             Arc::new(Guest {
                 asking: places(),

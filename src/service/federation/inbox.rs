@@ -11,10 +11,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use hearth_base::{Error, OrNotFound, Result, clock::Clock, ids::RoomNid};
+use hearth_base::{Error, OrNotFound, Result, cache::Lasting, clock::Clock, ids::RoomNid};
 use hearth_rules::{event::Pdu, versions::RoomVersion};
 use hearth_store::{Store, events::Standing, graph::Known, rooms::Room};
-use moka::sync::Cache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -52,7 +51,7 @@ pub struct Inbox {
     servers: Arc<Servers>,
     policy: Arc<Policy>,
     /// One write at a time in a room.
-    lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
+    lanes: Lasting<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
     clock: Clock,
     /// Rings when events are held.
@@ -92,7 +91,7 @@ impl Inbox {
         policy: Arc<Policy>,
         clock: Clock,
     ) -> Self {
-        let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
+        let lanes = Lasting::idle(10_000, Duration::from_secs(600));
         let heavy = Semaphore::new(HEAVY);
         let held = Notify::new();
         Self {

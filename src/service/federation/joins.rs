@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use hearth_base::{
     Error, Result,
+    cache::Lasting,
     clock::Clock,
     ids::{RoomNid, UserNid},
     tasks::Supervisor,
@@ -15,7 +16,6 @@ use hearth_base::{
 use hearth_rules::versions::RoomVersion;
 use hearth_store::{Store, rooms::Room};
 use http::StatusCode;
-use moka::sync::Cache;
 use ruma::{OwnedRoomId, RoomId, ServerName, UserId, events::room::member::MembershipState};
 use serde_json::json;
 
@@ -59,7 +59,7 @@ pub struct Joins {
     supervisor: Supervisor,
     settings: Settings,
     /// One of us at a time goes into a room; the next finds it open.
-    lanes: Cache<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
+    lanes: Lasting<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
 }
 
 /// Rooms with somebody at the door, remembered.
@@ -88,7 +88,7 @@ impl Joins {
         supervisor: Supervisor,
         settings: Settings,
     ) -> Self {
-        let lanes = Cache::builder().max_capacity(LANES).time_to_idle(Duration::from_secs(900)).build();
+        let lanes = Lasting::idle(LANES, Duration::from_secs(900));
         Self {
             store,
             state,

@@ -21,12 +21,12 @@ use std::{
 use dashmap::DashMap;
 use hearth_base::{
     Result,
+    cache::Lasting,
     clock::Clock,
     ids::{RoomNid, StreamPos, UserNid},
     tasks::Supervisor,
 };
 use hearth_store::{Store, events::StoredEvent, outbox::Cursor};
-use moka::sync::Cache;
 use parking_lot::Mutex;
 use ruma::OwnedServerName;
 use tokio::sync::{Notify, Semaphore};
@@ -90,7 +90,7 @@ pub struct Outbox {
     due: Mutex<BinaryHeap<Reverse<(u64, OwnedServerName)>>>,
     permits: Semaphore,
     /// Rooms with receipts of late: when those go out that wait, and when the next may, ms.
-    receipts: Cache<RoomNid, (u64, u64)>,
+    receipts: Lasting<RoomNid, (u64, u64)>,
     /// Tells this run's transactions without durable content from those of others.
     run: String,
     count: AtomicU64,
@@ -168,7 +168,7 @@ impl Outbox {
             peers: DashMap::new(),
             due: Mutex::default(),
             permits: Semaphore::new(settings.at_once.max(1)),
-            receipts: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build(),
+            receipts: Lasting::idle(10_000, Duration::from_secs(600)),
             run: crate::login::random_text(10),
             count: AtomicU64::new(0),
             saved: AtomicI64::new(-1),

@@ -11,6 +11,7 @@ use std::{
 
 use hearth_base::{
     OrNotFound, Result,
+    cache::Lasting,
     ids::{EventNid, RoomNid},
 };
 use hearth_rules::{
@@ -22,7 +23,6 @@ use hearth_store::{
     Store,
     events::{NewEvent, Standing},
 };
-use moka::sync::Cache;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::value::RawValue;
 
@@ -49,14 +49,14 @@ pub struct Outliers {
     store: Store,
     server_keys: Arc<ServerKeys>,
     /// One at a time in a room, so that nothing is fetched and checked twice.
-    lanes: Cache<RoomNid, Arc<tokio::sync::Mutex<()>>>,
+    lanes: Lasting<RoomNid, Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Outliers {
     /// Made once.
     #[must_use]
     pub fn new(store: Store, server_keys: Arc<ServerKeys>) -> Self {
-        let lanes = Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build();
+        let lanes = Lasting::idle(10_000, Duration::from_secs(600));
         Self { store, server_keys, lanes }
     }
 

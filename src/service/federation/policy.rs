@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use hearth_base::{
     Error, Result,
+    cache::Lasting,
     ids::{EventNid, KeyNid, RoomNid},
 };
 use hearth_remote::Failure;
@@ -26,7 +27,6 @@ use hearth_rules::{
 };
 use hearth_store::{Store, rooms::Room, state::StateMap};
 use http::{StatusCode, header::CONTENT_TYPE};
-use moka::sync::Cache;
 use ruma::{OwnedEventId, OwnedServerName};
 use serde_json::Value;
 use tokio::sync::{AcquireError, Semaphore};
@@ -57,7 +57,7 @@ pub struct Policy {
     /// Of the state entries that name one, the one that counts first.
     keys: Vec<KeyNid>,
     permits: Semaphore,
-    turns: Cache<OwnedServerName, Arc<Semaphore>>,
+    turns: Lasting<OwnedServerName, Arc<Semaphore>>,
 }
 
 impl Policy {
@@ -70,7 +70,7 @@ impl Policy {
         for event_type in EVENT_TYPES {
             keys.push(store.intern_key(event_type, "").await?);
         }
-        let turns = Cache::builder().max_capacity(SERVERS).time_to_idle(2 * PATIENCE).build();
+        let turns = Lasting::idle(SERVERS, 2 * PATIENCE);
         Ok(Self { store, federation, servers, keys, permits: Semaphore::new(AT_ONCE), turns })
     }
 

@@ -14,8 +14,7 @@ use std::{
     time::Duration,
 };
 
-use hearth_base::{Error, Result, tasks::Supervisor};
-use moka::sync::Cache;
+use hearth_base::{Error, Result, cache::Lasting, tasks::Supervisor};
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
@@ -40,9 +39,9 @@ pub struct Transactions {
     edus: Arc<Edus>,
     inbox: Arc<Inbox>,
     supervisor: Supervisor,
-    origins: Cache<OwnedServerName, Arc<Origin>>,
+    origins: Lasting<OwnedServerName, Arc<Origin>>,
     /// With what they answer, as a number.
-    answers: Cache<(OwnedServerName, String), (u64, Arc<Outcomes>)>,
+    answers: Lasting<(OwnedServerName, String), (u64, Arc<Outcomes>)>,
     hasher: RandomState,
 }
 
@@ -87,8 +86,8 @@ impl Transactions {
             edus,
             inbox,
             supervisor,
-            origins: Cache::builder().max_capacity(ORIGINS).time_to_idle(REMEMBERED).build(),
-            answers: Cache::builder().max_capacity(ANSWERS).time_to_live(REMEMBERED).build(),
+            origins: Lasting::idle(ORIGINS, REMEMBERED),
+            answers: Lasting::new(ANSWERS, REMEMBERED),
             hasher: RandomState::new(),
         })
     }

@@ -12,12 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use hearth_base::{Error, Result, clock::Clock, error::Told, requester::Requester, tasks::Supervisor};
+use hearth_base::{Error, Result, cache::Lasting, clock::Clock, error::Told, requester::Requester, tasks::Supervisor};
 use hearth_config::media::previews::{OembedEndpoint, UrlPattern};
 use hearth_remote::preview::Browser;
 use hearth_store::{Store, media::previews::Preview};
 use http::StatusCode;
-use moka::sync::Cache;
 use parking_lot::Mutex;
 use ruma::OwnedServerName;
 use tokio::sync::watch;
@@ -101,7 +100,7 @@ struct Inner {
     supervisor: Supervisor,
     line: Arc<Line>,
     running: Mutex<HashMap<String, watch::Receiver<Option<Known>>>>,
-    remembered: Cache<String, Known>,
+    remembered: Lasting<String, Known>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -141,7 +140,7 @@ impl Previews {
             store,
             supervisor,
             running: Mutex::default(),
-            remembered: Cache::builder().max_capacity(REMEMBERED).weigher(weigh).time_to_live(LONGEST).build(),
+            remembered: Lasting::weighed(REMEMBERED, LONGEST, weigh),
         }))))
     }
 

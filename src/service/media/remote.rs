@@ -7,11 +7,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hearth_base::{Error, Result, clock::Clock, error::Told, tasks::Supervisor};
+use hearth_base::{Error, Result, cache::Lasting, clock::Clock, error::Told, tasks::Supervisor};
 use hearth_remote::{Failure, http::Chunks};
 use hearth_store::{Store, blobs::Draft, media::Media as Row};
 use http::{HeaderMap, Request, StatusCode, header};
-use moka::sync::Cache;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, api::federation::authenticated_media::get_content, http_headers::ContentDisposition};
 use tokio::{sync::watch, time::Instant};
@@ -47,7 +46,7 @@ pub(super) struct Remote {
     supervisor: Supervisor,
     settings: Arc<Settings>,
     running: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
-    refused: Cache<Key, Told>,
+    refused: Lasting<Key, Told>,
 }
 
 /// A file on its way.
@@ -84,7 +83,7 @@ impl Remote {
             supervisor,
             settings,
             running: Mutex::default(),
-            refused: Cache::builder().max_capacity(REFUSALS).time_to_live(REFUSED_FOR).build(),
+            refused: Lasting::new(REFUSALS, REFUSED_FOR),
         })
     }
 

@@ -16,13 +16,12 @@ use futures_util::{
     future::{BoxFuture, Shared},
     stream,
 };
-use hearth_base::{Result, clock::Clock, tasks::Supervisor};
+use hearth_base::{Result, cache::Cache, clock::Clock, tasks::Supervisor};
 use hearth_remote::Failure;
 use hearth_store::{
     Store,
     server_keys::{KeyDocument, VerifyKeys},
 };
-use moka::sync::Cache;
 use parking_lot::Mutex;
 use ruma::{
     OwnedServerName, ServerName,

@@ -7,8 +7,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use hearth_base::ids::{EventNid, StreamPos, UserNid};
-use moka::sync::Cache;
+use hearth_base::{
+    cache::Lasting,
+    ids::{EventNid, StreamPos, UserNid},
+};
 
 use super::Turn;
 
@@ -23,9 +25,9 @@ type Device = (UserNid, u64);
 /// What devices have been told.
 pub(crate) struct Told {
     /// The answer in which a device was told of a member event.
-    members: Cache<(Device, EventNid), StreamPos>,
+    members: Lasting<(Device, EventNid), StreamPos>,
     /// The answer with which a device began: what it was told before is gone from it.
-    began: Cache<Device, StreamPos>,
+    began: Lasting<Device, StreamPos>,
     hasher: RandomState,
 }
 
@@ -40,8 +42,8 @@ pub(crate) struct Listener {
 
 impl Told {
     pub(super) fn new() -> Self {
-        let members = Cache::builder().max_capacity(MEMBERS).time_to_idle(KEPT).build();
-        let began = Cache::builder().max_capacity(DEVICES).time_to_idle(KEPT).build();
+        let members = Lasting::idle(MEMBERS, KEPT);
+        let began = Lasting::idle(DEVICES, KEPT);
         Self { members, began, hasher: RandomState::new() }
     }
 
