@@ -95,6 +95,9 @@ def away(w, stays, goes, server, count):
         stayer.says(room, text)
     stayer.sets(room, "m.room.topic" if stayer is alice else "m.test", {"topic": "missed"}) if stayer is alice else None
     server.start()
+    if stayer.server.kind == "Dendrite":
+        # It leaves whom it could not reach alone for minutes, until they are heard of.
+        leaver.says(room, "here I am")
     leaver.hears(room, *texts[-3:], seconds=LONG_S)
     leaver.says(room, "back again")
     stayer.hears(room, "back again", seconds=LONG_S)
