@@ -360,14 +360,16 @@ async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
 async fn old_rooms_invite_in_the_old_way_where_nothing_else_is_known() {
     let [here, there] = Peers::two().await;
     let (alice, bob) = (here.user("alice").await, there.user("bob").await);
-    let refuses: Trick = Arc::new(|path| {
-        path.contains("/v2/invite/").then(|| {
-            let body = json!({ "errcode": "M_UNRECOGNIZED", "error": "What?" });
-            async move { (StatusCode::NOT_FOUND, as_json(body)).into_response() }.boxed()
-        })
-    });
-    there.tricks(Some(refuses));
-    for version in ["1", "2"] {
+    // By the spec 400 and 404 say it, whatever the errcode.
+    let refusals = [(400, "M_UNKNOWN"), (404, "M_NOT_FOUND"), (404, "M_UNRECOGNIZED")];
+    for (version, (status, errcode)) in ["1", "2", "1"].into_iter().zip(refusals) {
+        let refuses: Trick = Arc::new(move |path| {
+            path.contains("/v2/invite/").then(|| {
+                let body = json!({ "errcode": errcode, "error": "What?" });
+                async move { (StatusCode::from_u16(status).unwrap(), as_json(body)).into_response() }.boxed()
+            })
+        });
+        there.tricks(Some(refuses));
         let room = invited(&alice, version, &bob).await;
         let sync = bob.syncs("").await;
         let shown = &sync["rooms"]["invite"][&room]["invite_state"]["events"];

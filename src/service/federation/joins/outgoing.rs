@@ -214,8 +214,8 @@ impl Joins {
         }
     }
 
-    /// The copy of an invite that the server of the invited user signed. Servers that only know the first form are asked by it
-    /// for rooms of versions 1 and 2 (server-server API, `PUT /invite`).
+    /// The copy of an invite that the server of the invited user signed. For rooms of versions 1 and 2 whoever answers 400 or
+    /// 404, or does not know the question, may only know the first form and is asked by it (server-server API, `PUT /invite`).
     async fn signed_by(
         &self,
         server: &ServerName,
@@ -236,7 +236,7 @@ impl Joins {
         let mut request = remote.signed(server, request)?;
         let is_old = version_of(room).is_ok_and(|version| !version.event_id_is_hash());
         match self.federation.exchange(server, request.clone(), patience).await {
-            Err(failure) if is_old && failure.is_unrecognized() => {
+            Err(failure) if is_old && (failure.is_unrecognized() || is_400_or_404(&failure)) => {
                 let path = request.uri().path().replacen("/v2/", "/v1/", 1);
                 *request.uri_mut() = path.parse().map_err(|e: http::uri::InvalidUri| Failure::Ours(e.to_string()))?;
                 *request.body_mut() = Bytes::from(old);
@@ -288,6 +288,10 @@ impl Joins {
             || spoke.iter().any(|u| u.server_name() == from);
         Ok(known.then_some(nid))
     }
+}
+
+fn is_400_or_404(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(refusal) if matches!(refusal.status.as_u16(), 400 | 404))
 }
 
 /// An invite with both servers' signatures.
