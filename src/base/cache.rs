@@ -7,7 +7,10 @@ use std::{
     convert::Infallible,
     fmt,
     hash::{BuildHasher, Hash, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -190,74 +193,75 @@ impl<K, V> fmt::Debug for Cache<K, V> {
 
 /// A bounded map whose values go some time after they came, or after they were last asked for.
 pub struct Lasting<K, V> {
-    entries: Cache<K, (V, Instant)>,
+    entries: Cache<K, Aged<V>>,
     life: Duration,
     /// Who asks for a value prolongs its life.
     prolonged: bool,
+    /// Ages are counted from here.
+    began: Instant,
     swept: Mutex<Instant>,
 }
 
+/// A value, and when it came or was last asked for, in ms.
+#[derive(Clone)]
+struct Aged<V>(V, Arc<AtomicU64>);
+
 impl<K, V> Lasting<K, V>
 where
-    K: Hash + Eq + Clone + Send + Sync + 'static,
+    K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
+    fn of(entries: Cache<K, Aged<V>>, life: Duration, prolonged: bool) -> Self {
+        let began = Instant::now();
+        Self { entries, life, prolonged, began, swept: Mutex::new(began) }
+    }
+
     /// At most that many entries, each for that long.
     #[must_use]
     pub fn new(entries: u64, life: Duration) -> Self {
-        Self { entries: Cache::new(entries), life, prolonged: false, swept: Mutex::new(Instant::now()) }
+        Self::of(Cache::new(entries), life, false)
     }
 
     /// At most that many units, as `weigh` counts them, each value for that long.
     #[must_use]
     pub fn weighed(units: u64, life: Duration, weigh: impl Fn(&K, &V) -> u32 + Send + Sync + 'static) -> Self {
-        let entries = Cache::weighed(units, move |key, (value, _): &(V, Instant)| weigh(key, value));
-        Self { entries, life, prolonged: false, swept: Mutex::new(Instant::now()) }
+        Self::of(Cache::weighed(units, move |key, aged: &Aged<V>| weigh(key, &aged.0)), life, false)
     }
 
-    /// At most that many entries, each for about that long after it was last asked for.
+    /// At most that many entries, each for that long after it was last asked for.
     #[must_use]
     pub fn idle(entries: u64, life: Duration) -> Self {
-        Self { prolonged: true, ..Self::new(entries, life) }
+        Self::of(Cache::new(entries), life, true)
     }
 
     /// What is remembered.
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
-    where
-        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
-    {
-        let (value, since) = self.entries.get(key)?;
-        let age = since.elapsed();
-        if age >= self.life {
-            return None;
-        }
-        // Not at each look: that would cost as much as a write.
-        if self.prolonged && age > self.life / 8 {
-            self.entries.insert(key.to_owned(), (value.clone(), Instant::now()));
-        }
-        Some(value)
+    pub fn get<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<V> {
+        self.entries.get(key).filter(|aged| self.lives(aged)).map(|aged| self.given(aged))
     }
 
     /// What is remembered, or what `init` makes; it is made once, however many ask for it.
-    pub fn get_with(&self, key: K, init: impl FnOnce() -> V) -> V {
+    pub fn get_with(&self, key: K, init: impl FnOnce() -> V) -> V
+    where
+        K: Clone,
+    {
         if let Some(value) = self.get(&key) {
             return value;
         }
-        self.entries.entries.remove_if(&key, |(_, since)| since.elapsed() >= self.life);
+        self.entries.entries.remove_if(&key, |aged| !self.lives(aged));
         self.sweep();
-        self.entries.get_with(key, || (init(), Instant::now())).0
+        self.given(self.entries.get_with(key, || self.new_born(init())))
     }
 
     /// Remembers a value from now on.
     pub fn insert(&self, key: K, value: V) {
         self.sweep();
-        self.entries.insert(key, (value, Instant::now()));
+        self.entries.insert(key, self.new_born(value));
     }
 
     /// Forgets a value; gives it back if its time was not over.
     pub fn remove<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<V> {
-        let (_, (value, since)) = self.entries.entries.remove(key)?;
-        (since.elapsed() < self.life).then_some(value)
+        let (_, aged) = self.entries.entries.remove(key)?;
+        self.lives(&aged).then_some(aged.0)
     }
 
     /// How many there are, about.
@@ -268,6 +272,25 @@ where
     /// Whether there are none, about.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn new_born(&self, value: V) -> Aged<V> {
+        Aged(value, Arc::new(AtomicU64::new(self.now())))
+    }
+
+    fn lives(&self, aged: &Aged<V>) -> bool {
+        u128::from(self.now().saturating_sub(aged.1.load(Ordering::Relaxed))) < self.life.as_millis()
+    }
+
+    fn given(&self, aged: Aged<V>) -> V {
+        if self.prolonged {
+            aged.1.store(self.now(), Ordering::Relaxed);
+        }
+        aged.0
     }
 
     /// Lets go, now and then, of those whose time is over.
@@ -281,7 +304,7 @@ where
             due
         };
         if due {
-            self.entries.entries.retain(|_, (_, since)| since.elapsed() < self.life);
+            self.entries.entries.retain(|_, aged| self.lives(aged));
         }
     }
 }
