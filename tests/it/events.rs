@@ -164,6 +164,13 @@ on_both! {
             let text = alice.sets(&room, "m.room.power_levels", "", text).await;
             if version == "9" { text.good() } else { text.refused(400, "M_BAD_JSON") };
             alice.sets(&room, "m.room.power_levels", "", levels).await.good();
+
+            // Who locks their own server out cannot let it in again.
+            let us = server.name().as_str();
+            for acl in [json!({}), json!({ "allow": ["*.example"] }), json!({ "allow": ["*"], "deny": [us] })] {
+                alice.sets(&room, "m.room.server_acl", "", acl).await.refused(400, "M_INVALID_PARAM");
+            }
+            alice.sets(&room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": ["bad.example"] })).await.good();
         }
     }
 

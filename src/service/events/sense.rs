@@ -8,18 +8,23 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use super::{Events, Outgoing};
+use crate::federation::acl;
 
 impl Events {
     /// Looks at an event that a client wants to send.
     ///
     /// # Errors
-    /// 400 for a second create event, a room that is to be replaced by itself, power levels that are no numbers, and numbers
-    /// for those who stand above all.
+    /// 400 for a second create event, a room that is to be replaced by itself or closed to this server, power levels that
+    /// are no numbers, and numbers for those who stand above all.
     pub(super) async fn check_sense(&self, room_id: &RoomId, room: RoomNid, out: &Outgoing<'_>) -> Result<()> {
         // By its name: as a message event, the type of a state event is an unknown one to ruma.
         match (out.event_type.to_string().as_str(), out.state_key.as_deref()) {
             ("m.room.create", Some(_)) => Err(Error::invalid_param("A room has one create event, its first")),
             ("m.room.tombstone", _) => check_tombstone(room_id, out),
+            // Whoever did that could not take it back: other servers would not listen.
+            ("m.room.server_acl", Some("")) if !acl::allows(out.content.get(), &self.server_name) => {
+                Err(Error::invalid_param("The list would shut this server out"))
+            }
             ("m.room.power_levels", Some("")) => self.check_levels(room, out).await,
             _ => Ok(()),
         }
