@@ -139,6 +139,41 @@ on_both! {
         assert!(alice.reads_all(&room, None, 50).await.iter().all(|e| !e["state_key"].is_null()));
     }
 
+    async fn state_that_no_room_can_use_is_a_mistake_and_not_forbidden(server) {
+        let alice = server.user("alice").await;
+        for version in ["9", "11", "12"] {
+            let room = alice.creates(json!({ "room_version": version })).await;
+            let levels = alice.reads(&room, "m.room.power_levels", "").await.good();
+            for (key, wrong) in [
+                ("events_default", json!([])),
+                ("ban", json!(null)),
+                ("users_default", json!({})),
+                ("users", json!([])),
+                ("users", json!({ "nobody": 5 })),
+                ("users", json!({ "@bob:localhost": {} })),
+                ("events", json!({ "m.room.name": true })),
+                ("notifications", json!({ "room": [] })),
+            ] {
+                let mut levels = levels.clone();
+                levels[key] = wrong;
+                alice.sets(&room, "m.room.power_levels", "", levels).await.refused(400, "M_BAD_JSON");
+            }
+            // Numbers as text have been something until version 10.
+            let mut text = levels.clone();
+            text["events_default"] = json!("7");
+            let text = alice.sets(&room, "m.room.power_levels", "", text).await;
+            if version == "9" { text.good() } else { text.refused(400, "M_BAD_JSON") };
+            alice.sets(&room, "m.room.power_levels", "", levels).await.good();
+
+            // Who locks their own server out cannot let it in again.
+            let us = server.name().as_str();
+            for acl in [json!({}), json!({ "allow": ["*.example"] }), json!({ "allow": ["*"], "deny": [us] })] {
+                alice.sets(&room, "m.room.server_acl", "", acl).await.refused(400, "M_INVALID_PARAM");
+            }
+            alice.sets(&room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": ["bad.example"] })).await.good();
+        }
+    }
+
     async fn state_is_set_and_read_with_and_without_a_key(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let room = alice.opens().await;

@@ -2,26 +2,41 @@
 //! mistakes (400), where what somebody lacks the power for is forbidden (403).
 
 use hearth_base::{Error, Result, ids::RoomNid};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use super::{Events, Outgoing};
+use crate::federation::acl;
 
 impl Events {
     /// Looks at an event that a client wants to send.
     ///
     /// # Errors
-    /// 400 for a second create event, a room that is to be replaced by itself, and numbers for those who stand above all.
+    /// 400 for a second create event, a room that is to be replaced by itself or closed to this server, power levels that
+    /// are no numbers, and numbers for those who stand above all.
     pub(super) async fn check_sense(&self, room_id: &RoomId, room: RoomNid, out: &Outgoing<'_>) -> Result<()> {
         // By its name: as a message event, the type of a state event is an unknown one to ruma.
         match (out.event_type.to_string().as_str(), out.state_key.as_deref()) {
             ("m.room.create", Some(_)) => Err(Error::invalid_param("A room has one create event, its first")),
             ("m.room.tombstone", _) => check_tombstone(room_id, out),
-            ("m.room.power_levels", Some("")) => self.check_creators(room, out).await,
+            // Whoever did that could not take it back: other servers would not listen.
+            ("m.room.server_acl", Some("")) if !acl::allows(out.content.get(), &self.server_name) => {
+                Err(Error::invalid_param("The list would shut this server out"))
+            }
+            ("m.room.power_levels", Some("")) => self.check_levels(room, out).await,
             _ => Ok(()),
         }
+    }
+
+    async fn check_levels(&self, room: RoomNid, out: &Outgoing<'_>) -> Result<()> {
+        let known = self.state.room_by_nid(room).await?;
+        let texts = !crate::state::version_of(&known)?.rules.authorization.integer_power_levels;
+        if let Ok(levels) = serde_json::from_str(out.content.get()) {
+            check_numbers(&levels, texts)?;
+        }
+        self.check_creators(room, out).await
     }
 
     /// Since version 12 creators have no number (rooms/v12, "Authorisation rules").
@@ -61,4 +76,26 @@ fn check_tombstone(room_id: &RoomId, out: &Outgoing<'_>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The form of power levels ("m.room.power_levels"); `texts`: before version 10 a number may be written as text, and the
+/// room's rules read it.
+fn check_numbers(levels: &Map<String, Value>, texts: bool) -> Result<()> {
+    let is_number = |value: &Value| value.is_i64() || texts && value.is_string();
+    for (key, value) in levels {
+        let good = match key.as_str() {
+            "ban" | "events_default" | "invite" | "kick" | "redact" | "state_default" | "users_default" => {
+                is_number(value)
+            }
+            "events" | "notifications" => value.as_object().is_some_and(|of| of.values().all(is_number)),
+            "users" => value
+                .as_object()
+                .is_some_and(|of| of.iter().all(|(user, level)| UserId::parse(user).is_ok() && is_number(level))),
+            _ => true,
+        };
+        if !good {
+            return Err(Error::bad_json(format!("The power levels' `{key}` has not the form it must have")));
+        }
+    }
+    Ok(())
 }

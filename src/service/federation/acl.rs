@@ -27,6 +27,11 @@ pub struct Acls {
     answers: Cache<((EventNid, bool), OwnedServerName), bool>,
 }
 
+/// Whether a list, the content of an `m.room.server_acl`, lets that server in.
+pub(crate) fn allows(content: &str, server: &ServerName) -> bool {
+    Acl::read(content).allows(server)
+}
+
 /// One list.
 #[derive(Debug, PartialEq, Eq)]
 struct Acl {
