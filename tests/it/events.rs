@@ -165,6 +165,11 @@ on_both! {
             if version == "9" { text.good() } else { text.refused(400, "M_BAD_JSON") };
             alice.sets(&room, "m.room.power_levels", "", levels).await.good();
 
+            for rule in [json!({}), json!({ "join_rule": 5 }), json!({ "join_rule": null })] {
+                alice.sets(&room, "m.room.join_rules", "", rule).await.refused(400, "M_BAD_JSON");
+            }
+            alice.sets(&room, "m.room.join_rules", "", json!({ "join_rule": "org.example.rule" })).await.good();
+
             // Who locks their own server out cannot let it in again.
             let us = server.name().as_str();
             for acl in [json!({}), json!({ "allow": ["*.example"] }), json!({ "allow": ["*"], "deny": [us] })] {

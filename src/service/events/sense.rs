@@ -14,8 +14,8 @@ impl Events {
     /// Looks at an event that a client wants to send.
     ///
     /// # Errors
-    /// 400 for a second create event, a room that is to be replaced by itself or closed to this server, power levels that
-    /// are no numbers, and numbers for those who stand above all.
+    /// 400 for a second create event, a room that is to be replaced by itself or closed to this server, a join rule that
+    /// is no text, power levels that are no numbers, and numbers for those who stand above all.
     pub(super) async fn check_sense(&self, room_id: &RoomId, room: RoomNid, out: &Outgoing<'_>) -> Result<()> {
         // By its name: as a message event, the type of a state event is an unknown one to ruma.
         match (out.event_type.to_string().as_str(), out.state_key.as_deref()) {
@@ -26,6 +26,10 @@ impl Events {
                 Err(Error::invalid_param("The list would shut this server out"))
             }
             ("m.room.power_levels", Some("")) => self.check_levels(room, out).await,
+            // Nobody could come in or change their own membership after that.
+            ("m.room.join_rules", Some("")) if !has_text(out, "join_rule") => {
+                Err(Error::bad_json("`join_rule` must be a string"))
+            }
             _ => Ok(()),
         }
     }
@@ -63,6 +67,11 @@ impl Events {
             None => Ok(()),
         }
     }
+}
+
+fn has_text(out: &Outgoing<'_>, key: &str) -> bool {
+    serde_json::from_str(out.content.get())
+        .is_ok_and(|content: Map<String, Value>| content.get(key).is_some_and(Value::is_string))
 }
 
 fn check_tombstone(room_id: &RoomId, out: &Outgoing<'_>) -> Result<()> {
