@@ -341,6 +341,7 @@ mod tests {
         cache.fill(1, "older", ticket);
         assert_eq!(cache.get(&1), Some("newest"));
     }
+
     #[test]
     fn it_holds_no_more_than_it_may_and_what_is_large_among_it() {
         let cache: Cache<u32, Vec<u8>> = Cache::weighed(100_000, |_, v: &Vec<u8>| u32::try_from(v.len()).unwrap());
@@ -356,6 +357,7 @@ mod tests {
         // Each part rounds its share up.
         assert!((250..=508).contains(&cache.len()), "{}", cache.len());
     }
+
     /// As if that time had gone by.
     fn wait(lasting: &mut Lasting<u8, &str>, time: Duration) {
         lasting.began -= time;

@@ -4,11 +4,11 @@
 //! ETag, ranges and a precompressed form beside it (`answer`, `range`); small ones are kept in memory for a moment.
 //! Generated files (`config.json`) lie over the folder.
 
-use hearth_base::cache::Lasting;
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
+use hearth_base::cache::Lasting;
 use hearth_config::edge::WebApp;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;

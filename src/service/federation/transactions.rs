@@ -2,7 +2,8 @@
 //!
 //! Answers are remembered, so that a transaction that comes again is answered and not done again. It is the same only if
 //! it says the same: Dendrite tries again under the id of a transaction whose answer was lost, with whatever more it has
-//! to say by then. What a restart forgets does no harm: events, to-device messages and device changes each know whether they were there before.
+//! to say by then. What a restart forgets does no harm: events, to-device messages and device changes each know whether
+//! they were there before.
 
 use std::{
     collections::BTreeMap,
@@ -113,8 +114,8 @@ impl Transactions {
             return Err(Error::invalid_param(format!("A transaction has {EDUS} EDUs at most")));
         }
         let name = (from.to_owned(), id.to_owned());
-        let texts = |all: &[Box<RawValue>]| all.iter().map(|raw| self.hasher.hash_one(raw.get())).collect::<Vec<u64>>();
-        let content = self.hasher.hash_one((texts(&pdus), texts(&edus)));
+        let texts = |all: &[Box<RawValue>]| self.hasher.hash_one(all.iter().map(|raw| raw.get()).collect::<Vec<_>>());
+        let content = self.hasher.hash_one([texts(&pdus), texts(&edus)]);
         if let Some(answer) = self.answered(&name, content) {
             return Ok(answer);
         }

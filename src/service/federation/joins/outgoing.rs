@@ -291,7 +291,7 @@ impl Joins {
 }
 
 fn is_400_or_404(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(refusal) if matches!(refusal.status.as_u16(), 400 | 404))
+    failure.refusal().is_some_and(|refusal| matches!(refusal.status.as_u16(), 400 | 404))
 }
 
 /// An invite with both servers' signatures.
