@@ -12,7 +12,7 @@ use hearth_base::{
 };
 
 use crate::{
-    Store, execute, fetch_all, fetch_optional,
+    Store, execute, fetch_all, fetch_optional, later,
     log::{Change, Logged, Tx},
 };
 
@@ -276,7 +276,7 @@ impl Tx {
         content: Option<&str>,
     ) -> Result<StreamPos> {
         let pos = self.log(Change::AccountData { user, room, kind: kind.into() });
-        execute!(self, DATA_PUT, user.0, column(room), kind, content.unwrap_or(""), pos.0)?;
+        later!(self, DATA_PUT, user.0, column(room), kind, content.unwrap_or(""), pos.0)?;
         Ok(pos)
     }
 }

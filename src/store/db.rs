@@ -20,10 +20,12 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
+mod later;
 mod lists;
 mod macros;
 mod readers;
 
+pub(crate) use later::Later;
 pub use lists::{Ints, Texts};
 use readers::Readers;
 pub use readers::Reading;
@@ -70,7 +72,15 @@ pub enum Session {
 }
 
 /// Whatever statements can be run on: a [`Session`], or the writer's [`Tx`](crate::log::Tx).
-pub trait HasSession {
+pub trait HasSession: Send {
+    /// Has everything done that is to come before the next statement.
+    ///
+    /// # Errors
+    /// If the database fails; the statement is not to be run then.
+    fn ready(&mut self) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The connection, for a statement about to begin.
     fn session(&mut self) -> &mut Session;
 

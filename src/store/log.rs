@@ -19,18 +19,19 @@ use ruma::OwnedServerName;
 
 use crate::{
     Store,
-    db::Session,
     events::{StateChange, StoredEvent},
     execute, fetch_optional, insert_rows,
 };
 
+mod commit;
 mod queue;
 mod transaction;
 mod writer;
 
+pub(crate) use commit::Head;
 pub(crate) use queue::{Job, QUEUE};
 pub use transaction::Tx;
-pub(crate) use writer::{Head, Writer};
+pub(crate) use writer::Writer;
 
 /// A change that /sync, push, appservices or other servers may have to hear of.
 #[derive(Clone, Debug)]
@@ -131,9 +132,8 @@ impl Store {
 }
 
 /// Writes changes as rows.
-async fn insert(session: &mut Session, changes: &[Logged]) -> Result<()> {
-    let rows: Vec<LogRow> = changes.iter().map(LogRow::from).collect();
-    insert_rows!(session, &rows,
+async fn insert(tx: &mut Tx, rows: Vec<LogRow>) -> Result<()> {
+    insert_rows!(tx, &rows,
     "INSERT INTO log (pos, kind, room_nid, user_nid, ref_nid, extra) VALUES ($1, $2, $3, $4, $5, $6)",
     "INSERT INTO log (pos, kind, room_nid, user_nid, ref_nid, extra) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::TEXT[])",
     r => {

@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc};
 use hearth_base::{Error, Result, cache::Cache, ids::UserNid};
 use ruma::{OwnedServerName, ServerName};
 
-use crate::{Store, blobs::BlobName, db::Texts, execute, fetch_all, fetch_optional, log::Tx, sql};
+use crate::{Store, blobs::BlobName, db::Texts, execute, fetch_all, fetch_optional, later, log::Tx, sql};
 
 pub mod previews;
 mod thumbnails;
@@ -318,7 +318,7 @@ impl Tx {
     /// # Errors
     /// If the database fails, or the id is taken.
     pub async fn insert_media(&mut self, media: &Media) -> Result<()> {
-        execute!(
+        later!(
             self,
             MEDIA_INSERT,
             media.server_name.as_str(),
@@ -335,7 +335,6 @@ impl Tx {
             media.authenticated,
             media.expires_ms
         )
-        .map(drop)
     }
 
     /// Gives an announced medium its content; `false` if it has some already or is not announced.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ruma::OwnedServerName;
 use tokio::sync::Notify;
 
-use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, insert_rows, log::Tx, sql};
+use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, insert_rows, later, log::Tx, sql};
 
 /// What the log says beside an event that is to be relayed.
 pub(crate) const RELAY: &str = "relay";
@@ -127,10 +127,10 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 for cursor in moved {
-                    execute!(tx, PUT_CURSOR, cursor.server, cursor.pos, cursor.since_ms)?;
+                    later!(tx, PUT_CURSOR, cursor.server, cursor.pos, cursor.since_ms)?;
                 }
                 for server in caught_up {
-                    execute!(tx, DROP_CURSOR, server)?;
+                    later!(tx, DROP_CURSOR, server)?;
                 }
                 Ok(())
             })

@@ -12,7 +12,7 @@ use hearth_base::{
 };
 
 use crate::{
-    Store, execute, fetch_all, fetch_optional,
+    Store, fetch_all, fetch_optional, later,
     log::{Change, Logged, Tx},
 };
 
@@ -211,7 +211,7 @@ impl Tx {
                 Some(pos) => pos,
                 None => *logged.insert(self.log(Change::Receipt { room, user })),
             };
-            execute!(
+            later!(
                 self,
                 RECEIPT_PUT,
                 room.0,
@@ -224,9 +224,9 @@ impl Tx {
             )?;
             // What was backfilled never was news, so nothing becomes read by it.
             if let Some(ahead) = ahead.filter(|pos| *pos > 0) {
-                execute!(self, READ_MOVE, room.0, user.0, thread, ahead, new.counter)?;
+                later!(self, READ_MOVE, room.0, user.0, thread, ahead, new.counter)?;
                 if thread.is_empty() {
-                    execute!(self, READ_DROP_COVERED, room.0, user.0, ahead)?;
+                    later!(self, READ_DROP_COVERED, room.0, user.0, ahead)?;
                 }
             }
         }

@@ -40,16 +40,19 @@ macro_rules! sql_part {
 macro_rules! statement {
     ($session:expr, $s:ident => $sqlite:expr, $p:ident => $postgres:expr) => {
         match &mut *$session {
-            held => {
-                let done = match $crate::db::HasSession::session(held) {
-                    $crate::db::Session::Sqlite($s) => $sqlite,
-                    $crate::db::Session::Postgres($p) => $postgres,
-                };
-                if done.is_ok() {
-                    $crate::db::HasSession::ended(held);
+            held => match $crate::db::HasSession::ready(held).await {
+                Ok(()) => {
+                    let done = match $crate::db::HasSession::session(held) {
+                        $crate::db::Session::Sqlite($s) => $sqlite,
+                        $crate::db::Session::Postgres($p) => $postgres,
+                    };
+                    if done.is_ok() {
+                        $crate::db::HasSession::ended(held);
+                    }
+                    done.map_err($crate::db::failed)
                 }
-                done.map_err($crate::db::failed)
-            }
+                Err(e) => Err(e),
+            },
         }
     };
 }
@@ -85,29 +88,55 @@ macro_rules! execute {
     }};
 }
 
-/// Inserts many rows: `$one` row by row on SQLite, where a statement costs little; `$many` once on PostgreSQL, with a
-/// list a column for `UNNEST`.
+/// Runs a statement of the writer whose outcome nobody asks for. On PostgreSQL it may wait until the next one that
+/// somebody does ask, or until the end: it must not read a table that another statement writes to.
+#[macro_export]
+macro_rules! later {
+    ($tx:expr, $sql:expr $(, $arg:expr)* $(,)?) => {{
+        let sql: $crate::db::Sql = $sql.into();
+        match &mut *$tx {
+            tx if tx.waits() => {
+                tx.later(sql.postgres, |_args| {
+                    $(sqlx::Arguments::add(_args, $arg)?;)*
+                    Ok(())
+                })
+                .await
+            }
+            tx => $crate::execute!(tx, sql $(, $arg)*).map(drop),
+        }
+    }};
+}
+
+/// Writes many rows: `$one` row by row on SQLite, where a statement costs little; `$many` once on PostgreSQL, with a
+/// list a column for `UNNEST`, and as [`later!`](crate::later) does.
 #[macro_export]
 macro_rules! insert_rows {
-    ($session:expr, $rows:expr, $one:expr, $many:expr, $r:ident => { $($col:ident : $ty:ty = $val:expr),+ $(,)? }) => {{
-        let rows = $rows;
-        $crate::statement!($session,
-            c => {
+    ($tx:expr, $rows:expr, $one:expr, $many:expr, $r:ident => { $($col:ident : $ty:ty = $val:expr),+ $(,)? }) => {
+        match &mut *$tx {
+            tx => {
+                let rows = $rows;
                 let mut done = Ok(());
-                for $r in rows {
-                    if let Err(e) = sqlx::query::<sqlx::Sqlite>($one)$(.bind({ let v: $ty = $val; v }))+.execute(&mut **c).await {
-                        done = Err(e);
-                        break;
+                if tx.waits() {
+                    $(let mut $col: Vec<$ty> = Vec::new();)+
+                    for $r in rows {
+                        $($col.push($val);)+
+                    }
+                    done = tx
+                        .later($many, |args| {
+                            $(sqlx::Arguments::add(args, $col)?;)+
+                            Ok(())
+                        })
+                        .await;
+                } else {
+                    for $r in rows {
+                        done = $crate::execute!(tx, $one $(, { let v: $ty = $val; v })+).map(drop);
+                        if done.is_err() {
+                            break;
+                        }
                     }
                 }
                 done
-            },
-            c => {
-                $(let mut $col: Vec<$ty> = Vec::new();)+
-                for $r in rows {
-                    $($col.push($val);)+
-                }
-                sqlx::query::<sqlx::Postgres>($many)$(.bind($col))+.execute(&mut **c).await.map(|_| ())
-            })
-    }};
+            }
+        }
+    };
 }

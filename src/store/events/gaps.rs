@@ -11,7 +11,7 @@ use hearth_base::{
 use ruma::OwnedEventId;
 
 use super::{Append, Standing, placed::Placed};
-use crate::{Store, execute, fetch_all, fetch_optional, graph::event_id, log::Tx};
+use crate::{Store, execute, fetch_all, fetch_optional, graph::event_id, later, log::Tx};
 
 /// An event that others of its room name and that we do not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +66,12 @@ pub(super) async fn note(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]
         let room = append.room.nid;
         for (event_id, depth) in &append.missing {
             tx.store().inner.event_memory.missing.add((room, event_id.as_str()));
-            execute!(tx, MISSING, room.0, event_id.as_str(), *depth)?;
+            later!(tx, MISSING, room.0, event_id.as_str(), *depth)?;
         }
         for event in append.events.iter().filter(|e| e.standing != Standing::Outlier) {
             let event_id = event.pdu.event_id();
             if tx.store().inner.event_memory.missing.may_have((room, event_id.as_str())) {
-                execute!(tx, FOUND, room.0, event_id.as_str())?;
+                later!(tx, FOUND, room.0, event_id.as_str())?;
                 let event_id = event_id.to_owned();
                 tx.after_commit(move |store| store.inner.event_memory.missing.remove((room, event_id.as_str())));
             }
@@ -82,7 +82,7 @@ pub(super) async fn note(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>]
         tx.after_commit(move |store| store.inner.event_memory.torn(room));
         for p in placed.iter().filter(|p| p.room == room && p.event.standing == Standing::Live) {
             if p.event.pdu.prev_events().iter().any(|id| append.missing.iter().any(|(missing, _)| missing == id)) {
-                execute!(tx, GAP, room.0, p.pos.0)?;
+                later!(tx, GAP, room.0, p.pos.0)?;
             }
         }
     }

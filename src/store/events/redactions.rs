@@ -11,7 +11,7 @@ use hearth_rules::{event::Pdu, versions::RoomVersion};
 use ruma::{EventId, OwnedEventId};
 
 use super::{Append, LateRedaction, NewRedaction, Standing, placed::Placed, placed::clamp};
-use crate::{Store, db::Texts, execute, fetch_all, log::Tx, sql};
+use crate::{Store, db::Texts, execute, fetch_all, later, log::Tx, sql};
 
 const AHEAD: &str = "SELECT event_nid FROM redactions_ahead WHERE target_id = $1 ORDER BY event_nid";
 
@@ -64,20 +64,20 @@ pub(super) async fn apply(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>
     }
     for (NewRedaction { target, json }, by, at_ms) in all {
         execute!(tx, KEEP, target.0, at_ms)?;
-        execute!(tx, REDACT, target.0, by.0, json.as_bytes())?;
-        execute!(tx, UNRELATE, target.0)?;
+        later!(tx, REDACT, target.0, by.0, json.as_bytes())?;
+        later!(tx, UNRELATE, target.0)?;
         tx.stale(target);
     }
     for append in appends {
         for (target, by) in &append.redactions_ahead {
             tx.store().inner.event_memory.ahead.add(target.as_str());
-            execute!(tx, WAIT, target.as_str(), by.0)?;
+            later!(tx, WAIT, target.as_str(), by.0)?;
         }
     }
     for p in placed.iter().filter(|p| p.event.standing == Standing::Backfilled || late.contains(&p.event.nid)) {
         let event_id = p.event.pdu.event_id();
         if tx.store().inner.event_memory.ahead.may_have(event_id.as_str()) {
-            execute!(tx, DONE, event_id.as_str())?;
+            later!(tx, DONE, event_id.as_str())?;
             let event_id = event_id.to_owned();
             tx.after_commit(move |store| store.inner.event_memory.ahead.remove(event_id.as_str()));
         }

@@ -8,7 +8,7 @@ use hearth_base::{
 };
 
 use super::{
-    Append, Appended, MemberRow, NewEvent, Standing, StateChange, StoredEvent, gaps, partial,
+    Append, Appended, MemberRow, NewEvent, NewMembership, Standing, StateChange, StoredEvent, gaps, partial,
     placed::{Placed, clamp},
     redactions,
 };
@@ -16,7 +16,7 @@ use crate::{
     db::Ints,
     execute, fetch_all,
     graph::pack,
-    insert_rows,
+    insert_rows, later,
     log::{Change, Tx},
     membership::Counts,
     relations,
@@ -142,7 +142,7 @@ async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE, FALSE, FALSE)";
     for append in appends.iter().filter(|a| a.on_rev.is_none()) {
         let room = &append.room;
-        execute!(
+        later!(
             tx,
             ROOM_INSERT,
             room.nid.0,
@@ -230,7 +230,7 @@ async fn place_outliers(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     const PLACE: &str = "UPDATE events SET pos = $2, standing = $3, snap_nid = $4, after_nid = $5, auth = COALESCE($6, auth), counter = $7, replaces_nid = $8 WHERE event_nid = $1";
     for p in placed.iter().filter(|p| p.event.known) {
         let e = p.event;
-        execute!(
+        later!(
             tx,
             PLACE,
             e.nid.0,
@@ -320,23 +320,28 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
             new: Option<i64> = Some(r.0.event.nid.0),
         })?;
     }
-    const MEMBERSHIP: &str = "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped) VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped";
+    // One row a user and room, and below one a sender and room, the last: PostgreSQL refuses to update a row twice in one
+    // statement.
+    let mut members: HashMap<(i64, i64), (&Placed<'_>, &NewMembership)> = HashMap::new();
     for p in live() {
         if let Some(m) = &p.event.membership {
-            execute!(
-                tx,
-                MEMBERSHIP,
-                p.room.0,
-                m.user.0,
-                m.membership.as_str(),
-                p.event.nid.0,
-                p.pos.0,
-                m.local,
-                m.stripped.as_deref()
-            )?;
+            members.insert((p.room.0, m.user.0), (p, m));
         }
     }
-    // One row a sender and room, the last: PostgreSQL refuses to update a row twice in one statement.
+    if !members.is_empty() {
+        insert_rows!(tx, members.values(),
+        "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped) VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped",
+        "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped) SELECT a, b, c, d, e, f, FALSE, g FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[], $7::TEXT[]) AS t(a, b, c, d, e, f, g) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped",
+        r => {
+            room: i64 = r.0.room.0,
+            user: i64 = r.1.user.0,
+            membership: String = r.1.membership.to_string(),
+            event: i64 = r.0.event.nid.0,
+            pos: i64 = r.0.pos.0,
+            local: bool = r.1.local,
+            stripped: Option<String> = r.1.stripped.clone(),
+        })?;
+    }
     let mut reads: HashMap<(i64, i64), &Placed<'_>> = HashMap::new();
     for p in live().filter(|p| p.event.reads) {
         reads.insert((p.room.0, p.event.sender.0), p);
@@ -369,24 +374,29 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
             actions: String = r.1.actions.clone(),
         })?;
     }
-    const RELATION: &str = "INSERT INTO relations (event_nid, room_nid, target_id, rel_type, event_type, sender_nid, agg_key, depth, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    for p in placed.iter().filter(|p| p.timeline_pos().is_some()) {
-        if let Some(r) = &p.event.relation {
-            relations::Memory::relating(tx, p.room, &r.rel_type);
-            execute!(
-                tx,
-                RELATION,
-                p.event.nid.0,
-                p.room.0,
-                r.target.as_str(),
-                r.rel_type.as_str(),
-                p.event.pdu.event_type().to_string(),
-                p.event.sender.0,
-                r.key.as_deref(),
-                clamp(p.event.pdu.depth()),
-                p.pos.0
-            )?;
+    let related: Vec<_> = placed
+        .iter()
+        .filter(|p| p.timeline_pos().is_some())
+        .filter_map(|p| Some((p, p.event.relation.as_ref()?)))
+        .collect();
+    if !related.is_empty() {
+        for (p, relation) in &related {
+            relations::Memory::relating(tx, p.room, &relation.rel_type);
         }
+        insert_rows!(tx, &related,
+        "INSERT INTO relations (event_nid, room_nid, target_id, rel_type, event_type, sender_nid, agg_key, depth, pos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO relations (event_nid, room_nid, target_id, rel_type, event_type, sender_nid, agg_key, depth, pos) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::BIGINT[], $7::TEXT[], $8::BIGINT[], $9::BIGINT[])",
+        r => {
+            event: i64 = r.0.event.nid.0,
+            room: i64 = r.0.room.0,
+            target: String = r.1.target.to_string(),
+            rel_type: String = r.1.rel_type.to_string(),
+            kind: String = r.0.event.pdu.event_type().to_string(),
+            sender: i64 = r.0.event.sender.0,
+            key: Option<String> = r.1.key.clone(),
+            depth: i64 = clamp(r.0.event.pdu.depth()),
+            pos: i64 = r.0.pos.0,
+        })?;
     }
     Ok(())
 }

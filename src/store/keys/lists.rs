@@ -21,7 +21,7 @@ use crate::{
     Inner, Store,
     db::Ints,
     events::StoredEvent,
-    execute, fetch_all, fetch_optional,
+    fetch_all, fetch_optional, later,
     log::{Change, Logged, Tx},
     sql,
 };
@@ -205,7 +205,7 @@ impl Tx {
 
     async fn note_change(&mut self, user: UserNid, device: &str) -> Result<()> {
         let pos = self.note_device_list(user).await?;
-        execute!(self, NOTE_CHANGE, user.0, device, pos.0).map(drop)
+        later!(self, NOTE_CHANGE, user.0, device, pos.0)
     }
 
     /// Notes that a user's devices or keys changed, for the clients of this server alone.
@@ -214,7 +214,7 @@ impl Tx {
     /// If the database fails.
     pub async fn note_device_list(&mut self, user: UserNid) -> Result<StreamPos> {
         let pos = self.log(Change::DeviceList { user });
-        execute!(self, NOTE, user.0, pos.0)?;
+        later!(self, NOTE, user.0, pos.0)?;
         Ok(pos)
     }
 }

@@ -17,6 +17,8 @@ pub(crate) const QUEUE: usize = 1024;
 /// The part of a job that the writer sees.
 pub(super) trait Closure: Send {
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, bool>;
+    /// Has the caller told of this error instead of what the work gave.
+    fn fail(&mut self, e: Error);
     fn finish(self: Box<Self>, committed: bool);
 }
 
@@ -50,6 +52,10 @@ where
             self.result = Some(result);
             ok
         })
+    }
+
+    fn fail(&mut self, e: Error) {
+        self.result = Some(Err(e));
     }
 
     fn finish(self: Box<Self>, committed: bool) {

@@ -6,11 +6,15 @@ use hearth_base::{
     Error, Result,
     ids::{EventNid, RoomNid, StreamPos},
 };
+use sqlx::{error::BoxDynError, postgres::PgArguments};
 
-use super::{Change, Logged};
+use super::{
+    Change, Logged,
+    commit::{Head, begin_on},
+};
 use crate::{
     Store,
-    db::{HasSession, Session},
+    db::{HasSession, Later, Session, failed},
     events::{Append, Appended},
     rooms::Room,
 };
@@ -24,10 +28,18 @@ impl std::fmt::Debug for After {
     }
 }
 
-/// The writer's open transaction.
+/// The writer's transaction. On PostgreSQL it is opened by the first statement that cannot wait; if none comes, all that
+/// waited is one statement, which is a transaction by itself.
 #[derive(Debug)]
 pub struct Tx {
     pub(super) session: Session,
+    /// Whether it is open on the connection.
+    pub(super) begun: bool,
+    /// Where the log has to stand when it is opened.
+    pub(super) head: Head,
+    /// Whether it stood elsewhere.
+    pub(super) astray: bool,
+    pub(super) later: Later,
     pub(super) store: Store,
     /// Position of the last change noted.
     pub(super) pos: i64,
@@ -41,6 +53,11 @@ pub struct Tx {
 }
 
 impl HasSession for Tx {
+    async fn ready(&mut self) -> Result<()> {
+        // Boxed, so that what every statement carries about is small.
+        if self.begun && self.later.is_empty() { Ok(()) } else { Box::pin(self.catch_up()).await }
+    }
+
     fn session(&mut self) -> &mut Session {
         &mut self.session
     }
@@ -98,6 +115,48 @@ impl Tx {
         outcomes.pop().ok_or_else(|| Error::broken("an append without an outcome"))
     }
 
+    /// Whether statements that nobody asks of can wait here.
+    pub(crate) fn waits(&self) -> bool {
+        self.session.is_postgres()
+    }
+
+    /// Keeps a statement for later, after what writes to the same table.
+    pub(crate) async fn later(
+        &mut self,
+        text: &'static str,
+        bind: impl FnOnce(&mut PgArguments) -> std::result::Result<(), BoxDynError>,
+    ) -> Result<()> {
+        if self.later.writes_where(text) {
+            self.ready().await?;
+        }
+        self.later.add(text, bind)
+    }
+
+    /// Opens the transaction, and runs what waits.
+    async fn catch_up(&mut self) -> Result<()> {
+        if !self.begun {
+            // From here on there may be something to undo.
+            self.begun = true;
+            self.astray = begin_on(&mut self.session).await?.is_some_and(|found| found != self.head);
+            if self.astray {
+                return Err(Error::unavailable("database", "it is not as this server left it"));
+            }
+        }
+        match (self.later.join(), &mut self.session) {
+            (Some((text, args)), Session::Postgres(c)) => {
+                let statement = sqlx::query_with(sqlx::AssertSqlSafe(text), args);
+                statement.execute(&mut **c).await.map(drop).map_err(failed)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs texts without parameters after what waits.
+    pub(super) async fn batch(&mut self, text: &'static str) -> Result<()> {
+        self.ready().await?;
+        self.session.batch(text.to_owned()).await
+    }
+
     /// How much has been noted so far.
     pub(super) fn noted(&self) -> Noted {
         Noted {
@@ -111,6 +170,7 @@ impl Tx {
 
     /// Forgets what was noted since, by a job that failed.
     pub(super) fn unnote(&mut self, noted: &Noted) {
+        self.later.clear();
         self.pos = noted.pos;
         self.changes.truncate(noted.changes);
         self.stale.truncate(noted.stale);

@@ -6,9 +6,16 @@
 //! left it (an older replica took over, somebody else wrote) makes everything in memory worthless: then nothing is
 //! written any more, and the process is to end ([`Store::lost`]).
 //!
-//! On PostgreSQL the transaction begins by locking the row `log_head`, so positions are in commit order whoever writes.
+//! On PostgreSQL the transaction begins by locking the row `log_head`, so positions are in commit order whoever writes. A
+//! batch of nothing but statements that can wait ([`crate::db::Later`]) is one round trip: a statement, and a
+//! transaction by itself, that moves the head from where it is thought to be and fails if it is not there.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt;
 use hearth_base::{
@@ -18,14 +25,15 @@ use hearth_base::{
 use tokio::sync::mpsc;
 
 use super::{
-    Logged, Tx, insert,
+    Logged, Tx,
+    commit::{Ended, Head, begin_on, end, passing},
     queue::{Closure, Job, Kind, Pending, not_committed},
     transaction::After,
 };
 use crate::{
     Store,
-    db::Session,
-    events::{Append, append_all},
+    db::{HasSession as _, Later, Session},
+    events::{Append, Appended, append_all},
     intern::{Settled, store_pending},
     rooms::Room,
 };
@@ -36,26 +44,20 @@ const BATCH: usize = 256;
 const REVS: usize = 20_000;
 /// The pause between two questions what became of a commit.
 const DOUBT: Duration = Duration::from_millis(250);
+/// A connection that was used this lately is not asked first whether it still works: a transaction in one round trip is
+/// in doubt if it does not, and so its callers get an error that a question first would have spared them.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Runs until the last [`Store`] handle or the stop closes the queue.
 pub(crate) struct Writer {
     store: Store,
     session: Option<Session>,
+    /// When the connection last did all that was asked of it.
+    used: Option<Instant>,
     head: Head,
     /// Revisions of rooms, right as long as nobody else writes.
     revs: HashMap<RoomNid, i64>,
     doubt: Option<Doubt>,
-}
-
-/// What the row `log_head` says that we wrote last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    /// Position of the newest change.
-    pub(crate) pos: i64,
-    /// Transactions so far; counted on PostgreSQL only, where another can write.
-    pub(crate) commits: i64,
-    /// The run that writes.
-    pub(crate) run: i64,
 }
 
 /// A commit of which we do not know whether it took place, and what is to follow if it did.
@@ -76,7 +78,7 @@ struct Follows {
 impl Writer {
     /// The writer that begins at this head.
     pub(crate) fn new(store: Store, session: Session, head: Head) -> Self {
-        Self { store, session: Some(session), head, revs: HashMap::new(), doubt: None }
+        Self { store, session: Some(session), used: None, head, revs: HashMap::new(), doubt: None }
     }
 
     /// Takes and writes batches until the queue is closed, or `closing` says so, and empty.
@@ -129,28 +131,35 @@ impl Writer {
                 return;
             }
         };
-        let mut answers = Vec::new();
-        if !appends.is_empty() {
-            let all: Vec<&Append> = appends.iter().map(|(a, _)| &**a).collect();
-            match append_all(&mut tx, &all).await {
-                Ok(outcomes) => {
-                    answers = outcomes.into_iter().zip(appends.into_iter().map(|(_, tell)| tell)).collect();
-                }
-                Err(e) => {
-                    self.rollback(tx).await;
-                    self.one_by_one(e, appends, closures).await;
-                    return;
-                }
+        let outcomes = match write_appends(&mut tx, &appends, closures.is_empty()).await {
+            Ok(outcomes) => outcomes,
+            Err(e) => {
+                self.rollback(tx).await;
+                self.one_by_one(e, appends, closures).await;
+                return;
             }
-        }
-        let (ran, broken) = run_closures(&mut tx, closures, alone).await;
+        };
+        let (mut ran, broken) = run_closures(&mut tx, closures, alone).await;
         let committed = if broken {
             self.rollback(tx).await;
             false
         } else {
-            self.commit(tx, settled).await
+            match self.commit(tx, settled).await {
+                Ended::Committed(_) => true,
+                Ended::Undone(e) if ran.is_empty() => {
+                    self.one_by_one(e, appends, ran).await;
+                    return;
+                }
+                Ended::Undone(e) => {
+                    if let (true, [only]) = (alone, &mut *ran) {
+                        only.fail(e);
+                    }
+                    false
+                }
+                Ended::Unknown(_) => false,
+            }
         };
-        for (outcome, tell) in answers {
+        for ((_, tell), outcome) in appends.into_iter().zip(outcomes) {
             let _ = tell.send(if committed { Ok(outcome) } else { Err(not_committed()) });
         }
         ran.into_iter().for_each(|c| c.finish(committed));
@@ -181,13 +190,23 @@ impl Writer {
     }
 
     async fn begin(&mut self) -> Result<(Tx, Settled)> {
-        let session = self.locked().await?;
+        // A connection that was used just now is as good as one that answers.
+        let fresh =
+            self.used.is_some_and(|used| used.elapsed() < FRESH) && self.doubt.is_none() && !self.store.is_lost();
+        let (session, begun) = match self.session.take_if(|session| fresh && session.is_postgres()) {
+            Some(session) => (session, false),
+            None => (self.locked().await?, true),
+        };
         let mut revs = std::mem::take(&mut self.revs);
         if revs.len() > REVS {
             revs.clear();
         }
         let mut tx = Tx {
             session,
+            begun,
+            head: self.head,
+            astray: false,
+            later: Later::default(),
             store: self.store.clone(),
             pos: self.head.pos,
             changes: Vec::new(),
@@ -261,45 +280,45 @@ impl Writer {
     }
 
     /// Ends the transaction: log rows, the new head, commit; then caches, notifier.
-    async fn commit(&mut self, mut tx: Tx, settled: Settled) -> bool {
-        let head = Head { pos: tx.pos, commits: self.head.commits + 1, ..self.head };
+    async fn commit(&mut self, mut tx: Tx, settled: Settled) -> Ended {
         // Events are noted behind what follows from them; those who hear of it hear it in order.
         tx.changes.sort_by_key(|logged| logged.pos);
-        let ended = match end(&mut tx, head).await {
-            Ok(()) => Ended::Committed,
-            Err(Failed::Before(e)) => {
-                tracing::error!(error = %e, "cannot commit");
-                self.rollback(tx).await;
-                return false;
-            }
-            Err(Failed::Committing(e)) => {
-                tracing::error!(error = %e, "cannot commit");
-                Ended::Unknown
-            }
-        };
+        let ended = end(&mut tx).await;
+        if let Ended::Undone(e) = &ended {
+            tracing::error!(error = %e, "cannot commit");
+            // Perhaps because the database is not as we left it.
+            tx.astray = !tx.begun;
+            self.rollback(tx).await;
+            return ended;
+        }
         let Tx { mut session, changes, stale, after, rooms, revs, .. } = tx;
         let follows = Follows { changes, stale, after, rooms, settled };
         match ended {
-            Ended::Committed => {
+            Ended::Committed(head) => {
                 self.session = Some(session);
+                self.used = Some(Instant::now());
                 self.revs = revs;
                 self.head = head;
                 self.publish(follows);
-                true
             }
             // What can be rolled back was not committed.
-            Ended::Unknown => {
+            Ended::Unknown(head) => {
+                self.used = None;
                 self.revs.clear();
                 let postgres = session.is_postgres();
                 match session.batch("ROLLBACK".to_owned()).await {
                     Ok(()) => self.session = Some(session),
-                    Err(_) if postgres => self.doubt = Some(Doubt { head, follows }),
+                    Err(_) if postgres => {
+                        self.store.inner.db.doubt();
+                        self.doubt = Some(Doubt { head, follows });
+                    }
                     // SQLite has undone it by itself, or does when the connection is closed.
                     Err(_) => drop(session),
                 }
-                false
             }
+            Ended::Undone(_) => {}
         }
+        ended
     }
 
     fn publish(&self, follows: Follows) {
@@ -321,28 +340,42 @@ impl Writer {
 
     /// Undoes the transaction.
     async fn rollback(&mut self, tx: Tx) {
-        self.release(tx.session).await;
         self.revs.clear();
+        if tx.begun {
+            self.used = None;
+            self.release(tx.session).await;
+        } else {
+            self.session = Some(tx.session);
+        }
+        if tx.astray {
+            self.used = None;
+            self.look().await;
+        }
     }
 
     /// Ends a transaction without effect. A connection that cannot even do that is thrown away.
     async fn release(&mut self, mut session: Session) {
         match session.batch("ROLLBACK".to_owned()).await {
             Ok(()) => self.session = Some(session),
-            Err(e) => tracing::warn!(error = %e, "the writer's connection is lost; opening another"),
+            Err(e) => {
+                tracing::warn!(error = %e, "the writer's connection is lost; opening another");
+                self.store.inner.db.doubt();
+            }
         }
     }
 }
 
-enum Ended {
-    Committed,
-    Unknown,
-}
-
-/// At which point the end of a transaction failed.
-enum Failed {
-    Before(Error),
-    Committing(Error),
+/// Writes the appends of a batch. If something follows them, they are not left waiting: what fails then is theirs.
+async fn write_appends(tx: &mut Tx, appends: &[Pending], last: bool) -> Result<Vec<Appended>> {
+    if appends.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all: Vec<&Append> = appends.iter().map(|(append, _)| &**append).collect();
+    let outcomes = append_all(tx, &all).await?;
+    if !last {
+        tx.ready().await?;
+    }
+    Ok(outcomes)
 }
 
 /// Runs closures, each in a savepoint unless it is alone. Gives whether the transaction is beyond repair.
@@ -355,14 +388,20 @@ async fn run_closures(tx: &mut Tx, closures: Vec<Box<dyn Closure>>, alone: bool)
             continue;
         }
         let noted = tx.noted();
-        let mut ok = alone || tx.session.batch("SAVEPOINT job".to_owned()).await.is_ok();
+        let mut ok = alone || tx.batch("SAVEPOINT job").await.is_ok();
         ok = ok && closure.run(tx).await;
+        if ok && !alone {
+            // What it left waiting is its own to answer for.
+            if let Err(e) = tx.ready().await {
+                closure.fail(e);
+                ok = false;
+            }
+        }
         if ok {
-            broken = !alone && tx.session.batch("RELEASE SAVEPOINT job".to_owned()).await.is_err();
+            broken = !alone && tx.batch("RELEASE SAVEPOINT job").await.is_err();
         } else {
             tx.unnote(&noted);
-            broken =
-                alone || tx.session.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job".to_owned()).await.is_err();
+            broken = alone || tx.batch("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job").await.is_err();
         }
         ran.push(closure);
     }
@@ -375,43 +414,6 @@ fn refuse(appends: Vec<Pending>, closures: Vec<Box<dyn Closure>>) {
         let _ = tell.send(Err(not_committed()));
     }
     closures.into_iter().for_each(|c| c.finish(false));
-}
-
-/// Whether the same may work a moment later.
-fn passing(e: &Error) -> bool {
-    matches!(e, Error::Fault(fault) if fault.retry)
-}
-
-async fn end(tx: &mut Tx, head: Head) -> std::result::Result<(), Failed> {
-    let logged = !tx.changes.is_empty();
-    if logged {
-        insert(&mut tx.session, &tx.changes).await.map_err(Failed::Before)?;
-    }
-    let mut text = String::new();
-    if tx.session.is_postgres() {
-        text = format!("UPDATE log_head SET pos = {}, commits = {} WHERE id = 1; ", head.pos, head.commits);
-    } else if logged {
-        text = format!("UPDATE log_head SET pos = {} WHERE id = 1; ", head.pos);
-    }
-    text.push_str("COMMIT");
-    tx.session.batch(text).await.map_err(Failed::Committing)
-}
-
-/// Begins a transaction; on PostgreSQL gives the head of the log, locked.
-async fn begin_on(session: &mut Session) -> Result<Option<Head>> {
-    match session {
-        Session::Sqlite(c) => {
-            sqlx::query("BEGIN IMMEDIATE").execute(&mut **c).await.map_err(crate::db::failed)?;
-            Ok(None)
-        }
-        Session::Postgres(c) => {
-            let begin = sqlx::raw_sql("BEGIN; SELECT pos, commits, run FROM log_head WHERE id = 1 FOR UPDATE");
-            let rows = sqlx::Executor::fetch_all(&mut **c, begin).await.map_err(crate::db::failed)?;
-            let row = rows.first().ok_or_else(|| Error::broken("log_head has no row"))?;
-            let column = |n: usize| sqlx::Row::try_get(row, n).map_err(crate::db::failed);
-            Ok(Some(Head { pos: column(0)?, commits: column(1)?, run: column(2)? }))
-        }
-    }
 }
 
 impl Store {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hearth_base::{Error, Result};
+use hearth_base::{Error, Result, ids::UserNid};
 use hearth_test_postgres::Cluster;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,7 +35,13 @@ async fn soon(what: &str, mut so: impl AsyncFnMut() -> bool) {
 
 /// Runs statements on the writer's own connection.
 async fn on_writer(open: &Open, text: &'static str) -> Result<()> {
-    open.store.write(move |tx| Box::pin(async move { tx.session().batch(text.to_owned()).await })).await
+    let work = open.store.write(move |tx| {
+        Box::pin(async move {
+            tx.ready().await?;
+            tx.session().batch(text.to_owned()).await
+        })
+    });
+    work.await
 }
 
 /// Counts what the subscriber hears, and remembers the newest position.
@@ -205,6 +211,17 @@ const PASS: u8 = 0;
 const COMMIT: u8 = 1;
 /// The answer to the next commit does not reach us.
 const ANSWER: u8 = 2;
+/// What is written by [`write_at_once`] begins so.
+const AT_ONCE: &str = "ATONCE";
+
+/// Writes something by statements that can wait, so that they are the commit too.
+async fn write_at_once(open: &Open, user: UserNid, text: &str) -> Result<()> {
+    let text = format!("{{\"text\":\"{AT_ONCE} {text}\"}}");
+    let work = open.store.write(move |tx| {
+        Box::pin(async move { tx.put_account_data(user, None, "m.test", Some(&text)).await.map(drop) })
+    });
+    work.await
+}
 
 impl Between {
     fn us_and(server: PathBuf) -> Self {
@@ -230,7 +247,7 @@ async fn relay(us: UnixStream, them: UnixStream, lose: Arc<AtomicU8>) {
         tokio::select! {
             n = from_us.read(&mut ours) => {
                 let Ok(n @ 1..) = n else { return };
-                if ours[..n].windows(6).any(|w| w == b"COMMIT") {
+                if ours[..n].windows(6).any(|w| w == b"COMMIT" || w == AT_ONCE.as_bytes()) {
                     match lose.swap(PASS, Ordering::SeqCst) {
                         COMMIT => return,
                         ANSWER => deaf = true,
@@ -277,6 +294,56 @@ async fn a_commit_whose_answer_was_lost_is_found_out_about() {
         open.write(new, "next").await.unwrap();
         assert_eq!(open.store.head().0, head.0 + 2);
     }
+    open.close().await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_one_statement_is_in_doubt_alike() {
+    let Some((disk, between)) = behind_a_relay().await else { return };
+    let open = disk.open().await;
+    let user = open.user("alice").await;
+    let mut count = open.store.head().0;
+    for (lose, text) in [(ANSWER, "answer lost"), (COMMIT, "never came"), (ANSWER, "answer lost again")] {
+        // The first after a while asks whether the connection works; the second is one statement.
+        for n in 0..2 {
+            write_at_once(&open, user, &format!("before {n}")).await.unwrap();
+        }
+        count += 2;
+        between.lose.store(lose, Ordering::SeqCst);
+        assert_eq!(write_at_once(&open, user, text).await.unwrap_err().status(), 503);
+        if lose == ANSWER {
+            count += 1;
+            soon("the commit becomes known", async || open.store.head().0 == count).await;
+            assert_eq!(open.read(user).await, Some(format!("{AT_ONCE} {text}")));
+        } else {
+            soon("writing goes on", async || write_at_once(&open, user, "after").await.is_ok()).await;
+            count += 1;
+            assert_eq!(open.read(user).await, Some(format!("{AT_ONCE} after")));
+        }
+        assert_eq!(open.store.head().0, count);
+    }
+    open.close().await;
+}
+
+#[tokio::test]
+async fn a_statement_that_waits_and_fails_is_its_own_job_s_fault() {
+    let Some(disk) = Disk::postgres().await else { return };
+    let open = disk.open().await;
+    let user = open.user("alice").await;
+    write_at_once(&open, user, "before").await.unwrap();
+    let bad = || {
+        open.store.write(move |tx| {
+            // A text that no column can hold.
+            Box::pin(async move { tx.put_account_data(user, None, "m.\0", Some("{}")).await.map(drop) })
+        })
+    };
+    let alone = bad().await.unwrap_err();
+    assert_eq!((alone.status().as_u16(), alone.errcode()), (400, "M_INVALID_PARAM"), "{alone}");
+    write_at_once(&open, user, "between").await.unwrap();
+    let (bad, good) = tokio::join!(bad(), write_at_once(&open, user, "beside"));
+    assert_eq!(bad.unwrap_err().status(), 400);
+    good.unwrap();
+    assert_eq!(open.read(user).await, Some(format!("{AT_ONCE} beside")));
     open.close().await;
 }
 
