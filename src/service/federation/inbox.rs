@@ -54,8 +54,10 @@ pub struct Inbox {
     lanes: Lasting<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
     clock: Clock,
-    /// Rings when events are held.
+    /// Rings when events are held, or are to be tried again.
     held: Notify,
+    /// What held events follow; forgotten when nothing is held any more.
+    awaited: parking_lot::Mutex<HashSet<OwnedEventId>>,
 }
 
 /// What became of each event of a transaction: taken in, or why not.
@@ -69,6 +71,8 @@ type KnownEvents = HashMap<OwnedEventId, Known>;
 enum Sort {
     /// Their server tells everybody in the room.
     News,
+    /// News that was held: it is taken in without what nobody gives.
+    Held,
     /// Only we were told (`send_join` and its like).
     ToldToUs,
     /// Asked for, as history.
@@ -108,6 +112,7 @@ impl Inbox {
             heavy,
             clock,
             held,
+            awaited: parking_lot::Mutex::default(),
         }
     }
 
@@ -129,7 +134,7 @@ impl Inbox {
         }
         // Boxed: the compiler cannot see by itself that such a future may be sent to another thread.
         let of_room = |(room_id, pdus): (OwnedRoomId, _)| -> BoxFuture<'_, Result<Answers>> {
-            Box::pin(async move { Ok(self.receive_in(origin, &room_id, pdus).await?.answers) })
+            Box::pin(async move { Ok(self.receive_in(origin, &room_id, pdus, Sort::News).await?.answers) })
         };
         let done: Vec<Result<Answers>> =
             stream::iter(rooms).map(of_room).buffer_unordered(ROOMS_AT_ONCE).collect().await;
@@ -140,8 +145,14 @@ impl Inbox {
         Ok(answers)
     }
 
-    /// Takes in events of one room. Those that wait for what they follow are held, and named in the answer.
-    async fn receive_in(&self, origin: &ServerName, room_id: &RoomId, raw: Vec<Box<RawValue>>) -> Result<Taken> {
+    /// Takes in events of one room. Those that wait for what they follow are held, and named beside the answers.
+    async fn receive_in(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        raw: Vec<Box<RawValue>>,
+        sort: Sort,
+    ) -> Result<Taken> {
         let mut answers = Answers::new();
         let Some(room) = self.known_room(room_id).await? else {
             return Ok(Taken { answers: self.hear_from_outside(room_id, raw).await?, ..Taken::default() });
@@ -185,8 +196,11 @@ impl Inbox {
                 Err(e) => drop(answers.insert(id, Err(told(&e)))),
             }
         }
-        let mut taken = self.take_in(origin, &room, version, (good, known), Sort::News).await?;
+        let mut taken = self.take_in(origin, &room, version, (good, known), sort).await?;
+        self.hasten(&room, &taken.answers).await?;
         self.hold(origin, &room, &taken.wait).await?;
+        // Their sender has done its part.
+        taken.answers.extend(taken.wait.iter().map(|e| (e.event_id().to_owned(), Ok(()))));
         taken.answers.append(&mut answers);
         Ok(taken)
     }

@@ -86,3 +86,24 @@ async fn what_nobody_tells_is_given_up() {
     let_go(&here).await;
     assert!(shown(&alice, &rogue.room).await.is_empty());
 }
+
+#[tokio::test]
+async fn what_comes_before_what_it_follows_is_shown_behind_it() {
+    let here = Peers::one(2, |plan| plan.services(|s| s.federation.held.first = Duration::from_secs(3600))).await;
+    let (alice, rogue) = besieges(&here).await;
+    let [one, two] = one_and_two(&rogue, &here).await;
+    // Asked for what lies between, its server says that there is nothing.
+    rogue.peer.tricks(Some(Arc::new(|path: &str| {
+        let nothing = || async { as_json(json!({ "events": [] })).into_response() }.boxed();
+        path.contains("get_missing_events").then(|| -> BoxFuture<'static, Response> { nothing() })
+    })));
+    let told = rogue.sends(&here, vec![two.clone()]).await.good();
+    assert!(told["pdus"].as_object().unwrap().values().all(|answer| *answer == json!({})), "{told}");
+    assert!(shown(&alice, &rogue.room).await.is_empty(), "nobody knows what it follows");
+    assert_eq!(rogue.sends(&here, vec![one]).await.status, 200);
+    // At once, not at the end of the pause, whether or not it is sent again.
+    hears(&alice, &rogue.room, "two").await;
+    assert_eq!(rogue.sends(&here, vec![two]).await.status, 200);
+    assert_eq!(shown(&alice, &rogue.room).await, ["two", "one"]);
+    let_go(&here).await;
+}

@@ -42,6 +42,8 @@ pub(super) enum Told {
     State(StateMap),
     /// It answered, and does not know.
     Nothing,
+    /// It answered, but what it names cannot be had.
+    Incomplete,
     /// It could not be asked.
     NoAnswer,
 }
@@ -112,7 +114,7 @@ impl<'a> Search<'a> {
         let read = async || match self.sort {
             // Who gives history gives the state before it.
             Sort::History => Ok(vec![self.origin.to_owned()]),
-            Sort::News | Sort::ToldToUs => self.inbox.servers(self.origin, self.room).await,
+            Sort::News | Sort::Held | Sort::ToldToUs => self.inbox.servers(self.origin, self.room).await,
         };
         self.servers.get_or_try_init(read).await.map(Vec::as_slice)
     }
@@ -159,6 +161,7 @@ impl<'a> Search<'a> {
             match self.state_by(server, id, after).await? {
                 Told::State(state) => return Ok(Told::State(state)),
                 Told::NoAnswer if *server == *self.origin => ended = Told::NoAnswer,
+                Told::Incomplete if matches!(ended, Told::Nothing) => ended = Told::Incomplete,
                 _ => tracing::debug!(%server, room.id = %self.room.room_id, event.id = %id, "the state was not told"),
             }
         }
@@ -208,7 +211,7 @@ impl<'a> Search<'a> {
         }
         // A few entries may be of servers whose keys cannot be had any more.
         if count == 0 || count + ids.pdu_ids.len() / 10 < ids.pdu_ids.len() {
-            return Ok(Told::Nothing);
+            return Ok(Told::Incomplete);
         }
         if after {
             let event = inbox.store.event_by_id(id).await?;

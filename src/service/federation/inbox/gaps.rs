@@ -2,9 +2,9 @@
 //! if they cannot tell (server-server API, "Backfilling and retrieving missing events", "Retrieving events").
 //!
 //! Up to a bound the missing events themselves are fetched; for what is missing then, the state is, and the history is
-//! left to [`super::Inbox::take_in_history`]. A sender who cannot be asked at present is not believed for now: its events
-//! are held ([`super::held`]), and their gaps searched again. Where the sender answers and nobody can tell a state, the present one stands
-//! in for it, so that the room goes on.
+//! left to [`super::Inbox::take_in_history`]. A sender who cannot be asked at present is not believed for now, nor one who
+//! does not give what its event follows directly: such events are held ([`super::held`]), and their gaps searched again.
+//! Where the sender then answers and nobody can tell a state, the present one stands in for it, so that the room goes on.
 //!
 //! All this is done before the room's lane is taken, within a time and a number of calls: who answers slowly or sends
 //! us on endless ways keeps nobody waiting but itself.
@@ -57,6 +57,17 @@ pub(super) struct Found {
     pub(super) asked: bool,
 }
 
+impl Found {
+    /// Leaves events, and all that follow them, for another time.
+    fn leave(&mut self, mut lost: Vec<OwnedEventId>) {
+        while let Some(id) = lost.pop() {
+            self.lacking.extend(self.events.remove(&id));
+            let follows = |e: &&Pdu| e.prev_events().contains(&id);
+            lost.extend(self.events.values().filter(follows).map(|e| e.event_id().to_owned()));
+        }
+    }
+}
+
 impl Inbox {
     /// Finds what lies before events as far as it can be had.
     pub(super) async fn search(
@@ -68,15 +79,17 @@ impl Inbox {
         sort: Sort,
     ) -> Result<Found> {
         let search = Search::new(self, origin, (room, version), sort, [WAIT, WAIT_IN_ALL]);
-        let events = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
+        let events: HashMap<OwnedEventId, Pdu> = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
+        let told: Vec<OwnedEventId> = events.keys().cloned().collect();
         let mut found = Found { events, ..Found::default() };
         // History is asked for from its newest end anyway.
         if sort != Sort::History {
             search.events_between(&mut found).await?;
         }
+        let put_off = sort == Sort::News && search.put_off(&mut found, &told).await?;
         search.states(&mut found).await?;
         search.auth_events(&found).await?;
-        (found.hindered, found.asked) = (search.hindered(), search.asked());
+        (found.hindered, found.asked) = (search.hindered() || put_off, search.asked());
         Ok(found)
     }
 
@@ -175,10 +188,22 @@ impl Search<'_> {
         Ok(true)
     }
 
+    /// Leaves those of the events we were told that follow directly what nobody gives for another time; whether any did.
+    async fn put_off(&self, found: &mut Found, told: &[OwnedEventId]) -> Result<bool> {
+        let missing = self.inbox.missing(self.room, &found.events).await?;
+        let follows = |id: &&OwnedEventId| {
+            found.events.get(*id).is_some_and(|e| e.prev_events().iter().any(|p| missing.contains(p)))
+        };
+        let early: Vec<OwnedEventId> = told.iter().filter(follows).cloned().collect();
+        let any = !early.is_empty();
+        found.leave(early);
+        Ok(any)
+    }
+
     /// Fetches states for what is still missing. What can neither be had nor stood in for goes, with all that follows it.
     async fn states(&self, found: &mut Found) -> Result<()> {
         let missing = self.inbox.missing(self.room, &found.events).await?;
-        let mut unsure = HashSet::new();
+        let (mut unsure, mut incomplete) = (HashSet::new(), HashSet::new());
         let history = self.sort == Sort::History;
         for (n, id) in missing.iter().enumerate() {
             if history && n >= EDGES {
@@ -187,13 +212,14 @@ impl Search<'_> {
             }
             match self.state(id, true).await? {
                 Told::State(state) => drop(found.after.insert(id.clone(), state)),
+                Told::Incomplete => drop(incomplete.insert(id.clone())),
                 Told::Nothing | Told::NoAnswer => drop(unsure.insert(id.clone())),
             }
         }
-        if unsure.is_empty() {
+        if unsure.is_empty() && incomplete.is_empty() {
             return Ok(());
         }
-        let leaning = |e: &&Pdu| e.prev_events().iter().any(|p| unsure.contains(p));
+        let leaning = |e: &&Pdu| e.prev_events().iter().any(|p| unsure.contains(p) || incomplete.contains(p));
         let leaning: Vec<OwnedEventId> =
             found.events.values().filter(leaning).map(|e| e.event_id().to_owned()).collect();
         let mut present: Option<StateMap> = None;
@@ -203,12 +229,15 @@ impl Search<'_> {
                 lost.push(id);
                 continue;
             }
-            match self.state(&id, false).await? {
+            // Of what was not whole one event earlier no more can be had now.
+            let broken = found.events.get(&id).is_some_and(|e| e.prev_events().iter().any(|p| incomplete.contains(p)));
+            let told = if broken { Told::Incomplete } else { self.state(&id, false).await? };
+            match told {
                 Told::State(state) => drop(found.before.insert(id, state)),
                 Told::NoAnswer => lost.push(id),
                 // What is old is not judged by what holds today.
-                Told::Nothing if history => lost.push(id),
-                Told::Nothing => {
+                Told::Nothing | Told::Incomplete if history => lost.push(id),
+                Told::Nothing | Told::Incomplete => {
                     tracing::info!(room.id = %self.room.room_id, event.id = %id, "nobody tells the state at an event; the present one stands in");
                     let state = match &present {
                         Some(state) => state.clone(),
@@ -223,11 +252,7 @@ impl Search<'_> {
                 }
             }
         }
-        while let Some(id) = lost.pop() {
-            found.lacking.extend(found.events.remove(&id));
-            let follows = |e: &&Pdu| e.prev_events().contains(&id);
-            lost.extend(found.events.values().filter(follows).map(|e| e.event_id().to_owned()));
-        }
+        found.leave(lost);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
-//! Events whose gaps could not be filled because who knows what they follow could not be asked: held, and tried again
-//! until they are placed, refused, or given up. Nobody sends them a second time, and if nobody speaks after them nothing
-//! else would show that they are missing.
+//! Events whose gaps could not be filled, because who knows what they follow could not be asked, or because nobody gives
+//! what they follow directly, which as a rule comes right behind: held, and tried again until they are placed, refused, or
+//! given up. Nobody sends them a second time, and if nobody speaks after them nothing else would show that they are missing.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use hearth_store::{
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
-use super::{Inbox, placing::Taken};
+use super::{Answers, Inbox, Sort, placing::Taken};
 
 /// How events are tried again.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,8 @@ impl Default for Settings {
 
 /// Servers whose events are tried again at the same time.
 const AT_ONCE: usize = 8;
+/// Ids of events that are waited for, remembered; for others the pauses do.
+const AWAITED: usize = 20_000;
 /// Doublings of a pause.
 const DOUBLINGS: u32 = 20;
 /// The longest wait for a bell.
@@ -47,9 +49,35 @@ impl Inbox {
         if events.is_empty() {
             return Ok(());
         }
-        tracing::debug!(server = %origin, room.id = %room.room_id, events = events.len(), "held: what they follow cannot be asked for");
+        tracing::debug!(server = %origin, room.id = %room.room_id, events = events.len(), "held: what they follow cannot be had at present");
+        {
+            let mut awaited = self.awaited.lock();
+            let space = AWAITED.saturating_sub(awaited.len());
+            awaited.extend(events.iter().flat_map(Pdu::prev_events).take(space).cloned());
+        }
         let events = events.iter().map(|e| (e.event_id().to_owned(), e.json().to_owned())).collect();
         self.store.hold_events(room.nid, origin, events, self.again_ms(0)).await?;
+        self.held.notify_one();
+        Ok(())
+    }
+
+    /// Has what a room holds tried again now if these events are what it waits for.
+    pub(super) async fn hasten(&self, room: &Room, come: &Answers) -> Result<()> {
+        {
+            let mut awaited = self.awaited.lock();
+            let waiting = awaited.len();
+            // Nearly always nothing is.
+            if waiting == 0 {
+                return Ok(());
+            }
+            for id in come.keys() {
+                awaited.remove(id);
+            }
+            if awaited.len() == waiting {
+                return Ok(());
+            }
+        }
+        self.store.hasten_held(room.nid).await?;
         self.held.notify_one();
         Ok(())
     }
@@ -66,7 +94,11 @@ impl Inbox {
         loop {
             let now = self.now();
             let mut wait = IDLE;
-            for HeldGroup { room, origin, tries, retry_ms } in self.store.held_groups().await? {
+            let groups = self.store.held_groups().await?;
+            if groups.is_empty() {
+                self.awaited.lock().clear();
+            }
+            for HeldGroup { room, origin, tries, retry_ms } in groups {
                 // More than the pause ahead was noted by a clock that has been put back.
                 let left = retry_ms.saturating_sub(now);
                 if (1..=self.pause_ms(tries)).contains(&left) {
@@ -98,7 +130,7 @@ impl Inbox {
         let held = self.store.held_events(room, origin).await?;
         let raw: Vec<Box<RawValue>> = held.iter().filter_map(|e| RawValue::from_string(e.json.clone()).ok()).collect();
         let taken = match self.store.room(room).await? {
-            Some(room) => self.receive_in(origin, &room.room_id, raw).await,
+            Some(room) => self.receive_in(origin, &room.room_id, raw, Sort::Held).await,
             None => Ok(Taken::default()),
         };
         let wait: Option<HashSet<OwnedEventId>> = match taken {

@@ -58,7 +58,7 @@ impl Inbox {
                     return Ok(Telling::State(events::Told::Before(state)));
                 }
                 Told::NoAnswer => return Ok(Telling::NoAnswer),
-                Told::State(_) | Told::Nothing => answered = true,
+                Told::State(_) | Told::Nothing | Told::Incomplete => answered = true,
             }
         }
         match search.state(event.event_id(), false).await? {
