@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod clock;
+mod depth;
 pub mod error;
 pub mod ids;
 pub mod peer;
@@ -12,5 +13,6 @@ pub mod requester;
 pub mod stream;
 pub mod tasks;
 
+pub use depth::nests_too_deep;
 pub use error::{Doing, Error, OrNotFound, Result};
 pub use requester::Requester;

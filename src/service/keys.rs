@@ -20,7 +20,7 @@ use ruma::{CanonicalJsonObject, OwnedDeviceId, OwnedServerName, OwnedUserId, Use
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::federation::Federation;
+use crate::federation::{Federation, edus::device_lists::DeviceLists};
 
 pub mod backups;
 mod claims;
@@ -64,6 +64,7 @@ impl Default for Settings {
 pub struct Keys {
     store: Store,
     federation: Arc<Federation>,
+    device_lists: Arc<DeviceLists>,
     server_name: OwnedServerName,
     settings: Settings,
     clock: Clock,
@@ -127,12 +128,13 @@ impl Keys {
     pub fn new(
         store: Store,
         federation: Arc<Federation>,
+        device_lists: Arc<DeviceLists>,
         settings: Settings,
         clock: Clock,
         supervisor: Supervisor,
     ) -> Self {
         let server_name = federation.name().to_owned();
-        Self { store, federation, server_name, settings, clock, supervisor }
+        Self { store, federation, device_lists, server_name, settings, clock, supervisor }
     }
 
     /// Publishes keys of the requester's device; gives the unclaimed one-time keys it has then, by algorithm.

@@ -200,7 +200,9 @@ impl Services {
         let accounts = Arc::new(accounts);
         let login = Arc::new(Login::new(settings.login.clone(), disk(), time(), mint, accounts.clone()));
         let devices = Arc::new(Devices::new(disk()));
-        let keys = Keys::new(disk(), federation.clone(), settings.keys.clone(), time(), supervisor.clone());
+        let device_lists = DeviceLists::new(disk(), federation.clone());
+        let (lists, own) = (device_lists.clone(), settings.keys.clone());
+        let keys = Keys::new(disk(), federation.clone(), lists, own, time(), supervisor.clone());
         let keys = Arc::new(keys);
         let to_device = Arc::new(ToDevice::new(disk(), name.clone(), settings.to_device.clone(), time()));
         let account_data = Arc::new(AccountData::new(disk(), settings.account_data.clone()));
@@ -310,7 +312,6 @@ impl Services {
         let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
         let presence = Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
-        let device_lists = DeviceLists::new(disk(), federation.clone());
         let parts = edus::Parts {
             acls: acls.clone(),
             typing: typing.clone(),

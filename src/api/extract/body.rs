@@ -34,33 +34,11 @@ pub(super) fn check_object(json: &[u8]) -> Result<()> {
     }
 }
 
-/// Levels that a body may nest. Much of what is sent to us is kept as text and shown to others inside of larger answers;
-/// readers that stop somewhere (at 128 levels, many) would lose the whole answer.
-const MAX_DEPTH: usize = 100;
-
 pub(super) fn check_depth(json: &[u8]) -> Result<()> {
-    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = in_text,
-            b'"' => in_text = !in_text,
-            _ if in_text => {}
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return if is_json(json) {
-                        Err(Error::bad_json("The body nests too deep"))
-                    } else {
-                        Err(not_json())
-                    };
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
+    if !hearth_base::nests_too_deep(json) {
+        return Ok(());
     }
-    Ok(())
+    if is_json(json) { Err(Error::bad_json("The body nests too deep")) } else { Err(not_json()) }
 }
 
 pub(super) fn is_json(json: &[u8]) -> bool {

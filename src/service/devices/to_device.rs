@@ -170,6 +170,9 @@ impl ToDevice {
         if !content.get().starts_with('{') {
             return Err(Error::bad_json("The content of a message is an object"));
         }
+        if hearth_base::nests_too_deep(content.get().as_bytes()) {
+            return Err(Error::bad_json("A message nests too deep"));
+        }
         if content.get().len() > self.settings.max_message_bytes {
             return Err(Error::too_large("A message is too large"));
         }

@@ -21,6 +21,8 @@ use super::{ClaimedKeys, Claims, Failures, Keys, QueriedKeys, is_name, with_sign
 
 /// Servers asked at the same time.
 const AT_ONCE: usize = 50;
+/// Users of a server whose lists are fetched one by one; more are asked for together.
+const FEW: usize = 10;
 /// Bytes of a server's answer.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -131,7 +133,8 @@ impl Keys {
         Ok(answer)
     }
 
-    /// Answers for the users whom we follow; gives the others. Those who share a room with ours are followed from now on.
+    /// Answers for the users whom we follow; gives the others. Those who share a room with ours are followed from now on:
+    /// where they are few of a server their lists are fetched first, and so asked for once, whoever asks then.
     async fn followed(
         &self,
         wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
@@ -139,7 +142,7 @@ impl Keys {
     ) -> Result<BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>> {
         let users: Vec<OwnedUserId> = wanted.keys().cloned().collect();
         let nids: BTreeMap<OwnedUserId, UserNid> = self.store.user_nids(&users).await?.into_iter().collect();
-        let (mut others, mut begin) = (BTreeMap::new(), Vec::new());
+        let (mut others, mut unsure) = (BTreeMap::new(), BTreeMap::new());
         for (user, devices) in wanted {
             let meets = match nids.get(&user) {
                 Some(nid) if self.store.meets_ours(*nid).await? => Some(*nid),
@@ -149,24 +152,46 @@ impl Keys {
                 others.insert(user, devices);
                 continue;
             };
-            match self.store.followed(nid).await? {
-                Some(followed) if !followed.stale => {
-                    let keys = self.store.keys_of(nid).await?;
-                    answer.device_keys.insert(user.clone(), super::chosen_devices(&keys, &devices));
-                    let of = |usage| keys.cross_signing(usage).map(|key| key.json.clone());
-                    answer.master_keys.extend(of(Usage::Master).map(|key| (user.clone(), key)));
-                    answer.self_signing_keys.extend(of(Usage::SelfSigning).map(|key| (user.clone(), key)));
-                    continue;
-                }
-                Some(_) => {}
-                None => begin.push(nid),
+            if !self.answered(&user, nid, &devices, answer).await? {
+                unsure.insert(user, (nid, devices));
             }
-            others.insert(user, devices);
         }
-        if !begin.is_empty() {
-            self.store.follow(begin).await?;
+        let (few, many): (Vec<_>, Vec<_>) = by_server(unsure).into_values().partition(|users| users.len() <= FEW);
+        let nids = |of: &[BTreeMap<OwnedUserId, (UserNid, _)>]| -> Vec<UserNid> {
+            of.iter().flat_map(BTreeMap::values).map(|(nid, _)| *nid).collect()
+        };
+        if !many.is_empty() {
+            self.store.follow(nids(&many)).await?;
         }
+        if !few.is_empty() {
+            self.device_lists.refresh(nids(&few)).await?;
+        }
+        for (user, (nid, devices)) in few.into_iter().flatten() {
+            if !self.answered(&user, nid, &devices, answer).await? {
+                others.insert(user, devices);
+            }
+        }
+        others.extend(many.into_iter().flatten().map(|(user, (_, devices))| (user, devices)));
         Ok(others)
+    }
+
+    /// Answers for a user whom we follow, if we have missed nothing; whether it did.
+    async fn answered(
+        &self,
+        user: &OwnedUserId,
+        nid: UserNid,
+        devices: &[OwnedDeviceId],
+        answer: &mut QueriedKeys,
+    ) -> Result<bool> {
+        if self.store.followed(nid).await?.is_none_or(|followed| followed.stale) {
+            return Ok(false);
+        }
+        let keys = self.store.keys_of(nid).await?;
+        answer.device_keys.insert(user.clone(), super::chosen_devices(&keys, devices));
+        let of = |usage| keys.cross_signing(usage).map(|key| key.json.clone());
+        answer.master_keys.extend(of(Usage::Master).map(|key| (user.clone(), key)));
+        answer.self_signing_keys.extend(of(Usage::SelfSigning).map(|key| (user.clone(), key)));
+        Ok(true)
     }
 
     /// Adds what the requester signed of others' master keys.

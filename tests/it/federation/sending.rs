@@ -1,8 +1,9 @@
 //! What servers send each other: transactions in bounds and once, to-device messages that are neither lost nor doubled.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::Method;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{
@@ -181,6 +182,44 @@ async fn a_new_device_elsewhere_is_noticed_at_once() {
         };
         assert!(tokio::time::timeout(Duration::from_secs(20), noticed).await.is_ok(), "device {count}");
     }
+}
+
+#[tokio::test]
+async fn the_devices_of_who_is_met_are_asked_for_once() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    publishes_keys(&bob).await;
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = asked.clone();
+    there.tricks(Some(Arc::new(move |path: &str| {
+        seen.lock().extend(path.contains("/user/").then(|| path.to_owned()));
+        None
+    })));
+    let query = || async {
+        let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+        let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
+        assert_eq!(found["device_keys"][bob.id.as_str()].as_object().unwrap().len(), 1, "{found}");
+    };
+    tokio::join!(query(), query());
+    query().await;
+    let asked = asked.lock().clone();
+    assert!(asked.len() == 1 && asked[0].contains("/user/devices/"), "{asked:?}");
+    // Who goes and comes back may have other devices: they are asked for anew.
+    bob.leaves(&room).await.good();
+    publishes_keys(&bob.another_device().await).await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    let noticed = async {
+        loop {
+            let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+            let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
+            if found["device_keys"][bob.id.as_str()].as_object().unwrap().len() == 2 {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), noticed).await.is_ok());
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use hearth_base::{
     Result,
+    cache::Lasting,
     ids::{RoomNid, UserNid},
     tasks::Supervisor,
 };
@@ -51,6 +52,8 @@ const ROUND: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(250);
 /// Users and rooms that wait to be looked at because somebody went.
 const GONE: usize = 20_000;
+/// Users whose lists are fetched, remembered.
+const LANES: u64 = 10_000;
 
 /// Follows devices of others.
 #[derive(Debug)]
@@ -58,8 +61,11 @@ pub struct DeviceLists {
     store: Store,
     name: OwnedServerName,
     federation: Arc<Federation>,
-    bell: Notify,
+    /// One fetch of a list at a time.
+    lanes: Lasting<UserNid, Arc<tokio::sync::Mutex<()>>>,
     gone: Mutex<HashSet<Gone>>,
+    /// Rings when somebody is gone.
+    bell: Notify,
 }
 
 /// Who may share no room with ours any more.
@@ -100,11 +106,14 @@ impl DeviceLists {
     #[must_use]
     pub fn new(store: Store, federation: Arc<Federation>) -> Arc<Self> {
         let name = federation.name().to_owned();
-        Arc::new(Self { store, name, federation, bell: Notify::new(), gone: Mutex::default() })
+        let lanes = Lasting::idle(LANES, Duration::from_secs(60));
+        Arc::new(Self { store, name, federation, lanes, gone: Mutex::default(), bell: Notify::new() })
     }
 
-    /// Starts the task that fetches what is stale.
+    /// Starts the tasks that fetch what is stale, and that look at who is gone.
     pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
+        let this = self.clone();
+        crate::federation::until_stopping(supervisor, "users who are gone", move || this.clone().watch_the_gone());
         let (this, stopping) = (self.clone(), supervisor.stopping());
         supervisor.task("device-lists", move || {
             let (this, stopping) = (this.clone(), stopping.clone());
@@ -113,7 +122,6 @@ impl DeviceLists {
                 loop {
                     // Armed before the look, so that nothing falls between.
                     recovered.as_mut().enable();
-                    this.part().await?;
                     tokio::select! {
                         () = stopping.cancelled() => return Ok(()),
                         done = this.fetch_stale() => done?,
@@ -122,7 +130,6 @@ impl DeviceLists {
                     tokio::time::sleep(PAUSE).await;
                     tokio::select! {
                         () = stopping.cancelled() => return Ok(()),
-                        () = this.bell.notified() => {}
                         () = this.store.stale_lists_bell().notified() => {}
                         () = &mut recovered => {
                             recovered = Box::pin(this.federation.health().recovered().notified());
@@ -132,6 +139,13 @@ impl DeviceLists {
                 }
             }
         });
+    }
+
+    async fn watch_the_gone(self: Arc<Self>) -> Result<()> {
+        loop {
+            self.bell.notified().await;
+            self.part().await?;
+        }
     }
 
     /// Hears of a commit: who leaves a room may be followed no longer.
@@ -261,7 +275,26 @@ impl DeviceLists {
         }
     }
 
+    /// Follows users from now on, and fetches the lists among theirs that are not up to date, as far as their servers
+    /// answer. Whoever asks meanwhile waits for the same answer.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn refresh(&self, users: Vec<UserNid>) -> Result<()> {
+        self.store.follow(users.clone()).await?;
+        let mut fetching = stream::iter(users.into_iter().map(|user| self.fetch(user))).buffer_unordered(AT_ONCE);
+        while let Some(done) = fetching.next().await {
+            done?;
+        }
+        Ok(())
+    }
+
     async fn fetch(&self, nid: UserNid) -> Result<()> {
+        let lane = self.lanes.get_with(nid, Arc::default);
+        let _one = lane.lock().await;
+        if self.store.followed(nid).await?.is_some_and(|followed| !followed.stale) {
+            return Ok(());
+        }
         let user = self.store.user_id(nid).await?;
         if !self.store.meets_ours(nid).await? {
             return self.store.unfollow(nid).await;
@@ -334,6 +367,7 @@ fn is_key_of(json: &RawValue, user: &UserId, device: Option<&str>) -> bool {
     }
     json.get().len() <= MAX_KEY
         && !json.get().contains("\\u0000")
+        && !hearth_base::nests_too_deep(json.get().as_bytes())
         && serde_json::from_str::<CanonicalJsonObject>(json.get()).is_ok()
         && serde_json::from_str::<Form>(json.get()).is_ok_and(|form| {
             form.user_id == user.as_str() && device.is_none_or(|d| form.device_id.as_deref() == Some(d))

@@ -16,7 +16,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::*;
-use crate::{federation::Federation, notifier::Notifier, push::tests::House};
+use crate::{
+    federation::{Federation, edus::device_lists::DeviceLists},
+    notifier::Notifier,
+    push::tests::House,
+};
 
 /// Other servers: what reached them, and who is away.
 struct Others {
@@ -124,8 +128,9 @@ impl Run {
         let federation = Federation::new(crate::federation::Settings::default(), signer, store.clone(), clock.clone());
         let federation = Arc::new(federation.unwrap());
         let notifier = Notifier::new(store.clone(), name.clone(), supervisor.clone());
-        let keys =
-            Keys::new(store.clone(), federation, crate::keys::Settings::default(), clock.clone(), supervisor.clone());
+        let lists = DeviceLists::new(store.clone(), federation.clone());
+        let own = crate::keys::Settings::default();
+        let keys = Keys::new(store.clone(), federation, lists, own, clock.clone(), supervisor.clone());
         let parts = Parts {
             servers: Arc::new(Servers::new(store.clone(), name.clone())),
             keys: Arc::new(keys),
