@@ -130,7 +130,7 @@ impl Directory {
         }
         let request = get_room_information::v1::Request::new(alias.to_owned());
         let patience = self.federation.short().up_to(MAX_RESOLVED);
-        let found = self.federation.send(server, request, patience).await;
+        let found = self.federation.send_now(server, request, patience).await;
         let found = found.map_err(|e| self.federation.told(server, &e))?;
         let mut servers = found.servers;
         servers.truncate(MAX_SERVERS);

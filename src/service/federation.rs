@@ -169,6 +169,25 @@ impl Federation {
         for<'a> R::Authentication: AuthScheme<Input<'a> = XMatrixSigningInput<'a>>,
     {
         self.may_call(to).await?;
+        self.send_now(to, request, patience).await
+    }
+
+    /// [`Self::send`] where a user asked for that very server: it is tried, whatever happened before, since it may be back.
+    ///
+    /// # Errors
+    /// As [`Self::send`], but never [`Failure::LeftAlone`].
+    pub async fn send_now<R>(
+        &self,
+        to: &ServerName,
+        request: R,
+        patience: Patience,
+    ) -> Result<R::IncomingResponse, Failure>
+    where
+        R: OutgoingRequest,
+        R::PathBuilder: Paths,
+        for<'a> R::Authentication: AuthScheme<Input<'a> = XMatrixSigningInput<'a>>,
+    {
+        self.check_admitted(to)?;
         let ended = self.remote.send(to, request, patience).await;
         self.note(to, &ended).await;
         ended
@@ -185,6 +204,20 @@ impl Federation {
         patience: Patience,
     ) -> Result<http::Response<Bytes>, Failure> {
         self.may_call(to).await?;
+        self.exchange_now(to, request, patience).await
+    }
+
+    /// As [`Self::exchange`] is to [`Self::send`], this is to [`Self::send_now`].
+    ///
+    /// # Errors
+    /// As [`Self::send_now`].
+    pub async fn exchange_now(
+        &self,
+        to: &ServerName,
+        request: http::Request<Bytes>,
+        patience: Patience,
+    ) -> Result<http::Response<Bytes>, Failure> {
+        self.check_admitted(to)?;
         let ended = self.remote.exchange(to, request, patience).await;
         self.note(to, &ended).await;
         ended
@@ -261,6 +294,20 @@ impl Federation {
         let ended = self.remote.ask(to, request, patience).await;
         self.note(to, &ended).await;
         ended
+    }
+
+    /// Servers that are to be left alone behind the others, else in their order.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn likeliest_first(&self, servers: &[OwnedServerName]) -> hearth_base::Result<Vec<OwnedServerName>> {
+        let (mut first, mut last) = (Vec::with_capacity(servers.len()), Vec::new());
+        for server in servers {
+            let alone = self.health.left_alone_until(server).await?.is_some();
+            if alone { &mut last } else { &mut first }.push(server.clone());
+        }
+        first.append(&mut last);
+        Ok(first)
     }
 
     fn check_admitted(&self, to: &ServerName) -> Result<(), Failure> {

@@ -161,7 +161,7 @@ impl Profile {
         // Others than these two are asked for whole: servers that know no fields would refuse.
         request.field = field.filter(|f| matches!(*f, NAME | AVATAR)).map(ProfileFieldName::from);
         let patience = self.federation.short().up_to(2 * MAX_PROFILE);
-        let answer = self.federation.send(server, request, patience).await;
+        let answer = self.federation.send_now(server, request, patience).await;
         let answer = answer.map_err(|e| self.federation.told(server, &e))?;
         let is_sane = |name: &str, value: &Value| match name {
             NAME | AVATAR => value.is_string(),

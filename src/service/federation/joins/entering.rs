@@ -55,7 +55,9 @@ impl Joins {
             .find(|e| e.claimed().is(&TimelineEventType::RoomCreate, "") && e.claimed().room_id() == room_id)
             .ok_or_else(|| nonsense(server, "the room's state has no create event"))?;
         let create = self.verified(create, version).await.map_err(|e| nonsense(server, e))?;
-        auth::check_independent(version, &create, |_| None).map_err(|e| nonsense(server, e))?;
+        // No other server could tell a better one: there is no such room.
+        auth::check_independent(version, &create, |_| None)
+            .map_err(|e| Error::unknown(format!("The room's create event is against the rules: {e}")))?;
         let creator = self.store.intern_user(create.sender()).await?;
         let nid = self.store.make_stub_room(room_id.to_owned(), version.id.clone(), creator, self.now_ms()).await?;
         let room = self.state.room_by_nid(nid).await?;

@@ -143,7 +143,7 @@ impl Joins {
                     return Ok(Went::Open);
                 }
                 let mut refused = None;
-                for server in servers.iter().take(MAX_SERVERS) {
+                for server in this.federation.likeliest_first(&servers).await?.iter().take(MAX_SERVERS) {
                     match this.knock_through(server, &room_id, &user, &content).await {
                         Ok((version, pdu, stripped)) => {
                             let creator = this.store.intern_user(&user).await?;
@@ -172,7 +172,7 @@ impl Joins {
         let patience = self.federation.once().within(PATIENCE).up_to(MAX_ANSWER);
         let mut request = prepare_knock_event::v1::Request::new(room_id.to_owned(), user.to_owned());
         request.ver = RoomVersion::supported().map(|v| v.id.clone()).collect();
-        let made = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let made = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let version = version_named(made.room_version.as_str())?;
         if version.room_id_is_create_hash() != room_id.server_name().is_none() {
             return Err(nonsense(server, "the room is of another version"));
@@ -182,7 +182,7 @@ impl Joins {
         let pdu = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
         let json = raw(pdu.json())?;
         let request = create_knock_event::v1::Request::new(room_id.to_owned(), pdu.event_id().to_owned(), json);
-        let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let answer = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let shown = answer.knock_room_state.iter().filter_map(|e| serde_json::value::to_raw_value(e).ok());
         let shown: Vec<_> = shown.collect();
         let stripped = match self.stripped(room_id, version, &shown, &pdu, false).await {
@@ -235,12 +235,12 @@ impl Joins {
         );
         let mut request = remote.signed(server, request)?;
         let is_old = version_of(room).is_ok_and(|version| !version.event_id_is_hash());
-        match self.federation.exchange(server, request.clone(), patience).await {
+        match self.federation.exchange_now(server, request.clone(), patience).await {
             Err(failure) if is_old && (failure.is_unrecognized() || is_400_or_404(&failure)) => {
                 let path = request.uri().path().replacen("/v2/", "/v1/", 1);
                 *request.uri_mut() = path.parse().map_err(|e: http::uri::InvalidUri| Failure::Ours(e.to_string()))?;
                 *request.body_mut() = Bytes::from(old);
-                let answer = self.federation.exchange(server, remote.sign(server, request)?, patience).await?;
+                let answer = self.federation.exchange_now(server, remote.sign(server, request)?, patience).await?;
                 let (_, signed): (u16, Signed) = read(&answer)?;
                 Ok(signed.event)
             }

@@ -140,7 +140,7 @@ impl Joins {
 
     async fn try_servers(&self, servers: &[OwnedServerName], wish: &Wish) -> Result<()> {
         let mut refused: Option<Error> = None;
-        for server in servers.iter().take(MAX_SERVERS) {
+        for server in self.federation.likeliest_first(servers).await?.iter().take(MAX_SERVERS) {
             match self.join_through(server, wish).await {
                 Ok(()) => return Ok(()),
                 Err(e) => {
@@ -160,7 +160,7 @@ impl Joins {
         let mut request = prepare_join_event::v1::Request::new(room_id.clone(), user.clone());
         request.ver = RoomVersion::supported().map(|v| v.id.clone()).collect();
         let patience = self.federation.once().within(FOR_TEMPLATE);
-        let made = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let made = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let version = version_named(made.room_version.as_ref().map_or("1", |v| v.as_str()))?;
         let given = Given::read(server, made.event.get(), version, room_id, user, "join")?;
         let signer = self.server_keys.signer();
@@ -173,7 +173,7 @@ impl Joins {
             && self.resident(room_id).await?.is_none_or(|room| room.head.partial);
         request.omit_members = may_omit;
         let patience = self.federation.once().within(FOR_STATE).up_to(MAX_STATE);
-        let answer = self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let answer = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let answer = answer.room_state;
         if answer.members_omitted && !may_omit {
             return Err(nonsense(server, "it leaves out members, which nobody asked for"));
