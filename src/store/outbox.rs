@@ -100,6 +100,9 @@ const SHARED: &str = "SELECT DISTINCT m.room_nid FROM memberships m JOIN users u
 const NEWEST_OF: &str = "SELECT e.event_nid FROM events e JOIN users u ON u.user_nid = e.sender_nid WHERE e.room_nid = $1 AND e.pos > $2 AND u.user_id LIKE $3 ESCAPE '!' ORDER BY e.pos DESC LIMIT 1";
 const CHANGED_SINCE: &str = "SELECT pos FROM device_changes WHERE pos > $1 ORDER BY pos LIMIT $2";
 
+/// The same after the join by which the room was entered, which the server that let us in tells everybody.
+const NEWEST_SINCE_JOIN: &str = "SELECT e.event_nid FROM events e JOIN users u ON u.user_nid = e.sender_nid JOIN rooms r ON r.room_nid = e.room_nid WHERE e.room_nid = $1 AND e.pos > 0 AND e.depth > r.entered_depth AND u.user_id LIKE $2 ESCAPE '!' ORDER BY e.pos DESC LIMIT 1";
+
 /// The pattern of a server's users.
 fn users_of(server: &str) -> String {
     let escaped: String =
@@ -148,13 +151,13 @@ impl Store {
         Ok(row.and_then(|r| r.0).map(StreamPos))
     }
 
-    /// The newest event in a room after `after` that users of `ours` sent.
+    /// The newest event in a room that users of `ours` sent since the join by which this server entered it.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn newest_of(&self, room: RoomNid, ours: &str, after: StreamPos) -> Result<Option<EventNid>> {
+    pub async fn newest_of(&self, room: RoomNid, ours: &str) -> Result<Option<EventNid>> {
         let row: Option<(i64,)> =
-            fetch_optional!(&mut self.read().await?, (i64,), NEWEST_OF, room.0, after.0, users_of(ours))?;
+            fetch_optional!(&mut self.read().await?, (i64,), NEWEST_SINCE_JOIN, room.0, users_of(ours))?;
         Ok(row.map(|(nid,)| EventNid(nid)))
     }
 

@@ -153,7 +153,11 @@ impl Outbox {
         let Some(target) = target else { return Ok(()) };
         if *target.server_name() == self.name {
             let is_partial = self.store.room(event.room).await?.is_some_and(|room| room.head.partial);
-            if event.pdu.membership() == "join" && event.pdu.sender() == target && !is_partial {
+            if event.pdu.membership() == "join"
+                && event.pdu.sender() == target
+                && !is_partial
+                && self.comes(event).await?
+            {
                 // Servers that meet one of our users for the first time are told to look at their devices.
                 for server in servers.iter() {
                     self.push(server, pos, News::Newest(event.sender), now);
@@ -168,12 +172,18 @@ impl Outbox {
         Ok(())
     }
 
+    /// Whether a join is one, and no change of a name.
+    async fn comes(&self, event: &StoredEvent) -> Result<bool> {
+        let Some(before) = event.replaces else { return Ok(true) };
+        Ok(self.store.event(before).await?.is_none_or(|before| before.pdu.membership() != "join"))
+    }
+
     /// Servers were in a room without our knowing: they look anew at the devices of ours there, and find by our newest
     /// event whatever else they missed.
     async fn met(self: &Arc<Self>, pos: StreamPos, room: RoomNid, servers: &[OwnedServerName]) -> Result<()> {
         let members = self.store.members(room, &MembershipState::Join).await?;
         let here = self.servers.of_room(room).await?;
-        let newest = self.store.newest_of(room, self.name.as_str(), StreamPos::ZERO).await?;
+        let newest = self.store.newest_of(room, self.name.as_str()).await?;
         for server in servers {
             for user in members.iter().filter(|m| m.local).take(MET) {
                 self.push(server, pos, News::Newest(user.user), self.now_ms());

@@ -208,7 +208,7 @@ impl Outbox {
                     .then(|| News::Event(event.nid)))
             }
             Owed::Met { room, servers } if servers.contains(&peer.name) => {
-                let newest = self.store.newest_of(room, self.name.as_str(), StreamPos::ZERO).await?;
+                let newest = self.store.newest_of(room, self.name.as_str()).await?;
                 Ok(newest.map(News::Event))
             }
             Owed::Met { .. } => Ok(None),
