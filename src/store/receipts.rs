@@ -137,6 +137,10 @@ const READ_MOVE: &str = "INSERT INTO read_positions (room_nid, user_nid, thread,
 const READ_DROP_COVERED: &str =
     "DELETE FROM read_positions WHERE room_nid = $1 AND user_nid = $2 AND thread <> '' AND pos <= $3";
 
+/// Threads beyond so many, those longest unread, lose their receipt: a thread is a name that anybody makes up.
+const THREADS: i64 = 1_000;
+const CROWD_OUT: &str = "DELETE FROM receipts WHERE room_nid = $1 AND user_nid = $2 AND thread <> '' AND pos < (SELECT r.pos FROM receipts r WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.thread <> '' ORDER BY r.pos DESC LIMIT 1 OFFSET $3)";
+
 impl Store {
     /// The newest receipts of a room, private ones of everybody included.
     ///
@@ -229,6 +233,9 @@ impl Tx {
                     later!(self, READ_DROP_COVERED, room.0, user.0, ahead)?;
                 }
             }
+        }
+        if logged.is_some() && receipts.iter().any(|new| new.thread.as_deref().is_some_and(|thread| thread != "main")) {
+            later!(self, CROWD_OUT, room.0, user.0, THREADS - 1)?;
         }
         Ok(logged.is_some())
     }

@@ -262,10 +262,11 @@ impl Edus {
                 }
                 left -= 1;
                 let thread = entry.data.thread_id.filter(|thread| !thread.is_empty());
-                if thread.as_ref().is_some_and(|thread| thread.len() > 255 || thread.contains('\0')) {
+                let is_id = |id: &str| id.starts_with('$') && id.len() <= 255 && !id.contains('\0');
+                if thread.as_ref().is_some_and(|thread| thread != "main" && !is_id(thread)) {
                     continue;
                 }
-                let event_id = entry.event_ids.into_iter().next().filter(|id| !id.as_str().contains('\0'));
+                let event_id = entry.event_ids.into_iter().next().filter(|id| is_id(id.as_str()));
                 let Some(event_id) = event_id else { continue };
                 let user = match self.member(origin, room, &user).await? {
                     Some(member) => Some(member),
