@@ -309,14 +309,17 @@ impl Store {
         let mine = sql!("SELECT room_nid, membership FROM memberships WHERE user_nid = $1 AND room_nid " [in 2]);
         let rooms = Ints(moves.keys().map(|r| r.0).collect());
         let mine: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), mine, user.0, rooms)?;
-        let (mut entered, mut quit) = (Vec::new(), Vec::new());
+        let (mut entered, mut quit, mut came) = (Vec::new(), Vec::new(), false);
         for (room, membership) in mine {
             let room = RoomNid(room);
             let here = membership == "join";
             let Some(moves) = moves.get(&room) else { continue };
             let was_here = moves.iter().find(|m| m.user == user).map_or(here, |m| !m.joined);
             match (was_here, here) {
-                (false, true) => entered.push(room.0),
+                (false, true) => {
+                    entered.push(room.0);
+                    came = true;
+                }
                 (true, false) => {
                     quit.push(room.0);
                     parted.extend(moves.iter().filter(|m| !m.joined).map(|m| m.user));
@@ -339,7 +342,10 @@ impl Store {
         }
         met.extend(self.joined_members(entered).await?);
         parted.extend(self.joined_members(quit).await?);
-        met.remove(&user);
+        // Who enters a room is one of those who are met there.
+        if !came {
+            met.remove(&user);
+        }
         parted.remove(&user);
         Ok((met, parted))
     }

@@ -41,7 +41,7 @@ async fn those_who_meet_and_part_hear_of_each_other() {
         let before_bob = world.now();
         world.join(&bob, &one).await;
         assert_eq!(world.lists(&alice, before_bob).await.0, ["bob"]);
-        assert_eq!(world.lists(&bob, before_bob).await.0, ["alice", "carol"], "everybody in a room one enters");
+        assert_eq!(world.lists(&bob, before_bob).await.0, ["alice", "bob", "carol"], "everybody in a room one enters");
 
         // A second room in common is no news, nor is leaving it.
         let before_second = world.now();
