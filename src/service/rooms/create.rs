@@ -230,16 +230,17 @@ impl Rooms {
         {
             out.push((draft.nid, draft.event(room(), T::RoomCanonicalAlias, "", &json!({ "alias": alias }))?));
         }
-        let (join_rule, guests) = match preset {
-            Preset::Private | Preset::TrustedPrivate => ("invite", "can_join"),
-            Preset::Public => ("public", "forbidden"),
+        let (join_rule, guests_may) = match preset {
+            Preset::Private | Preset::TrustedPrivate => ("invite", true),
+            Preset::Public => ("public", false),
         };
+        let guests = guests_may.then(|| (T::RoomGuestAccess, json!({ "guest_access": "can_join" })));
         let by_preset = [
             (T::RoomJoinRules, json!({ "join_rule": join_rule })),
             (T::RoomHistoryVisibility, json!({ "history_visibility": "shared" })),
-            (T::RoomGuestAccess, json!({ "guest_access": guests })),
         ];
-        for (kind, content) in by_preset {
+        // Without an event, guests are forbidden.
+        for (kind, content) in by_preset.into_iter().chain(guests) {
             if !given(&kind) {
                 out.push((draft.nid, draft.event(room(), kind, "", &content)?));
             }
