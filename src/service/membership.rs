@@ -277,6 +277,9 @@ impl Membership {
         check_may_write(who)?;
         let wanted: Wanted =
             serde_json::from_str(content).map_err(|_| Error::bad_json("`membership` is missing or not a string"))?;
+        if !matches!(&*wanted.membership, "join" | "leave" | "invite" | "ban" | "knock") {
+            return Err(Error::bad_json("`membership` is none of join, leave, invite, ban and knock"));
+        }
         if wanted.membership == "invite" {
             self.check_may_invite(who)?;
             self.check_invitee(user).await?;
@@ -288,8 +291,20 @@ impl Membership {
                 self.check_guest(who, &room).await?;
             }
         }
-        let content: Map<String, Value> =
+        let mut content: Map<String, Value> =
             serde_json::from_str(content).map_err(|_| Error::bad_json("The content is not an object"))?;
+        // Who vouches for a join is not for the client to say, and means nothing from join to join.
+        content.remove("join_authorised_via_users_server");
+        if wanted.membership == "join"
+            && user == who.user_id
+            && !matches!(
+                self.state.membership(room.nid, who.user_nid).await?,
+                MembershipState::Join | MembershipState::Invite | MembershipState::Ban
+            )
+            && let Some(voucher) = self.joins.authoriser(Some(who.user_nid), &room).await?
+        {
+            content.insert("join_authorised_via_users_server".to_owned(), voucher.to_string().into());
+        }
         let draft = Draft::of(
             Some(room.room_id.clone()),
             who.user_id.clone(),
