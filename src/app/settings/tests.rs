@@ -256,7 +256,7 @@ fn what_is_said_of_other_servers_arrives() {
     let own = services(
         "ip_range_blacklist: [10.0.0.0/8]\nip_range_whitelist: [10.1.0.0/16]\nuser_agent_suffix: ours\n\
          allow_public_rooms_over_federation: true\nfederation_rr_transactions_per_room_per_second: 7\n\
-         rc_federation: { window_size: 2000, sleep_limit: 3, sleep_delay: 100, reject_limit: 9 }\n\
+         rc_federation: { window_size: 2000, sleep_limit: 3, sleep_delay: 100, reject_limit: 9, concurrent: 2 }\n\
          trusted_key_servers: [{ server_name: b.test }]",
     );
     let remote = &own.federation.remote;
@@ -268,6 +268,6 @@ fn what_is_said_of_other_servers_arrives() {
     assert_eq!(own.outbox.receipts_per_second, 7);
     let limits = &own.gate;
     assert_eq!((limits.window.as_millis(), limits.sleep_delay.as_millis()), (2000, 100));
-    assert_eq!((limits.sleep_limit, limits.reject_limit), (3, 9));
+    assert_eq!((limits.sleep_limit, limits.reject_limit, limits.concurrent), (3, 9, 2));
     assert_eq!(own.server_keys.notaries.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["b.test"]);
 }

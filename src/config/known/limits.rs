@@ -64,7 +64,7 @@ pub(super) const ROWS: &[Known] = &[
     k("rc_federation.sleep_limit", Int, "10", Now),
     k("rc_federation.sleep_delay", Int, "500", Now),
     k("rc_federation.reject_limit", Int, "50", Now),
-    k("rc_federation.concurrent", Int, "3", Later),
+    k("rc_federation.concurrent", Int, "3", Now),
     k("rc_presence", Object, "", Now),
     k("rc_presence.per_user", Object, "", Now),
     k("rc_presence.per_user.per_second", Number, "0.1", Now),

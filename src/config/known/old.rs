@@ -30,7 +30,7 @@ pub(super) const ROWS: &[Known] = &[
     k("federation_rc_sleep_limit", Int, "", Now),
     k("federation_rc_sleep_delay", Int, "", Now),
     k("federation_rc_reject_limit", Int, "", Now),
-    k("federation_rc_concurrent", Int, "", Later),
+    k("federation_rc_concurrent", Int, "", Now),
     k("bind_port", Maybe(&Int), "", Now),
     k("bind_host", Maybe(&Str), "", Now),
     k("unsecure_port", Maybe(&Int), "", Now),
