@@ -3,7 +3,7 @@
 use hearth_base::{Error, OrNotFound, Requester, Result};
 use hearth_store::Store;
 pub use hearth_store::devices::Device;
-use ruma::DeviceId;
+use ruma::{DeviceId, UserId};
 
 use crate::login::grant::LONGEST_NAME;
 
@@ -36,6 +36,19 @@ impl Devices {
     /// 404 if it is not theirs.
     pub async fn get(&self, who: &Requester, device: &DeviceId) -> Result<Device> {
         self.store.device(who.user_nid, device.as_str()).await?.or_not_found("Device")
+    }
+
+    /// The devices of any user of this server, for administrators and the user.
+    ///
+    /// # Errors
+    /// 403 for others, 404 if there is no such user.
+    pub async fn whois(&self, who: &Requester, user: &UserId) -> Result<Vec<Device>> {
+        if who.user_id != *user && !who.is_admin {
+            return Err(Error::forbidden("You are not a server admin"));
+        }
+        let nid = self.store.user_nid(user).await?.or_not_found("User")?;
+        self.store.account(nid).await?.or_not_found("User")?;
+        self.store.devices(nid).await
     }
 
     /// Calls one of them by another name; no name given changes nothing.

@@ -12,8 +12,11 @@ use hearth_base::{
 };
 
 use crate::{
-    Store, execute, fetch_all, fetch_optional, later,
+    Store,
+    db::Texts,
+    execute, fetch_all, fetch_optional, later,
     log::{Change, Logged, Tx},
+    sql,
 };
 
 /// One piece of account data.
@@ -251,6 +254,20 @@ impl Store {
 }
 
 impl Tx {
+    /// Deletes what was said of notifications on devices that go (MSC3890).
+    pub(crate) async fn delete_notification_settings(&mut self, user: UserNid, devices: &[String]) -> Result<()> {
+        let prefixes = ["m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."];
+        let kinds = devices.iter().flat_map(|device| prefixes.map(|prefix| format!("{prefix}{device}")));
+        let there = sql!(
+            "SELECT kind FROM account_data WHERE user_nid = $1 AND room_nid = 0 AND content <> '' AND kind " [in 2]
+        );
+        let there: Vec<(String,)> = fetch_all!(self, (String,), there, user.0, Texts(kinds.collect()))?;
+        for (kind,) in there {
+            self.put_account_data(user, None, &kind, None).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes all account data of a user, for an account that is closed: nobody will sync it any more.
     ///
     /// # Errors

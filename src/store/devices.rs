@@ -91,6 +91,7 @@ async fn drop_some(tx: &mut Tx, user: UserNid, devices: &[String]) -> Result<u64
     tx.delete_device_keys(user, devices).await?;
     tx.delete_inboxes(user, devices).await?;
     tx.delete_pushers(user, devices).await?;
+    tx.delete_notification_settings(user, devices).await?;
     if gone > 0 {
         tx.note_devices(user, devices).await?;
     }

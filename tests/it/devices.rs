@@ -16,6 +16,7 @@ on_both! {
         let one = format!("{DEVICES}/{}", ada.device);
         let device = ada.get(&one).await.good();
         assert_eq!((&device["device_id"], &device["last_seen_ip"]), (&json!(ada.device), &json!("127.0.0.1")));
+        assert_eq!(device["user_id"], ada.id.as_str());
         ada.put(&one, json!({"display_name": "Looking glass"})).await.good();
         assert_eq!(ada.get(&one).await.good()["display_name"], "Looking glass");
         ada.put(&one, json!({})).await.good();
@@ -31,12 +32,41 @@ on_both! {
         eve.put(&one, json!({"display_name": "mine"})).await.refused(404, "M_NOT_FOUND");
         assert_eq!(ids(&eve.get(DEVICES).await.good()), [eve.device.as_str()]);
 
+        // Where a user was last is told to themselves and administrators.
+        let whois = format!("/_matrix/client/v3/admin/whois/{}", ada.id);
+        let told = ada.get(&whois).await.good();
+        let connection = &told["devices"][ada.device.as_str()]["sessions"][0]["connections"][0];
+        assert_eq!((&told["user_id"], &connection["ip"]), (&json!(ada.id), &json!("127.0.0.1")));
+        assert!(connection["last_seen"].is_u64(), "{told}");
+        eve.get(&whois).await.refused(403, "M_FORBIDDEN");
+        let root = server.admin("root").await;
+        assert_eq!(root.get(&whois).await.good(), told);
+        root.get("/_matrix/client/v3/admin/whois/@nobody:localhost").await.refused(404, "M_NOT_FOUND");
+
         // When it was last seen is written now and then.
         let before = ada.get(&one).await.good()["last_seen_ts"].as_i64().unwrap();
         server.clock().advance_ms(120_000);
         ada.get(&one).await.good();
         server.services().login.flush_seen().await.unwrap();
         assert!(ada.get(&one).await.good()["last_seen_ts"].as_i64().unwrap() >= before + 120_000);
+    }
+
+    async fn what_was_said_of_a_device_goes_with_it(server) {
+        let ada = server.user("ada").await;
+        let phone = ada.another_device().await;
+        let data = |kind: &str| format!("/_matrix/client/v3/user/{}/account_data/{kind}", ada.id);
+        let settings = ["m.local_notification_settings", "org.matrix.msc3890.local_notification_settings"];
+        for kind in settings {
+            for device in [&ada, &phone] {
+                let path = data(&format!("{kind}.{}", device.device));
+                ada.put(&path, json!({ "is_silenced": true })).await.good();
+            }
+        }
+        phone.post("/_matrix/client/v3/logout", json!({})).await.good();
+        for kind in settings {
+            ada.get(&data(&format!("{kind}.{}", phone.device))).await.refused(404, "M_NOT_FOUND");
+            ada.get(&data(&format!("{kind}.{}", ada.device))).await.good();
+        }
     }
 
     async fn a_deleted_device_has_no_session_left(server) {

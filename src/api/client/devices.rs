@@ -1,10 +1,13 @@
 //! Devices of the user: list, name, delete; [`to_device`] messages between devices.
 
-use hearth_base::Result;
+use hearth_base::{Requester, Result};
 use hearth_service::devices::Device;
-use ruma::api::client::device::{delete_device, delete_devices, get_device, get_devices, update_device};
+use ruma::api::client::{
+    admin::get_user_info,
+    device::{delete_device, delete_devices, get_device, get_devices, update_device},
+};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     Cx,
@@ -19,22 +22,24 @@ pub mod to_device;
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(list).on(get).on(rename).on(delete_one).on(delete_many).merge(to_device::routes())
+    Routes::new().on(list).on(get).on(whois).on(rename).on(delete_one).on(delete_many).merge(to_device::routes())
 }
 
 /// All of them.
 async fn list(cx: Cx, req: Client<get_devices::v3::Request, Guests>) -> Result<Json<Value>> {
-    let devices: Vec<Value> = cx.devices.list(&req.requester).await?.iter().map(render).collect();
+    let who = &req.requester;
+    let devices: Vec<Value> = cx.devices.list(who).await?.iter().map(|device| render(who, device)).collect();
     Ok(Json(json!({ "devices": devices })))
 }
 
 /// One of them.
 async fn get(cx: Cx, req: Client<get_device::v3::Request, Guests>) -> Result<Json<Value>> {
-    Ok(Json(render(&cx.devices.get(&req.requester, &req.body.device_id).await?)))
+    Ok(Json(render(&req.requester, &cx.devices.get(&req.requester, &req.body.device_id).await?)))
 }
 
-fn render(device: &Device) -> Value {
-    let mut out = json!({"device_id": device.device_id});
+fn render(who: &Requester, device: &Device) -> Value {
+    // Whose it is is not in the specification, and has been told at all times.
+    let mut out = json!({"device_id": device.device_id, "user_id": who.user_id});
     if let (Some(out), Some(name)) = (out.as_object_mut(), &device.display_name) {
         out.insert("display_name".to_owned(), json!(name));
     }
@@ -43,6 +48,20 @@ fn render(device: &Device) -> Value {
         out.insert("last_seen_ts".to_owned(), json!(ms));
     }
     out
+}
+
+/// When and whence a user was here last, for themselves and administrators (client-server API, "Server Administration").
+async fn whois(cx: Cx, req: Client<get_user_info::v3::Request>) -> Result<Json<Value>> {
+    let user = req.body.user_id;
+    let mut devices = Map::new();
+    for device in cx.devices.whois(&req.requester, &user).await? {
+        let mut connections = Vec::new();
+        if let (Some(ip), Some(last_seen)) = (device.last_seen_ip, device.last_seen_ms) {
+            connections.push(json!({ "ip": ip, "last_seen": last_seen, "user_agent": device.user_agent }));
+        }
+        devices.insert(device.device_id, json!({ "sessions": [{ "connections": connections }] }));
+    }
+    Ok(Json(json!({ "user_id": user, "devices": devices })))
 }
 
 /// Calls one by another name.
