@@ -51,7 +51,13 @@ on_both! {
 
     async fn a_login_may_be_declined(server) {
         let body = json!({"username": "ada", "password": "x", "inhibit_login": true, "auth": {"type": "m.login.dummy"}});
-        assert_eq!(server.nobody().post(REGISTER, body).await.good(), json!({"user_id": "@ada:localhost"}));
+        let bare = |name: &str| json!({"user_id": format!("@{name}:localhost"), "home_server": "localhost"});
+        assert_eq!(server.nobody().post(REGISTER, body).await.good(), bare("ada"));
+        // Who said so once need not say it again.
+        let first = json!({"username": "eve", "inhibit_login": true});
+        let (session, _) = server.nobody().post(REGISTER, first).await.asked();
+        let then = json!({"password": "x", "auth": {"type": "m.login.dummy", "session": session}});
+        assert_eq!(server.nobody().post(REGISTER, then).await.good(), bare("eve"));
     }
 
     async fn names_that_cannot_be_are_refused_before_anything_is_asked(server) {

@@ -26,7 +26,7 @@ on_both! {
         assert_eq!(nobody.get(LOGIN).await.good()["flows"][0]["type"], "m.login.password");
         for name in ["ada", "@ada:localhost", "ADA", " ada "] {
             let session = nobody.post(LOGIN, by_password(name, &ada.password())).await.good();
-            assert_eq!(session["user_id"], "@ada:localhost");
+            assert_eq!((&session["user_id"], &session["home_server"]), (&json!("@ada:localhost"), &json!("localhost")));
             User::from_session(&server, &session).get(WHO).await.good();
         }
         let old = json!({"type": "m.login.password", "user": "ada", "password": ada.password()});

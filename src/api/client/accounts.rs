@@ -92,6 +92,7 @@ async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Resu
     let proof = uiaa::run(&cx, &operation, &uiaa::for_newcomers(cx.accounts.settings())).await?;
     // Later requests may leave out what the first one said.
     let said = |key: &str| proof.request.get(key).and_then(Value::as_str).map(str::to_owned);
+    let agreed = |key: &str| proof.request.get(key).and_then(Value::as_bool).unwrap_or(false);
     username = username.or_else(|| said("username"));
     name = name.or_else(|| said("initial_device_display_name"));
     for (secret, is_missing) in [("password", password.is_none()), ("guest_access_token", guest.is_none())] {
@@ -103,7 +104,7 @@ async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Resu
     let device = Device {
         id: device_id.or_else(|| said("device_id").map(Into::into)),
         display_name: name,
-        refreshable: req.body.body.refresh_token,
+        refreshable: req.body.body.refresh_token || agreed("refresh_token"),
         from: req.origin.from(),
     };
     let result = |stage: &str| proof.results.get(stage).and_then(Value::as_str).map(str::to_owned);
@@ -112,7 +113,7 @@ async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Resu
         password,
         registration_token: result(uiaa::REGISTRATION_TOKEN),
         consent_version: result(uiaa::TERMS),
-        device: (!req.body.body.inhibit_login).then_some(device),
+        device: (!req.body.body.inhibit_login && !agreed("inhibit_login")).then_some(device),
         guest,
     };
     cx.limits().address(Limit::Registration, ip)?;
@@ -129,7 +130,11 @@ fn kind(query: Option<&str>) -> Option<String> {
 
 /// Ruma's type would write a device of `null` where there is none.
 fn answer(registered: Registered) -> Json<Value> {
-    let mut answer = Map::from_iter([("user_id".to_owned(), json!(registered.user_id))]);
+    // Old clients read the server's name.
+    let mut answer = Map::from_iter([
+        ("user_id".to_owned(), json!(registered.user_id)),
+        ("home_server".to_owned(), json!(registered.user_id.server_name())),
+    ]);
     if let Some((device, minted)) = registered.session {
         answer.insert("device_id".to_owned(), json!(device));
         answer.insert("access_token".to_owned(), json!(minted.access_token));

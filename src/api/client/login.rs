@@ -142,6 +142,10 @@ async fn log_in(cx: Cx, req: Public<As<login::v3::Request, Body>>) -> Result<log
     let mut answer = login::v3::Response::new(granted.user_id, granted.minted.access_token, granted.device_id);
     answer.refresh_token = granted.minted.refresh_token;
     answer.expires_in = granted.minted.expires_in;
+    #[expect(deprecated, reason = "old clients read it")]
+    {
+        answer.home_server = Some(answer.user_id.server_name().to_owned());
+    }
     if let Some(base) = &cx.settings.public_baseurl {
         answer.well_known = Some(login::v3::DiscoveryInfo::new(login::v3::HomeserverInfo::new(base.clone())));
     }
