@@ -334,7 +334,8 @@ async fn load(session: &mut Reading, users: &[UserNid]) -> Result<HashMap<UserNi
     for (user, device, json, name) in rows {
         let signatures = own_signatures.get(&(user, device.clone())).map_or(&[][..], Vec::as_slice);
         let owner = names.get(&user).map_or("", String::as_str);
-        let json = put_together(&json, owner, signatures, name)?;
+        let named = name.map(|name| ("device_display_name".to_owned(), Value::String(name)));
+        let json = put_together(&json, owner, signatures, Some(named.into_iter().collect()))?;
         found.entry(UserNid(user)).or_default().devices.insert(device, json);
     }
     let rows: Vec<(i64, String, String)> = fetch_all!(session, (i64, String, String), cross_signing, nids.clone())?;
@@ -362,22 +363,20 @@ async fn owner_names(session: &mut Reading, users: &Ints) -> Result<HashMap<i64,
     Ok(rows.into_iter().collect())
 }
 
-/// Adds signatures of `signer` and a display name to a stored key.
+/// Adds signatures of `signer` and what is unsigned to a stored key.
 fn put_together(
     json: &str,
     signer: &str,
     signatures: &[(String, String)],
-    name: Option<String>,
+    unsigned: Option<Map<String, Value>>,
 ) -> Result<Box<RawValue>> {
     let fault = |e: serde_json::Error| Error::fault("a stored key is no JSON object", e);
-    if signatures.is_empty() && name.is_none() {
+    if signatures.is_empty() && unsigned.is_none() {
         return RawValue::from_string(json.to_owned()).map_err(fault);
     }
     let mut key: Map<String, Value> = serde_json::from_str(json).map_err(fault)?;
     add_signatures(&mut key, signer, signatures);
-    if let Some(name) = name {
-        let mut unsigned = Map::new();
-        unsigned.insert("device_display_name".to_owned(), Value::String(name));
+    if let Some(unsigned) = unsigned {
         key.insert("unsigned".to_owned(), Value::Object(unsigned));
     }
     serde_json::value::to_raw_value(&key).map_err(fault)

@@ -54,8 +54,9 @@ fn number(version: &str) -> Result<i64> {
     version.parse().ok().filter(|n| *n > 0).or_not_found("Backup version")
 }
 
-fn is_object(raw: &RawValue) -> bool {
-    raw.get().starts_with('{')
+/// What clients put into a backup is theirs: an object as a rule, a text of old.
+fn is_opaque(raw: &RawValue) -> bool {
+    raw.get().starts_with(['{', '"'])
 }
 
 impl Keys {
@@ -77,8 +78,8 @@ impl Keys {
     }
 
     fn check_auth_data(&self, algorithm: &str, auth_data: &RawValue) -> Result<()> {
-        if !is_name(algorithm) || !is_object(auth_data) {
-            return Err(Error::bad_json("A backup has an algorithm and auth_data, which is an object"));
+        if !is_name(algorithm) || !is_opaque(auth_data) {
+            return Err(Error::bad_json("A backup has an algorithm and auth_data, an object or a text"));
         }
         if auth_data.get().len() > self.settings.max_backup_key_bytes {
             return Err(Error::too_large("auth_data is too large"));
@@ -169,8 +170,8 @@ impl Keys {
         }
         let wrong = |e: serde_json::Error| Error::bad_json(format!("session {session_id}: {e}"));
         let key: KeyBackupData<'_> = serde_json::from_str(raw.get()).map_err(wrong)?;
-        if !is_object(key.session_data) {
-            return Err(Error::bad_json(format!("session {session_id}: session_data is no object")));
+        if !is_opaque(key.session_data) {
+            return Err(Error::bad_json(format!("session {session_id}: session_data is neither an object nor a text")));
         }
         Ok(BackupSession {
             first_index: key.first_message_index.into(),

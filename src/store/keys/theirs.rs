@@ -158,8 +158,13 @@ impl Store {
                 for (usage, json) in &list.signing_keys {
                     execute!(tx, PUT_KEY, user.0, usage.as_str(), json.as_str())?;
                 }
+                let before: Option<Followed> = fetch_optional!(tx, Followed, FOLLOWED, user.0)?;
                 execute!(tx, FOLLOW, user.0, list.stream_id)?;
-                tx.note_device_list(user).await.map(drop)
+                // The first is no news: who asked before was answered by its server just then.
+                if before.is_some_and(|followed| followed.stream_id > 0) {
+                    tx.note_device_list(user).await?;
+                }
+                Ok(())
             })
         })
         .await

@@ -234,6 +234,7 @@ impl DeviceLists {
             None => {
                 if self.store.meets_ours(nid).await? {
                     self.store.tell_device_list(nid).await?;
+                    self.store.follow(vec![nid]).await?;
                 }
                 Ok(None)
             }
