@@ -262,7 +262,9 @@ impl Media {
                 }
                 None => return Err(unavailable()),
             };
-            if row.quarantined_by.is_some() || (row.authenticated && !access.authenticated) {
+            // What has not come yet is not there for anybody, which is all that is told of it.
+            let withheld = row.blob.is_some() && row.authenticated && !access.authenticated;
+            if row.quarantined_by.is_some() || withheld {
                 return Err(unavailable());
             }
             if row.blob.is_some() {
