@@ -37,7 +37,7 @@ async fn what_is_no_push_rule_is_refused() {
         ada.put(&format!("{rules}{path}"), rule.clone()).await.refused(400, "M_UNRECOGNIZED");
     }
     server.nobody().get(&format!("{rules}/")).await.refused(401, "M_MISSING_TOKEN");
-    ada.get(&format!("{rules}/global/nothing/word")).await.refused(400, "M_INVALID_PARAM");
+    ada.get(&format!("{rules}/global/nothing/word")).await.refused(404, "M_NOT_FOUND");
     ada.put(&format!("{rules}/global/nothing/word"), rule.clone()).await.refused(400, "M_INVALID_PARAM");
     ada.put(&format!("{rules}/global/content/.word"), rule).await.refused(400, "M_INVALID_PARAM");
     ada.get(&format!("{rules}/global/content/word")).await.refused(404, "M_NOT_FOUND");

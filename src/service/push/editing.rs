@@ -37,11 +37,11 @@ impl Push {
     /// # Errors
     /// 404 if there is none, 400 for a kind that is none.
     pub async fn rule(&self, who: &Requester, kind: &str, rule_id: &str) -> Result<Value> {
-        self.rules_of_kind(who, kind)
-            .await?
-            .into_iter()
-            .find(|rule| rule.get("rule_id").and_then(Value::as_str) == Some(rule_id))
-            .ok_or_else(|| Error::not_found("The push rule was not found"))
+        let none = || Error::not_found("The push rule was not found");
+        // Of a kind that there is not, there is no rule either.
+        kind_of(kind).map_err(|_| none())?;
+        let mut rules = self.rules_of_kind(who, kind).await?.into_iter();
+        rules.find(|rule| rule.get("rule_id").and_then(Value::as_str) == Some(rule_id)).ok_or_else(none)
     }
 
     /// Adds or changes a rule of the user's own.

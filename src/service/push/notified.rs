@@ -159,7 +159,8 @@ impl Notified {
     ) -> Result<String> {
         let mut out = String::from("{\"notifications\":[");
         let mut read: HashMap<RoomNid, Vec<ReadPosition>> = HashMap::new();
-        for (n, one) in found.iter().enumerate() {
+        let empty = out.len();
+        for one in found {
             let Some(viewer) = viewers.get(&one.event.room) else { continue };
             let positions = match read.entry(one.event.room) {
                 Entry::Occupied(known) => known.into_mut(),
@@ -169,10 +170,11 @@ impl Notified {
             // Actions of ours, and of rules that were read as JSON.
             let actions = RawValue::from_string(one.actions.clone()).doing("reading push actions")?;
             let room_id = serde_json::to_string(&viewer.room.room_id).doing("writing an answer")?;
-            if n > 0 {
+            if out.len() > empty {
                 out.push(',');
             }
-            out.push_str(&format!("{{\"room_id\":{room_id},\"read\":{is_read},\"actions\":{actions},\"ts\":"));
+            out.push_str(&format!("{{\"room_id\":{room_id},\"profile_tag\":null,\"read\":{is_read},"));
+            out.push_str(&format!("\"actions\":{actions},\"ts\":"));
             out.push_str(&one.event.pdu.origin_server_ts().to_string());
             out.push_str(",\"event\":");
             self.history.write(&mut out, &one.event, viewer, Form::default()).await?;
