@@ -33,6 +33,8 @@ pub struct Unsigned<'a> {
     pub replaces_state: Option<&'a EventId>,
     /// The redaction that took its content, as JSON in client form.
     pub redacted_because: Option<&'a str>,
+    /// Its id.
+    pub redacted_by: Option<&'a EventId>,
     /// Bundled aggregations: the value of `m.relations`, as JSON.
     pub relations: Option<&'a str>,
     /// Anything else: key, and value as JSON. Unstable features put theirs here.
@@ -89,7 +91,8 @@ pub fn write_federation_event(out: &mut String, pdu: &Pdu, id_is_hash: bool) {
 }
 
 /// Appends a state event in stripped form, as invites and knocks show it (client-server API, "Stripped state"). With
-/// `origin_server_ts` it is the form of `children_state` in space hierarchies. Nothing is written for other events.
+/// `origin_server_ts` it is the form of `children_state` in space hierarchies, which by custom names the room too. Nothing
+/// is written for other events.
 pub fn write_stripped(out: &mut String, pdu: &Pdu, with_origin_server_ts: bool) {
     let Some(state_key) = pdu.state_key() else { return };
     out.reserve(pdu.content_json().len() + 192);
@@ -98,6 +101,8 @@ pub fn write_stripped(out: &mut String, pdu: &Pdu, with_origin_server_ts: bool) 
     if with_origin_server_ts {
         out.push_str(",\"origin_server_ts\":");
         push_int(out, pdu.origin_server_ts());
+        out.push_str(",\"room_id\":");
+        push_str(out, pdu.room_id().as_str());
     }
     out.push_str(",\"sender\":");
     push_str(out, pdu.sender().as_str());
@@ -136,6 +141,8 @@ fn push_unsigned(out: &mut String, unsigned: &Unsigned<'_>) {
     }
     let strings = [
         ("membership", unsigned.membership),
+        // Not in the specification; servers have told it at all times.
+        ("redacted_by", unsigned.redacted_by.map(EventId::as_str)),
         ("prev_sender", unsigned.prev_sender.map(UserId::as_str)),
         ("replaces_state", unsigned.replaces_state.map(EventId::as_str)),
         ("transaction_id", unsigned.transaction_id),

@@ -175,7 +175,12 @@ impl Events {
         let room = self.state.room_by_nid(nid).await?;
         let event = self.store.event_by_id(target).await?;
         if event.as_ref().is_some_and(|e| e.room != nid) {
-            return Err(Error::not_found("Event not found"));
+            let levels = self.state.power_levels(&room).await?;
+            // Who may redact nothing of others here is not told either that it is elsewhere.
+            return Err(match levels.can(&who.user_id, levels.redact) {
+                true => Error::invalid_param("The event is not of this room"),
+                false => Error::not_found("Event not found"),
+            });
         }
         // What has no place in the room is to us as if it were not here.
         let event = event.filter(|e| e.pos.is_some());

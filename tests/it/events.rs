@@ -212,12 +212,16 @@ on_both! {
         let (mine, theirs) = (bob.says(&room, "mine").await, alice.says(&room, "theirs").await);
         bob.redacts(&room, &theirs).await.refused(403, "M_FORBIDDEN");
         bob.redacts(&room, "$nothing").await.refused(404, "M_NOT_FOUND");
+        let elsewhere = bob.says(&bob.opens().await, "elsewhere").await;
+        bob.redacts(&room, &elsewhere).await.refused(404, "M_NOT_FOUND");
+        alice.redacts(&room, &elsewhere).await.refused(400, "M_INVALID_PARAM");
         let before = alice.now().await;
         let redaction = event_id(&bob.redacts(&room, &mine).await.good());
         let event = alice.in_room(&room, &format!("event/{}", encoded(&mine))).await.good();
         assert_eq!(event["content"], json!({}));
         let because = &event["unsigned"]["redacted_because"];
         assert_eq!((&because["event_id"], &because["content"]["reason"]), (&json!(redaction), &json!("so")));
+        assert_eq!(event["unsigned"]["redacted_by"], redaction);
         let news = alice.syncs_since(&before).await;
         let news = &news["rooms"]["join"][&room]["timeline"]["events"];
         assert_eq!((&news[0]["type"], &news[0]["redacts"]), (&json!("m.room.redaction"), &json!(mine)));

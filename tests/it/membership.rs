@@ -173,6 +173,15 @@ on_both! {
         carol.joins(&inner).await.refused(403, "M_FORBIDDEN");
         let member = alice.reads(&inner, "m.room.member", bob.id.as_str()).await.good();
         assert_eq!(member["join_authorised_via_users_server"], alice.id.as_str());
+        // Who vouched is no word of theirs, whatever they copy into a later event.
+        let again = json!({ "membership": "join", "displayname": "B", "join_authorised_via_users_server": "@x:elsewhere.org" });
+        bob.sets(&inner, "m.room.member", bob.id.as_str(), again).await.good();
+        let member = alice.reads(&inner, "m.room.member", bob.id.as_str()).await.good();
+        assert_eq!(member, json!({ "membership": "join", "displayname": "B" }));
+        bob.leaves(&inner).await.good();
+        bob.sets(&inner, "m.room.member", bob.id.as_str(), json!({ "membership": "join" })).await.good();
+        let member = alice.reads(&inner, "m.room.member", bob.id.as_str()).await.good();
+        assert_eq!(member["join_authorised_via_users_server"], alice.id.as_str());
         // Their own words about themselves are still theirs.
         bob.says(&inner, "in").await;
     }
@@ -213,6 +222,10 @@ on_both! {
         assert_eq!(list(&alice, "?not_membership=join").await, ["@carol:localhost"]);
         assert_eq!(list(&alice, "?membership=invite&not_membership=invite").await.len(), 3);
         assert_eq!(list(&alice, &format!("?at={before}")).await, ["@alice:localhost"]);
+        // Where all of the timeline begins there was nobody but who made the room.
+        let all = alice.syncs("filter=%7B%22room%22%3A%7B%22timeline%22%3A%7B%22limit%22%3A50%7D%7D%7D").await;
+        let begin = all["rooms"]["join"][room.as_str()]["timeline"]["prev_batch"].as_str().unwrap().to_owned();
+        assert_eq!(list(&alice, &format!("?at={begin}")).await, ["@alice:localhost"]);
         alice.in_room(&room, "members?at=nonsense").await.refused(400, "M_INVALID_PARAM");
         carol.in_room(&room, "members").await.refused(403, "M_FORBIDDEN");
         let now = alice.in_room(&room, "joined_members").await.good();
@@ -284,6 +297,7 @@ on_both! {
         bob.sets(&room, member, alice.id.as_str(), json!({ "membership": "leave" })).await.refused(403, "M_FORBIDDEN");
         bob.sets(&room, member, bob.id.as_str(), json!({ "membership": 5 })).await.refused(400, "M_BAD_JSON");
         bob.sets(&room, member, bob.id.as_str(), json!({})).await.refused(400, "M_BAD_JSON");
+        bob.sets(&room, member, bob.id.as_str(), json!({ "membership": "dancing" })).await.refused(400, "M_BAD_JSON");
         bob.sets(&room, member, "nonsense", json!({ "membership": "join" })).await.refused(400, "M_INVALID_PARAM");
         bob.sets(&room, member, bob.id.as_str(), json!({ "membership": "leave" })).await.good();
         let rooms = bob.get(&format!("{V3}/joined_rooms")).await.good();

@@ -41,6 +41,7 @@ fn a_full_event() {
         prev_content: Some(r#"{"topic":"old"}"#),
         prev_sender: Some(user_id!("@bob:b.org")),
         replaces_state: Some(event_id!("$old")),
+        redacted_by: Some(event_id!("$redaction")),
         redacted_because: Some("{}"),
         relations: Some(r#"{"m.thread":{"count":1}}"#),
         more: &[("org.example", "[1]")],
@@ -53,6 +54,7 @@ fn a_full_event() {
             "unsigned": {
                 "age": -7, "transaction_id": "t\"1", "membership": "join", "prev_content": {"topic": "old"},
                 "prev_sender": "@bob:b.org", "replaces_state": "$old", "redacted_because": {},
+                "redacted_by": "$redaction",
                 "m.relations": {"m.thread": {"count": 1}}, "org.example": [1],
             },
         })
@@ -107,7 +109,7 @@ fn stripped_state() {
         serde_json::from_str::<Value>(&stripped(&pdu, false)).unwrap(),
         json!({"type": "m.room.name", "state_key": "", "sender": "@alice:a.org", "content": {"name": "x"}})
     );
-    assert!(stripped(&pdu, true).contains(r#""origin_server_ts":1700000000000"#));
+    assert!(stripped(&pdu, true).contains(r#""origin_server_ts":1700000000000,"room_id":"!r:a.org""#));
     assert_eq!(stripped(&event(DEFAULT, "m.room.message", None, &json!({})), true), "");
 }
 

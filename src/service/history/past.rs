@@ -46,7 +46,12 @@ impl History {
             return Ok(state);
         }
         let before = self.store.history(room.nid, Direction::Backward, place, HistoryToken::START, 1).await?;
-        match before.first() {
+        if let Some(event) = before.first() {
+            return self.state_beside(viewer, event).await;
+        }
+        // Before its creation a room has no state; what is asked for is who made it (the create event, and their join).
+        let made = self.store.history(room.nid, Direction::Forward, HistoryToken::START, HistoryToken::END, 2).await?;
+        match made.last() {
             Some(event) => self.state_beside(viewer, event).await,
             None => Ok(StateMap::new()),
         }

@@ -55,10 +55,12 @@ impl History {
             Some(nid) => self.store.event(nid).await?,
             None => None,
         };
+        let redaction = match event.redacted_by {
+            Some(nid) => self.store.event(nid).await?,
+            None => None,
+        };
         let mut because = String::new();
-        if let Some(nid) = event.redacted_by
-            && let Some(redaction) = self.store.event(nid).await?
-        {
+        if let Some(redaction) = &redaction {
             let unsigned = Unsigned { age_ms: Some(age), ..Unsigned::default() };
             write_client_event(&mut because, &redaction.pdu, true, &unsigned);
         }
@@ -72,6 +74,7 @@ impl History {
             prev_content: replaced.as_ref().map(|e| e.pdu.content_json()),
             prev_sender: replaced.as_ref().map(|e| e.pdu.sender()),
             replaces_state: replaced.as_ref().map(|e| e.pdu.event_id()),
+            redacted_by: redaction.as_ref().map(|e| e.pdu.event_id()),
             redacted_because: (!because.is_empty()).then_some(because.as_str()),
             relations: form.bundles.and_then(|bundles| bundles.get(&event.nid)).map(String::as_str),
             more: &[],
