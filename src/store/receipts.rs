@@ -131,6 +131,8 @@ const RECEIPTS_RECENT: &str = concat!(receipt_columns!(), "ORDER BY pos DESC LIM
 const RECEIPTS_SINCE: &str = concat!(receipt_columns!(), "AND pos > $2 AND pos <= $3 ORDER BY pos DESC");
 const RECEIPTS_OF: &str = concat!(receipt_columns!(), "AND user_nid = $2");
 const RECEIPT_AT: &str = "SELECT e.pos FROM receipts r JOIN events e ON e.event_id = r.event_id WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.kind = $3 AND r.thread = $4";
+const EVENT_OF: &str =
+    "SELECT event_id FROM receipts WHERE room_nid = $1 AND user_nid = $2 AND kind = $3 AND thread = ''";
 const RECEIPT_PUT: &str = "INSERT INTO receipts (room_nid, user_nid, kind, thread, event_id, ts_ms, pos) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (room_nid, user_nid, kind, thread) DO UPDATE SET event_id = excluded.event_id, ts_ms = excluded.ts_ms, pos = excluded.pos";
 const READ_GET: &str = "SELECT thread, pos, counter FROM read_positions WHERE room_nid = $1 AND user_nid = $2";
 const READ_MOVE: &str = "INSERT INTO read_positions (room_nid, user_nid, thread, pos, counter) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (room_nid, user_nid, thread) DO UPDATE SET pos = excluded.pos, counter = excluded.counter WHERE excluded.pos > read_positions.pos";
@@ -205,6 +207,13 @@ impl Tx {
         let mut logged = None;
         for new in receipts {
             let thread = new.thread.as_deref().unwrap_or("");
+            // A receipt of the whole room at the same event says all that this one says (MSC4102).
+            if !thread.is_empty()
+                && fetch_optional!(self, (String,), EVENT_OF, room.0, user.0, new.kind.as_str())?
+                    .is_some_and(|(event_id,)| event_id == new.event_id.as_str())
+            {
+                continue;
+            }
             let at: Option<(Option<i64>,)> =
                 fetch_optional!(self, (Option<i64>,), RECEIPT_AT, room.0, user.0, new.kind.as_str(), thread)?;
             let (old, ahead) = (at.and_then(|a| a.0), new.event_pos.map(|p| p.0));
