@@ -127,6 +127,9 @@ impl Edge {
     pub fn new(settings: Settings, supervisor: Supervisor) -> Result<Self, Error> {
         // For the libraries that ask the process for a provider (the ACME client); it may have one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        // Pingora's own timers have a thread that wakes a hundred times a second from the first request on, for ever. They
+        // pay where timeouts are many more than connections; ours are tokio's, all but those below a second.
+        pingora_timeout::fast_timeout::set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
         let live = Live::new(&settings)?;
         acme::check(&settings)?;
         let certificates = Certificates::new(principal(&settings));
