@@ -31,7 +31,7 @@ mod hub;
 mod publish;
 mod slot;
 
-pub use hub::RoomHub;
+pub use hub::{Listening, RoomHub};
 pub use slot::{UserRooms, UserSlot};
 
 /// How long a user's slot outlives its last use.

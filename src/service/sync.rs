@@ -20,7 +20,7 @@ use crate::{
     devices::to_device::ToDevice,
     history::{Form, History},
     keys::Keys,
-    notifier::{Notifier, UserRooms, UserSlot},
+    notifier::{Listening, Notifier, UserRooms, UserSlot},
     presence::Presence,
     push::Push,
     receipts::Receipts,
@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub mod filter;
+mod old;
 mod own;
 mod rooms;
 mod section;
@@ -121,6 +122,15 @@ pub struct Ask {
     pub set_presence: PresenceState,
 }
 
+/// Which answer is wanted.
+#[derive(Debug)]
+enum Wanted {
+    /// That of /sync.
+    Sync,
+    /// One stream of what is new, or what is new in one room.
+    Events(Option<Listening>),
+}
+
 /// One answer in the making.
 pub(crate) struct Turn<'a> {
     pub(crate) who: &'a Requester,
@@ -202,11 +212,16 @@ impl Sync {
     /// # Errors
     /// 400 for a token that is not ours; else if the database fails.
     pub async fn sync(&self, who: &Requester, ask: &Ask) -> Result<String> {
-        let deadline = tokio::time::Instant::now() + ask.timeout.min(LONGEST);
         let since = match &ask.since {
             Some(token) => self.since(token)?,
             None => None,
         };
+        self.answer(who, ask, since, &Wanted::Sync).await
+    }
+
+    /// Looks until there is something to say, or it has been waited long enough.
+    async fn answer(&self, who: &Requester, ask: &Ask, since: Option<SyncToken>, wanted: &Wanted) -> Result<String> {
+        let deadline = tokio::time::Instant::now() + ask.timeout.min(LONGEST);
         let slot = self.notifier.user(who.user_nid);
         // The user counts as here for as long as this is held.
         let _here = self.sources.presence.syncing(who, ask.set_presence.clone()).await?;
@@ -220,15 +235,13 @@ impl Sync {
             let bell = slot.bell().notified();
             tokio::pin!(bell);
             bell.as_mut().enable();
-            let now = SyncToken {
-                pos: self.store.head(),
-                to_device: since.map_or(0, |s| s.to_device),
-                boot: self.notifier.boot(),
-                ephemeral: self.notifier.ephemeral(),
-            };
-            let mut turn = Turn { who, ask, slot: &slot, since, now };
+            let mut turn = Turn { who, ask, slot: &slot, since, now: self.now(since) };
             let must_answer = since.is_none() || ask.full_state || tokio::time::Instant::now() >= deadline;
-            if let Some(answer) = self.look(&mut turn, must_answer).await? {
+            let answer = match wanted {
+                Wanted::Sync => self.look(&mut turn, must_answer).await?,
+                Wanted::Events(room) => Box::pin(self.look_at_events(&mut turn, room.as_ref(), must_answer)).await?,
+            };
+            if let Some(answer) = answer {
                 return Ok(answer);
             }
             tokio::select! {
@@ -238,11 +251,21 @@ impl Sync {
         }
     }
 
+    /// The token of an answer that tells all there is, to whom has to-device messages up to `since`.
+    fn now(&self, since: Option<SyncToken>) -> SyncToken {
+        SyncToken {
+            pos: self.store.head(),
+            to_device: since.map_or(0, |s| s.to_device),
+            boot: self.notifier.boot(),
+            ephemeral: self.notifier.ephemeral(),
+        }
+    }
+
     /// Reads a token. One that was given on a history which this database does not have (an older backup was restored,
     /// an older replica took over) starts anew: what it stands for has been given out a second time.
     fn since(&self, token: &str) -> Result<Option<SyncToken>> {
         let token: SyncToken =
-            token.parse().map_err(|_| Error::invalid_param("`since` is not a token of this server"))?;
+            token.parse().map_err(|_| Error::invalid_param("This is no token that this server gives for syncing"))?;
         Ok(self.store.gave_out(token.boot, token.pos).then_some(token))
     }
 

@@ -22,6 +22,7 @@ mod changes;
 mod gaps;
 mod held;
 mod memory;
+mod news;
 mod outliers;
 mod outside;
 mod partial;
@@ -187,8 +188,6 @@ impl Row {
 const EVENT_BY_ID: &str = "SELECT event_nid FROM events WHERE event_id = $1";
 const PAGE_BACK: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth, pos) <= ($2, $3) AND (depth, pos) > ($4, $5) ORDER BY depth DESC, pos DESC LIMIT $6";
 const PAGE_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND (depth, pos) > ($2, $3) AND (depth, pos) <= ($4, $5) ORDER BY depth, pos LIMIT $6";
-const NEWS_BACK: &str =
-    "SELECT event_nid FROM events WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos DESC LIMIT $4";
 const BY_TXN: &str =
     "SELECT event_nid FROM events WHERE sender_nid = $1 AND room_nid = $2 AND txn_id = $3 AND device_id = $4";
 const BY_TIME_ON: &str = "SELECT event_nid FROM events WHERE room_nid = $1 AND pos IS NOT NULL AND origin_ms >= $2 ORDER BY origin_ms, depth, pos LIMIT $3";
@@ -317,22 +316,6 @@ impl Store {
             until.pos.0,
             limit
         )?;
-        self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
-    }
-
-    /// The newest live events of a room in `(after, upto]`, newest first.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn news(
-        &self,
-        room: RoomNid,
-        after: StreamPos,
-        upto: StreamPos,
-        limit: usize,
-    ) -> Result<Vec<Arc<StoredEvent>>> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), NEWS_BACK, room.0, after.0, upto.0, limit)?;
         self.events(&rows.into_iter().map(|(n,)| EventNid(n)).collect::<Vec<_>>()).await
     }
 

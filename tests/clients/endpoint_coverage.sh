@@ -27,9 +27,9 @@ awk -F'\t' '
   NR == 1 { split($0, header, FS); area = column("area"); module = column("module"); path = column("path")
             kind = column("kind"); side = column("side"); print; next }
   $side != "serve" || $kind !~ /^(spec|spec-prose|synapse)$/ { next }
-  $area == "client-server" && $module ~ /^(account data|capabilities|devices|discovery|events|key backup|keys|keys \(cross-signing\)|login|membership|profile|push|receipts|registration|room directory|rooms|state|sync|to-device|typing|account)$/ \
+  $area == "client-server" && $module ~ /^(account data|capabilities|devices|discovery|events|key backup|keys|keys \(cross-signing\)|login|membership|profile|push|receipts|registration|room directory|rooms|state|sync|old sync|to-device|typing|account)$/ \
     && $path ~ /\/(v[13]|versions)(\/|$)/ \
-    && $path !~ /knock|refresh|get_token|timestamp_to_event|upgrade|room_summary|pushers|notifications|requestToken|fallback\/web|aliases$|account\/(3pid|deactivate|password)|_matrix\/static|initialSync|appservice/ { print; next }
+    && $path !~ /knock|refresh|get_token|timestamp_to_event|upgrade|room_summary|pushers|notifications|requestToken|fallback\/web|aliases$|account\/(3pid|deactivate|password)|_matrix\/static|appservice/ { print; next }
   $area == "media" && $path !~ /federation|media\/v1\/create|upload\// { print; next }
   $path ~ /^\/_matrix\/key\/v2\/server$|^\/_matrix\/federation\/v1\/version$|^\/_synapse\/admin\/v1\/register$|^\/_matrix\/client\/versions$/ { print }
 ' "$shared/checklists/endpoints.tsv" > "$rows"

@@ -82,7 +82,11 @@ async fn no_route_takes_rubbish() {
     let table = hearth_api::routes();
     assert!(table.table().len() > 30);
     for route in table.table() {
-        let path = route.path.replace(['{', '}'], "x");
+        let mut path = route.path.replace(['{', '}'], "x");
+        if path.ends_with("/events") {
+            // It waits unasked.
+            path.push_str("?timeout=0");
+        }
         for body in ["rubbish", "[]", "{\"auth\": 5}", "\u{0}", "{}"] {
             let body = (route.method != "GET").then(|| body.to_owned());
             for caller in [&server.nobody(), &ada.caller] {

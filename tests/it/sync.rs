@@ -12,6 +12,8 @@ use crate::{
     },
 };
 
+mod old;
+
 fn next(sync: &Value) -> String {
     sync["next_batch"].as_str().unwrap().to_owned()
 }

@@ -12,10 +12,12 @@ use crate::{
     routes::Routes,
 };
 
+mod old;
+
 /// Its routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(sync)
+    Routes::new().on(sync).merge(old::routes())
 }
 
 mod since {

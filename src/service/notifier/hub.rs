@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use hearth_base::ids::{EventNid, RoomNid, StreamPos, UserNid};
@@ -27,6 +30,25 @@ pub struct RoomHub {
     members: RwLock<Option<HashSet<UserNid>>>,
     /// Counts changes of membership, so that a load that raced with one is done again.
     membership_changes: AtomicU64,
+    /// Who listens by a request that names the room, once for each such request.
+    listeners: Mutex<Vec<UserNid>>,
+}
+
+/// A request that waits for news of a room, whose user need not be in it: as long as this is held, events ring their bell.
+#[derive(Debug)]
+pub struct Listening {
+    /// The room.
+    pub hub: Arc<RoomHub>,
+    user: UserNid,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut listeners = self.hub.listeners.lock();
+        if let Some(at) = listeners.iter().position(|user| *user == self.user) {
+            listeners.swap_remove(at);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -50,6 +72,7 @@ impl RoomHub {
             ring: Mutex::new(Ring { since: StreamPos(i64::MAX), lost: StreamPos(i64::MIN), events: VecDeque::new() }),
             members: RwLock::new(None),
             membership_changes: AtomicU64::new(0),
+            listeners: Mutex::default(),
         }
     }
 
@@ -191,9 +214,17 @@ impl RoomHub {
         }
     }
 
+    /// Has a user hear of the room's events, in it or not.
+    #[must_use]
+    pub fn listen(self: Arc<Self>, user: UserNid) -> Listening {
+        self.listeners.lock().push(user);
+        Listening { hub: self, user }
+    }
+
     /// Adds our users who would hear of an event of this room.
     pub(super) fn tell(&self, bells: &mut HashSet<UserNid>) {
         bells.extend(self.members.read().iter().flatten());
+        bells.extend(self.listeners.lock().iter());
     }
 
     /// Takes in an event that is news.

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use hearth_base::{Error, Result, ids::RoomNid};
+use ruma::RoomId;
 use serde_json::value::RawValue;
 
 use super::{
     Sync, Turn,
-    section::{json_text, key, key_text},
+    section::{json_text, key, key_text, key_value},
 };
 
 /// Account data that is news.
@@ -21,6 +22,11 @@ impl OwnData {
     /// What is news in one room.
     pub(super) fn of_room(&self, room: RoomNid) -> &[(String, Box<RawValue>)] {
         self.rooms.get(&room).map_or(&[], Vec::as_slice)
+    }
+
+    /// What is news and of no room.
+    pub(super) fn global(&self) -> &[(String, Box<RawValue>)] {
+        &self.global
     }
 }
 
@@ -55,7 +61,7 @@ impl Sync {
                 out.push_str("{\"events\":[");
             }
             news = true;
-            write_piece(out, kind, content.get());
+            write_piece(out, None, kind, content.get());
         }
         if news {
             out.push_str("]}");
@@ -105,17 +111,19 @@ impl Sync {
         Ok(true)
     }
 
+    /// How others are, as far as it changed: events as JSON.
+    pub(super) async fn presence(&self, turn: &Turn<'_>) -> Result<Vec<String>> {
+        let after = turn.since.filter(|_| !turn.other_run()).map(|since| since.ephemeral);
+        let filter = &turn.ask.filter.presence;
+        if after == Some(turn.now.ephemeral) || !filter.has_type("m.presence") {
+            return Ok(Vec::new());
+        }
+        self.sources.presence.news(turn.who.user_nid, after, |user| filter.has_sender(user)).await
+    }
+
     /// Writes how others are, as far as it changed.
     pub(super) async fn write_presence(&self, out: &mut String, turn: &Turn<'_>) -> Result<bool> {
-        let after = turn.since.filter(|_| !turn.other_run()).map(|since| since.ephemeral);
-        if after == Some(turn.now.ephemeral) {
-            return Ok(false);
-        }
-        let filter = &turn.ask.filter.presence;
-        if !filter.has_type("m.presence") {
-            return Ok(false);
-        }
-        let events = self.sources.presence.news(turn.who.user_nid, after, |user| filter.has_sender(user)).await?;
+        let events = self.presence(turn).await?;
         if events.is_empty() {
             return Ok(false);
         }
@@ -156,13 +164,17 @@ impl Sync {
     }
 }
 
-/// Appends a piece of account data as an element of a list.
-pub(super) fn write_piece(out: &mut String, kind: &str, content: &str) {
+/// Appends what is no event of a history (account data, receipts) as an element of a list; with its room, where the list
+/// is of more than one.
+pub(super) fn write_piece(out: &mut String, room: Option<&RoomId>, kind: &str, content: &str) {
     if !out.ends_with('[') {
         out.push(',');
     }
     out.push_str("{\"type\":");
     out.push_str(&json_text(kind));
+    if let Some(room) = room {
+        key_value(out, "room_id", room.as_str());
+    }
     out.push_str(",\"content\":");
     out.push_str(content);
     out.push('}');

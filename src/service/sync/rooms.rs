@@ -151,7 +151,7 @@ impl Sync {
     }
 
     /// Whether an invite comes from somebody the user does not want to hear of (spec: "Ignoring Users").
-    async fn is_ignored(&self, turn: &Turn<'_>, invite: &Membership) -> Result<bool> {
+    pub(super) async fn is_ignored(&self, turn: &Turn<'_>, invite: &Membership) -> Result<bool> {
         let ignored = self.sources.account_data.ignored(turn.who.user_nid).await?;
         if ignored.is_empty() {
             return Ok(false);
@@ -223,6 +223,7 @@ impl Sync {
     }
 }
 
-fn typing_changed(turn: &Turn<'_>, hub: &RoomHub) -> bool {
+/// Whether who types in a room may be others than the client knows.
+pub(super) fn typing_changed(turn: &Turn<'_>, hub: &RoomHub) -> bool {
     hub.last_typing() > turn.after_ephemeral() || turn.other_run()
 }

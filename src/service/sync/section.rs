@@ -55,6 +55,12 @@ pub(super) fn key(out: &mut String, name: &str) {
     out.push_str("\":");
 }
 
+/// A member of an object whose value is a string.
+pub(super) fn key_value(out: &mut String, name: &str, value: &str) {
+    key(out, name);
+    out.push_str(&json_text(value));
+}
+
 /// Begins a member of an object whose name a stranger chose.
 pub(super) fn key_text(out: &mut String, name: &str) {
     if !out.is_empty() && !out.ends_with(['{', '[']) {

@@ -12,6 +12,33 @@ use super::super::{
 use crate::{notifier::RoomHub, push::Count};
 
 impl Sync {
+    /// Receipts and who types, by their types and as far as they are news.
+    pub(in crate::sync) async fn ephemeral(
+        &self,
+        turn: &Turn<'_>,
+        room: &Room,
+        hub: &RoomHub,
+        newly: bool,
+        typing: bool,
+    ) -> Result<Vec<(&'static str, String)>> {
+        let filter = &turn.ask.filter.ephemeral;
+        let here = filter.has_room(&room.room_id);
+        let mut events = Vec::new();
+        let after = turn.after();
+        if here && filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
+            let after = (!newly).then_some(after);
+            let content = self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
+            events.extend(content.map(|content| ("m.receipt", content)));
+        }
+        if here && filter.has_type("m.typing") && (newly || typing) {
+            let users = self.sources.typing.users(hub.nid);
+            if typing || !users.is_empty() {
+                events.push(("m.typing", serde_json::json!({ "user_ids": users }).to_string()));
+            }
+        }
+        Ok(events)
+    }
+
     /// Writes receipts and who types; says whether there was anything.
     pub(super) async fn write_ephemeral(
         &self,
@@ -22,34 +49,12 @@ impl Sync {
         newly: bool,
         typing: bool,
     ) -> Result<bool> {
-        let filter = &turn.ask.filter.ephemeral;
-        let here = filter.has_room(&room.room_id);
-        let mut events = String::new();
-        let after = turn.after();
-        if here && filter.has_type("m.receipt") && (newly || hub.last_receipt() > after) {
-            let after = (!newly).then_some(after);
-            let content = self.sources.receipts.content_since(hub.nid, after, turn.now.pos, turn.who.user_nid).await?;
-            if let Some(content) = content {
-                events.push_str("{\"type\":\"m.receipt\",\"content\":");
-                events.push_str(&content);
-                events.push('}');
-            }
-        }
-        if here && filter.has_type("m.typing") && (newly || typing) {
-            let users = self.sources.typing.users(hub.nid);
-            if typing || !users.is_empty() {
-                if !events.is_empty() {
-                    events.push(',');
-                }
-                events.push_str("{\"type\":\"m.typing\",\"content\":{\"user_ids\":");
-                // User ids always serialise.
-                events.push_str(&serde_json::to_string(&users).unwrap_or_default());
-                events.push_str("}}");
-            }
-        }
+        let events = self.ephemeral(turn, room, hub, newly, typing).await?;
         key(out, "ephemeral");
         out.push_str("{\"events\":[");
-        out.push_str(&events);
+        for (kind, content) in &events {
+            write_piece(out, None, kind, content);
+        }
         out.push_str("]}");
         Ok(!events.is_empty())
     }
@@ -123,7 +128,7 @@ pub(super) fn write_account_data<'a>(
     let mut any = false;
     for (kind, content) in data.filter(|(kind, _)| filter.has_room(&room.room_id) && filter.has_type(kind)) {
         any = true;
-        write_piece(out, kind, content);
+        write_piece(out, None, kind, content);
     }
     out.push_str("]}");
     any

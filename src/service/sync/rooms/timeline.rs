@@ -14,17 +14,17 @@ const FEWEST: usize = 10;
 const MOST: usize = 200;
 
 /// The newest events of a room that are to be shown.
-pub(super) struct Timeline {
+pub(in crate::sync) struct Timeline {
     /// Oldest first.
-    pub(super) events: Vec<Arc<StoredEvent>>,
+    pub(in crate::sync) events: Vec<Arc<StoredEvent>>,
     /// Whether some between the last answer and these are left out.
     pub(super) limited: bool,
     /// Place before the first.
-    pub(super) start: Option<HistoryToken>,
+    pub(in crate::sync) start: Option<HistoryToken>,
 }
 impl Sync {
     /// The newest events in `(after, upto]` that the user may see and the filter lets pass.
-    pub(super) async fn timeline(
+    pub(in crate::sync) async fn timeline(
         &self,
         turn: &Turn<'_>,
         viewer: &Viewer,
