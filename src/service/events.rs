@@ -173,6 +173,10 @@ impl Events {
             return Ok(done);
         }
         let room = self.state.room_by_nid(nid).await?;
+        // Of a room that we only heard of there is no state to judge by.
+        if room.head.extremities.is_empty() {
+            return Err(Error::forbidden("You are not a member of this room"));
+        }
         let event = self.store.event_by_id(target).await?;
         if event.as_ref().is_some_and(|e| e.room != nid) {
             let levels = self.state.power_levels(&room).await?;

@@ -93,7 +93,9 @@ impl Others {
                 count.changed().await.unwrap();
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "never: {what}");
+        let ended = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        let said = [far(), near()].map(|server| self.said(server));
+        assert!(ended.is_ok(), "never: {what}, but {said:?}");
     }
 
     /// Bodies of the messages that a server got, in order.
@@ -166,6 +168,16 @@ impl Run {
         self.hear(&event);
     }
 
+    /// When all that was heard of has been handed out. Who is in a room then is told, if only since just now.
+    async fn handed_out(&self) {
+        let wait = async {
+            while self.outbox.dispatched.load(Ordering::Acquire) < self.outbox.heard.lock().seen.0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "never handed out");
+    }
+
     /// When the answers to what was sent have been read, too.
     async fn quiet(&self) {
         let wait = async {
@@ -204,6 +216,7 @@ fn numbers(n: usize) -> Vec<String> {
 async fn what_is_sent_goes_to_the_servers_of_the_room_in_order() {
     let (mut house, others, run) = world().await;
     run.say(&mut house, "nobody hears this").await;
+    run.handed_out().await;
     run.member(&mut house, "@bob:far.org", "join").await;
     run.member(&mut house, "@carol:near.org", "join").await;
     for n in numbers(130) {
