@@ -46,6 +46,31 @@ on_both! {
         assert_eq!(bodies(&joined(&alice.syncs_since(&next(&first)).await, &room)["timeline"]["events"]), ["hello"]);
     }
 
+    async fn a_receipt_in_a_thread_says_nothing_where_that_of_the_room_stands(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        let root = alice.says(&room, "root").await;
+        let threaded = json!({ "body": "in it", "msgtype": "m.text", "m.relates_to": { "rel_type": "m.thread", "event_id": root } });
+        let reply = alice.sends(&room, "m.room.message", "t1", threaded).await.good();
+        let reply = reply["event_id"].as_str().unwrap().to_owned();
+        let reads = async |event: &str, body: Value| {
+            let path = format!("{V3}/rooms/{}/receipt/m.read/{}", encoded(&room), encoded(event));
+            bob.post(&path, body).await.good();
+        };
+        let before = alice.now().await;
+        reads(&reply, json!({})).await;
+        let told = alice.syncs_since(&before).await;
+        assert_eq!(joined(&told, &room)["ephemeral"]["events"][0]["type"], "m.receipt");
+        // The thread's, at the same event, is part of it (MSC4102); at another it is not.
+        reads(&reply, json!({ "thread_id": root })).await;
+        assert_eq!(alice.syncs_since(&next(&told)).await["rooms"], Value::Null);
+        reads(&root, json!({ "thread_id": "main" })).await;
+        let told = alice.syncs_since(&next(&told)).await;
+        let receipt = &joined(&told, &room)["ephemeral"]["events"][0]["content"][&root]["m.read"][bob.id.as_str()];
+        assert_eq!(receipt["thread_id"], "main");
+    }
+
     async fn bad_questions_are_refused(server) {
         let alice = server.user("alice").await;
         for query in [

@@ -358,7 +358,8 @@ async fn profiles_and_their_rooms() {
     assert_eq!(told(w.put("bob", name, json!({"displayname": 3})).await), refused(400, "M_BAD_JSON"));
     let long = json!({"displayname": "x".repeat(257)});
     assert_eq!(told(w.put("bob", name, long).await), refused(400, "M_INVALID_PARAM"));
-    assert_eq!(told(w.put("bob", avatar, json!({"avatar_url": "http://x"})).await), refused(400, "M_INVALID_PARAM"));
+    let long = json!({"avatar_url": format!("mxc://x/{}", "x".repeat(1000))});
+    assert_eq!(told(w.put("bob", avatar, long).await), refused(400, "M_INVALID_PARAM"));
     for key in ["Name", "tz", "m.T"] {
         let answer = w.put("bob", &format!("/v3/profile/@bob:x.org/{key}"), json!({key: 1})).await;
         assert_eq!(told(answer), refused(400, "M_INVALID_PARAM"), "{key}");
