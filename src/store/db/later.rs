@@ -117,6 +117,7 @@ fn table(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn two() -> Later {
