@@ -2,7 +2,8 @@
 
 /// Builds a [`Sql`] from literals and the named differences: `[in 1]` is membership in the list bound as `$1`
 /// ([`Ints`] or [`Texts`]); `[rows 1]` is a table `e` with one column `value`, of the elements of the JSON array bound
-/// as `$1`, whose fields are read by `e.value ->> 0`.
+/// as `$1`, whose fields are read by `e.value ->> 0`; `[either "…" "…"]` is the first text on SQLite and the second on
+/// PostgreSQL, where each can do well what the other cannot.
 #[macro_export]
 macro_rules! sql {
     ($($part:tt)+) => {
@@ -28,6 +29,12 @@ macro_rules! sql_part {
     };
     (postgres [rows $n:literal]) => {
         concat!("json_array_elements($", $n, "::json) AS e(value)")
+    };
+    (sqlite [either $sqlite:literal $postgres:literal]) => {
+        $sqlite
+    };
+    (postgres [either $sqlite:literal $postgres:literal]) => {
+        $postgres
     };
     ($engine:ident $text:literal) => {
         $text

@@ -248,10 +248,14 @@ impl Tx {
 
     /// Nobody else writes meanwhile, so that what is found is there to be taken.
     async fn claim_keys(&mut self, wanted: Vec<Wanted>) -> Result<Vec<Claimed>> {
-        // `CROSS JOIN` has SQLite look up each row of the list, and not the other way round.
+        // `CROSS JOIN` has SQLite look up each row of the list, and not the other way round; PostgreSQL would read the
+        // whole table, but for `LATERAL`, which SQLite does not have.
         let oldest = sql!(
-            "SELECT k.user_nid, k.device_id, k.algorithm, k.key_id, k.json, k.added_ms FROM " [rows 1]
-            " CROSS JOIN one_time_keys k WHERE k.user_nid = CAST(e.value ->> 0 AS BIGINT) AND k.device_id = e.value ->> 1 AND k.algorithm = e.value ->> 2 AND (k.added_ms, k.key_id) = (SELECT o.added_ms, o.key_id FROM one_time_keys o WHERE o.user_nid = CAST(e.value ->> 0 AS BIGINT) AND o.device_id = e.value ->> 1 AND o.algorithm = e.value ->> 2 ORDER BY o.added_ms, o.key_id LIMIT 1)"
+            "SELECT k.user_nid, k.device_id, k.algorithm, k.key_id, k.json, k.added_ms FROM " [rows 1] " CROSS JOIN "
+            [either
+                "one_time_keys k WHERE k.user_nid = CAST(e.value ->> 0 AS BIGINT) AND k.device_id = e.value ->> 1 AND k.algorithm = e.value ->> 2 AND (k.added_ms, k.key_id) = (SELECT o.added_ms, o.key_id FROM one_time_keys o WHERE o.user_nid = CAST(e.value ->> 0 AS BIGINT) AND o.device_id = e.value ->> 1 AND o.algorithm = e.value ->> 2 ORDER BY o.added_ms, o.key_id LIMIT 1)"
+                "LATERAL (SELECT o.* FROM one_time_keys o WHERE o.user_nid = CAST(e.value ->> 0 AS BIGINT) AND o.device_id = e.value ->> 1 AND o.algorithm = e.value ->> 2 ORDER BY o.added_ms, o.key_id LIMIT 1) AS k"
+            ]
         );
         let mut claimed: Vec<Claimed> = fetch_all!(self, Claimed, oldest, wanted_rows(&wanted)?)?;
         insert_rows!(self, &claimed,

@@ -172,6 +172,12 @@ fn texts(place: &str, source: &str) -> Vec<Found> {
                             sqlite.push_str(part);
                             postgres.push_str(part);
                         }
+                        (Token::Sign('['), Some(Token::Word(what)), Some(Token::Text(a))) if what == "either" => {
+                            let Some(Token::Text(b)) = body.get(m + 3) else { panic!("{place}: either what?") };
+                            sqlite.push_str(a);
+                            postgres.push_str(b);
+                            m += 4;
+                        }
                         (Token::Sign('['), Some(Token::Word(what)), Some(Token::Word(n))) => {
                             let (a, b) = match what.as_str() {
                                 "in" => (format!("IN (SELECT value FROM json_each(${n}))"), format!("= ANY(${n})")),

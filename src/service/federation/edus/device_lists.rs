@@ -46,6 +46,8 @@ const MAX_DEVICES: usize = 2_000;
 const MAX_ANSWER: usize = 16 << 20;
 /// Lists fetched at the same time.
 const AT_ONCE: usize = 8;
+/// How long a server may take to tell a list that nobody waits for.
+const WAIT: Duration = Duration::from_secs(20);
 /// How often stale lists are looked at if nobody wakes.
 const ROUND: Duration = Duration::from_secs(60);
 /// The least pause between two rounds.
@@ -269,7 +271,8 @@ impl DeviceLists {
             let stale = self.store.stale_device_lists(after, 100).await?;
             let Some(last) = stale.last() else { return Ok(()) };
             after = *last;
-            let mut fetching = stream::iter(stale.into_iter().map(|user| self.fetch(user))).buffer_unordered(AT_ONCE);
+            let mut fetching =
+                stream::iter(stale.into_iter().map(|user| self.fetch(user, WAIT))).buffer_unordered(AT_ONCE);
             while let Some(done) = fetching.next().await {
                 done?;
             }
@@ -283,14 +286,15 @@ impl DeviceLists {
     /// If the database fails.
     pub async fn refresh(&self, users: Vec<UserNid>) -> Result<()> {
         self.store.follow(users.clone()).await?;
-        let mut fetching = stream::iter(users.into_iter().map(|user| self.fetch(user))).buffer_unordered(AT_ONCE);
+        let wait = self.federation.settings().patience;
+        let mut fetching = stream::iter(users.into_iter().map(|user| self.fetch(user, wait))).buffer_unordered(AT_ONCE);
         while let Some(done) = fetching.next().await {
             done?;
         }
         Ok(())
     }
 
-    async fn fetch(&self, nid: UserNid) -> Result<()> {
+    async fn fetch(&self, nid: UserNid, wait: Duration) -> Result<()> {
         let lane = self.lanes.get_with(nid, Arc::default);
         let _one = lane.lock().await;
         if self.store.followed(nid).await?.is_some_and(|followed| !followed.stale) {
@@ -300,7 +304,7 @@ impl DeviceLists {
         if !self.store.meets_ours(nid).await? {
             return self.store.unfollow(nid).await;
         }
-        let patience = self.federation.once().within(Duration::from_secs(20)).up_to(MAX_ANSWER);
+        let patience = self.federation.once().within(wait).up_to(MAX_ANSWER);
         let request = get_devices::v1::Request::new(user.clone());
         let list = match self.federation.send(user.server_name(), request, patience).await {
             Ok(list) => list,
