@@ -172,8 +172,12 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether a join is one, and no change of a name.
+    /// Whether a join is one, and no change of a name. One through another server always is: that one may not have heard
+    /// yet that the user had left, and we told nobody there of devices meanwhile.
     async fn comes(&self, event: &StoredEvent) -> Result<bool> {
+        if event.told {
+            return Ok(true);
+        }
         let Some(before) = event.replaces else { return Ok(true) };
         Ok(self.store.event(before).await?.is_none_or(|before| before.pdu.membership() != "join"))
     }
