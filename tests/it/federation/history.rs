@@ -163,6 +163,13 @@ async fn pages_show_what_the_room_let_be_seen_at_the_time() {
         hears(&bob, &room, &said).await;
         if !stay {
             bob.leaves(&room).await.good();
+            // Or the state that Carol enters with would say that he is still there.
+            let gone = async {
+                while !alice.in_room(&room, "joined_members").await.good()["joined"][bob.id.as_str()].is_null() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            assert!(tokio::time::timeout(Duration::from_secs(20), gone).await.is_ok(), "he never goes");
             joins_through(&carol, &room, &[here.name().as_str()]).await.good();
         } else {
             carol.joins(&room).await.good();
