@@ -178,6 +178,13 @@ async fn pages_show_what_the_room_let_be_seen_at_the_time() {
         }
         let said = alice.says(&room, "later").await;
         hears(&carol, &room, &said).await;
+        // What the other server knew of him when Carol came is brought together with what this one knows.
+        let let_in = async {
+            while bob.in_room(&room, "messages?dir=b&limit=1").await.status != 200 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), let_in).await.is_ok(), "he may not see his own time");
         assert_eq!(read(&bob, &room, 3).await, expected, "{visibility}, stays: {stay}");
         let carols: &[&str] = match visibility {
             "world_readable" | "shared" => &["before", "invited", "in", "later"],
