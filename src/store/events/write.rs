@@ -374,11 +374,8 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
             actions: String = r.1.actions.clone(),
         })?;
     }
-    let related: Vec<_> = placed
-        .iter()
-        .filter(|p| p.timeline_pos().is_some())
-        .filter_map(|p| Some((p, p.event.relation.as_ref()?)))
-        .collect();
+    let shown = placed.iter().filter(|p| p.timeline_pos().is_some());
+    let related: Vec<_> = shown.filter_map(|p| Some((p, p.event.relation.as_ref()?))).collect();
     if !related.is_empty() {
         for (p, relation) in &related {
             relations::Memory::relating(tx, p.room, &relation.rel_type);

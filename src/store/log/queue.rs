@@ -73,6 +73,14 @@ pub(super) fn not_committed() -> Error {
     Error::unavailable("database", "the transaction could not be committed")
 }
 
+/// Tells all callers of a batch that nothing came of it.
+pub(super) fn refuse(appends: Vec<Pending>, closures: Vec<Box<dyn Closure>>) {
+    for (_, tell) in appends {
+        let _ = tell.send(Err(not_committed()));
+    }
+    closures.into_iter().for_each(|c| c.finish(false));
+}
+
 impl Store {
     /// Runs a closure in the writer's transaction, together with whatever else waits to be written. What it notes
     /// by [`Tx::log`] is published once committed. If it returns an error nothing of it stays.

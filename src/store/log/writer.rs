@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use super::{
     Logged, Tx,
     commit::{Ended, Head, begin_on, end, passing},
-    queue::{Closure, Job, Kind, Pending, not_committed},
+    queue::{Closure, Job, Kind, Pending, not_committed, refuse},
     transaction::After,
 };
 use crate::{
@@ -285,7 +285,10 @@ impl Writer {
         tx.changes.sort_by_key(|logged| logged.pos);
         let ended = end(&mut tx).await;
         if let Ended::Undone(e) = &ended {
-            tracing::error!(error = %e, "cannot commit");
+            // What is the caller's own mistake is told to the caller alone.
+            if matches!(e, Error::Fault(_)) {
+                tracing::error!(error = %e, "cannot commit");
+            }
             // Perhaps because the database is not as we left it.
             tx.astray = !tx.begun;
             self.rollback(tx).await;
@@ -406,14 +409,6 @@ async fn run_closures(tx: &mut Tx, closures: Vec<Box<dyn Closure>>, alone: bool)
         ran.push(closure);
     }
     (ran, broken)
-}
-
-/// Tells all callers of a batch that nothing came of it.
-fn refuse(appends: Vec<Pending>, closures: Vec<Box<dyn Closure>>) {
-    for (_, tell) in appends {
-        let _ = tell.send(Err(not_committed()));
-    }
-    closures.into_iter().for_each(|c| c.finish(false));
 }
 
 impl Store {
