@@ -202,7 +202,10 @@ impl State {
             alias: Option<String>,
         }
         for event_type in ["m.room.name", "m.room.canonical_alias"] {
-            let content: Option<Content> = self.entry(state, event_type, "").await?.and_then(|e| e.pdu.content_as());
+            // Asked of every room: a server where none has such a thing would look it up each time.
+            let key = self.store.intern_key(event_type, "").await?;
+            let Some(nid) = state.get(&key) else { continue };
+            let content: Option<Content> = self.store.event(*nid).await?.and_then(|e| e.pdu.content_as());
             if content.is_some_and(|c| [c.name, c.alias].into_iter().flatten().any(|text| !text.is_empty())) {
                 return Ok(true);
             }

@@ -2,7 +2,7 @@
 //!
 //! A blob is written under `tmp/` and hashed on the way, flushed, renamed to `blobs/ab/abcd…`, and its folder flushed:
 //! when [`Draft::finish`] returns it survives power loss, and a name never stands for half a file. Equal content is kept
-//! once. Bytes come in chunks of twice [`CHUNK`] and go in such of one, on the blocking pool, so neither a large file nor
+//! once. Bytes come in pieces of four times [`CHUNK`] and go in such of one, on the blocking pool, so neither a large file nor
 //! a slow disk fills memory or holds up a worker thread. What a blob is and who refers to it is said by `media.rs`.
 //!
 //! Another kind of storage would replace three things: the rename in `finish`, [`Blobs::read`] and [`Blobs::remove_unless`];
@@ -37,7 +37,7 @@ pub use draft::{Draft, Kept};
 pub use reader::Reader;
 use reader::read_chunk;
 
-/// Bytes read at once. A download holds two of these at most, an upload four.
+/// Bytes read at once. A download holds two of these at most, an upload eight.
 pub const CHUNK: usize = 256 * 1024;
 
 /// The name of a blob: the BLAKE3 hash of its bytes; of those that were kept before 2026-11-28, their SHA-256.

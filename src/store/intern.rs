@@ -24,6 +24,8 @@ use crate::{
     log::Tx,
 };
 
+mod many;
+
 /// An event type and state key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StateKey {

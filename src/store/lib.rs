@@ -112,7 +112,8 @@ pub(crate) struct Inner {
     pub(crate) nids: Nids,
     pub(crate) users: Interner<OwnedUserId>,
     pub(crate) keys: Interner<StateKey>,
-    pub(crate) room_nids: Cache<String, RoomNid>,
+    /// `None` for rooms that were asked for and are not here.
+    pub(crate) room_nids: Cache<String, Option<RoomNid>>,
     pub(crate) rooms: Cache<RoomNid, Arc<Room>>,
     pub(crate) events: Cache<EventNid, Arc<StoredEvent>>,
     pub(crate) event_nids: Cache<Box<str>, EventNid>,

@@ -1,7 +1,7 @@
 //! Who is in which room: one row a user and room, the current membership. Written by the append path, which says when
 //! the counts that are remembered here change.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Error, Result,
@@ -22,16 +22,21 @@ use crate::{
 /// Rooms whose numbers of members are remembered.
 const COUNTED: u64 = 20_000;
 
-/// How many are joined to and invited to rooms, and which rooms are known to have a user of ours.
+/// By how many members a nameless room is named (spec: `m.heroes`).
+const HEROES: usize = 5;
+
+/// How many are joined to and invited to rooms, who of them comes first, and which rooms are known to have a user of ours.
 pub(crate) struct Counts {
     numbers: Cache<RoomNid, (u64, u64)>,
+    /// One more than are named, since nobody is named to themselves.
+    first: Cache<RoomNid, Arc<[UserNid]>>,
     /// Joins keep it, whatever else happens to a member takes it away.
     resident: Cache<RoomNid, ()>,
 }
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { numbers: Cache::new(COUNTED), resident: Cache::new(COUNTED) }
+        Self { numbers: Cache::new(COUNTED), first: Cache::new(COUNTED), resident: Cache::new(COUNTED) }
     }
 }
 
@@ -52,6 +57,7 @@ impl Counts {
                 let counts = &store.inner.member_counts;
                 for (room, only_joins) in &moved {
                     counts.numbers.invalidate(room);
+                    counts.first.invalidate(room);
                     if !only_joins {
                         counts.resident.invalidate(room);
                     }
@@ -124,8 +130,8 @@ const SHARING: &str = "SELECT DISTINCT b.user_nid FROM memberships a JOIN member
 const SHARE: &str = "SELECT CAST(1 AS BIGINT) FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 LIMIT 1";
 const IN_COMMON: &str = "SELECT r.room_nid, r.room_id FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' JOIN rooms r ON r.room_nid = a.room_nid WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2 AND a.room_nid > $3 ORDER BY r.room_nid LIMIT $4";
 const IN_COMMON_COUNT: &str = "SELECT COUNT(*) FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' AND b.user_nid = $2";
-const HEROES: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('join', 'invite') ORDER BY pos, user_nid LIMIT $3";
-const HEROES_LEFT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('leave', 'ban') ORDER BY pos, user_nid LIMIT $3";
+const FIRST: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership IN ('join', 'invite') ORDER BY pos, user_nid LIMIT $2";
+const FIRST_LEFT: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND user_nid <> $2 AND membership IN ('leave', 'ban') ORDER BY pos, user_nid LIMIT $3";
 const OF_SERVER: &str = "SELECT u.user_id, m.membership, k.key_nid FROM memberships m JOIN users u ON u.user_nid = m.user_nid JOIN state_keys k ON k.event_type = 'm.room.member' AND k.state_key = u.user_id WHERE m.room_nid = $1 AND NOT m.local AND u.user_id LIKE $2";
 const IS_RESIDENT: &str =
     "SELECT CAST(1 AS BIGINT) FROM memberships WHERE room_nid = $1 AND local AND membership = 'join' LIMIT 1";
@@ -293,14 +299,18 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn heroes(&self, room: RoomNid, without: UserNid, limit: usize) -> Result<Vec<UserNid>> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let session = &mut self.read().await?;
-        let mut rows: Vec<(i64,)> = fetch_all!(session, (i64,), HEROES, room.0, without.0, limit)?;
-        if rows.is_empty() {
-            rows = fetch_all!(session, (i64,), HEROES_LEFT, room.0, without.0, limit)?;
+    pub async fn heroes(&self, room: RoomNid, without: UserNid) -> Result<Vec<UserNid>> {
+        let numbers = |rows: Vec<(i64,)>| rows.into_iter().map(|(n,)| UserNid(n));
+        let first = self.inner.member_counts.first.get_or(room, || async move {
+            let rows = fetch_all!(&mut self.read().await?, (i64,), FIRST, room.0, HEROES as i64 + 1)?;
+            Ok(numbers(rows).collect())
+        });
+        let heroes: Vec<UserNid> = first.await?.iter().copied().filter(|u| *u != without).take(HEROES).collect();
+        if !heroes.is_empty() {
+            return Ok(heroes);
         }
-        Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+        let rows = fetch_all!(&mut self.read().await?, (i64,), FIRST_LEFT, room.0, without.0, HEROES as i64)?;
+        Ok(numbers(rows).collect())
     }
 
     /// Everyone joined to a room that this user is joined to, themselves included if in any.

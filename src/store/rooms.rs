@@ -191,14 +191,14 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn room_nid(&self, room_id: &RoomId) -> Result<Option<RoomNid>> {
-        if let Some(nid) = self.inner.room_nids.get(room_id.as_str()) {
-            return Ok(Some(nid));
+        if let Some(known) = self.inner.room_nids.get(room_id.as_str()) {
+            return Ok(known);
         }
-        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), ROOM_BY_ID, room_id.as_str())?;
-        Ok(row.map(|(nid,)| {
-            self.inner.room_nids.insert(room_id.as_str().to_owned(), RoomNid(nid));
-            RoomNid(nid)
-        }))
+        let find = || async {
+            let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), ROOM_BY_ID, room_id.as_str())?;
+            Ok(row.map(|(nid,)| RoomNid(nid)))
+        };
+        self.inner.room_nids.get_or(room_id.as_str().to_owned(), find).await
     }
 
     /// Ids and versions of many rooms, in no order.

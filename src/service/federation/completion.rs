@@ -40,6 +40,8 @@ use crate::{
 pub struct Settings {
     /// Rooms are entered without their members, which come later.
     pub enter_in_part: bool,
+    /// Members whom an answer to a join leaves out at least; if it were fewer, it leaves out nobody.
+    pub worth_omitting: usize,
     /// The pause after all servers that were asked knew nothing; doubled each time.
     pub first: Duration,
     /// The longest.
@@ -48,7 +50,12 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { enter_in_part: true, first: Duration::from_secs(15), longest: Duration::from_secs(3600) }
+        Self {
+            enter_in_part: true,
+            worth_omitting: 100,
+            first: Duration::from_secs(15),
+            longest: Duration::from_secs(3600),
+        }
     }
 }
 

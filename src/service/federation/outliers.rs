@@ -22,8 +22,9 @@ use hearth_rules::{
 use hearth_store::{
     Store,
     events::{NewEvent, Standing},
+    intern::StateKey,
 };
-use ruma::{EventId, OwnedEventId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId};
 use serde_json::value::RawValue;
 
 use super::order::in_order;
@@ -187,6 +188,10 @@ impl Outliers {
                     .map(|e| (e.event_id().to_owned(), (e.nid, e.pdu.clone()))),
             );
         }
+        let senders: HashSet<OwnedUserId> = events.iter().map(|e| e.sender().to_owned()).collect();
+        self.store.intern_users(&senders).await?;
+        let key = |e: &Pdu| Some(StateKey::new(&e.event_type().to_string(), e.state_key()?));
+        self.store.intern_keys(&events.iter().filter_map(key).collect()).await?;
         let mut batch = Vec::new();
         let by_id = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
         for pdu in in_order(by_id, |pdu| auth_ids(version, pdu)) {

@@ -67,10 +67,15 @@ impl Push {
         };
         let main_read = of(MAIN).filter(|main| *main > read).unwrap_or(read);
         let mut own = Sums::default();
+        let mut in_threads = 0;
         for row in self.store.unread_rows(user, room, read.0, at.pos).await? {
+            in_threads += row.counted;
             own.add(&row.thread.into(), Sum::new(row.counted + row.deviation, row.highlights));
         }
-        let in_threads = self.store.counted_in_threads(room, main_read.0, at.pos).await?;
+        // Who has read some thread further than the room is not told of all that is in threads.
+        if positions.iter().any(|p| !p.thread.is_empty()) {
+            in_threads = self.store.counted_in_threads(room, main_read.0, at.pos).await?;
+        }
         own.main = own.main.plus(Sum::new(at.counter - main_read.1 - in_threads, 0));
         Ok(own)
     }

@@ -12,13 +12,16 @@ use tokio::{
 use super::{BlobName, Blobs, CHUNK, Inner, blocking, disk, gathered::Gathered, sync_folder, tmp::TmpFile};
 
 /// Bytes that are gathered before the disk gets them: each time costs a hop to the blocking pool and back, which for
-/// smaller pieces is as much as writing them. What is left at the end goes with the flush.
-pub(super) const GATHER: usize = 2 * CHUNK;
+/// smaller pieces is as much as writing them. What is left at the end goes with the flush, so that most uploads are one
+/// hop.
+pub(super) const GATHER: usize = 4 * CHUNK;
 
 /// A blob that is being written. Dropped before its end, nothing stays of it.
 #[derive(Debug)]
 pub struct Draft {
     blobs: Blobs,
+    /// Of all that came: hashed as it comes, while the processor still has it at hand.
+    hash: blake3::Hasher,
     /// Came, but not yet handed to the disk.
     gathered: Gathered,
     size: u64,
@@ -28,8 +31,8 @@ pub struct Draft {
 /// Where the file of a draft is: with us, or with the blocking pool that writes to it.
 #[derive(Debug)]
 enum Sink {
-    Here(Box<Writing>),
-    There(JoinHandle<io::Result<Box<Writing>>>),
+    Here(Writing),
+    There(JoinHandle<io::Result<Writing>>),
     Gone,
 }
 
@@ -45,8 +48,8 @@ pub struct Kept {
 
 impl Draft {
     pub(super) fn new(blobs: Blobs) -> Self {
-        let writing = Writing { hash: blake3::Hasher::new(), file: None };
-        Self { blobs, gathered: Gathered::default(), size: 0, sink: Sink::Here(Box::new(writing)) }
+        let hash = blake3::Hasher::new();
+        Self { blobs, hash, gathered: Gathered::default(), size: 0, sink: Sink::Here(Writing::default()) }
     }
 
     /// Bytes so far.
@@ -61,6 +64,7 @@ impl Draft {
     /// 503 if the disk is full, a fault if it fails; the draft is of no use then.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
+        self.hash.update(&bytes);
         let mut left = &bytes[..];
         loop {
             left = self.gathered.take(left, GATHER);
@@ -68,7 +72,8 @@ impl Draft {
                 return Ok(());
             }
             let mut writing = self.take_sink().await?;
-            let (inner, full) = (self.blobs.inner.clone(), std::mem::take(&mut self.gathered));
+            let (inner, full) =
+                (self.blobs.inner.clone(), std::mem::replace(&mut self.gathered, Gathered::more(GATHER)));
             self.sink = Sink::There(spawn_blocking(move || {
                 writing.write(&inner, full.bytes())?;
                 Ok(writing)
@@ -83,17 +88,18 @@ impl Draft {
     pub async fn finish(mut self) -> Result<Kept> {
         let mut writing = self.take_sink().await?;
         let (inner, rest, size) = (self.blobs.inner.clone(), self.gathered, self.size);
+        let name = BlobName(*self.hash.finalize().as_bytes());
         let keeping = inner.keeping.clone().read_owned().await;
-        let name = blocking(move || {
+        blocking(move || {
             writing.write(&inner, rest.bytes())?;
-            writing.publish(&inner, size)
+            writing.publish(&inner, name, size)
         })
         .await
         .map_err(disk)?;
         Ok(Kept { name, size, _keeping: keeping })
     }
 
-    async fn take_sink(&mut self) -> Result<Box<Writing>> {
+    async fn take_sink(&mut self) -> Result<Writing> {
         match std::mem::replace(&mut self.sink, Sink::Gone) {
             Sink::Here(writing) => Ok(writing),
             Sink::There(writing) => writing.await.map_err(io::Error::other).and_then(|w| w).map_err(disk),
@@ -102,16 +108,14 @@ impl Draft {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Writing {
-    hash: blake3::Hasher,
     /// Made with the first bytes: what fits into one piece is written, flushed and renamed in one go.
     file: Option<TmpFile>,
 }
 
 impl Writing {
     fn write(&mut self, inner: &Inner, bytes: &[u8]) -> io::Result<()> {
-        self.hash.update(bytes);
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(TmpFile::new(inner)?),
@@ -120,12 +124,10 @@ impl Writing {
     }
 
     /// Flushes the file and gives it its name.
-    fn publish(self, inner: &Inner, size: u64) -> io::Result<BlobName> {
-        let Self { hash, file } = self;
-        let name = BlobName(*hash.finalize().as_bytes());
+    fn publish(self, inner: &Inner, name: BlobName, size: u64) -> io::Result<()> {
         let path = inner.path(name);
         let there = fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == size);
-        if let Some(file) = file
+        if let Some(file) = self.file
             && !there
         {
             file.publish(&path)?;
@@ -134,6 +136,6 @@ impl Writing {
         if let Some(folder) = path.parent() {
             sync_folder(folder)?;
         }
-        Ok(name)
+        Ok(())
     }
 }

@@ -3,8 +3,10 @@
 /// What a write past the page cache begins and ends on, in memory and on disk: enough for every disk that is sold.
 pub(super) const BLOCK: usize = 4096;
 
-/// Room for bytes at first; it doubles as they come, so that a body which stalls holds little more than it sent.
+/// Room for bytes at first; it grows fourfold as they come, so that a body which stalls holds little more than it sent,
+/// and a long one is seldom moved.
 const FIRST: usize = 16 * 1024;
+const GROWTH: usize = 4;
 
 /// Bytes that came, in one piece.
 #[derive(Debug, Default)]
@@ -25,12 +27,19 @@ impl Gathered {
         self.buf.get(self.start..).unwrap_or_default()
     }
 
+    /// Room for more of what has come that far already.
+    pub(super) fn more(room: usize) -> Self {
+        let mut gathered = Self::default();
+        gathered.grow(room);
+        gathered
+    }
+
     /// Takes as many bytes as there may be, and gives back the others.
     pub(super) fn take<'b>(&mut self, bytes: &'b [u8], most: usize) -> &'b [u8] {
         let (taken, left) = bytes.split_at(bytes.len().min(most.saturating_sub(self.len())));
         let needed = self.len() + taken.len();
         if self.start + needed > self.buf.capacity() {
-            self.grow(needed.next_power_of_two().clamp(FIRST, most.max(FIRST)));
+            self.grow(needed.max(GROWTH * self.len()).clamp(FIRST, most.max(FIRST)));
         }
         self.buf.extend_from_slice(taken);
         left
@@ -59,7 +68,7 @@ mod tests {
                 let not_taken = gathered.take(&left[..now], most).len();
                 left = &left[now - not_taken..];
                 assert_eq!(gathered.bytes().as_ptr().align_offset(BLOCK), 0);
-                assert!(gathered.buf.capacity() <= (2 * gathered.len()).max(FIRST) + BLOCK);
+                assert!(gathered.buf.capacity() <= (GROWTH * gathered.len()).max(FIRST) + BLOCK);
             }
             assert_eq!(gathered.len(), most.min(content.len()));
             assert!(gathered.bytes() == &content[..gathered.len()]);

@@ -87,8 +87,9 @@ async fn a_draft_that_is_dropped_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path()).await.unwrap();
     let mut draft = blobs.draft();
-    draft.push(bytes(3 * CHUNK).into()).await.unwrap();
-    draft.push(bytes(3 * CHUNK).into()).await.unwrap();
+    // The second piece waits until the first is written.
+    draft.push(bytes(GATHER + 1).into()).await.unwrap();
+    draft.push(bytes(GATHER + 1).into()).await.unwrap();
     assert_eq!(files(&dir.path().join("tmp")).len(), 1);
     drop(draft);
     until_empty(dir.path()).await;

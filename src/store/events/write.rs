@@ -155,7 +155,7 @@ async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
         )?;
         let (id, nid) = (room.room_id.to_string(), room.nid);
         tx.after_commit(move |store| {
-            store.inner.room_nids.insert(id, nid);
+            store.inner.room_nids.put(id, Some(nid));
             store.inner.relations.begin(nid);
         });
     }

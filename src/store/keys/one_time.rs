@@ -116,8 +116,8 @@ const COUNTS: &str =
     "SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_nid = $1 AND device_id = $2 GROUP BY algorithm";
 const NEWEST: &str =
     "SELECT added_ms FROM one_time_keys WHERE user_nid = $1 AND device_id = $2 ORDER BY added_ms DESC LIMIT 1";
-const UNUSED: &str =
-    "SELECT algorithm FROM fallback_keys WHERE user_nid = $1 AND device_id = $2 AND NOT used ORDER BY algorithm";
+/// Both at once: how many one-time keys, or NULL for a fallback key that nobody has claimed.
+const COUNTS_AND_UNUSED: &str = "SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_nid = $1 AND device_id = $2 GROUP BY algorithm UNION ALL SELECT algorithm, NULL FROM fallback_keys WHERE user_nid = $1 AND device_id = $2 AND NOT used ORDER BY 1";
 
 impl Store {
     /// Stores what a device uploads.
@@ -153,12 +153,12 @@ impl Store {
             return Ok(known);
         }
         let ticket = counts.ticket(&name);
-        let mut session = self.read().await?;
-        let one_time: Vec<(String, i64)> = fetch_all!(&mut session, (String, i64), COUNTS, user.0, device)?;
-        let unused: Vec<(String,)> = fetch_all!(&mut session, (String,), UNUSED, user.0, device)?;
+        let rows: Vec<(String, Option<i64>)> =
+            fetch_all!(&mut self.read().await?, (String, Option<i64>), COUNTS_AND_UNUSED, user.0, device)?;
+        let (one_time, unused): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, count)| count.is_some());
         let found = Arc::new(KeyCounts {
-            one_time: by_algorithm(one_time),
-            unused_fallback: unused.into_iter().map(|(a,)| a).collect(),
+            one_time: by_algorithm(one_time.into_iter().filter_map(|(a, count)| Some((a, count?))).collect()),
+            unused_fallback: unused.into_iter().map(|(a, _)| a).collect(),
         });
         counts.fill(name, found.clone(), ticket);
         Ok(found)

@@ -1,10 +1,11 @@
 //! Names that get numbers: once each, and none that would stand in the way of every commit.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{collections::HashSet, os::unix::fs::PermissionsExt};
 
 use ruma::UserId;
 
 use super::{Disk, on_both};
+use crate::intern::StateKey;
 
 on_both! {
     async fn a_name_that_no_database_holds_is_refused_and_writing_goes_on(disk) {
@@ -52,6 +53,41 @@ on_both! {
             assert_eq!(nids.len(), 1, "{name} has several numbers");
         }
         open.write(someone, "and writing goes on").await.unwrap();
+        open.close().await;
+    }
+
+    async fn many_names_get_their_numbers_at_once(disk) {
+        let open = disk.open().await;
+        let name = |n: usize| match n % 3 {
+            0 => StateKey::new(&format!("m.test.{n}"), ""),
+            1 => StateKey::new("m.test", &format!("key {n}")),
+            _ => StateKey::new("m.test", &format!("%_'\"\\{n}")),
+        };
+        let user = |n: usize| UserId::parse(format!("@many{n}:localhost")).unwrap();
+        let stored = open.store.intern_key("m.test", &name(4).state_key).await.unwrap();
+        let known = open.user("many7").await;
+        open.write(known, "and with it the key").await.unwrap();
+        open.close().await;
+
+        let open = disk.open().await;
+        let unstorable = [StateKey::new("m.test", "a\0b"), StateKey::new(&"k".repeat(300), "")];
+        open.store.intern_keys(&(0..30).map(name).chain(unstorable).collect()).await.unwrap();
+        open.store.intern_users(&(0..30).map(user).collect()).await.unwrap();
+        let mut nids = HashSet::new();
+        for n in 0..30 {
+            let StateKey { event_type, state_key } = name(n);
+            // Known already, though nothing of it is stored.
+            nids.insert(open.store.key_nid(&event_type, &state_key).await.unwrap().unwrap().0);
+            nids.insert(open.store.user_nid(&user(n)).await.unwrap().unwrap().0);
+        }
+        assert_eq!(nids.len(), 60, "one each");
+        assert!(nids.contains(&stored.0) && nids.contains(&known.0), "those they had");
+        assert_eq!(open.store.key_nid("m.test", "a\0b").await.unwrap(), None);
+        open.write(known, "stores them").await.unwrap();
+        open.close().await;
+        let open = disk.open().await;
+        let StateKey { event_type, state_key } = name(29);
+        assert!(nids.contains(&open.store.key_nid(&event_type, &state_key).await.unwrap().unwrap().0));
         open.close().await;
     }
 

@@ -124,7 +124,7 @@ fn measure_alone(world: &Arc<World>, eve: &Arc<Outsider>, evil: &Evil) -> Measur
         let (before, begun) = (cpu(), Instant::now());
         let answers = attack.answers.load(Ordering::Relaxed);
         tokio::time::sleep(FOR).await;
-        let (spent, took) = (cpu() - before, begun.elapsed());
+        let (spent, took) = (cpu().saturating_sub(before), begun.elapsed());
         let answers = attack.answers.load(Ordering::Relaxed) - answers;
         attack.ends().await;
         Measured { spent, took, answers, slowest: Duration::ZERO }
@@ -145,7 +145,7 @@ fn measure(world: &Arc<World>, evil: Option<(&Arc<Outsider>, &Evil)>, bob: &mut 
             tokio::time::sleep((FOR / HONEST as u32).saturating_sub(sent.elapsed())).await;
         }
         tokio::time::sleep(FOR.saturating_sub(begun.elapsed())).await;
-        let (spent, took) = (cpu() - before, begun.elapsed());
+        let (spent, took) = (cpu().saturating_sub(before), begun.elapsed());
         if let Some(attack) = attack {
             attack.ends().await;
         }

@@ -568,3 +568,23 @@ async fn a_nameless_room_comes_with_those_it_is_named_by() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_room_of_few_comes_whole() {
+    let [there, _] = Peers::two().await;
+    let here = Peers::one(5, |plan| plan.services(|s| s.federation.completion.worth_omitting = 3)).await;
+    let alice = here.user("alice").await;
+    let room = alice.creates(json!({ "preset": "public_chat", "name": "Few", "room_version": "10" })).await;
+    here.user("carol").await.joins(&room).await.good();
+    let members_told = async |user: &str| {
+        let user = there.user(user).await;
+        let made = make(&there, &here, "join", &room, user.id.as_str(), &["10"]).await.good();
+        let (id, event) = completed(&there, &made, |_| {});
+        let path = format!("{V2}/send_join/{}/{}?omit_members=true", encoded(&room), encoded(&id));
+        let answer = there.calls(&here, Method::PUT, &path, Some(event)).await.good();
+        let members = answer["state"].as_array().unwrap().iter().filter(|e| e["type"] == "m.room.member").count();
+        (members, answer["members_omitted"].as_bool().unwrap())
+    };
+    assert_eq!(members_told("bob").await, (2, false), "two are not worth a way back");
+    assert_eq!(members_told("dave").await, (0, true), "three are");
+}

@@ -299,6 +299,8 @@ fn plan(name: OwnedServerName) -> Plan {
         s.federation.remote.timeout = Duration::from_secs(20);
         s.federation.pauses.first = Duration::from_millis(200);
         s.federation.pauses.longest = Duration::from_secs(1);
+        // Rooms of tests are small.
+        s.federation.completion.worth_omitting = 0;
         s.federation.completion.first = Duration::from_millis(200);
         s.federation.completion.longest = Duration::from_secs(1);
         s.federation.held.first = Duration::from_millis(200);

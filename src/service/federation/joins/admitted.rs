@@ -14,18 +14,20 @@ use serde_json::json;
 use super::Joins;
 use crate::federation::answers::Pieces;
 
-/// Users by whom a nameless room is named (client-server API, `RoomSummary`).
-const HEROES: usize = 5;
-
 impl Joins {
     /// The answer to a join (server-server API, `PUT /send_join`).
     pub(super) async fn admitted(&self, room: &Room, join: &StoredEvent, omit_members: bool) -> Result<Pieces> {
         let before = join.snap.ok_or_else(|| Error::broken("a join without a state before it"))?;
         let before = self.store.snapshot(before).await?;
-        let state: Vec<EventNid> = match omit_members {
-            true => self.without_members(room, join, &before).await?,
-            false => before.values().copied().collect(),
+        let part = match omit_members {
+            true => Some(self.without_members(room, join, &before).await?),
+            false => None,
         };
+        // To come back for a few costs both servers more than to take them along.
+        let part =
+            part.filter(|part| before.len() - part.len() >= self.federation.settings().completion.worth_omitting);
+        let omit_members = part.is_some();
+        let state = part.unwrap_or_else(|| before.values().copied().collect());
         let mut chain = self.store.auth_chain(state.iter().copied().chain([join.nid])).await?;
         if omit_members {
             let state: HashSet<EventNid> = state.iter().copied().collect();
@@ -55,7 +57,7 @@ impl Joins {
     async fn without_members(&self, room: &Room, join: &StoredEvent, state: &StateMap) -> Result<Vec<EventNid>> {
         let mut shown: Vec<KeyNid> = Vec::new();
         if !self.state.is_named(state).await? {
-            let heroes = self.store.heroes(room.nid, join.sender, HEROES).await?;
+            let heroes = self.store.heroes(room.nid, join.sender).await?;
             for hero in self.store.user_ids(&heroes).await? {
                 shown.extend(self.store.key_nid("m.room.member", hero.as_str()).await?);
             }

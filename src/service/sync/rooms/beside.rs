@@ -86,12 +86,11 @@ impl Sync {
         room: &Room,
         state: &StateMap,
     ) -> Result<Vec<OwnedUserId>> {
-        const HEROES: usize = 5;
         let (joined, invited) = self.store.member_counts(room.nid).await?;
         out.push('{');
         let mut heroes = Vec::new();
         if !self.state.is_named(state).await? {
-            let nids = self.store.heroes(room.nid, turn.who.user_nid, HEROES).await?;
+            let nids = self.store.heroes(room.nid, turn.who.user_nid).await?;
             heroes = self.store.user_ids(&nids).await?;
             key(out, "m.heroes");
             // User ids always serialise.
