@@ -52,13 +52,13 @@ async fn sees(user: &User, room: &str, text: &str) {
 }
 
 /// Whether a server lacks part of a room's state.
-async fn is_partial(server: &Peer, room: &str) -> bool {
+pub async fn is_partial(server: &Peer, room: &str) -> bool {
     let room = <&RoomId>::try_from(room).unwrap();
     server.services().state.room(room).await.unwrap().head.partial
 }
 
 /// Waits until a server has all of a room's state.
-async fn is_whole(server: &Peer, room: &str) {
+pub async fn is_whole(server: &Peer, room: &str) {
     let room = server.services().state.room(<&RoomId>::try_from(room).unwrap()).await.unwrap();
     soon("all of the state", server.services().state.whole(room.nid)).await.unwrap();
 }
