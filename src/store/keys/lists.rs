@@ -1,9 +1,10 @@
 //! Whose keys a client has to look at anew: users whose devices or keys changed, who began to share a room with it,
 //! or share none any more (spec: end-to-end encryption, "Extensions to /sync").
 //!
-//! Owns the tables `device_lists` and, for what other servers are told, `device_changes`, and a memory of the newest changes, so that a sync that has nothing to hear of costs
-//! no query. Rooms without encryption count too: whether a room is encrypted may change, and a client that tracks
-//! nobody there ignores the answer.
+//! Owns the tables `device_lists` and, for what other servers are told, `device_changes`, and a memory of the newest
+//! changes, so that a sync that has nothing to hear of costs no query. Rooms without encryption count too: whether a room
+//! is encrypted may change, and a client that tracks nobody there ignores the answer. Only where all members of a room
+//! come at once (MSC3902) it must be encrypted for all to be named.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -325,7 +326,7 @@ impl Store {
                     parted.extend(moves.iter().filter(|m| !m.joined).map(|m| m.user));
                 }
                 (true, true) => {
-                    if whole.contains(&room) {
+                    if whole.contains(&room) && self.is_encrypted(room).await? {
                         // All who were there already may be met now; who was known is sorted out by since when.
                         entered.push(room.0);
                     }
@@ -348,6 +349,12 @@ impl Store {
         }
         parted.remove(&user);
         Ok((met, parted))
+    }
+
+    async fn is_encrypted(&self, room: RoomNid) -> Result<bool> {
+        let Some(key) = self.key_nid("m.room.encryption", "").await? else { return Ok(false) };
+        let Some(room) = self.room(room).await? else { return Ok(false) };
+        Ok(self.snapshot(room.head.snap).await?.contains_key(&key))
     }
 
     async fn joined_members(&self, rooms: Vec<i64>) -> Result<Vec<UserNid>> {

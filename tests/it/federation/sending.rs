@@ -208,14 +208,6 @@ async fn the_devices_of_who_is_met_are_asked_for_once() {
     assert!(so_far.len() == 1 && so_far[0].contains("/user/devices/"), "{so_far:?}");
     // Who goes and comes back may have other devices: they are asked for anew.
     bob.leaves(&room).await.good();
-    let store = &here.services().store;
-    let nid = store.user_nid(&bob.id).await.unwrap().unwrap();
-    let unfollowed = async {
-        while store.followed(nid).await.unwrap().is_some() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(20), unfollowed).await.is_ok(), "who went is followed for ever");
     publishes_keys(&bob.another_device().await).await;
     joins_through(&bob, &room, &[here.name().as_str()]).await.good();
     let noticed = async {
@@ -228,7 +220,7 @@ async fn the_devices_of_who_is_met_are_asked_for_once() {
         }
     };
     let noticed = tokio::time::timeout(Duration::from_secs(20), noticed).await;
-    assert!(noticed.is_ok(), "{:?}, {:?}", store.followed(nid).await, asked.lock());
+    assert!(noticed.is_ok(), "{:?}", asked.lock());
 }
 
 #[tokio::test]
