@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod again;
+mod erasing;
 
 const REGISTER: &str = "/_matrix/client/v3/register";
 const WHO: &str = "/_matrix/client/v3/account/whoami";
