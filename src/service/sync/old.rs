@@ -38,6 +38,7 @@ type Told = (StreamPos, Arc<StoredEvent>);
 
 impl Sync {
     /// All there is for a user (spec: `GET /initialSync`), with `limit` messages a room; `archived`: rooms they have left too.
+    /// Rooms of whose state we know part come later: all members are told here.
     ///
     /// # Errors
     /// If the database fails.
