@@ -55,8 +55,10 @@ struct Ring {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
-    /// A user's devices or keys, or what they signed.
+    /// A user's devices or keys.
     Keys(UserNid),
+    /// What of them a user alone sees: their user-signing key, or their signatures on keys of others.
+    Own(UserNid),
     /// A user came into a room or went.
     Moved(Moved),
     /// Who is in a room was found out.
@@ -81,6 +83,7 @@ impl Recent {
         for logged in changes {
             let news = match &logged.change {
                 Change::DeviceList { user } => Ok(News::Keys(*user)),
+                Change::OwnKeys { user } => Ok(News::Own(*user)),
                 Change::Whole { room, .. } => Ok(News::Whole(*room)),
                 // Seldom, and whoever stands before this asks the tables.
                 Change::State { changes, .. } if changes.iter().any(|c| c.member.is_some()) => Err(()),
@@ -148,7 +151,7 @@ const POS: &str = "SELECT pos FROM device_lists WHERE user_nid = $1";
 const CHANGED: &str = "SELECT user_nid FROM device_lists WHERE pos > $1 AND pos <= $2";
 const MOVED: &str = "SELECT DISTINCT s.room_nid, b.user_nid, b.membership FROM memberships a JOIN state_changes s ON s.room_nid = a.room_nid AND s.pos > $2 AND s.pos <= $3 JOIN state_keys k ON k.key_nid = s.key_nid AND k.event_type = 'm.room.member' JOIN users u ON u.user_id = k.state_key JOIN memberships b ON b.room_nid = s.room_nid AND b.user_nid = u.user_nid WHERE a.user_nid = $1 AND (a.membership = 'join' OR a.pos > $2)";
 const WHOLE: &str = "SELECT r.room_nid FROM rooms r JOIN memberships m ON m.room_nid = r.room_nid AND m.user_nid = $1 AND m.membership = 'join' WHERE r.whole_pos > $2 AND r.whole_pos <= $3";
-const SIGNED: &str = "SELECT DISTINCT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3";
+const OWN: &str = "SELECT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3 UNION SELECT user_nid FROM cross_signing_keys WHERE user_nid = $1 AND usage = 'user_signing' AND pos > $2 AND pos <= $3";
 
 /// A change of a device of ours, as other servers are told of it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -247,12 +250,13 @@ impl Store {
             Some(news) => news,
             None => self.news_from_tables(user, after, upto).await?,
         };
-        let mut keys: BTreeSet<UserNid> = BTreeSet::new();
+        let (mut keys, mut own): (BTreeSet<UserNid>, bool) = (BTreeSet::new(), from_tables);
         let mut moves: BTreeMap<RoomNid, Vec<Moved>> = BTreeMap::new();
         let mut whole: BTreeSet<RoomNid> = BTreeSet::new();
         for one in news {
             match one {
                 News::Keys(of) => drop(keys.insert(of)),
+                News::Own(of) => own |= of == user,
                 News::Moved(moved) => moves.entry(moved.room).or_default().push(moved),
                 News::Whole(room) => {
                     moves.entry(room).or_default();
@@ -263,8 +267,8 @@ impl Store {
         let (joined, left) = self.met_and_parted(user, &moves, &whole).await?;
         let mine = keys.remove(&user);
         let mut changed: BTreeSet<UserNid> = BTreeSet::new();
-        if mine || from_tables {
-            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), SIGNED, user.0, after.0, upto.0)?;
+        if mine || own {
+            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), OWN, user.0, after.0, upto.0)?;
             changed.extend(rows.into_iter().map(|(n,)| UserNid(n)));
         }
         if mine {
