@@ -35,12 +35,14 @@ macro_rules! limits {
             pub enabled: bool,
             /// Keys remembered for each limit.
             pub keys: u64,
+            /// Whether redactions of others' events count by themselves, and not as messages.
+            pub redactions_apart: bool,
             $($(#[$doc])* pub $name: Rate,)+
         }
 
         impl Default for Settings {
             fn default() -> Self {
-                Self { enabled: true, keys: 20_000, $($name: Rate::new($per_second, $burst),)+ }
+                Self { enabled: true, keys: 20_000, redactions_apart: false, $($name: Rate::new($per_second, $burst),)+ }
             }
         }
 
@@ -80,7 +82,7 @@ limits! {
     login_account / LoginAccount = 0.003, 5.0;
     /// Failed logins to an account.
     login_failed / LoginFailed = 0.17, 3.0;
-    /// Redactions of others' events by a user with the power to.
+    /// Redactions of others' events by a user, where they count by themselves.
     admin_redaction / AdminRedaction = 0.2, 10.0;
     /// Joins of a user to rooms the server is in.
     joins_local / JoinsLocal = 0.1, 10.0;

@@ -5,8 +5,9 @@
 //! are spent by the operation they were begun for.
 
 use hearth_base::{Error, Result, ids::UserNid};
+use hearth_service::login::uia::has_registered;
 use http::{Method, StatusCode};
-use ruma::api::IncomingRequest;
+use ruma::{OwnedUserId, api::IncomingRequest};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -55,6 +56,22 @@ pub struct Operation<'a> {
     pub json: &'a [u8],
     /// Whence.
     pub origin: &'a Origin,
+    /// The password in it, if a hash of that is to be kept for later requests.
+    pub keeps: Option<&'a str>,
+}
+
+impl Operation<'_> {
+    /// What a session knows it by.
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    fn body(&self) -> Result<Body> {
+        if self.json.is_empty() {
+            return Ok(Body { auth: None });
+        }
+        serde_json::from_slice(self.json).map_err(|e| Error::bad_json(e.to_string()))
+    }
 }
 
 /// An authentication that is complete.
@@ -68,7 +85,16 @@ pub struct Proof {
     pub request: Map<String, Value>,
 }
 
+/// Under what name the hash of the first request's password is kept. Nobody else writes there.
+const HASH: &str = "password_hash";
+
 impl Proof {
+    /// The hash of the password that the first request brought, if it is kept ([`Operation::keeps`]).
+    #[must_use]
+    pub fn password_hash(&self) -> Option<String> {
+        self.request.get(HASH).and_then(Value::as_str).map(str::to_owned)
+    }
+
     /// Ends the session, so that it proves nothing more. After the operation succeeded, if that may fail for reasons
     /// the caller can mend.
     ///
@@ -112,6 +138,7 @@ pub async fn confirm<R: IncomingRequest, A: Admit>(cx: &Cx, req: &Client<R, A>) 
         path: req.uri.path(),
         json: &req.json,
         origin: &req.origin,
+        keeps: None,
     };
     let proof = run(cx, &operation, &Challenge::stage(PASSWORD)).await?;
     if proof.spend(cx).await? { Ok(()) } else { Err(Error::forbidden("This authentication has been used already")) }
@@ -122,20 +149,15 @@ pub async fn confirm<R: IncomingRequest, A: Admit>(cx: &Cx, req: &Client<R, A>) 
 /// # Errors
 /// As [`confirm`].
 pub async fn run(cx: &Cx, operation: &Operation<'_>, challenge: &Challenge) -> Result<Proof> {
-    let body: Body = if operation.json.is_empty() {
-        Body { auth: None }
-    } else {
-        serde_json::from_slice(operation.json).map_err(|e| Error::bad_json(e.to_string()))?
-    };
-    let name = format!("{} {}", operation.method, operation.path);
-    let Some(auth) = body.auth else {
+    let name = operation.name();
+    let Some(auth) = operation.body()?.auth else {
         let session = begin(cx, operation, name).await?;
         return Err(ask(challenge, &session, &Map::new(), None));
     };
     let mut proof = match &auth.session {
-        None => Proof { request: first(&kept(operation.json)), ..Proof::default() },
+        None => Proof { request: kept(operation.json), ..Proof::default() },
         Some(id) => {
-            let Some(known) = cx.login.uia(id).await? else {
+            let Some(known) = cx.login.uia(id).await?.filter(|known| !has_registered(known)) else {
                 let session = begin(cx, operation, name).await?;
                 let why = Error::unknown("This authentication session is unknown or has run out");
                 return Err(ask(challenge, &session, &Map::new(), Some(why)));
@@ -185,7 +207,25 @@ async fn begin(cx: &Cx, operation: &Operation<'_>, name: String) -> Result<Strin
         Some(user) => cx.limits().check(Limit::UiaBegin, user)?,
         None => cx.limits().address(Limit::UiaBegin, operation.origin.ip)?,
     }
-    cx.login.begin_uia(operation.user, name, kept(operation.json)).await
+    let mut request = kept(operation.json);
+    if let Some(password) = operation.keeps {
+        request.insert(HASH.to_owned(), json!(cx.accounts.hash(password.to_owned()).await?));
+    }
+    cx.login.begin_uia(operation.user, name, Value::Object(request).to_string()).await
+}
+
+/// Whom the session of a registration made an account for, if that was done with this session before, and the
+/// parameters of its first request: an answer may be lost, and the question be asked again.
+///
+/// # Errors
+/// If the database fails.
+pub async fn registered(cx: &Cx, operation: &Operation<'_>) -> Result<Option<(OwnedUserId, Map<String, Value>)>> {
+    let Some(session) = operation.body()?.auth.and_then(|auth| auth.session) else { return Ok(None) };
+    let Some(known) = cx.login.uia(&session).await? else { return Ok(None) };
+    if known.operation != operation.name() || known.user_nid.is_some() {
+        return Ok(None);
+    }
+    Ok(cx.login.registered_by(&known).map(|user_id| (user_id, first(&known.request))))
 }
 
 /// Tries one stage; what it gives is kept with the session.
@@ -271,17 +311,18 @@ fn ask(challenge: &Challenge, session: &str, done: &Map<String, Value>, failed: 
     e
 }
 
-/// A first request without its secrets, as text; where there was one stands `true`.
-fn kept(json: &[u8]) -> String {
+/// A first request without its secrets; where there was one stands `true`. Of one that is too long nothing is kept.
+fn kept(json: &[u8]) -> Map<String, Value> {
     let mut request: Map<String, Value> = serde_json::from_slice(json).unwrap_or_default();
     request.remove("auth");
+    request.remove(HASH);
     for secret in SECRETS {
         if let Some(value) = request.get_mut(secret) {
             *value = Value::Bool(true);
         }
     }
-    let text = Value::Object(request).to_string();
-    if text.len() > KEPT { "{}".to_owned() } else { text }
+    let length = serde_json::to_string(&request).map_or(usize::MAX, |text| text.len());
+    if length > KEPT { Map::new() } else { request }
 }
 
 fn first(text: &str) -> Map<String, Value> {

@@ -1,4 +1,4 @@
-//! Which push rule an event fires for a user, and what that means (client-server API, "Push Rules"). The ruleset is
+//! Which push rule an event fires for a user, and what that means (client-server API, "Push Rules"). The rules are
 //! ruma's; matching is ours, because ruma's builds a regular expression for every keyword of every user of every event,
 //! and is asynchronous.
 //!
@@ -7,9 +7,10 @@
 
 use std::sync::OnceLock;
 
+use indexmap::IndexSet;
 use ruma::{
     RoomId, UserId,
-    push::{Action, AnyPushRuleRef, ConditionalPushRule, PushCondition, Ruleset, ScalarJsonValue, Tweak},
+    push::{Action, ConditionalPushRule, PushCondition, ScalarJsonValue, SimplePushRule, Tweak},
 };
 use serde_json::{Map, Value};
 
@@ -18,8 +19,10 @@ use crate::{auth::PowerLevels, event::Pdu, property_path};
 pub mod defaults;
 pub mod edit;
 pub mod glob;
+mod ruleset;
 
 pub use defaults::{DefaultOutcome, Effect, default_outcome};
+pub use ruleset::{NewRule, Ruleset};
 
 /// The most rules a user may have of one kind.
 pub const MAX_RULES: usize = 10_000;
@@ -28,7 +31,7 @@ pub const MAX_RULES: usize = 10_000;
 /// are gone since v1.17).
 #[must_use]
 pub fn server_default(user: &UserId) -> Ruleset {
-    Ruleset::server_default(user)
+    ruma::push::Ruleset::server_default(user).into()
 }
 
 /// Whether a user's rules are the defaults, so that [`default_outcome`] answers for them.
@@ -42,9 +45,8 @@ pub fn is_default(rules: &Ruleset, user: &UserId) -> bool {
 
 /// Stored rules brought up to date: default rules as they are today, switched and with actions as the user set them.
 #[must_use]
-pub fn with_defaults(mut stored: Ruleset, user: &UserId) -> Ruleset {
-    stored.update_with_server_default(server_default(user));
-    stored
+pub fn with_defaults(stored: Ruleset, user: &UserId) -> Ruleset {
+    stored.updated(ruma::push::Ruleset::server_default(user))
 }
 
 /// An event ready to be matched. Its content is read once, when first asked for.
@@ -108,24 +110,23 @@ pub fn evaluate<'r>(
         return None;
     }
     let fires = |rule: &&ConditionalPushRule| applies(rule, event, room, display_name);
-    let content =
-        || rules.content.iter().find(|rule| rule.enabled && !legacy(&rule.rule_id, event) && event.says(&rule.pattern));
+    let content = || {
+        let mut rules = rules.content.iter();
+        let rule = rules.find(|rule| rule.enabled && !legacy(&rule.rule_id, event) && event.says(&rule.pattern));
+        rule.map(|rule| (&rule.rule_id, &rule.actions))
+    };
     // By id, since users mute rooms and people by the hundred.
-    let room_rule = || rules.room.get(event.pdu.room_id().as_str()).filter(|rule| rule.enabled);
-    let sender_rule = || rules.sender.get(event.pdu.sender().as_str()).filter(|rule| rule.enabled);
-    let override_rule = rules.override_.iter().find(fires).map(AnyPushRuleRef::Override);
-    let rule = override_rule
-        .or_else(|| content().map(AnyPushRuleRef::Content))
-        .or_else(|| room_rule().map(AnyPushRuleRef::Room))
-        .or_else(|| sender_rule().map(AnyPushRuleRef::Sender))
-        .or_else(|| rules.underride.iter().find(fires).map(AnyPushRuleRef::Underride))?;
-    let notify = rule.triggers_notification();
-    Some(Outcome {
-        notify,
-        highlight: notify && rule.triggers_highlight(),
-        actions: rule.actions(),
-        rule_id: rule.rule_id(),
-    })
+    let by_id = |rules: &'r IndexSet<SimplePushRule<String>>, id: &str| {
+        rules.get(id).filter(|rule| rule.enabled).map(|rule| (&rule.rule_id, &rule.actions))
+    };
+    let conditional = |rule: &'r ConditionalPushRule| (&rule.rule_id, &rule.actions);
+    let (rule_id, actions) = (rules.override_.iter().find(fires).map(conditional))
+        .or_else(content)
+        .or_else(|| by_id(&rules.room, event.pdu.room_id().as_str()))
+        .or_else(|| by_id(&rules.sender, event.pdu.sender().as_str()))
+        .or_else(|| rules.underride.iter().find(fires).map(conditional))?;
+    let notify = actions.iter().any(Action::should_notify);
+    Some(Outcome { notify, highlight: notify && actions.iter().any(Action::is_highlight), actions, rule_id })
 }
 
 fn applies(rule: &ConditionalPushRule, event: &PushEvent<'_>, room: &Room<'_>, display_name: Option<&str>) -> bool {

@@ -33,6 +33,7 @@ mod offers;
 mod redactions;
 mod restate;
 mod sense;
+mod unheard;
 
 pub use arrivals::{Arrival, Arrived};
 pub use heads::Entry;

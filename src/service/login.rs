@@ -25,7 +25,7 @@ use crate::accounts::Accounts;
 
 pub mod grant;
 pub mod tokens;
-mod uia;
+pub mod uia;
 
 pub use grant::{Credential, Device, From, Granted};
 use tokens::{Lifetimes, Mint, Minted};

@@ -14,6 +14,10 @@ use crate::{
     login::{self, NewToken},
 };
 
+mod erased;
+
+pub(crate) use erased::Erased;
+
 /// A local account as stored.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Account {
@@ -277,6 +281,9 @@ impl Store {
                 devices::drop_all(tx, user).await?;
                 tx.delete_all_pushers(user).await?;
                 tx.delete_account_data(user).await?;
+                if erase {
+                    tx.after_commit(move |store| store.inner.erased.insert(user));
+                }
                 Ok(true)
             })
         })

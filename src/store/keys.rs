@@ -124,7 +124,7 @@ pub enum CrossSigned {
 const DEVICE_KEYS: &str = "SELECT json FROM device_keys WHERE user_nid = $1 AND device_id = $2";
 const PUT_DEVICE_KEYS: &str = "INSERT INTO device_keys (user_nid, device_id, json) VALUES ($1, $2, $3) ON CONFLICT (user_nid, device_id) DO UPDATE SET json = excluded.json";
 const CROSS_SIGNING: &str = "SELECT usage, json FROM cross_signing_keys WHERE user_nid = $1";
-const PUT_CROSS_SIGNING: &str = "INSERT INTO cross_signing_keys (user_nid, usage, json) VALUES ($1, $2, $3) ON CONFLICT (user_nid, usage) DO UPDATE SET json = excluded.json";
+const PUT_CROSS_SIGNING: &str = "INSERT INTO cross_signing_keys (user_nid, usage, json, pos) VALUES ($1, $2, $3, $4) ON CONFLICT (user_nid, usage) DO UPDATE SET json = excluded.json, pos = excluded.pos";
 const DROP_SIGNATURES_ON: &str = "DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2";
 const DROP_SIGNATURES_BY: &str = "DELETE FROM key_signatures WHERE signer_nid = $1 AND key_id = $2";
 
@@ -240,15 +240,20 @@ impl Tx {
         if taken.is_some() {
             return Ok(CrossSigned::NameTaken);
         }
+        let pos = self.next_pos();
+        let is_told = news.iter().any(|key| key.usage != Usage::UserSigning);
         for key in news {
             let old = had.get(key.usage.as_str()).and_then(|json| public_key(json));
             if let Some(old) = old.filter(|old| *old != key.public) {
                 execute!(self, DROP_SIGNATURES_ON, user.0, old.as_str())?;
                 execute!(self, DROP_SIGNATURES_BY, user.0, format!("ed25519:{old}"))?;
             }
-            execute!(self, PUT_CROSS_SIGNING, user.0, key.usage.as_str(), key.json.as_str())?;
+            execute!(self, PUT_CROSS_SIGNING, user.0, key.usage.as_str(), key.json.as_str(), pos.0)?;
         }
-        self.note_signing_keys(user).await?;
+        match is_told {
+            true => self.note_signing_keys(user).await?,
+            false => drop(self.log(Change::OwnKeys { user })),
+        }
         Ok(CrossSigned::Done)
     }
 
@@ -277,7 +282,7 @@ impl Tx {
                 self.note_signing_keys(signer).await?;
             }
         } else {
-            self.log(Change::DeviceList { user: signer });
+            self.log(Change::OwnKeys { user: signer });
         }
         Ok(())
     }

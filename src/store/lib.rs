@@ -133,6 +133,7 @@ pub(crate) struct Inner {
     pub(crate) partial: events::Bell,
     pub(crate) destinations: destinations::Memory,
     pub(crate) server_keys: server_keys::Memory,
+    pub(crate) erased: accounts::Erased,
     blobs: Option<Blobs>,
     head: AtomicI64,
     subscriber: OnceLock<Subscriber>,
@@ -165,6 +166,7 @@ impl Store {
         let nids = Nids::default();
         let (head, runs) = begin_run(&mut session, &nids).await?;
         let event_memory = events::Memory::load(&mut session).await?;
+        let erased = accounts::Erased::load(&mut session).await?;
         let (queue, jobs) = mpsc::channel(log::QUEUE);
         let weigh = |_: &EventNid, e: &Arc<StoredEvent>| u32::try_from(e.pdu.json().len() + 700).unwrap_or(u32::MAX);
         let store = Self {
@@ -196,6 +198,7 @@ impl Store {
                 partial: events::Bell::default(),
                 destinations: destinations::Memory::default(),
                 server_keys: server_keys::Memory::default(),
+                erased,
                 blobs,
                 head: AtomicI64::new(head.pos),
                 subscriber: OnceLock::new(),

@@ -73,6 +73,11 @@ pub enum Change {
         /// Whose.
         user: UserNid,
     },
+    /// What a user alone sees of keys changed: their user-signing key, or their signatures on keys of others.
+    OwnKeys {
+        /// Whose.
+        user: UserNid,
+    },
     /// To-device messages, all with this position as their id.
     ToDevice {
         /// Receiving users and their devices.
@@ -193,6 +198,10 @@ impl From<&Logged> for LogRow {
             }
             Change::DeviceList { user } => {
                 row.kind = 4;
+                row.user = Some(user.0);
+            }
+            Change::OwnKeys { user } => {
+                row.kind = 9;
                 row.user = Some(user.0);
             }
             Change::ToDevice { recipients } => {

@@ -120,6 +120,7 @@ const MEMBERSHIPS_OF_USER: &str = "SELECT room_nid, user_nid, membership, event_
 const MEMBERS_OF_ROOM: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND membership = $2";
 const JOINED_TO: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'";
 const JOINED_HERE: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 AND local AND membership = 'join'";
+const LEFT_HERE: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND local AND membership IN ('leave', 'ban')";
 const GUESTS_IN: &str = "SELECT m.user_nid FROM memberships m JOIN accounts a ON a.user_nid = m.user_nid AND a.guest WHERE m.room_nid = $1 AND m.local AND m.membership = 'join'";
 const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
 const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
@@ -200,6 +201,15 @@ impl Store {
     pub async fn joined_here(&self, room: RoomNid) -> Result<Vec<UserNid>> {
         let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), JOINED_HERE, room.0)?;
         Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
+    }
+
+    /// Our own users who left a room or were banned from it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn ours_who_left(&self, room: RoomNid) -> Result<Vec<Membership>> {
+        let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, LEFT_HERE, room.0)?;
+        Ok(rows.into_iter().map(Into::into).collect())
     }
 
     /// Guests of this server who are joined to a room.

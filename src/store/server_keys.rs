@@ -1,12 +1,15 @@
 //! Public keys of other servers, and the documents they came in. All keys of a server are remembered together: whoever
-//! checks a signature of a server will check another soon.
+//! checks a signature of a server will check another soon. Of documents those stay that have a key which no newer one has.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use hearth_base::{Result, cache::Cache};
+use hearth_base::{Doing, Result, cache::Cache};
 use ruma::{OwnedServerName, ServerName};
 
-use crate::{Store, db::Texts, execute, fetch_all, fetch_optional, sql};
+use crate::{Store, db::Texts, execute, fetch_all, log::Tx, sql};
 
 /// A public key of another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,18 @@ pub struct KeyDocument {
     pub keys: VerifyKeys,
 }
 
+/// A document of a server's keys as it is kept.
+#[derive(Clone, Debug)]
+pub struct KeptDocument {
+    /// As its server signed it.
+    pub json: String,
+    /// The ids of the keys in it.
+    pub key_ids: Vec<String>,
+}
+
+/// Documents of a server that are kept.
+const DOCUMENTS_KEPT: usize = 5;
+
 /// Units of memory, each about 100 bytes.
 const CACHE: u64 = 200_000;
 
@@ -52,8 +67,11 @@ impl Default for Memory {
 }
 
 const PUT: &str = "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old";
-const DOCUMENT: &str = "SELECT json, valid_ms, fetched_ms FROM key_documents WHERE server = $1";
-const DOCUMENT_PUT: &str = "INSERT INTO key_documents (server, json, valid_ms, fetched_ms) VALUES ($1, $2, $3, $4) ON CONFLICT (server) DO UPDATE SET json = excluded.json, valid_ms = excluded.valid_ms, fetched_ms = excluded.fetched_ms";
+const DOCUMENTS: &str = "SELECT json, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
+const DOCUMENTS_KEYS: &str = "SELECT fetched_ms, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
+const DOCUMENT_PUT: &str =
+    "INSERT INTO key_documents (server, json, valid_ms, fetched_ms, key_ids) VALUES ($1, $2, $3, $4, $5)";
+const DOCUMENT_DROP: &str = "DELETE FROM key_documents WHERE server = $1 AND fetched_ms = $2";
 
 impl Store {
     /// The keys of servers, as far as we know them; every server that was asked for is in the answer.
@@ -93,21 +111,14 @@ impl Store {
         Ok(all)
     }
 
-    /// The newest document of a server's keys, without the keys in it.
+    /// The documents of a server's keys, the newest first: each has a key that none before it has.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn key_document(&self, server: &ServerName) -> Result<Option<KeyDocument>> {
-        let row: Option<(String, i64, i64)> =
-            fetch_optional!(&mut self.read().await?, (String, i64, i64), DOCUMENT, server.as_str())?;
-        let server = server.to_owned();
-        Ok(row.map(|(json, valid_ms, fetched_ms)| KeyDocument {
-            server,
-            json,
-            valid_ms,
-            fetched_ms,
-            keys: VerifyKeys::new(),
-        }))
+    pub async fn key_documents(&self, server: &ServerName) -> Result<Vec<KeptDocument>> {
+        let rows: Vec<(String, String)> =
+            fetch_all!(&mut self.read().await?, (String, String), DOCUMENTS, server.as_str())?;
+        rows.into_iter().map(|(json, key_ids)| Ok(KeptDocument { json, key_ids: read_ids(&key_ids)? })).collect()
     }
 
     /// Keeps documents and the keys in them; keys known from earlier documents stay.
@@ -119,7 +130,7 @@ impl Store {
             Box::pin(async move {
                 for d in &documents {
                     let server = d.server.as_str();
-                    execute!(tx, DOCUMENT_PUT, server, d.json.as_str(), d.valid_ms, d.fetched_ms)?;
+                    tx.keep_document(d).await?;
                     for (key_id, key) in &d.keys {
                         execute!(tx, PUT, server, key_id.as_str(), key.public_key.as_str(), key.valid_ms, key.old)?;
                     }
@@ -132,4 +143,32 @@ impl Store {
         })
         .await
     }
+}
+
+impl Tx {
+    /// Keeps a document; those before it go whose keys are all in newer ones, and the oldest of too many.
+    async fn keep_document(&mut self, d: &KeyDocument) -> Result<()> {
+        let server = d.server.as_str();
+        let before: Vec<(i64, String)> = fetch_all!(self, (i64, String), DOCUMENTS_KEYS, server)?;
+        let mut newer: BTreeSet<String> = d.keys.keys().cloned().collect();
+        let mut kept = 1;
+        for (fetched_ms, key_ids) in &before {
+            let ids = read_ids(key_ids)?;
+            if kept < DOCUMENTS_KEPT && ids.iter().any(|id| !newer.contains(id)) {
+                newer.extend(ids);
+                kept += 1;
+            } else {
+                execute!(self, DOCUMENT_DROP, server, *fetched_ms)?;
+            }
+        }
+        let key_ids: Vec<&String> = d.keys.keys().collect();
+        let key_ids = serde_json::to_string(&key_ids).doing("writing the ids of keys")?;
+        // The newest is the one that came last, whatever the clock says.
+        let at = before.first().map_or(d.fetched_ms, |(newest, _)| d.fetched_ms.max(newest.saturating_add(1)));
+        execute!(self, DOCUMENT_PUT, server, d.json.as_str(), d.valid_ms, at, key_ids).map(drop)
+    }
+}
+
+fn read_ids(json: &str) -> Result<Vec<String>> {
+    serde_json::from_str(json).doing("reading the ids of keys")
 }

@@ -9,6 +9,9 @@ use crate::{
     support::{Plan, SECRET, TestServer, User},
 };
 
+mod again;
+mod erasing;
+
 const REGISTER: &str = "/_matrix/client/v3/register";
 const WHO: &str = "/_matrix/client/v3/account/whoami";
 const PASSWORD: &str = "/_matrix/client/v3/account/password";
@@ -42,7 +45,8 @@ on_both! {
         let device = ada.get(&format!("/_matrix/client/v3/devices/{}", ada.device)).await.good();
         assert_eq!(device["display_name"], "Engine");
 
-        // The session is spent, the name is taken.
+        // The name is taken.
+        wish["auth"] = json!({"type": "m.login.dummy"});
         nobody.post(REGISTER, wish).await.refused(400, "M_USER_IN_USE");
         nobody.get("/_matrix/client/v3/register/available?username=ada").await.refused(400, "M_USER_IN_USE");
         let free = nobody.get("/_matrix/client/v3/register/available?username=bob").await.good();

@@ -296,3 +296,45 @@ async fn limits_bite_and_tell_when_to_come_back() {
     server.clock().advance_ms(2100);
     alice.says(&room, "patient").await;
 }
+
+/// `rc_admin_redaction`: whoever tidies up after others is counted by that, and everybody's own messages by `rc_message`.
+#[tokio::test]
+async fn redactions_of_others_may_count_by_themselves() {
+    for apart in [true, false] {
+        let plan = crate::support::Plan::default().api(move |api| {
+            api.limits.enabled = true;
+            api.limits.message = hearth_api::limits::Rate::new(0.001, 4.0);
+            api.limits.admin_redaction = hearth_api::limits::Rate::new(0.001, 3.0);
+            api.limits.redactions_apart = apart;
+            api.limits.registration = hearth_api::limits::Rate::new(100.0, 100.0);
+        });
+        let server = plan.sqlite().await;
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        let (mut of_bob, mine) = (Vec::new(), alice.says(&room, "mine").await);
+        for n in 0..4 {
+            of_bob.push(bob.says(&room, &format!("{n}")).await);
+        }
+        alice.redacts(&room, &of_bob[0]).await.good();
+        alice.post_in_room(&room, &format!("redact/{}", encoded(&of_bob[1])), json!({})).await.good();
+        let as_event = |id: &str| json!({ "redacts": id });
+        alice.sends(&room, "m.room.redaction", &txn(), as_event(&of_bob[2])).await.good();
+        for path in ["redact", "send"] {
+            let answer = match path {
+                "redact" => alice.redacts(&room, &of_bob[3]).await,
+                _ => alice.sends(&room, "m.room.redaction", &txn(), as_event(&of_bob[3])).await,
+            };
+            answer.refused(429, "M_LIMIT_EXCEEDED");
+        }
+        let text = json!({ "msgtype": "m.text", "body": "more" });
+        if !apart {
+            alice.sends(&room, "m.room.message", &txn(), text).await.refused(429, "M_LIMIT_EXCEEDED");
+            continue;
+        }
+        alice.says(&room, "more").await;
+        alice.redacts(&room, &mine).await.good();
+        alice.says(&room, "more").await;
+        alice.sends(&room, "m.room.message", &txn(), text).await.refused(429, "M_LIMIT_EXCEEDED");
+    }
+}

@@ -13,6 +13,7 @@ mod partial;
 mod policy;
 mod reading;
 mod resident;
+mod returning;
 mod rooms;
 mod sending;
 pub mod support;

@@ -123,4 +123,62 @@ on_both! {
         assert!(!told(&notifications(&bob, "").await).contains(&"unheard"));
         assert!(told(&notifications(&alice, "").await).contains(&"his own"));
     }
+
+    /// A rule id is any string, and one that names no room or sender never fires.
+    async fn rules_of_rooms_and_senders_have_any_id(server) {
+        let (ada, bob) = (server.user("ada").await, server.user("bob").await);
+        for kind in ["room", "sender"] {
+            let rules = format!("{V3}/pushrules/global/{kind}");
+            let at = |id: &str| format!("{rules}/{}", encoded(id));
+            let order = async || {
+                let list = ada.get(&format!("{rules}/")).await.good();
+                let ids: Vec<String> =
+                    list.as_array().unwrap().iter().map(|r| r["rule_id"].as_str().unwrap().to_owned()).collect();
+                ids.join(" ")
+            };
+            let mute = json!({ "actions": [] });
+            ada.put(&at("#c:example.com"), mute.clone()).await.good();
+            ada.put(&at("#a:example.com"), mute.clone()).await.good();
+            assert_eq!(order().await, "#a:example.com #c:example.com");
+            let place = format!("{}?after={}", at("anything at all"), encoded("#a:example.com"));
+            ada.put(&place, mute.clone()).await.good();
+            let place = format!("{}?before={}", at("!b:example.com"), encoded("anything at all"));
+            ada.put(&place, mute.clone()).await.good();
+            assert_eq!(order().await, "#a:example.com !b:example.com anything at all #c:example.com");
+            ada.put(&format!("{}?before=nowhere", at("#d:example.com")), mute.clone()).await.refused(400, "M_UNKNOWN");
+
+            let one = at("#c:example.com");
+            assert_eq!(
+                ada.get(&one).await.good(),
+                json!({ "rule_id": "#c:example.com", "actions": [], "default": false, "enabled": true })
+            );
+            ada.put(&format!("{one}/enabled"), json!({ "enabled": false })).await.good();
+            assert_eq!(ada.get(&format!("{one}/enabled")).await.good(), json!({ "enabled": false }));
+            ada.put(&format!("{one}/actions"), json!({ "actions": ["notify"] })).await.good();
+            assert_eq!(ada.get(&format!("{one}/actions")).await.good(), json!({ "actions": ["notify"] }));
+            ada.delete(&at("#a:example.com"), json!({})).await.good();
+            ada.get(&at("#a:example.com")).await.refused(404, "M_NOT_FOUND");
+            ada.put(&at("#x:example.com"), json!({ "conditions": [] })).await.refused(400, "M_BAD_JSON");
+            ada.put(&at(".mine"), mute).await.refused(400, "M_INVALID_PARAM");
+        }
+
+        // Those that do name a room or a sender fire as ever.
+        let (quiet, loud) = (bob.opens().await, bob.opens().await);
+        let by_bob = format!("{V3}/pushrules/global/sender/{}", encoded(bob.id.as_str()));
+        for room in [&quiet, &loud] {
+            ada.joins(room).await.good();
+        }
+        let of_room = format!("{V3}/pushrules/global/room/{}", encoded(&quiet));
+        ada.put(&of_room, json!({ "actions": [] })).await.good();
+        bob.says(&quiet, "unheard").await;
+        bob.says(&loud, "heard").await;
+        assert_eq!(told(&notifications(&ada, "").await), ["heard"]);
+        ada.put(&by_bob, json!({ "actions": [] })).await.good();
+        bob.says(&loud, "unheard too").await;
+        assert_eq!(told(&notifications(&ada, "").await), ["heard"]);
+        let all = ada.syncs("").await;
+        let content = &all["account_data"]["events"].as_array().unwrap().iter().find(|e| e["type"] == "m.push_rules");
+        let rules = &content.unwrap()["content"]["global"];
+        assert_eq!((rules["room"].as_array().unwrap().len(), rules["sender"].as_array().unwrap().len()), (4, 4));
+    }
 }

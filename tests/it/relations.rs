@@ -353,5 +353,12 @@ on_both! {
         let unread = joined(&sync, &room);
         assert_eq!(unread["unread_thread_notifications"][&root]["highlight_count"], 1, "{unread}");
         assert_eq!(unread["unread_notifications"]["highlight_count"], 0);
+        assert_eq!(unread["org.matrix.msc3773.unread_thread_notifications"], Value::Null);
+        // Who asks by the name that was before the specification is told by it too.
+        let old = encoded(r#"{"room":{"timeline":{"org.matrix.msc3773.unread_thread_notifications":true}}}"#);
+        let sync = bob.syncs(&format!("filter={old}")).await;
+        let told = joined(&sync, &room);
+        assert_eq!(told["org.matrix.msc3773.unread_thread_notifications"], unread["unread_thread_notifications"]);
+        assert_eq!(told["unread_notifications"], unread["unread_notifications"]);
     }
 }

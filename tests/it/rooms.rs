@@ -167,6 +167,18 @@ on_both! {
                     "initial_state": [{ "type": "m.space.child", "state_key": "!c", "content": { "via": ["x"] } }],
                 }))
                 .await;
+            let shape = [
+                ("m.room.server_acl", json!({ "allow": ["*"], "deny": ["evil.org"] })),
+                ("m.room.encryption", json!({ "algorithm": "m.megolm.v1.aes-sha2" })),
+                ("m.room.avatar", json!({ "url": "mxc://localhost/a" })),
+                ("m.room.topic", json!({ "topic": "Topic" })),
+                ("m.room.guest_access", json!({ "guest_access": "forbidden" })),
+                ("m.room.history_visibility", json!({ "history_visibility": "world_readable" })),
+                ("m.room.join_rules", json!({ "join_rule": "public" })),
+            ];
+            for (kind, content) in &shape {
+                alice.sets(&old, kind, "", content.clone()).await.good();
+            }
             bob.joins(&old).await.good();
             mallory.joins(&old).await.good();
             alice.does_to(&old, "ban", &mallory).await.good();
@@ -184,6 +196,9 @@ on_both! {
             assert_eq!((&create["room_version"], &create["type"]), (&json!(to), &json!("m.space")));
             assert_eq!(alice.reads(&old, "m.room.tombstone", "").await.good()["replacement_room"], new);
             assert_eq!(alice.reads(new, "m.room.name", "").await.good()["name"], "Name");
+            for (kind, content) in &shape {
+                assert_eq!(alice.reads(new, kind, "").await.good(), *content, "{kind} from {from} to {to}");
+            }
             assert_eq!(alice.reads(new, "m.space.child", "!c").await.good()["via"], json!(["x"]));
             let alias = format!("#{name}:localhost");
             let resolved = alice.get(&format!("{V3}/directory/room/{}", encoded(&alias))).await.good();

@@ -2,8 +2,8 @@
 
 use hearth_base::{Error, Result};
 use hearth_service::{
-    accounts::register::{Newcomer, Registered},
-    login::Device,
+    accounts::register::{Newcomer, Password, Registered},
+    login::{self, Device},
 };
 use http::Method;
 use ruma::{
@@ -13,7 +13,7 @@ use ruma::{
         get_3pids, get_username_availability, register, request_openid_token, whoami,
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -52,9 +52,9 @@ pub(crate) struct SignUp {
     password: Option<String>,
     device_id: Option<OwnedDeviceId>,
     initial_device_display_name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     inhibit_login: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     refresh_token: bool,
     #[serde(rename = "type")]
     login_type: Option<String>,
@@ -62,15 +62,44 @@ pub(crate) struct SignUp {
     guest_access_token: Option<String>,
 }
 
+/// A boolean, or 0 or 1: some clients know no other.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool, D::Error> {
+    let given = Value::deserialize(deserializer)?;
+    as_flag(&given).ok_or_else(|| serde::de::Error::custom(format!("{given} is no boolean")))
+}
+
+fn as_flag(given: &Value) -> Option<bool> {
+    given.as_bool().or(match given.as_u64() {
+        Some(0) => Some(false),
+        Some(1) => Some(true),
+        _ => None,
+    })
+}
+
+impl SignUp {
+    /// The device to be logged in, if any. Later requests may leave out what the first one said.
+    fn device(&self, first: &Map<String, Value>, from: login::From) -> Option<Device> {
+        let said = |key: &str| first.get(key).and_then(Value::as_str).map(str::to_owned);
+        let agreed = |key: &str| first.get(key).and_then(as_flag).unwrap_or(false);
+        let device = Device {
+            id: self.device_id.clone().or_else(|| said("device_id").map(Into::into)),
+            display_name: self.initial_device_display_name.clone().or_else(|| said("initial_device_display_name")),
+            refreshable: self.refresh_token || agreed("refresh_token"),
+            from,
+        };
+        (!self.inhibit_login && !agreed("inhibit_login")).then_some(device)
+    }
+}
+
 /// How application services register their users.
 const APPSERVICE: &str = "m.login.application_service";
 
 /// Makes an account, once the newcomer has proved what is asked of them.
 async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Result<Json<Value>> {
-    let SignUp { mut username, password, device_id, initial_device_display_name: mut name, .. } = req.body.body;
+    let asked = &req.body.body;
     let ip = req.origin.ip;
     cx.limits().would_address(Limit::Registration, ip)?;
-    if req.body.body.login_type.as_deref() == Some(APPSERVICE) {
+    if asked.login_type.as_deref() == Some(APPSERVICE) {
         // There are no application services, so no token is one's.
         return Err(Error::unknown_token("Unknown application service token", false));
     }
@@ -78,47 +107,54 @@ async fn sign_up(cx: Cx, req: Public<As<register::v3::Request, SignUp>>) -> Resu
         None | Some("user") => {}
         Some("guest") => {
             cx.limits().address(Limit::Registration, ip)?;
+            let name = asked.initial_device_display_name.clone();
             return Ok(answer(cx.accounts.register_guest(name, req.origin.from()).await?));
         }
         Some(_) => return Err(Error::invalid_param("kind is `user` or `guest`")),
     }
-    let guest = match &req.body.body.guest_access_token {
+    let mut operation = Operation {
+        user: None,
+        method: &Method::POST,
+        path: req.uri.path(),
+        json: &req.json,
+        origin: &req.origin,
+        keeps: None,
+    };
+    if let Some((user_id, first)) = uiaa::registered(&cx, &operation).await? {
+        cx.limits().address(Limit::Registration, ip)?;
+        let session = match asked.device(&first, req.origin.from()) {
+            Some(device) => Some(cx.login.open_registered(user_id.clone(), device).await?),
+            None => None,
+        };
+        return Ok(answer(Registered { user_id, session: session.map(|s| (s.device_id, s.minted)) }));
+    }
+    let guest = match &asked.guest_access_token {
         Some(token) => Some(cx.login.guest(token).await?),
         None => None,
     };
-    cx.accounts.may_register(username.as_deref(), password.as_deref(), guest.as_deref()).await?;
-    let operation =
-        Operation { user: None, method: &Method::POST, path: req.uri.path(), json: &req.json, origin: &req.origin };
+    let typed = asked.password.as_deref();
+    cx.accounts.may_register(asked.username.as_deref(), typed, guest.as_deref()).await?;
+    operation.keeps = typed;
     let proof = uiaa::run(&cx, &operation, &uiaa::for_newcomers(cx.accounts.settings())).await?;
-    // Later requests may leave out what the first one said.
-    let said = |key: &str| proof.request.get(key).and_then(Value::as_str).map(str::to_owned);
-    let agreed = |key: &str| proof.request.get(key).and_then(Value::as_bool).unwrap_or(false);
-    username = username.or_else(|| said("username"));
-    name = name.or_else(|| said("initial_device_display_name"));
-    for (secret, is_missing) in [("password", password.is_none()), ("guest_access_token", guest.is_none())] {
-        if is_missing && proof.request.contains_key(secret) {
-            let why = format!("{secret} is not kept between requests, and has to be sent again");
-            return Err(Error::missing_param(why));
-        }
+    if guest.is_none() && proof.request.contains_key("guest_access_token") {
+        return Err(Error::missing_param("guest_access_token is not kept between requests, and has to be sent again"));
     }
-    let device = Device {
-        id: device_id.or_else(|| said("device_id").map(Into::into)),
-        display_name: name,
-        refreshable: req.body.body.refresh_token || agreed("refresh_token"),
-        from: req.origin.from(),
-    };
+    let said = |key: &str| proof.request.get(key).and_then(Value::as_str).map(str::to_owned);
     let result = |stage: &str| proof.results.get(stage).and_then(Value::as_str).map(str::to_owned);
+    let typed = asked.password.clone().map(Password::Plain);
     let newcomer = Newcomer {
-        username,
-        password,
+        username: asked.username.clone().or_else(|| said("username")),
+        password: typed.or_else(|| proof.password_hash().map(Password::Hashed)),
         registration_token: result(uiaa::REGISTRATION_TOKEN),
         consent_version: result(uiaa::TERMS),
-        device: (!req.body.body.inhibit_login && !agreed("inhibit_login")).then_some(device),
+        device: asked.device(&proof.request, req.origin.from()),
         guest,
     };
     cx.limits().address(Limit::Registration, ip)?;
     let registered = cx.accounts.register(newcomer).await?;
-    proof.spend(&cx).await?;
+    if let Some(session) = proof.session {
+        cx.login.spend_on_registration(session, &registered.user_id).await?;
+    }
     Ok(answer(registered))
 }
 

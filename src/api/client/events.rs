@@ -1,9 +1,11 @@
 //! Single events: sent, set as state, redacted, read.
 
-use hearth_base::{Error, Result};
+use std::sync::Arc;
+
+use hearth_base::{Error, Requester, Result};
 use hearth_service::events::Outgoing;
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, UserId,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, UserId,
     api::client::{
         message::send_message_event,
         redact::redact_event,
@@ -12,6 +14,7 @@ use ruma::{
     },
     events::{StateEventType, TimelineEventType},
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -52,8 +55,9 @@ async fn send_message(
     cx: Cx,
     req: Client<send_message_event::v3::Request, Guests>,
 ) -> Result<send_message_event::v3::Response> {
-    cx.limits().user(Limit::Message, &req.requester)?;
     let body = req.body;
+    let redacted = redacted_by(&body.event_type.to_string(), &req.json);
+    count(&cx, &req.requester, redacted.as_deref()).await?;
     let out = Outgoing {
         event_type: TimelineEventType::from(body.event_type),
         state_key: None,
@@ -104,12 +108,31 @@ async fn send_state(
 
 /// Takes the content of an event away.
 async fn redact(cx: Cx, req: Client<redact_event::v3::Request>) -> Result<redact_event::v3::Response> {
-    cx.limits().user(Limit::Message, &req.requester)?;
+    count(&cx, &req.requester, Some(&req.body.event_id)).await?;
     let body = req.body;
     let content = without_txn::content(&req.json)?;
     let txn_id = Some(body.txn_id.to_string());
     let event_id = cx.events.redact(&req.requester, &body.room_id, &body.event_id, txn_id, content).await?;
     Ok(redact_event::v3::Response::new(event_id))
+}
+
+/// Counts a message; by themselves those that redact what others sent, if the operator wants that (`rc_admin_redaction`).
+async fn count(cx: &Cx, who: &Arc<Requester>, redacted: Option<&EventId>) -> Result<()> {
+    let is_apart = match redacted.filter(|_| cx.settings().limits.redactions_apart) {
+        Some(event_id) => cx.events.is_of_another(who, event_id).await?,
+        None => false,
+    };
+    cx.limits().user(if is_apart { Limit::AdminRedaction } else { Limit::Message }, who)
+}
+
+/// What is redacted by a redaction that is sent as an ordinary event.
+fn redacted_by(event_type: &str, content: &[u8]) -> Option<OwnedEventId> {
+    #[derive(Deserialize)]
+    struct Redacts {
+        redacts: OwnedEventId,
+    }
+    let is_redaction = event_type == "m.room.redaction";
+    is_redaction.then(|| serde_json::from_slice(content).ok().map(|r: Redacts| r.redacts)).flatten()
 }
 
 async fn get_event(cx: Cx, req: Client<get_room_event::v3::Request, Guests>) -> Result<RawJson> {
@@ -177,6 +200,6 @@ fn sent<'a>(json: &[u8], content: &'a RawValue) -> Result<&'a RawValue> {
 }
 
 /// The time an appservice says an event was sent, ms; nobody else may (application service API, "Timestamp massaging").
-fn said_time(who: &hearth_base::Requester, said: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
+fn said_time(who: &Requester, said: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
     said.filter(|_| who.appservice.is_some()).map(|t| t.0.into())
 }

@@ -5,7 +5,7 @@ use hearth_service::push::NewPusher;
 use http::StatusCode;
 use ruma::api::client::push::{
     delete_pushrule, get_notifications, get_pushers, get_pushrule, get_pushrule_actions, get_pushrule_enabled,
-    get_pushrules_all, get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
+    get_pushrules_all, get_pushrules_global_scope, set_pushrule_actions, set_pushrule_enabled,
 };
 use serde_json::{Map, Value, json};
 
@@ -61,6 +61,8 @@ async fn global_rules(cx: Cx, req: Client<get_pushrules_global_scope::v3::Reques
     cx.push.rules(&req.requester).await.map(Json)
 }
 
+mod put;
+
 mod kind {
     //! `GET /pushrules/global/{kind}/`: not in the specification, and served by every server.
     use ruma::{
@@ -100,9 +102,11 @@ async fn rule(cx: Cx, req: Client<get_pushrule::v3::Request>) -> Result<Json<Val
     cx.push.rule(&req.requester, req.body.kind.as_str(), &req.body.rule_id).await.map(Json)
 }
 
-async fn set_rule(cx: Cx, req: Client<set_pushrule::v3::Request>) -> Result<set_pushrule::v3::Response> {
-    cx.push.put_rule(&req.requester, req.body.rule, req.body.before, req.body.after).await?;
-    Ok(set_pushrule::v3::Response::new())
+async fn set_rule(cx: Cx, req: Client<put::Request>) -> Result<put::Response> {
+    let put::Request { kind, rule_id, before, after, fields } = req.body;
+    let rule = put::rule(&kind, rule_id, fields)?;
+    cx.push.put_rule(&req.requester, rule, before, after).await?;
+    Ok(put::Response {})
 }
 
 async fn delete_rule(cx: Cx, req: Client<delete_pushrule::v3::Request>) -> Result<delete_pushrule::v3::Response> {

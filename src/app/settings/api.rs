@@ -16,6 +16,7 @@ pub fn api(config: &Config) -> hearth_api::Settings {
     limits.login_account = rate(from.login_account);
     limits.login_failed = rate(from.login_failed);
     limits.admin_redaction = rate(from.admin_redaction.unwrap_or(from.message));
+    limits.redactions_apart = from.admin_redaction.is_some();
     limits.joins_local = rate(from.joins_local);
     limits.joins_remote = rate(from.joins_remote);
     limits.joins_per_room = rate(from.joins_per_room);

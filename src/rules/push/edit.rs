@@ -5,12 +5,12 @@ use hearth_base::{Error, Result};
 use ruma::{
     RoomId,
     push::{
-        Action, ConditionalPushRule, EventMatchConditionData, NewPushRule, PatternedPushRule, PushCondition,
-        RemovePushRuleError, RuleKind, Ruleset, SimplePushRule,
+        Action, ConditionalPushRule, EventMatchConditionData, PatternedPushRule, PushCondition, RuleKind,
+        SimplePushRule,
     },
 };
 
-use super::MAX_RULES;
+use super::{MAX_RULES, NewRule, Ruleset};
 
 /// Adds a rule, or changes the one of that kind and id. It goes straight before the rule `before`, or else straight
 /// after the rule `after`; a new rule without either goes first of its kind, a changed one stays where it was. New
@@ -18,7 +18,7 @@ use super::MAX_RULES;
 ///
 /// Fails with 400 for ids that are reserved or hold slashes, and for `before` and `after` that are of server-default
 /// rules or of none.
-pub fn put(rules: &mut Ruleset, rule: NewPushRule, before: Option<&str>, after: Option<&str>) -> Result<()> {
+pub fn put(rules: &mut Ruleset, rule: NewRule, before: Option<&str>, after: Option<&str>) -> Result<()> {
     let id = rule.rule_id();
     if id.is_empty() || id.contains(['/', '\\']) {
         return Err(Error::invalid_param("The rule id is empty or holds a slash or backslash"));
@@ -28,39 +28,39 @@ pub fn put(rules: &mut Ruleset, rule: NewPushRule, before: Option<&str>, after: 
     }
     let place = Place { before, after };
     match rule {
-        NewPushRule::Override(new) => place.put(&mut rules.override_, ConditionalPushRule::from(new)),
-        NewPushRule::Underride(new) => place.put(&mut rules.underride, ConditionalPushRule::from(new)),
-        NewPushRule::Content(new) => place.put(&mut rules.content, PatternedPushRule::from(new)),
-        NewPushRule::Room(new) => place.put(&mut rules.room, SimplePushRule::from(new)),
-        NewPushRule::Sender(new) => place.put(&mut rules.sender, SimplePushRule::from(new)),
-        _ => Err(Error::invalid_param("No such kind of push rule")),
+        NewRule::Override(new) => place.put(&mut rules.override_, ConditionalPushRule::from(new)),
+        NewRule::Underride(new) => place.put(&mut rules.underride, ConditionalPushRule::from(new)),
+        NewRule::Content(new) => place.put(&mut rules.content, PatternedPushRule::from(new)),
+        NewRule::Room(new) => place.put(&mut rules.room, SimplePushRule::from(new)),
+        NewRule::Sender(new) => place.put(&mut rules.sender, SimplePushRule::from(new)),
     }
 }
 
 /// Removes a rule of the user's own; 404 if there is none, 400 if it is the server's.
 pub fn delete(rules: &mut Ruleset, kind: &RuleKind, rule_id: &str) -> Result<()> {
-    rules.remove(kind.clone(), rule_id).map_err(|error| match error {
-        RemovePushRuleError::ServerDefault => Error::invalid_param("Rules of the server cannot be removed"),
-        _ => not_found(),
-    })
+    if rules.is_default(kind, rule_id).ok_or_else(not_found)? {
+        return Err(Error::invalid_param("Rules of the server cannot be removed"));
+    }
+    rules.remove(kind, rule_id);
+    Ok(())
 }
 
 /// Switches a rule, also one of the server's; 404 if there is none.
 pub fn set_enabled(rules: &mut Ruleset, kind: &RuleKind, rule_id: &str, enabled: bool) -> Result<()> {
-    rules.set_enabled(kind.clone(), rule_id, enabled).map_err(|_| not_found())
+    rules.change(kind, rule_id, |on, _| *on = enabled).then_some(()).ok_or_else(not_found)
 }
 
 /// Changes what a rule does, also one of the server's; 404 if there is none.
 pub fn set_actions(rules: &mut Ruleset, kind: &RuleKind, rule_id: &str, actions: Vec<Action>) -> Result<()> {
-    rules.set_actions(kind.clone(), rule_id, actions).map_err(|_| not_found())
+    rules.change(kind, rule_id, |_, does| *does = actions).then_some(()).ok_or_else(not_found)
 }
 
 /// Gives a room the rules of the user's own that are for another: those of the kind `room`, and those of the kind
 /// `override` that hold in that room only (so clients mute rooms).
 pub fn follow(rules: &mut Ruleset, old: &RoomId, new: &RoomId) {
-    let of_room = rules.room.iter().find(|rule| rule.rule_id == *old).cloned();
-    if let Some(mut rule) = of_room.filter(|_| !rules.room.iter().any(|r| r.rule_id == *new)) {
-        rule.rule_id = new.to_owned();
+    let of_room = rules.room.get(old.as_str()).cloned();
+    if let Some(mut rule) = of_room.filter(|_| !rules.room.contains(new.as_str())) {
+        rule.rule_id = new.to_string();
         let _ = rules.room.insert(rule);
     }
     let is_old = |condition: &PushCondition| match condition {
@@ -101,7 +101,7 @@ macro_rules! rule {
     ($($rule:ty),*) => {$(
         impl Rule for $rule {
             fn id(&self) -> &str {
-                self.rule_id.as_ref()
+                &self.rule_id
             }
 
             fn enabled(&mut self) -> &mut bool {
@@ -110,7 +110,7 @@ macro_rules! rule {
         }
     )*};
 }
-rule!(ConditionalPushRule, PatternedPushRule, SimplePushRule<ruma::OwnedRoomId>, SimplePushRule<ruma::OwnedUserId>);
+rule!(ConditionalPushRule, PatternedPushRule, SimplePushRule<String>);
 
 /// Where a rule is to go.
 struct Place<'a> {

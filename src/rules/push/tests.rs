@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use ruma::{
     events::room::power_levels::{RoomPowerLevels, RoomPowerLevelsEventContent},
     push::{
-        NewConditionalPushRule, NewPatternedPushRule, NewPushRule, NewSimplePushRule, PushConditionPowerLevelsCtx,
+        NewConditionalPushRule, NewPatternedPushRule, NewSimplePushRule, PushConditionPowerLevelsCtx,
         PushConditionRoomCtx, RuleKind,
     },
     room_id,
@@ -152,18 +152,18 @@ fn actions(json: Value) -> Vec<Action> {
     serde_json::from_value(json).unwrap()
 }
 
-fn keyword(id: &str, pattern: &str) -> NewPushRule {
+fn keyword(id: &str, pattern: &str) -> NewRule {
     let actions = actions(json!(["notify", {"set_tweak": "highlight"}]));
-    NewPushRule::Content(NewPatternedPushRule::new(id.to_owned(), pattern.to_owned(), actions))
+    NewRule::Content(NewPatternedPushRule::new(id.to_owned(), pattern.to_owned(), actions))
 }
 
-fn mute(room: &RoomId) -> NewPushRule {
-    NewPushRule::Room(NewSimplePushRule::new(room.to_owned(), vec![]))
+fn mute(room: &RoomId) -> NewRule {
+    NewRule::Room(NewSimplePushRule::new(room.to_string(), vec![]))
 }
 
-fn conditional(id: &str, conditions: Value, acts: Value) -> NewPushRule {
+fn conditional(id: &str, conditions: Value, acts: Value) -> NewRule {
     let rule = NewConditionalPushRule::new(id.to_owned(), serde_json::from_value(conditions).unwrap(), actions(acts));
-    NewPushRule::Override(rule)
+    NewRule::Override(rule)
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn any_rules() -> impl Strategy<Value = Ruleset> {
                 edit::put(&mut rules, mute(room_id!("!r:a.org")), None, None).unwrap();
             }
             if sender {
-                let rule = NewPushRule::Sender(NewSimplePushRule::new(alice().to_owned(), vec![]));
+                let rule = NewRule::Sender(NewSimplePushRule::new(alice().to_string(), vec![]));
                 edit::put(&mut rules, rule, None, None).unwrap();
             }
             rules
@@ -398,6 +398,7 @@ fn theirs(rules: &Ruleset, pdu: &Pdu, member_count: u64) -> Option<(String, bool
     let count = ruma::UInt::new_saturating(member_count).max(uint!(0));
     let context =
         PushConditionRoomCtx::new(room, count, bob().to_owned(), "Bob B.".to_owned()).with_power_levels(levels);
+    let rules: ruma::push::Ruleset = serde_json::from_value(serde_json::to_value(rules).unwrap()).unwrap();
     let matched = pin!(rules.get_match(&raw, &context));
     let Poll::Ready(matched) = matched.poll(&mut Context::from_waker(Waker::noop())) else {
         panic!("waits for nothing")

@@ -14,8 +14,8 @@ use super::{AccountData, own, raw};
 
 /// Bytes of a filter at most.
 const MAX_BYTES: usize = 64 << 10;
-/// The name that per-thread counts had before the spec.
-const THREAD_COUNTS: &str = "org.matrix.msc3773.unread_thread_notifications";
+/// The name that per-thread counts had before the spec (MSC3773), in filters and in /sync.
+pub const THREAD_COUNTS: &str = "org.matrix.msc3773.unread_thread_notifications";
 
 impl AccountData {
     /// Keeps a filter and gives its id: the same for the same filter, whatever the order of its keys.
@@ -62,22 +62,25 @@ impl AccountData {
     }
 }
 
-/// What ruma's type does not know of a filter of events: by how they relate to others (MSC3874).
+/// What ruma's type does not know of a filter of events.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct RelTypes {
-    /// Only events with one of these relations.
+pub struct Unstable {
+    /// Only events with one of these relations (MSC3874).
     #[serde(rename = "org.matrix.msc3874.rel_types")]
     pub only: Option<Vec<String>>,
     /// No events with one of these.
     #[serde(rename = "org.matrix.msc3874.not_rel_types", default)]
     pub never: Vec<String>,
+    /// Counts by thread under the name they had before the spec (MSC3773).
+    #[serde(rename = "org.matrix.msc3773.unread_thread_notifications", default)]
+    pub thread_counts: bool,
 }
 
 /// Reads the text of a filter.
 ///
 /// # Errors
 /// 400 `M_NOT_JSON`, `M_BAD_JSON` for what is no filter.
-pub fn read(text: &str) -> Result<(FilterDefinition, RelTypes)> {
+pub fn read(text: &str) -> Result<(FilterDefinition, Unstable)> {
     definition(serde_json::from_str(text).map_err(|_| Error::not_json("The filter is not JSON"))?)
 }
 
@@ -85,7 +88,7 @@ pub fn read(text: &str) -> Result<(FilterDefinition, RelTypes)> {
 ///
 /// # Errors
 /// 400 `M_NOT_JSON`, `M_BAD_JSON` for what is no filter.
-pub fn read_events(text: &str) -> Result<(RoomEventFilter, RelTypes)> {
+pub fn read_events(text: &str) -> Result<(RoomEventFilter, Unstable)> {
     let value: Value = serde_json::from_str(text).map_err(|_| Error::not_json("The filter is not JSON"))?;
     if !value.is_object() {
         return Err(Error::bad_json("A filter is a JSON object"));
@@ -97,24 +100,24 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
     serde_json::from_value(value).map_err(|e| Error::bad_json(format!("The filter is none: {e}")))
 }
 
-fn definition(mut value: Value) -> Result<(FilterDefinition, RelTypes)> {
+fn definition(mut value: Value) -> Result<(FilterDefinition, Unstable)> {
     if !value.is_object() {
         return Err(Error::bad_json("A filter is a JSON object"));
     }
-    let mut rel_types = RelTypes::default();
+    let mut unstable = Unstable::default();
     if let Some(timeline) = value.pointer_mut("/room/timeline") {
+        if timeline.is_object() {
+            unstable = parsed(timeline.clone())?;
+        }
         if let Some(timeline) = timeline.as_object_mut()
             && let Some(old) = timeline.shift_remove(THREAD_COUNTS)
         {
             timeline.entry("unread_thread_notifications").or_insert(old);
-        }
-        if timeline.is_object() {
-            rel_types = parsed(timeline.clone())?;
         }
     }
     let filter: FilterDefinition = parsed(value)?;
     if !matches!(filter.event_format, EventFormat::Client | EventFormat::Federation) {
         return Err(Error::bad_json("`event_format` is `client` or `federation`"));
     }
-    Ok((filter, rel_types))
+    Ok((filter, unstable))
 }

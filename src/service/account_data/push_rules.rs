@@ -1,18 +1,15 @@
 //! Push rules as account data: `{"global": ruleset}`, the server's default rules filled in whenever they are read.
 
-use hearth_rules::push;
-use ruma::{UserId, push::Ruleset};
+use hearth_rules::push::{self, Ruleset};
+use ruma::UserId;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 #[derive(Deserialize)]
 struct Stored {
     #[serde(default)]
     global: Ruleset,
 }
-
-/// The kinds of rules, as clients expect to find them even if empty.
-const KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
 
 /// The rules of a user as they are in force, from what is stored.
 #[must_use]
@@ -27,17 +24,10 @@ pub fn read(stored: Option<&str>, user: &UserId) -> Ruleset {
     }
 }
 
-/// A ruleset with all its kinds.
+/// A ruleset with all its kinds, as clients expect to find them even if empty.
 #[must_use]
 pub fn ruleset(rules: &Ruleset) -> Value {
-    let mut given = match serde_json::to_value(rules) {
-        Ok(Value::Object(given)) => given,
-        _ => Map::new(),
-    };
-    for kind in KINDS {
-        given.entry(kind).or_insert_with(|| json!([]));
-    }
-    Value::Object(given)
+    serde_json::to_value(rules).unwrap_or_else(|_| json!({}))
 }
 
 /// The content of `m.push_rules`.

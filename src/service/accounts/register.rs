@@ -16,13 +16,28 @@ use sha1::Sha1;
 use super::{Accounts, refused};
 use crate::login::{self, Device, random_text, tokens::Minted};
 
+/// A password that somebody chose.
+#[derive(Clone)]
+pub enum Password {
+    /// As typed.
+    Plain(String),
+    /// Its hash, from [`Accounts::hash`]: it was checked, and is not known any more.
+    Hashed(String),
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
+}
+
 /// Someone who wants an account, and has proved what is asked of newcomers.
 #[derive(Clone, Debug, Default)]
 pub struct Newcomer {
     /// The localpart; one is made up if there is none.
     pub username: Option<String>,
     /// The password, unless there is to be none.
-    pub password: Option<String>,
+    pub password: Option<Password>,
     /// The registration token they came with.
     pub registration_token: Option<String>,
     /// The terms they agreed to.
@@ -138,13 +153,25 @@ impl Accounts {
         }
     }
 
+    /// The hash of a password, to be kept until its account is made.
+    ///
+    /// # Errors
+    /// 429 if too many wait.
+    pub async fn hash(&self, password: String) -> Result<String> {
+        self.passwords.hash(password).await
+    }
+
     /// Makes the account of a newcomer.
     ///
     /// # Errors
     /// As [`Accounts::may_register`]; 400 `M_USER_IN_USE` if the name went meanwhile; 401 if the token is used up.
     pub async fn register(&self, newcomer: Newcomer) -> Result<Registered> {
         let (username, guest) = (newcomer.username.as_deref(), newcomer.guest);
-        self.may_register(username, newcomer.password.as_deref(), guest.as_deref()).await?;
+        let typed = match &newcomer.password {
+            Some(Password::Plain(password)) => Some(&**password),
+            _ => None,
+        };
+        self.may_register(username, typed, guest.as_deref()).await?;
         let was_guest = guest.is_some();
         let user_id = match (guest, username) {
             (Some(guest), _) => guest,
@@ -227,7 +254,7 @@ impl Accounts {
         self.untaken(&user_id).await?;
         self.settings.policy.check(&by.password)?;
         let account = NewAccount { admin: by.admin, user_type: by.user_type, ..blank() };
-        self.create(user_id, account, Some(by.password), by.displayname, by.device).await
+        self.create(user_id, account, Some(Password::Plain(by.password)), by.displayname, by.device).await
     }
 
     /// Whether anybody has an account, or ever had one. A yes is remembered: accounts are never taken away.
@@ -257,19 +284,20 @@ impl Accounts {
             return Err(Error::forbidden("This server has its first account already"));
         }
         let account = NewAccount { admin: true, ..blank() };
-        self.create(user_id, account, Some(password), None, None).await.map(|made| made.user_id)
+        self.create(user_id, account, Some(Password::Plain(password)), None, None).await.map(|made| made.user_id)
     }
 
     async fn create(
         &self,
         user_id: OwnedUserId,
         account: NewAccount,
-        password: Option<String>,
+        password: Option<Password>,
         displayname: Option<String>,
         device: Option<Device>,
     ) -> Result<Registered> {
         let password_hash = match password {
-            Some(password) => Some(self.passwords.hash(password).await?),
+            Some(Password::Plain(password)) => Some(self.passwords.hash(password).await?),
+            Some(Password::Hashed(hash)) => Some(hash),
             None => None,
         };
         let (user, now) = (self.store.intern_user(&user_id).await?, self.now());

@@ -21,8 +21,9 @@ use tokio::sync::oneshot;
 
 use super::{
     ATTEMPTS, Arrival, Arrived, Events,
-    arrivals::Near,
+    arrivals::{Near, changes},
     lane::{Builder, Head, Lane, Staged, membership_of},
+    unheard::ours_who_left,
 };
 
 /// What is to be built on the newest head of a room.
@@ -154,11 +155,11 @@ impl Staged {
         let Builder { store, server_name, .. } = *cx;
         let arrival = entry.join.clone();
         let pdu = arrival.pdu.clone();
-        let key = match pdu.state_key() {
+        let own = match pdu.state_key() {
             Some(state_key) => store.intern_key(&pdu.event_type().to_string(), state_key).await?,
             None => return Err(Error::broken("a join that is not state")),
         };
-        let mut map = StateMap::new();
+        let (mut map, mut ours) = (StateMap::new(), Vec::new());
         let mut members: HashMap<UserNid, MemberRow> = HashMap::new();
         // Who was there when we left and is not named any more is gone.
         for old in store.members(self.head.room.nid, &MembershipState::Join).await? {
@@ -171,32 +172,54 @@ impl Staged {
                 let Some(key) = event.key else { continue };
                 map.insert(key, event.nid);
                 if let Some(row) = member_row(store, &event, server_name).await? {
+                    if row.local {
+                        ours.push((key, event.nid));
+                    }
                     members.insert(row.user, row);
                 }
             }
         }
         let sender = store.intern_user(pdu.sender()).await?;
-        members.remove(&sender);
-        self.members = members.into_values().collect();
-        let replaces = map.get(&key).copied();
+        let unheard = self.unheard(store, server_name, &ours).await?;
+        // Who comes back had left, whoever has not heard of it.
+        let (had_left, unheard): (Vec<_>, Vec<_>) = unheard.into_iter().partition(|event| event.key == Some(own));
+        if entry.part.is_some() {
+            self.know_ours(store, &unheard, &mut map, &mut members).await?;
+        }
+        let replaces = had_left.first().map(|event| event.nid).or(map.get(&own).copied());
         let (before, row) = RoomState::whole(store.new_snap_nid().await?, map);
         self.keep(store, &before, row);
-        let (after, row) = before.set(store.new_snap_nid().await?, key, arrival.nid);
+        let (after, row) = before.set(store.new_snap_nid().await?, own, arrival.nid);
         self.keep(store, &after, row);
         self.head.remember(arrival.nid, &pdu, &arrival.auth);
         let depth = i64::try_from(pdu.depth()).unwrap_or(i64::MAX);
         self.missing = arrival.missing.into_iter().map(|id| (id, depth)).collect();
-        self.head.state = after.clone();
+        let mut ends =
+            vec![Extremity { nid: arrival.nid, event: pdu.reference(self.head.version), depth, after: after.snap }];
+        let mut now = after.clone();
+        // What was known in part is no state to resolve with.
+        if entry.part.is_none()
+            && !self.head.room.head.partial
+            && let Some((more, state)) = self.beside(cx, &unheard, std::slice::from_ref(&after.map), &after).await?
+            // Whom a server let in is in, as far as it knows.
+            && state.map.get(&own) == Some(&arrival.nid)
+        {
+            self.overtake(cx, &after.map, &state.map, &mut members).await?;
+            ends.extend(more);
+            now = state;
+        }
+        members.remove(&sender);
+        self.members = members.into_values().collect();
+        self.head.state = now.clone();
         let rh = &mut self.head.room.head;
         rh.rev += 1;
         rh.forked = true;
         rh.partial = entry.part.is_some();
         let partial = rh.partial.then_some(rh.rev);
         self.wholeness = Wholeness::Entered(entry.part.clone());
-        rh.snap = after.snap;
+        rh.snap = now.snap;
         (rh.depth, rh.entered) = (depth, depth);
-        rh.extremities =
-            vec![Extremity { nid: arrival.nid, event: pdu.reference(self.head.version), depth, after: after.snap }];
+        rh.extremities = ends;
         let counter = rh.counter;
         self.head.reopen(store).await?;
         let membership = membership_of(store, &pdu, server_name, None).await?;
@@ -213,8 +236,53 @@ impl Staged {
             told: arrival.told,
             partial,
             thread: crate::relations::MAIN.to_owned(),
-            ..NewEvent::outlier(arrival.nid, pdu, sender, Some(key), Some(arrival.auth), false)
+            ..NewEvent::outlier(arrival.nid, pdu, sender, Some(own), Some(arrival.auth), false)
         });
+        Ok(())
+    }
+
+    /// Adds what we know of our own users to a state that says little of members, until all of it is there.
+    async fn know_ours(
+        &self,
+        store: &Store,
+        unheard: &[Arc<StoredEvent>],
+        map: &mut StateMap,
+        members: &mut HashMap<UserNid, MemberRow>,
+    ) -> Result<()> {
+        for event in unheard {
+            let Some(key) = event.key else { continue };
+            map.insert(key, event.nid);
+            if let Some(user) = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok()) {
+                // Their row says so already.
+                members.remove(&store.intern_user(user).await?);
+            }
+        }
+        for (key, left) in ours_who_left(store, self.head.room.nid).await? {
+            map.entry(key).or_insert(left.nid);
+        }
+        Ok(())
+    }
+
+    /// Takes note of members who are something else by all branches of a room than by the one that was told.
+    async fn overtake(
+        &self,
+        cx: &Builder<'_>,
+        told: &StateMap,
+        now: &StateMap,
+        members: &mut HashMap<UserNid, MemberRow>,
+    ) -> Result<()> {
+        for (_, was, is) in changes(told, now) {
+            let Some(event) = cx.store.events(&[is.or(was)].into_iter().flatten().collect::<Vec<_>>()).await?.pop()
+            else {
+                continue;
+            };
+            if let Some(mut row) = member_row(cx.store, &event, cx.server_name).await? {
+                if is.is_none() {
+                    row.membership = MembershipState::Leave;
+                }
+                members.insert(row.user, row);
+            }
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Result, ids::EventNid};
+use hearth_base::{Requester, Result, ids::EventNid};
 use hearth_rules::{
     auth::PowerLevels,
     event::{Pdu, redaction},
@@ -18,7 +18,7 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 
-use super::lane::Staged;
+use super::{Events, lane::Staged};
 
 /// A redaction of what is not here.
 #[derive(Clone, Debug)]
@@ -31,6 +31,16 @@ pub(super) struct Ahead {
 
 /// Redactions remembered until surely committed.
 const AHEAD: usize = 64;
+
+impl Events {
+    /// Whether an event that we know of was sent by somebody else.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_of_another(&self, who: &Requester, event_id: &EventId) -> Result<bool> {
+        Ok(self.store.event_by_id(event_id).await?.is_some_and(|event| event.sender != who.user_nid))
+    }
+}
 
 impl Staged {
     /// What a redaction takes away, if it may and we have it; if we do not have it yet, that is noted.

@@ -20,6 +20,7 @@ use hearth_store::{
     Store,
     events::{Direction, Standing, StoredEvent},
     rooms::Room,
+    state::StateMap,
 };
 use http::StatusCode;
 use ruma::{EventId, OwnedServerName, RoomId, ServerName, events::room::member::MembershipState};
@@ -73,6 +74,8 @@ struct Eyes {
     visitors: Arc<Visitors>,
     /// What it may see after each state that was looked at.
     seen: HashMap<SnapNid, bool>,
+    /// Whether it was in the room in each state that was looked at.
+    there: HashMap<SnapNid, bool>,
 }
 
 impl Answers {
@@ -124,7 +127,7 @@ impl Answers {
         if !self.acls.allows(nid, server).await? {
             return Err(Error::forbidden(format!("{server} is not admitted to this room")));
         }
-        Ok(Eyes { room, visitors, seen: HashMap::new() })
+        Ok(Eyes { room, visitors, seen: HashMap::new(), there: HashMap::new() })
     }
 
     /// Whether a server has users joined to a room.
@@ -272,7 +275,8 @@ impl Answers {
 
     /// Appends an event as that server may see it.
     async fn write_seen(&self, out: &mut String, eyes: &mut Eyes, event: &StoredEvent) -> Result<()> {
-        if self.sees(eyes, event).await? {
+        let was_there = !self.store.is_erased(event.sender) || self.was_there(eyes, event).await?;
+        if was_there && self.sees(eyes, event).await? {
             out.push_str(event.pdu.json());
         } else {
             out.push_str(event.pdu.redacted(version_of(&eyes.room)?)?.json());
@@ -293,6 +297,37 @@ impl Answers {
         }
     }
 
+    /// Whether a server had users in the room when an event was sent: what erased users sent is for those who were.
+    async fn was_there(&self, eyes: &mut Eyes, event: &StoredEvent) -> Result<bool> {
+        for snap in [event.snap, event.after].into_iter().flatten() {
+            let there = match eyes.there.get(&snap) {
+                Some(there) => *there,
+                None => {
+                    let state = self.store.snapshot(snap).await?;
+                    let there = self.has_member(eyes, &state, |membership| membership == Membership::Join).await?;
+                    eyes.there.insert(snap, there);
+                    there
+                }
+            };
+            if there {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether one of its users had such a membership in a state.
+    async fn has_member(&self, eyes: &Eyes, state: &StateMap, is: impl Fn(Membership) -> bool) -> Result<bool> {
+        let members: Vec<EventNid> = eyes.visitors.keys.iter().filter_map(|k| state.get(k).copied()).collect();
+        for part in members.chunks(BATCH) {
+            let events = self.store.events(part).await?;
+            if events.iter().any(|e| is(Membership::parse(Some(&e.pdu.membership())))) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn sees_at(&self, eyes: &mut Eyes, snap: SnapNid) -> Result<bool> {
         if let Some(sees) = eyes.seen.get(&snap) {
             return Ok(*sees);
@@ -303,17 +338,8 @@ impl Answers {
         }
         let state = self.store.snapshot(snap).await?;
         let visibility = self.state.history_visibility(&state).await?;
-        let mut sees = server_may_see(visibility, []);
-        if !sees {
-            let members: Vec<EventNid> = eyes.visitors.keys.iter().filter_map(|k| state.get(k).copied()).collect();
-            for part in members.chunks(BATCH) {
-                let events = self.store.events(part).await?;
-                sees = server_may_see(visibility, events.iter().map(|e| Membership::parse(Some(&e.pdu.membership()))));
-                if sees {
-                    break;
-                }
-            }
-        }
+        let sees = server_may_see(visibility, [])
+            || self.has_member(eyes, &state, |membership| server_may_see(visibility, [membership])).await?;
         eyes.seen.insert(snap, sees);
         Ok(sees)
     }

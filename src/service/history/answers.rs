@@ -60,7 +60,7 @@ impl History {
         let viewer = self.enter_whole(who, room_id).await?;
         let events = self.state_events(&self.state(&viewer).await?).await?;
         let mut out = String::with_capacity(events.len() * 512);
-        self.write_all(&mut out, &events, &viewer, Form::WITH_ROOM).await?;
+        self.write_all(&mut out, &events, &viewer, Form::STATE).await?;
         Ok(out)
     }
 
@@ -87,7 +87,7 @@ impl History {
             return Ok(event.pdu.content_json().to_owned());
         }
         let mut out = String::new();
-        self.write(&mut out, &event, &viewer, Form::WITH_ROOM).await?;
+        self.write(&mut out, &event, &viewer, Form::STATE).await?;
         Ok(out)
     }
 
@@ -111,7 +111,7 @@ impl History {
         let events = self.members(&state, membership, not_membership).await?;
         let mut out = String::with_capacity(events.len() * 512);
         out.push_str("{\"chunk\":");
-        self.write_all(&mut out, &events, &viewer, Form::WITH_ROOM).await?;
+        self.write_all(&mut out, &events, &viewer, Form::STATE).await?;
         out.push('}');
         Ok(out)
     }
@@ -175,7 +175,7 @@ impl History {
             let state = self.state_beside(&viewer, newest).await?;
             let speakers = self.store.events(&self.speakers(&state, &page.events).await?).await?;
             out.push_str(",\"state\":");
-            self.write_all(&mut out, &speakers, &viewer, Form::WITH_ROOM).await?;
+            self.write_all(&mut out, &speakers, &viewer, Form::STATE).await?;
         }
         out.push('}');
         Ok(out)
@@ -219,7 +219,7 @@ impl History {
         out.push_str(",\"events_after\":");
         self.write_all(&mut out, &context.after, &viewer, form).await?;
         out.push_str(",\"state\":");
-        self.write_all(&mut out, &state, &viewer, Form::WITH_ROOM).await?;
+        self.write_all(&mut out, &state, &viewer, Form::STATE).await?;
         push_token(&mut out, "start", Some(context.start));
         push_token(&mut out, "end", Some(context.end));
         out.push('}');

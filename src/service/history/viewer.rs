@@ -18,7 +18,10 @@ use hearth_base::{
 use hearth_rules::visibility::{HistoryVisibility, Membership, Point, may_see};
 use hearth_store::{Store, events::StoredEvent, rooms::Room};
 use parking_lot::Mutex;
-use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::TimelineEventType};
+use ruma::{
+    OwnedDeviceId, OwnedUserId, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 
 use crate::state::State;
 
@@ -94,7 +97,10 @@ impl Viewer {
         ignored: Arc<HashSet<OwnedUserId>>,
     ) -> Result<Self> {
         let current = state.current(&room).await?;
-        let own = state.entry(&current, "m.room.member", who.user_id.as_str()).await?;
+        let own = match state.entry(&current, "m.room.member", who.user_id.as_str()).await? {
+            Some(own) => Some(own),
+            None => left(store, &room, who.user_nid).await?,
+        };
         let setting = state.entry(&current, "m.room.history_visibility", "").await?;
         let memberships = chain(store, own.clone()).await?;
         let (visibilities, states) = if room.head.forked {
@@ -269,6 +275,16 @@ impl Viewer {
     pub fn left_with(&self) -> Option<&StoredEvent> {
         self.left_with.as_deref().filter(|_| !self.is_world_readable())
     }
+}
+
+/// How a user left a room whose state says nothing of them: who let others of ours in may never have heard of them.
+async fn left(store: &Store, room: &Room, user: UserNid) -> Result<Option<Arc<StoredEvent>>> {
+    let Some(row) = store.membership(room.nid, user).await? else { return Ok(None) };
+    if !matches!(row.membership, MembershipState::Leave | MembershipState::Ban) {
+        return Ok(None);
+    }
+    let event = store.event(row.event).await?;
+    Ok(event.filter(|event| event.pos.is_some() && event.pdu.membership() == row.membership.as_str()))
 }
 
 /// An event and those it replaced, oldest first.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::Result;
+use hearth_base::{Result, ids::EventNid};
 use hearth_rules::{
     client_format::{EventFields, Unsigned, fields::write_fields, write_client_event, write_federation_event},
     event::{Pdu, redaction},
@@ -18,6 +18,8 @@ use crate::state::version_of;
 pub struct Form<'a> {
     /// With their room's id: everywhere but in /sync.
     pub room_id: bool,
+    /// As part of the room's state, which is one and the same for all who may read it.
+    pub state: bool,
     /// Only these properties (`event_fields` of a filter).
     pub fields: Option<&'a EventFields>,
     /// As other servers get them (`event_format` of a filter).
@@ -28,7 +30,9 @@ pub struct Form<'a> {
 
 impl Form<'_> {
     /// As they usually are.
-    pub const WITH_ROOM: Self = Self { room_id: true, fields: None, federation: false, bundles: None };
+    pub const WITH_ROOM: Self = Self { room_id: true, state: false, fields: None, federation: false, bundles: None };
+    /// As state usually is.
+    pub const STATE: Self = Self { state: true, ..Self::WITH_ROOM };
 }
 
 impl History {
@@ -39,7 +43,9 @@ impl History {
     pub async fn write(&self, out: &mut String, event: &StoredEvent, viewer: &Viewer, form: Form<'_>) -> Result<()> {
         // Who sees an event of somebody they ignore (the root of a thread) sees that there is one, and no more.
         let hidden;
-        let pdu = if viewer.ignores(event) {
+        let is_hidden = viewer.ignores(event)
+            || self.was_erased_for(event, viewer).await? && !form.state && !self.is_in_force(event, viewer).await?;
+        let pdu = if is_hidden {
             hidden = redacted(event, &viewer.room)?;
             &hidden
         } else {
@@ -51,18 +57,12 @@ impl History {
         }
         let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
             - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
-        let replaced = match event.replaces {
-            Some(nid) => self.store.event(nid).await?,
-            None => None,
-        };
-        let redaction = match event.redacted_by {
-            Some(nid) => self.store.event(nid).await?,
-            None => None,
-        };
+        let replaced = self.as_shown(event.replaces, viewer).await?;
+        let redaction = self.as_shown(event.redacted_by, viewer).await?;
         let mut because = String::new();
         if let Some(redaction) = &redaction {
             let unsigned = Unsigned { age_ms: Some(age), ..Unsigned::default() };
-            write_client_event(&mut because, &redaction.pdu, true, &unsigned);
+            write_client_event(&mut because, redaction, true, &unsigned);
         }
         let own = viewer.user == event.sender
             && event.device.as_deref().is_some_and(|d| viewer.device.as_ref().is_some_and(|own| own.as_str() == d));
@@ -71,10 +71,10 @@ impl History {
             age_ms: Some(age),
             transaction_id: event.txn_id.as_deref().filter(|_| own),
             membership: membership.as_deref(),
-            prev_content: replaced.as_ref().map(|e| e.pdu.content_json()),
-            prev_sender: replaced.as_ref().map(|e| e.pdu.sender()),
-            replaces_state: replaced.as_ref().map(|e| e.pdu.event_id()),
-            redacted_by: redaction.as_ref().map(|e| e.pdu.event_id()),
+            prev_content: replaced.as_ref().map(|pdu| pdu.content_json()),
+            prev_sender: replaced.as_ref().map(|pdu| pdu.sender()),
+            replaces_state: replaced.as_ref().map(|pdu| pdu.event_id()),
+            redacted_by: redaction.as_ref().map(|pdu| pdu.event_id()),
             redacted_because: (!because.is_empty()).then_some(because.as_str()),
             relations: form.bundles.and_then(|bundles| bundles.get(&event.nid)).map(String::as_str),
             more: &[],
@@ -84,6 +84,31 @@ impl History {
             Some(fields) => write_fields(out, pdu, form.room_id, &unsigned, fields),
         }
         Ok(())
+    }
+
+    /// Whether somebody of ours who sent an event was erased since, and the viewer is one of those who came later: not in
+    /// the room when it was sent.
+    async fn was_erased_for(&self, event: &StoredEvent, viewer: &Viewer) -> Result<bool> {
+        if !self.store.is_erased(event.sender) {
+            return Ok(false);
+        }
+        Ok(viewer.membership_at(event).await?.as_deref() != Some("join"))
+    }
+
+    /// Whether an event is of the room's state as it is now.
+    async fn is_in_force(&self, event: &StoredEvent, viewer: &Viewer) -> Result<bool> {
+        let Some(key) = event.key else { return Ok(false) };
+        Ok(self.state.current(&viewer.room).await?.get(&key) == Some(&event.nid))
+    }
+
+    /// Another event that is told of along with one.
+    async fn as_shown(&self, nid: Option<EventNid>, viewer: &Viewer) -> Result<Option<Arc<Pdu>>> {
+        let Some(nid) = nid else { return Ok(None) };
+        let Some(event) = self.store.event(nid).await? else { return Ok(None) };
+        match self.was_erased_for(&event, viewer).await? {
+            true => redacted(&event, &viewer.room).map(|pdu| Some(Arc::new(pdu))),
+            false => Ok(Some(event.pdu.clone())),
+        }
     }
 
     /// Appends a JSON array of events.

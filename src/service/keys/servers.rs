@@ -156,6 +156,7 @@ impl Keys {
                 unsure.insert(user, (nid, devices));
             }
         }
+        self.device_lists.may_be_met(others.keys().map(|user| &**user)).await?;
         let (few, many): (Vec<_>, Vec<_>) = by_server(unsure).into_values().partition(|users| users.len() <= FEW);
         let nids = |of: &[BTreeMap<OwnedUserId, (UserNid, _)>]| -> Vec<UserNid> {
             of.iter().flat_map(BTreeMap::values).map(|(nid, _)| *nid).collect()

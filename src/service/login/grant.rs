@@ -155,6 +155,21 @@ impl Login {
         Ok(Granted { user_id, device_id, minted })
     }
 
+    /// Opens a session for someone whose account was made by the registration that goes on here.
+    ///
+    /// # Errors
+    /// 403 `M_USER_DEACTIVATED` and 401 `M_USER_LOCKED` if the account was closed or locked since.
+    pub async fn open_registered(&self, user_id: OwnedUserId, device: Device) -> Result<Granted> {
+        let nobody = || Error::forbidden("This account is not here any more");
+        let nid = self.store.user_nid(&user_id).await?.ok_or_else(nobody)?;
+        let account = self.store.account(nid).await?.ok_or_else(nobody)?;
+        check_open(&account)?;
+        if account.locked {
+            return Err(locked());
+        }
+        self.open(user_id, &account, device).await
+    }
+
     /// A token by which another device of the same user can log in, once and soon.
     ///
     /// # Errors

@@ -77,6 +77,12 @@ impl Notifier {
                 self.last_device_list.fetch_max(pos, Ordering::AcqRel);
                 self.tell_sharers(*user);
             }
+            Change::OwnKeys { user } => {
+                self.last_device_list.fetch_max(pos, Ordering::AcqRel);
+                if self.slot(*user).is_some() {
+                    bells.insert(*user);
+                }
+            }
         }
     }
 

@@ -3,10 +3,10 @@
 
 use std::collections::HashSet;
 
-use hearth_rules::push;
+use hearth_rules::push::{self, Ruleset};
 use ruma::{
     OwnedUserId, RoomId, UserId,
-    push::{ConditionalPushRule, PushCondition, Ruleset},
+    push::{ConditionalPushRule, PushCondition},
 };
 
 use crate::account_data::ignored::ignored_in;

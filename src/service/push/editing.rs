@@ -2,10 +2,10 @@
 //! [`hearth_rules::push::edit`]'s; limits are ours.
 
 use hearth_base::{Doing, Error, Requester, Result};
-use hearth_rules::push::edit;
+use hearth_rules::push::{NewRule, Ruleset, edit};
 use ruma::{
     RoomId,
-    push::{Action, NewPushRule, RuleKind, Ruleset},
+    push::{Action, RuleKind},
 };
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ impl Push {
     pub async fn put_rule(
         &self,
         who: &Requester,
-        rule: NewPushRule,
+        rule: NewRule,
         before: Option<String>,
         after: Option<String>,
     ) -> Result<()> {
@@ -61,11 +61,11 @@ impl Push {
         if size(&rule)? > self.settings.max_rule {
             return Err(Error::too_large("The push rule is too large"));
         }
-        check_actions(actions_of(&rule))?;
+        check_actions(rule.actions())?;
         let most = self.settings.max_rules;
         self.change(who, move |rules| {
             edit::put(rules, rule, before.as_deref(), after.as_deref())?;
-            if rules.iter().filter(|rule| !rule.is_server_default()).count() > most {
+            if rules.count_own() > most {
                 return Err(Error::unknown("There are too many push rules"));
             }
             Ok(())
@@ -121,7 +121,7 @@ impl Push {
         }
         let (old, new, most) = (old.to_owned(), new.to_owned(), self.settings.max_rules);
         self.change(who, move |rules| {
-            if rules.iter().filter(|rule| !rule.is_server_default()).count() < most {
+            if rules.count_own() < most {
                 edit::follow(rules, &old, &new);
             }
             Ok(())
@@ -155,16 +155,6 @@ fn kind_of(kind: &str) -> Result<RuleKind> {
     }
 }
 
-fn actions_of(rule: &NewPushRule) -> &[Action] {
-    match rule {
-        NewPushRule::Override(r) | NewPushRule::Underride(r) => &r.actions,
-        NewPushRule::Content(r) => &r.actions,
-        NewPushRule::Room(r) => &r.actions,
-        NewPushRule::Sender(r) => &r.actions,
-        _ => &[],
-    }
-}
-
 /// Refuses what is no action: a client that misspelt one would wonder for ever. Those of old do nothing, and those of
 /// proposals have a name space.
 fn check_actions(actions: &[Action]) -> Result<()> {
@@ -184,13 +174,11 @@ fn check_actions(actions: &[Action]) -> Result<()> {
 }
 
 /// Bytes of what a rule says.
-fn size(rule: &NewPushRule) -> Result<usize> {
+fn size(rule: &NewRule) -> Result<usize> {
     let text = match rule {
-        NewPushRule::Override(r) | NewPushRule::Underride(r) => serde_json::to_string(&(&r.conditions, &r.actions)),
-        NewPushRule::Content(r) => serde_json::to_string(&(&r.pattern, &r.actions)),
-        NewPushRule::Room(r) => serde_json::to_string(&r.actions),
-        NewPushRule::Sender(r) => serde_json::to_string(&r.actions),
-        _ => return Err(Error::invalid_param("There is no such kind of push rule")),
+        NewRule::Override(r) | NewRule::Underride(r) => serde_json::to_string(&(&r.conditions, &r.actions)),
+        NewRule::Content(r) => serde_json::to_string(&(&r.pattern, &r.actions)),
+        NewRule::Room(r) | NewRule::Sender(r) => serde_json::to_string(&r.actions),
     };
     Ok(text.doing("writing a push rule")?.len())
 }

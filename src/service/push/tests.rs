@@ -12,7 +12,7 @@ use hearth_base::{
 };
 use hearth_rules::{
     event::Pdu,
-    push::{PushEvent, edit},
+    push::{NewRule, PushEvent, Ruleset, edit},
     versions::RoomVersion,
 };
 use hearth_store::{
@@ -24,10 +24,8 @@ use hearth_store::{
 };
 use proptest::prelude::*;
 use ruma::{
-    OwnedUserId, RoomId, RoomVersionId, UserId,
-    events::room::member::MembershipState,
-    owned_room_id, owned_server_name,
-    push::{AnyPushRuleRef, NewPushRule, RuleKind, Ruleset},
+    OwnedUserId, RoomVersionId, UserId, events::room::member::MembershipState, owned_room_id, owned_server_name,
+    push::RuleKind,
 };
 use serde_json::{Map, Value, json};
 
@@ -257,14 +255,14 @@ fn thread_of(content: &Value) -> String {
     thread.unwrap_or(MAIN).to_owned()
 }
 
-fn rule(kind: &str, id: &str, pattern: &str, actions: Value) -> NewPushRule {
+fn rule(kind: &str, id: &str, pattern: &str, actions: Value) -> NewRule {
     let actions = serde_json::from_value(actions).unwrap();
     let conditions = |pattern| serde_json::from_value(json!([pattern])).unwrap();
     match kind {
-        "content" => NewPushRule::Content(ruma::push::NewPatternedPushRule::new(id.into(), pattern.into(), actions)),
-        "room" => NewPushRule::Room(ruma::push::NewSimplePushRule::new(RoomId::parse(id).unwrap(), actions)),
-        "sender" => NewPushRule::Sender(ruma::push::NewSimplePushRule::new(UserId::parse(id).unwrap(), actions)),
-        "override" => NewPushRule::Override(ruma::push::NewConditionalPushRule::new(
+        "content" => NewRule::Content(ruma::push::NewPatternedPushRule::new(id.into(), pattern.into(), actions)),
+        "room" => NewRule::Room(ruma::push::NewSimplePushRule::new(id.into(), actions)),
+        "sender" => NewRule::Sender(ruma::push::NewSimplePushRule::new(id.into(), actions)),
+        "override" => NewRule::Override(ruma::push::NewConditionalPushRule::new(
             id.into(),
             conditions(serde_json::from_str::<Value>(pattern).unwrap()),
             actions,
@@ -569,20 +567,19 @@ async fn change_rule(house: &House, naive: &mut Naive, user: usize, which: usize
         5 => rule("override", "name", name, json!(["notify", {"set_tweak": "highlight"}])),
         6 | 7 => {
             let id = if which == 6 { ".m.rule.is_room_mention" } else { ".m.rule.master" };
-            let on = !rules.get(RuleKind::Override, id).unwrap().enabled();
+            let on = !rules.override_.get(id).unwrap().enabled;
             edit::set_enabled(rules, &RuleKind::Override, id, on).unwrap();
             house.push.set_rule_enabled(&who, "override", id.to_owned(), on).await.unwrap();
             return;
         }
         _ => {
-            let kind_of = |rule: &AnyPushRuleRef<'_>| match rule {
-                AnyPushRuleRef::Override(_) => RuleKind::Override,
-                AnyPushRuleRef::Content(_) => RuleKind::Content,
-                AnyPushRuleRef::Room(_) => RuleKind::Room,
-                _ => RuleKind::Sender,
-            };
-            let own = rules.iter().find(|r| !r.is_server_default()).map(|r| (kind_of(&r), r.rule_id().to_owned()));
-            if let Some((kind, id)) = own {
+            let own = [
+                (RuleKind::Override, rules.override_.iter().find(|r| !r.default).map(|r| r.rule_id.clone())),
+                (RuleKind::Content, rules.content.first().map(|r| r.rule_id.clone())),
+                (RuleKind::Room, rules.room.first().map(|r| r.rule_id.clone())),
+                (RuleKind::Sender, rules.sender.first().map(|r| r.rule_id.clone())),
+            ];
+            if let Some((kind, Some(id))) = own.into_iter().find(|(_, id)| id.is_some()) {
                 edit::delete(rules, &kind, &id).unwrap();
                 house.push.delete_rule(&who, kind.as_str(), id).await.unwrap();
             }

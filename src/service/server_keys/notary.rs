@@ -3,10 +3,14 @@
 //! Documents we have are handed on with our signature beside that of their server. For what we do not have we ask, but
 //! little for each question and little at once: whoever asks is anybody.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use hearth_base::{Doing, Error, Result};
+use hearth_store::server_keys::KeptDocument;
 use ruma::{CanonicalJsonObject, OwnedServerName};
 use serde_json::value::RawValue;
 
@@ -62,16 +66,16 @@ impl ServerKeys {
         // Who is not quick enough is in the answer to the next question.
         let _ = tokio::time::timeout(PATIENCE, fetching).await;
         let mut documents = Vec::new();
-        for server in wanted.keys() {
-            let json = if server == own {
-                String::from_utf8(self.document()?.to_vec()).doing("reading our own keys")?
-            } else {
-                match self.theirs_store().key_document(server).await? {
-                    Some(document) => document.json,
-                    None => continue,
-                }
-            };
-            documents.push(self.signed_too(&json)?);
+        for (server, criteria) in &wanted {
+            if server == own {
+                let json = String::from_utf8(self.document()?.to_vec()).doing("reading our own keys")?;
+                documents.push(self.signed_too(&json)?);
+                continue;
+            }
+            let kept = self.theirs_store().key_documents(server).await?;
+            for document in chosen(&kept, criteria) {
+                documents.push(self.signed_too(&document.json)?);
+            }
         }
         Ok(documents)
     }
@@ -89,4 +93,13 @@ impl ServerKeys {
         let text = serde_json::to_string(&object).doing("writing a key document")?;
         RawValue::from_string(text).doing("writing a key document")
     }
+}
+
+/// Of a server's documents, the newest first, those with the keys that are wanted, each key in its newest; the newest
+/// if none is named or known.
+fn chosen<'d>(kept: &'d [KeptDocument], criteria: &Criteria) -> Vec<&'d KeptDocument> {
+    let newest_with = |id: &String| kept.iter().position(|document| document.key_ids.contains(id));
+    let places: BTreeSet<usize> = criteria.keys.keys().filter_map(newest_with).collect();
+    let chosen: Vec<_> = places.into_iter().filter_map(|place| kept.get(place)).collect();
+    if chosen.is_empty() { kept.first().into_iter().collect() } else { chosen }
 }

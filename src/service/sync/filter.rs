@@ -7,7 +7,7 @@ use hearth_base::Result;
 use hearth_rules::{client_format::EventFields, event::Pdu};
 
 use crate::{
-    account_data::filters::{self, RelTypes},
+    account_data::filters::{self, Unstable},
     relations::RelatesTo,
 };
 
@@ -63,7 +63,8 @@ pub struct Events {
     senders: Option<Vec<OwnedUserId>>,
     not_senders: Vec<OwnedUserId>,
     with_url: Option<bool>,
-    rel_types: RelTypes,
+    /// What proposals ask for.
+    pub(super) unstable: Unstable,
     /// At most so many; `None` if the client does not say.
     pub limit: Option<usize>,
     /// Only members who speak.
@@ -101,8 +102,8 @@ impl Events {
     /// 400 `M_NOT_JSON`, `M_BAD_JSON` for what is no filter.
     pub fn read(text: Option<&str>) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::default()) };
-        let (filter, rel_types) = filters::read_events(text)?;
-        Ok(Self { rel_types, ..Self::of(filter) })
+        let (filter, unstable) = filters::read_events(text)?;
+        Ok(Self { unstable, ..Self::of(filter) })
     }
 
     /// From ruma's form.
@@ -119,7 +120,7 @@ impl Events {
             senders: filter.senders,
             not_senders: filter.not_senders,
             with_url: filter.url_filter.map(|u| u == UrlFilter::EventsWithUrl),
-            rel_types: RelTypes::default(),
+            unstable: Unstable::default(),
             limit: filter.limit.map(limit),
             lazy_members,
             redundant_members,
@@ -146,8 +147,8 @@ impl Events {
             && self.senders.is_none()
             && self.not_senders.is_empty()
             && self.with_url.is_none()
-            && self.rel_types.only.is_none()
-            && self.rel_types.never.is_empty()
+            && self.unstable.only.is_none()
+            && self.unstable.never.is_empty()
     }
 
     /// Whether events of a room pass.
@@ -182,7 +183,7 @@ impl Events {
 
     /// Whether how an event relates to others is wanted.
     fn has_relation_of(&self, pdu: &Pdu) -> bool {
-        let RelTypes { only, never } = &self.rel_types;
+        let Unstable { only, never, .. } = &self.unstable;
         if only.is_none() && never.is_empty() {
             return true;
         }
@@ -221,12 +222,12 @@ fn limit(limit: ruma::UInt) -> usize {
 impl Filter {
     /// From ruma's form.
     #[must_use]
-    pub fn of((definition, rel_types): (FilterDefinition, RelTypes)) -> Self {
+    pub fn of((definition, unstable): (FilterDefinition, Unstable)) -> Self {
         let room = definition.room;
         Self {
             rooms: Rooms { only: room.rooms, never: room.not_rooms },
             include_leave: room.include_leave,
-            timeline: Events { rel_types, ..Events::of(room.timeline) },
+            timeline: Events { unstable, ..Events::of(room.timeline) },
             state: Events::of(room.state),
             ephemeral: Events::of(room.ephemeral),
             room_account_data: Events::of(room.account_data),

@@ -38,6 +38,7 @@ type Told = (StreamPos, Arc<StoredEvent>);
 
 impl Sync {
     /// All there is for a user (spec: `GET /initialSync`), with `limit` messages a room; `archived`: rooms they have left too.
+    /// Rooms of whose state we know part come later: all members are told here.
     ///
     /// # Errors
     /// If the database fails.
@@ -275,7 +276,7 @@ impl Sync {
             key_value(out, "room_id", room.room_id.as_str());
             key_value(out, "membership", membership.membership.as_str());
             key(out, "invite");
-            self.history.write(out, &invite, &viewer, Form::WITH_ROOM).await?;
+            self.history.write(out, &invite, &viewer, Form::STATE).await?;
             out.push('}');
             return Ok(());
         }
@@ -319,7 +320,7 @@ impl Sync {
         self.history.write_with_children(out, &timeline.events, viewer, Form::WITH_ROOM).await?;
         out.push('}');
         key(out, "state");
-        self.history.write_all(out, &state, viewer, Form::WITH_ROOM).await?;
+        self.history.write_all(out, &state, viewer, Form::STATE).await?;
         let is_public = self.store.is_published(room.nid).await?;
         key_value(out, "visibility", if is_public { "public" } else { "private" });
         key(out, "account_data");

@@ -9,7 +9,7 @@ use hearth_base::{
     Doing, Error, Result,
     ids::{EventNid, RoomNid, SnapNid, StreamPos, UserNid},
 };
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 
 use super::{Append, Standing, gaps, placed::Placed};
 use crate::{
@@ -100,6 +100,7 @@ impl TryFrom<Row> for PartialRoom {
 const ROOMS: &str = "SELECT room_nid, join_nid, via, servers, tries, retry_ms FROM partial_rooms ORDER BY room_nid";
 const ROOM: &str = "SELECT room_nid, join_nid, via, servers, tries, retry_ms FROM partial_rooms WHERE room_nid = $1";
 const PUT_ROOM: &str = "INSERT INTO partial_rooms (room_nid, join_nid, via, servers, tries, retry_ms) VALUES ($1, $2, $3, $4, 0, 0) ON CONFLICT (room_nid) DO UPDATE SET join_nid = excluded.join_nid, via = excluded.via, servers = excluded.servers, tries = 0, retry_ms = 0";
+const ANY_OF: &str = "SELECT room_nid FROM partial_rooms WHERE via = $1 OR servers LIKE $2 LIMIT 1";
 const DEFER: &str = "UPDATE partial_rooms SET tries = $2, retry_ms = $3 WHERE room_nid = $1";
 const DROP_ROOM: &str = "DELETE FROM partial_rooms WHERE room_nid = $1";
 const EVENTS: &str = "SELECT event_nid FROM partial_events WHERE room_nid = $1 ORDER BY rev LIMIT $2";
@@ -120,6 +121,17 @@ impl Store {
     pub async fn partial_rooms(&self) -> Result<Vec<PartialRoom>> {
         let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, ROOMS)?;
         rows.into_iter().map(PartialRoom::try_from).collect()
+    }
+
+    /// Whether a server was named to be in a room whose state is not whole.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn may_be_in_part(&self, server: &ServerName) -> Result<bool> {
+        // No server's name has a sign in it that a pattern or JSON takes for something else.
+        let named = format!("%\"{server}\"%");
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), ANY_OF, server.as_str(), named)?;
+        Ok(row.is_some())
     }
 
     /// What is known of a room whose state is not whole; `None` if it is.

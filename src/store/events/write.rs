@@ -274,8 +274,7 @@ async fn apply_changes(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     const CHANGE: &str =
         "INSERT INTO state_changes (room_nid, pos, key_nid, old_nid, new_nid) VALUES ($1, $2, $3, $4, $5)";
     const MEMBER: &str = "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL";
-    const NO_MEMBER: &str =
-        "UPDATE memberships SET membership = 'leave', pos = $3 WHERE room_nid = $1 AND user_nid = $2";
+    const NO_MEMBER: &str = "UPDATE memberships SET membership = 'leave', pos = $3 WHERE room_nid = $1 AND user_nid = $2 AND membership <> 'leave'";
     for append in appends.iter().filter(|a| !a.changes.is_empty()) {
         let room = append.room.nid;
         let changes: Arc<[StateChange]> = append.changes.as_slice().into();

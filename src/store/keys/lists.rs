@@ -1,9 +1,10 @@
 //! Whose keys a client has to look at anew: users whose devices or keys changed, who began to share a room with it,
 //! or share none any more (spec: end-to-end encryption, "Extensions to /sync").
 //!
-//! Owns the tables `device_lists` and, for what other servers are told, `device_changes`, and a memory of the newest changes, so that a sync that has nothing to hear of costs
-//! no query. Rooms without encryption count too: whether a room is encrypted may change, and a client that tracks
-//! nobody there ignores the answer.
+//! Owns the tables `device_lists` and, for what other servers are told, `device_changes`, and a memory of the newest
+//! changes, so that a sync that has nothing to hear of costs no query. Rooms without encryption count too: whether a room
+//! is encrypted may change, and a client that tracks nobody there ignores the answer. Only where all members of a room
+//! come at once (MSC3902) it must be encrypted for all to be named.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -54,12 +55,16 @@ struct Ring {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
-    /// A user's devices or keys, or what they signed.
+    /// A user's devices or keys.
     Keys(UserNid),
+    /// What of them a user alone sees: their user-signing key, or their signatures on keys of others.
+    Own(UserNid),
     /// A user came into a room or went.
     Moved(Moved),
     /// Who is in a room was found out.
     Whole(RoomNid),
+    /// Somebody was invited: what is said from now on may be for them too.
+    Invited { by: UserNid, user: UserNid },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +85,14 @@ impl Recent {
         for logged in changes {
             let news = match &logged.change {
                 Change::DeviceList { user } => Ok(News::Keys(*user)),
+                Change::OwnKeys { user } => Ok(News::Own(*user)),
                 Change::Whole { room, .. } => Ok(News::Whole(*room)),
                 // Seldom, and whoever stands before this asks the tables.
                 Change::State { changes, .. } if changes.iter().any(|c| c.member.is_some()) => Err(()),
-                Change::Event(event) => match moved(inner, event) {
-                    Some(moved) => moved.map(News::Moved).ok_or(()),
-                    None => continue,
+                Change::Event(event) => match (moved(inner, event), invited(inner, event)) {
+                    (Some(moved), _) => moved.map(News::Moved).ok_or(()),
+                    (None, Some(invited)) => invited.ok_or(()),
+                    (None, None) => continue,
                 },
                 _ => continue,
             };
@@ -139,15 +146,24 @@ fn moved(inner: &Inner, event: &StoredEvent) -> Option<Option<Moved>> {
     Some(inner.users.known(&user).map(|nid| Moved { room: event.room, user: UserNid(nid), joined }))
 }
 
+/// Whether an event invites somebody. `Some(None)`: it does, but who it is about is not remembered.
+fn invited(inner: &Inner, event: &StoredEvent) -> Option<Option<News>> {
+    if *event.pdu.event_type() != TimelineEventType::RoomMember || event.pdu.membership() != "invite" {
+        return None;
+    }
+    let user = UserId::parse(event.pdu.state_key()?).ok()?;
+    Some(inner.users.known(&user).map(|nid| News::Invited { by: event.sender, user: UserNid(nid) }))
+}
+
 const NOTE: &str =
     "INSERT INTO device_lists (user_nid, pos) VALUES ($1, $2) ON CONFLICT (user_nid) DO UPDATE SET pos = excluded.pos";
 const NOTE_CHANGE: &str = "INSERT INTO device_changes (user_nid, device_id, pos, prev) VALUES ($1, $2, $3, COALESCE((SELECT MAX(pos) FROM device_changes WHERE user_nid = $1 AND device_id <> ''), 0)) ON CONFLICT (user_nid, device_id) DO UPDATE SET pos = excluded.pos, prev = excluded.prev";
 const NEWEST_CHANGE: &str = "SELECT user_nid, device_id, pos, prev FROM device_changes WHERE user_nid = $1 AND device_id <> '' ORDER BY pos DESC LIMIT 1";
 const POS: &str = "SELECT pos FROM device_lists WHERE user_nid = $1";
 const CHANGED: &str = "SELECT user_nid FROM device_lists WHERE pos > $1 AND pos <= $2";
-const MOVED: &str = "SELECT DISTINCT s.room_nid, b.user_nid, b.membership FROM memberships a JOIN state_changes s ON s.room_nid = a.room_nid AND s.pos > $2 AND s.pos <= $3 JOIN state_keys k ON k.key_nid = s.key_nid AND k.event_type = 'm.room.member' JOIN users u ON u.user_id = k.state_key JOIN memberships b ON b.room_nid = s.room_nid AND b.user_nid = u.user_nid WHERE a.user_nid = $1 AND (a.membership = 'join' OR a.pos > $2)";
+const MOVED: &str = "SELECT DISTINCT s.room_nid, b.user_nid, b.membership, e.sender_nid FROM memberships a JOIN state_changes s ON s.room_nid = a.room_nid AND s.pos > $2 AND s.pos <= $3 JOIN state_keys k ON k.key_nid = s.key_nid AND k.event_type = 'm.room.member' JOIN users u ON u.user_id = k.state_key JOIN memberships b ON b.room_nid = s.room_nid AND b.user_nid = u.user_nid JOIN events e ON e.event_nid = b.event_nid WHERE a.user_nid = $1 AND (a.membership = 'join' OR a.pos > $2)";
 const WHOLE: &str = "SELECT r.room_nid FROM rooms r JOIN memberships m ON m.room_nid = r.room_nid AND m.user_nid = $1 AND m.membership = 'join' WHERE r.whole_pos > $2 AND r.whole_pos <= $3";
-const SIGNED: &str = "SELECT DISTINCT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3";
+const OWN: &str = "SELECT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3 UNION SELECT user_nid FROM cross_signing_keys WHERE user_nid = $1 AND usage = 'user_signing' AND pos > $2 AND pos <= $3";
 
 /// A change of a device of ours, as other servers are told of it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -246,12 +262,15 @@ impl Store {
             Some(news) => news,
             None => self.news_from_tables(user, after, upto).await?,
         };
-        let mut keys: BTreeSet<UserNid> = BTreeSet::new();
+        let (mut keys, mut own): (BTreeSet<UserNid>, bool) = (BTreeSet::new(), from_tables);
         let mut moves: BTreeMap<RoomNid, Vec<Moved>> = BTreeMap::new();
-        let mut whole: BTreeSet<RoomNid> = BTreeSet::new();
+        let (mut whole, mut invited): (BTreeSet<RoomNid>, BTreeSet<UserNid>) = Default::default();
         for one in news {
             match one {
+                // Whoever else is there looks at their devices when they come.
+                News::Invited { by, user: of } => drop((by == user).then(|| invited.insert(of))),
                 News::Keys(of) => drop(keys.insert(of)),
+                News::Own(of) => own |= of == user,
                 News::Moved(moved) => moves.entry(moved.room).or_default().push(moved),
                 News::Whole(room) => {
                     moves.entry(room).or_default();
@@ -262,20 +281,21 @@ impl Store {
         let (joined, left) = self.met_and_parted(user, &moves, &whole).await?;
         let mine = keys.remove(&user);
         let mut changed: BTreeSet<UserNid> = BTreeSet::new();
-        if mine || from_tables {
-            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), SIGNED, user.0, after.0, upto.0)?;
+        if mine || own {
+            let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), OWN, user.0, after.0, upto.0)?;
             changed.extend(rows.into_iter().map(|(n,)| UserNid(n)));
         }
         if mine {
             changed.insert(user);
         }
-        let candidates: BTreeSet<UserNid> = keys.iter().chain(&joined).chain(&left).copied().collect();
+        let candidates: BTreeSet<UserNid> = keys.iter().chain(&joined).chain(&left).chain(&invited).copied().collect();
         if candidates.is_empty() {
             return Ok(DeviceLists { changed: changed.into_iter().collect(), left: Vec::new() });
         }
         let sharing = self.sharing_since(user, &candidates).await?;
         changed.extend(keys.into_iter().filter(|of| sharing.contains_key(of)));
         changed.extend(joined.into_iter().filter(|of| sharing.get(of).is_some_and(|since| *since > after)));
+        changed.extend(invited.into_iter().filter(|of| !sharing.contains_key(of)));
         let left = left.into_iter().filter(|of| !sharing.contains_key(of)).collect();
         Ok(DeviceLists { changed: changed.into_iter().collect(), left })
     }
@@ -284,14 +304,17 @@ impl Store {
     async fn news_from_tables(&self, user: UserNid, after: StreamPos, upto: StreamPos) -> Result<Vec<News>> {
         let mut session = self.read().await?;
         let keys: Vec<(i64,)> = fetch_all!(&mut session, (i64,), CHANGED, after.0, upto.0)?;
-        let moved: Vec<(i64, i64, String)> =
-            fetch_all!(&mut session, (i64, i64, String), MOVED, user.0, after.0, upto.0)?;
+        let moved: Vec<(i64, i64, String, i64)> =
+            fetch_all!(&mut session, (i64, i64, String, i64), MOVED, user.0, after.0, upto.0)?;
         let mut news: Vec<News> = keys.into_iter().map(|(n,)| News::Keys(UserNid(n))).collect();
         let whole: Vec<(i64,)> = fetch_all!(&mut session, (i64,), WHOLE, user.0, after.0, upto.0)?;
         news.extend(whole.into_iter().map(|(room,)| News::Whole(RoomNid(room))));
-        news.extend(moved.into_iter().map(|(room, user, membership)| {
-            News::Moved(Moved { room: RoomNid(room), user: UserNid(user), joined: membership == "join" })
-        }));
+        for (room, user, membership, by) in moved {
+            news.push(News::Moved(Moved { room: RoomNid(room), user: UserNid(user), joined: membership == "join" }));
+            if membership == "invite" {
+                news.push(News::Invited { by: UserNid(by), user: UserNid(user) });
+            }
+        }
         Ok(news)
     }
 
@@ -325,7 +348,7 @@ impl Store {
                     parted.extend(moves.iter().filter(|m| !m.joined).map(|m| m.user));
                 }
                 (true, true) => {
-                    if whole.contains(&room) {
+                    if whole.contains(&room) && self.is_encrypted(room).await? {
                         // All who were there already may be met now; who was known is sorted out by since when.
                         entered.push(room.0);
                     }
@@ -348,6 +371,12 @@ impl Store {
         }
         parted.remove(&user);
         Ok((met, parted))
+    }
+
+    async fn is_encrypted(&self, room: RoomNid) -> Result<bool> {
+        let Some(key) = self.key_nid("m.room.encryption", "").await? else { return Ok(false) };
+        let Some(room) = self.room(room).await? else { return Ok(false) };
+        Ok(self.snapshot(room.head.snap).await?.contains_key(&key))
     }
 
     async fn joined_members(&self, rooms: Vec<i64>) -> Result<Vec<UserNid>> {

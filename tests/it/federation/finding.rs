@@ -229,6 +229,50 @@ async fn a_notary_vouches_for_others() {
     assert_eq!(own["server_keys"][0]["server_name"], here.name().as_str());
 }
 
+/// A server's keys, signed by one of them.
+fn key_document(signer: &Signer, until: u64) -> Value {
+    let document = json!({
+        "server_name": signer.server_name(), "valid_until_ts": until, "old_verify_keys": {},
+        "verify_keys": { signer.key_id(): { "key": signer.public_key() } },
+    });
+    let mut document: ruma::CanonicalJsonObject = serde_json::from_value(document).unwrap();
+    signer.sign_json(&mut document).unwrap();
+    serde_json::to_value(document).unwrap()
+}
+
+/// A server that suddenly has other keys does not make a notary forget those it had.
+#[tokio::test]
+async fn a_notary_keeps_what_holds_keys_that_are_in_nothing_newer() {
+    let [here, there] = Peers::two().await;
+    let first = there.services().server_keys.signer().key_id().to_owned();
+    let name = there.name();
+    let ids = |keys: &Value| -> Vec<String> {
+        let documents = keys["server_keys"].as_array().unwrap().iter();
+        documents.flat_map(|d| d["verify_keys"].as_object().unwrap().keys().cloned()).collect()
+    };
+    let asks = async |wanted: Value| {
+        let body = json!({ "server_keys": { name.as_str(): wanted } });
+        ids(&here.nobody().post("/_matrix/key/v2/query", body).await.good())
+    };
+    assert_eq!(asks(json!({})).await, [first.clone()]);
+    // What it says next is of one other key, and then of another and one of them.
+    let until = here.clock().now_ms() + 3_600_000;
+    let (later, last) =
+        (Signer::new(name.to_owned(), &[8; 32], "later"), Signer::new(name.to_owned(), &[9; 32], "last"));
+    for (signer, has) in [(later.unwrap(), "ed25519:later"), (last.unwrap(), "ed25519:last")] {
+        let document = key_document(&signer, until);
+        let answer = move || async move { document.to_string() };
+        there.also_serves(KEYS, axum::Router::new().route(KEYS, axum::routing::get(answer)));
+        // Who wants a key for longer than it is known has its server asked.
+        let wanted = json!({ first.as_str(): { "minimum_valid_until_ts": 9_007_199_254_740_991_u64 } });
+        assert_eq!(asks(wanted).await, [first.clone()]);
+        assert_eq!(asks(json!({ has: {} })).await, [has]);
+        assert_eq!(asks(json!({})).await, [has], "the newest, if none is named");
+    }
+    let both = asks(json!({ first.as_str(): {}, "ed25519:later": {}, "ed25519:never": {} })).await;
+    assert_eq!(both, ["ed25519:later", &first]);
+}
+
 #[tokio::test]
 async fn a_trusted_notary_speaks_for_those_who_are_away() {
     let [notary, away] = Peers::two().await;

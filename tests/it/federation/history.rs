@@ -30,14 +30,14 @@ fn ids(events: &[Value]) -> Vec<String> {
 }
 
 /// What was said, oldest first, as one user reads all pages.
-async fn read(user: &User, room: &str, size: usize) -> Vec<String> {
+pub async fn read(user: &User, room: &str, size: usize) -> Vec<String> {
     let mut all = user.reads_all(room, None, size).await;
     all.reverse();
     all.iter().filter_map(|e| e["content"]["body"].as_str().map(str::to_owned)).collect()
 }
 
 /// Waits until somebody was told an event.
-async fn hears(user: &User, room: &str, event: &str) {
+pub async fn hears(user: &User, room: &str, event: &str) {
     for _ in 0..400 {
         if user.in_room(room, &format!("event/{}", encoded(event))).await.status.is_success() {
             return;
@@ -48,7 +48,7 @@ async fn hears(user: &User, room: &str, event: &str) {
 }
 
 /// Waits until somebody sees another in the room.
-async fn sees(user: &User, room: &str, whom: &User) {
+pub async fn sees(user: &User, room: &str, whom: &User) {
     for _ in 0..400 {
         let member = user.reads(room, "m.room.member", whom.id.as_str()).await;
         if member.status.is_success() && member.good()["membership"] == "join" {
@@ -163,13 +163,6 @@ async fn pages_show_what_the_room_let_be_seen_at_the_time() {
         hears(&bob, &room, &said).await;
         if !stay {
             bob.leaves(&room).await.good();
-            // Or the state that Carol enters with would say that he is still there.
-            let gone = async {
-                while !alice.in_room(&room, "joined_members").await.good()["joined"][bob.id.as_str()].is_null() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            };
-            assert!(tokio::time::timeout(Duration::from_secs(20), gone).await.is_ok(), "he never goes");
             joins_through(&carol, &room, &[here.name().as_str()]).await.good();
         } else {
             carol.joins(&room).await.good();
@@ -178,13 +171,6 @@ async fn pages_show_what_the_room_let_be_seen_at_the_time() {
         }
         let said = alice.says(&room, "later").await;
         hears(&carol, &room, &said).await;
-        // What the other server knew of him when Carol came is brought together with what this one knows.
-        let let_in = async {
-            while bob.in_room(&room, "messages?dir=b&limit=1").await.status != 200 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        assert!(tokio::time::timeout(Duration::from_secs(10), let_in).await.is_ok(), "he may not see his own time");
         assert_eq!(read(&bob, &room, 3).await, expected, "{visibility}, stays: {stay}");
         let carols: &[&str] = match visibility {
             "world_readable" | "shared" => &["before", "invited", "in", "later"],

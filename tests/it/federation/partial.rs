@@ -8,6 +8,7 @@ use ruma::{OwnedRoomId, RoomId};
 use serde_json::{Value, json};
 
 use super::{
+    finding::publishes_keys,
     joining::{joins_through, lie, membership, state},
     resident::{completed, make, send},
     support::{Gate, Peer, Peers, Told},
@@ -52,13 +53,13 @@ async fn sees(user: &User, room: &str, text: &str) {
 }
 
 /// Whether a server lacks part of a room's state.
-async fn is_partial(server: &Peer, room: &str) -> bool {
+pub async fn is_partial(server: &Peer, room: &str) -> bool {
     let room = <&RoomId>::try_from(room).unwrap();
     server.services().state.room(room).await.unwrap().head.partial
 }
 
 /// Waits until a server has all of a room's state.
-async fn is_whole(server: &Peer, room: &str) {
+pub async fn is_whole(server: &Peer, room: &str) {
     let room = server.services().state.room(<&RoomId>::try_from(room).unwrap()).await.unwrap();
     soon("all of the state", server.services().state.whole(room.nid)).await.unwrap();
 }
@@ -156,10 +157,6 @@ async fn a_room_is_usable_before_all_of_its_state_has_come() {
         assert!(member.is_some(), "{} in {news}", user.id);
     }
     assert_eq!(bodies(&news["timeline"]["events"]), ["from bob", "from dave"]);
-    let changed = sync["device_lists"]["changed"].as_array().unwrap();
-    for user in [&s.alice, &s.dave, &carol] {
-        assert!(changed.contains(&json!(user.id)), "{} in {changed:?}", user.id);
-    }
     let (found, _) = lazily(&s.bob, &since, &s.room, |found| !found["summary"].is_null()).await;
     assert_eq!(found["summary"]["m.joined_member_count"], 4, "{found}");
     assert!(types(&found["state"]["events"]).len() < 3, "nobody asked for all members: {found}");
@@ -587,4 +584,56 @@ async fn a_room_of_few_comes_whole() {
     };
     assert_eq!(members_told("bob").await, (2, false), "two are not worth a way back");
     assert_eq!(members_told("dave").await, (0, true), "three are");
+}
+
+/// Of all the members that come at once those are told whose devices changed meanwhile or were asked for; all of them, if
+/// the room is encrypted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_devices_mattered_meanwhile_is_told_once_the_room_is_whole() {
+    for is_encrypted in [false, true] {
+        let [here, there] = Peers::two().await;
+        let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+        let [dave, erin, frank] = [here.user("dave").await, here.user("erin").await, here.user("frank").await];
+        let encryption = json!({ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } });
+        let initial = if is_encrypted { json!([encryption]) } else { json!([]) };
+        let room = json!({ "preset": "public_chat", "room_version": "10", "name": "Large", "initial_state": initial });
+        let room = alice.creates(room).await;
+        for user in [&dave, &erin, &frank] {
+            user.joins(&room).await.good();
+            publishes_keys(user).await;
+        }
+        let gate = here.holds("/state_ids/");
+        joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+        assert!(is_partial(&there, &room).await);
+        publishes_keys(&dave.another_device().await).await;
+        // What is told first is told by then.
+        for text in ["one", "two"] {
+            alice.says(&room, text).await;
+            sees(&bob, &room, text).await;
+        }
+        let query = json!({ "device_keys": { erin.id.as_str(): [] } });
+        let found = bob.post(&format!("{V3}/keys/query"), query).await.good();
+        assert_eq!(found["device_keys"][erin.id.as_str()].as_object().unwrap().len(), 1, "{found}");
+        let mut since = bob.now().await;
+        gate.opens();
+        is_whole(&there, &room).await;
+        let mut told = Vec::new();
+        let wanted = [Some(&dave), Some(&erin), is_encrypted.then_some(&frank)];
+        soon("news of devices", async {
+            while !wanted.iter().flatten().all(|user| told.contains(&user.id.to_string())) {
+                let sync = bob.get(&format!("{V3}/sync?timeout=1000&since={}", encoded(&since))).await.good();
+                since = sync["next_batch"].as_str().unwrap().to_owned();
+                let changed = sync["device_lists"]["changed"].as_array().into_iter().flatten();
+                told.extend(changed.map(|user| user.as_str().unwrap().to_owned()));
+            }
+        })
+        .await;
+        assert_eq!(told.contains(&frank.id.to_string()), is_encrypted, "{told:?}");
+        // Who is met and whose devices mattered is followed from now on.
+        let asked = here.was_asked_for("/user/keys/query");
+        let query = json!({ "device_keys": { dave.id.as_str(): [] } });
+        let found = bob.post(&format!("{V3}/keys/query"), query).await.good();
+        assert_eq!(found["device_keys"][dave.id.as_str()].as_object().unwrap().len(), 2, "{found}");
+        assert_eq!(here.was_asked_for("/user/keys/query"), asked);
+    }
 }

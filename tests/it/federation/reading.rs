@@ -9,7 +9,10 @@ use ruma::{OwnedRoomId, events::TimelineEventType};
 use serde_json::{Value, json};
 
 use super::support::{Peer, Peers};
-use crate::support::{User, rooms::encoded};
+use crate::support::{
+    User,
+    rooms::{V3, encoded},
+};
 
 const V1: &str = "/_matrix/federation/v1";
 
@@ -207,6 +210,38 @@ async fn what_a_server_may_not_see_it_gets_redacted() {
         let joins = pdus.iter().filter(|e| e["type"] == "m.room.member" && e["content"]["membership"].is_string());
         assert_eq!(joins.count(), 3);
     }
+}
+
+/// What somebody sent who was erased since is given whole to the servers that were in the room at the time.
+#[tokio::test]
+async fn what_erased_users_sent_is_for_servers_that_were_there() {
+    let [here, there] = Peers::two().await;
+    let (alice, carol, bob) = (here.user("alice").await, here.user("carol").await, there.user("bob").await);
+    let room = alice.opens().await;
+    carol.joins(&room).await.good();
+    let before = alice.says(&room, "before").await;
+    carol.says(&room, "of carol").await;
+    member(&here, &room, &there, &bob, "join").await;
+    let during = alice.says(&room, "in").await;
+    member(&here, &room, &there, &bob, "leave").await;
+    alice.says(&room, "between").await;
+    let back = member(&here, &room, &there, &bob, "join").await;
+    let last = carol.says(&room, "last").await;
+    alice.post(&format!("{V3}/account/deactivate"), alice.confirmed(json!({ "erase": true }))).await.good();
+
+    let page = there.asks(&here, &at("backfill", &room, &format!("?v={}&limit=100", encoded(&last)))).await.good();
+    let pdus = list(&page, "pdus");
+    assert_eq!(bodies(&pdus), ["last", "in", "of carol"]);
+    assert_eq!(pdus.iter().filter(|e| e["type"] == "m.room.message").count(), 5);
+    for (id, shown) in [(&before, false), (&during, true)] {
+        let single = there.asks(&here, &format!("{V1}/event/{}", encoded(id))).await.good();
+        assert_eq!(single["pdus"][0]["content"]["body"].is_string(), shown, "{single}");
+        assert!(single["pdus"][0]["signatures"].is_object());
+    }
+    let ask = json!({ "latest_events": [back], "earliest_events": [before], "limit": 50 });
+    let between = list(&there.posts(&here, &at("get_missing_events", &room, ""), ask).await.good(), "events");
+    assert_eq!(bodies(&between), ["of carol", "in"]);
+    assert_eq!(between.iter().filter(|e| e["type"] == "m.room.message").count(), 3);
 }
 
 #[tokio::test]

@@ -241,7 +241,7 @@ async fn push_rules_and_what_they_count() {
     assert_eq!(told(w.put("bob", &wrong("content/.x"), rule.clone()).await).0, 400);
     assert_eq!(told(w.put("bob", &wrong("content/x?after=no"), rule.clone()).await), refused(400, "M_UNKNOWN"));
     assert_eq!(told(w.put("bob", &wrong("content/x"), json!({"actions": []})).await), refused(400, "M_BAD_JSON"));
-    assert_eq!(told(w.put("bob", &wrong("sender/nobody"), rule).await).0, 400);
+    assert_eq!(told(w.put("bob", &wrong("sender/.nobody"), rule).await).0, 400);
     assert_eq!(told(w.delete("bob", &wrong("content/x")).await), refused(404, "M_NOT_FOUND"));
     assert_eq!(
         told(w.put("bob", &wrong("room/x/enabled"), json!({"enabled": true})).await),

@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 use crate::{
     Cx,
     extract::{Client, Guests},
-    limits::Limit,
 };
 
 pub(super) mod sending {
@@ -92,8 +91,9 @@ pub(super) mod redacting {
 
 /// Sends a message event.
 pub(super) async fn send(cx: Cx, req: Client<sending::Request, Guests>) -> Result<sending::Response> {
-    cx.limits().user(Limit::Message, &req.requester)?;
     let body = req.body;
+    let redacted = super::redacted_by(&body.event_type, &req.json);
+    super::count(&cx, &req.requester, redacted.as_deref()).await?;
     let out = Outgoing {
         event_type: TimelineEventType::from(body.event_type),
         state_key: None,
@@ -107,7 +107,7 @@ pub(super) async fn send(cx: Cx, req: Client<sending::Request, Guests>) -> Resul
 
 /// Takes the content of an event away.
 pub(super) async fn redact(cx: Cx, req: Client<redacting::Request>) -> Result<redacting::Response> {
-    cx.limits().user(Limit::Message, &req.requester)?;
+    super::count(&cx, &req.requester, Some(&req.body.event_id)).await?;
     let body = req.body;
     let content = content(&req.json)?;
     let event_id = cx.events.redact(&req.requester, &body.room_id, &body.event_id, None, content).await?;

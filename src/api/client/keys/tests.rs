@@ -7,7 +7,7 @@ use axum::{Router, body::Body};
 use hearth_base::{clock::Clock, tasks::Supervisor};
 use hearth_service::{
     Services,
-    accounts::register::Newcomer,
+    accounts::register::{Newcomer, Password},
     login::grant::{Device, From},
 };
 use hearth_store::{Store, db::Engine};
@@ -49,7 +49,7 @@ impl World {
         };
         let newcomer = Newcomer {
             username: Some(name.to_owned()),
-            password: Some("correct horse".to_owned()),
+            password: Some(Password::Plain("correct horse".to_owned())),
             registration_token: None,
             consent_version: None,
             device: Some(device),

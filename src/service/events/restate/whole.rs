@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use hearth_base::{Error, OrNotFound, Result, ids::EventNid};
+use hearth_base::{
+    Error, OrNotFound, Result,
+    ids::{EventNid, KeyNid},
+};
 use hearth_store::{
     events::Wholeness,
     state::{RoomState, StateMap},
@@ -46,6 +49,16 @@ impl Staged {
             }
             (None, None) => return Err(Error::broken("a room without ends")),
         };
+        // Whoever told the state may not have heard yet how others of ours had left.
+        let told = self.ours_otherwise(cx, &new.map).await?;
+        let unheard = self.unheard(store, cx.server_name, &told).await?;
+        let new = match self.beside(cx, &unheard, &maps, &new).await? {
+            Some((ends, state)) => {
+                self.head.room.head.extremities.extend(ends);
+                state
+            }
+            None => new,
+        };
         let mut servers = self.note_changes(cx, &new.map).await?;
         servers.extend(self.servers_before(cx, anew, &new.map).await?);
         let told = &anew.partial.part;
@@ -56,6 +69,19 @@ impl Staged {
         rh.partial = false;
         self.head.state = new;
         self.head.reopen(store).await
+    }
+
+    /// The entries of a state that say of users of ours something else than what is known of them so far.
+    async fn ours_otherwise(&self, cx: &Builder<'_>, new: &StateMap) -> Result<Vec<(KeyNid, EventNid)>> {
+        let mut otherwise = Vec::new();
+        for (key, was, is) in changes(&self.head.state.map, new) {
+            let (Some(_), Some(is)) = (was, is) else { continue };
+            let Some(event) = cx.store.event(is).await? else { continue };
+            if member_row(cx.store, &event, cx.server_name).await?.is_some_and(|row| row.local) {
+                otherwise.push((key, is));
+            }
+        }
+        Ok(otherwise)
     }
 
     /// Notes what of the present state changes; of other servers' users of whom nothing was known what they are. Gives the

@@ -19,27 +19,21 @@ use hearth_base::{
 };
 use hearth_store::{
     Store,
-    keys::{
-        Usage,
-        theirs::{RemoteDevice, RemoteList},
-    },
+    keys::theirs::{RemoteDevice, RemoteList},
     log::{Change, Logged},
 };
 use parking_lot::Mutex;
-use ruma::{
-    CanonicalJsonObject, OwnedServerName, OwnedUserId, ServerName, UserId, api::federation::device::get_devices,
-    events::TimelineEventType,
-};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use ruma::{OwnedServerName, ServerName, UserId, api::federation::device::get_devices, events::TimelineEventType};
 use tokio::sync::Notify;
 
 use crate::{federation::Federation, keys::is_name};
 
-/// Bytes of a key.
-const MAX_KEY: usize = 16 << 10;
-/// Bytes of a device's name that are kept.
-const MAX_NAME: usize = 256;
+mod form;
+mod unmet;
+
+use form::{SigningKeys, Update, device, empty, is_key_of, shortened, signing_keys};
+use unmet::Unmet;
+
 /// Devices of a user.
 const MAX_DEVICES: usize = 2_000;
 /// Bytes of a whole list.
@@ -66,7 +60,8 @@ pub struct DeviceLists {
     /// One fetch of a list at a time.
     lanes: Lasting<UserNid, Arc<tokio::sync::Mutex<()>>>,
     gone: Mutex<HashSet<Gone>>,
-    /// Rings when somebody is gone.
+    unmet: Unmet,
+    /// Rings when somebody is gone, or may be met.
     bell: Notify,
 }
 
@@ -79,37 +74,14 @@ enum Gone {
     Room(RoomNid),
 }
 
-#[derive(Deserialize)]
-struct Update {
-    user_id: OwnedUserId,
-    device_id: String,
-    stream_id: i64,
-    #[serde(default)]
-    prev_id: Vec<i64>,
-    #[serde(default)]
-    deleted: bool,
-    #[serde(default)]
-    device_display_name: Option<String>,
-    #[serde(default)]
-    keys: Option<Box<RawValue>>,
-}
-
-#[derive(Deserialize)]
-struct SigningKeys {
-    user_id: OwnedUserId,
-    #[serde(default)]
-    master_key: Option<Box<RawValue>>,
-    #[serde(default)]
-    self_signing_key: Option<Box<RawValue>>,
-}
-
 impl DeviceLists {
     /// Made once. [`Self::on_change`] is to hear of every commit.
     #[must_use]
     pub fn new(store: Store, federation: Arc<Federation>) -> Arc<Self> {
         let name = federation.name().to_owned();
         let lanes = Lasting::idle(LANES, Duration::from_secs(60));
-        Arc::new(Self { store, name, federation, lanes, gone: Mutex::default(), bell: Notify::new() })
+        let (gone, unmet, bell) = (Mutex::default(), Unmet::default(), Notify::new());
+        Arc::new(Self { store, name, federation, lanes, gone, unmet, bell })
     }
 
     /// Starts the tasks that fetch what is stale, and that look at who is gone.
@@ -147,6 +119,7 @@ impl DeviceLists {
         loop {
             self.bell.notified().await;
             self.part().await?;
+            self.meet().await?;
         }
     }
 
@@ -159,6 +132,10 @@ impl DeviceLists {
                 let gone = changes.iter().filter(|c| c.new.as_ref().is_none_or(|e| e.pdu.membership() != "join"));
                 let gone = gone.filter_map(|c| c.member).filter(|(_, ours)| !ours);
                 return self.may_be_gone(gone.map(|(user, _)| Gone::User(user)));
+            }
+            Change::Whole { .. } => {
+                self.unmet.looked_for();
+                return self.bell.notify_one();
             }
             _ => return,
         };
@@ -230,17 +207,17 @@ impl DeviceLists {
         if user.server_name() != origin {
             return Ok(None);
         }
-        let Some(nid) = self.store.user_nid(user).await? else { return Ok(None) };
-        match self.store.followed(nid).await? {
-            Some(followed) => Ok(Some((nid, followed))),
-            None => {
-                if self.store.meets_ours(nid).await? {
-                    self.store.tell_device_list(nid).await?;
-                    self.store.follow(vec![nid]).await?;
-                }
-                Ok(None)
-            }
+        if let Some(nid) = self.store.user_nid(user).await?
+            && let Some(followed) = self.store.followed(nid).await?
+        {
+            return Ok(Some((nid, followed)));
         }
+        if !self.tells_of(user).await? {
+            self.may_be_met([user].into_iter()).await?;
+            // All of a room may have come just now.
+            self.tells_of(user).await?;
+        }
+        Ok(None)
     }
 
     /// Looks at those who may share no room with ours any more.
@@ -336,63 +313,4 @@ impl DeviceLists {
         let list = RemoteList { stream_id, devices: devices.into_values().collect(), signing_keys };
         self.store.put_remote_list(nid, list).await
     }
-}
-
-fn empty() -> RemoteList {
-    RemoteList { stream_id: 0, devices: Vec::new(), signing_keys: Vec::new() }
-}
-
-fn device(said: &Update) -> std::result::Result<RemoteDevice, String> {
-    let keys = said.keys.as_deref().filter(|keys| is_key_of(keys, &said.user_id, Some(&said.device_id)));
-    Ok(RemoteDevice {
-        device_id: said.device_id.clone(),
-        display_name: said.device_display_name.as_deref().map(shortened),
-        json: keys.map(|keys| keys.get().to_owned()),
-    })
-}
-
-fn shortened(name: &str) -> String {
-    let mut short = String::new();
-    for c in name.chars().filter(|c| !c.is_control()) {
-        if short.len() + c.len_utf8() > MAX_NAME {
-            break;
-        }
-        short.push(c);
-    }
-    short
-}
-
-/// Whether keys say that they are of that user, and device.
-fn is_key_of(json: &RawValue, user: &UserId, device: Option<&str>) -> bool {
-    #[derive(Deserialize)]
-    struct Form {
-        user_id: String,
-        #[serde(default)]
-        device_id: Option<String>,
-    }
-    json.get().len() <= MAX_KEY
-        && !json.get().contains("\\u0000")
-        && !hearth_base::nests_too_deep(json.get().as_bytes())
-        && serde_json::from_str::<CanonicalJsonObject>(json.get()).is_ok()
-        && serde_json::from_str::<Form>(json.get()).is_ok_and(|form| {
-            form.user_id == user.as_str() && device.is_none_or(|d| form.device_id.as_deref() == Some(d))
-        })
-}
-
-/// The cross-signing keys that are sound: of that user, for that use, one public key each.
-fn signing_keys(user: &UserId, master: Option<&RawValue>, own: Option<&RawValue>) -> Vec<(Usage, String)> {
-    #[derive(Deserialize)]
-    struct Form {
-        usage: Vec<String>,
-        keys: BTreeMap<String, String>,
-    }
-    let sound = |usage: Usage, json: &RawValue| {
-        is_key_of(json, user, None)
-            && serde_json::from_str::<Form>(json.get())
-                .is_ok_and(|form| form.keys.len() == 1 && form.usage.iter().any(|u| u == usage.as_str()))
-    };
-    [(Usage::Master, master), (Usage::SelfSigning, own)]
-        .into_iter()
-        .filter_map(|(usage, json)| json.filter(|json| sound(usage, json)).map(|json| (usage, json.get().to_owned())))
-        .collect()
 }

@@ -152,12 +152,7 @@ impl Outbox {
         }
         let Some(target) = target else { return Ok(()) };
         if *target.server_name() == self.name {
-            let is_partial = self.store.room(event.room).await?.is_some_and(|room| room.head.partial);
-            if event.pdu.membership() == "join"
-                && event.pdu.sender() == target
-                && !is_partial
-                && self.comes(event).await?
-            {
+            if self.comes(event).await? {
                 // Servers that meet one of our users for the first time are told to look at their devices.
                 for server in servers.iter() {
                     self.push(server, pos, News::Newest(event.sender), now);
@@ -172,14 +167,22 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether a join is one, and no change of a name. One through another server always is: that one may not have heard
-    /// yet that the user had left, and we told nobody there of devices meanwhile.
-    async fn comes(&self, event: &StoredEvent) -> Result<bool> {
-        if event.told {
-            return Ok(true);
+    /// Whether an event is a join of ours and no change of a name, so that servers may meet its user. Through another server
+    /// it always is: that one may not have heard yet that they had left, and we told nobody there of devices meanwhile. Of a
+    /// room of which we know part only that one tells the others, who ask; but where they were before it may see no join.
+    pub(super) async fn comes(&self, event: &StoredEvent) -> Result<bool> {
+        let is_join = event.pdu.membership() == "join";
+        if !is_join || target(event).is_none_or(|user| user != event.pdu.sender() || *user.server_name() != self.name) {
+            return Ok(false);
         }
-        let Some(before) = event.replaces else { return Ok(true) };
-        Ok(self.store.event(before).await?.is_none_or(|before| before.pdu.membership() != "join"))
+        let before = match event.replaces {
+            Some(before) => self.store.event(before).await?.map(|before| before.pdu.membership().into_owned()),
+            None => None,
+        };
+        if self.store.room(event.room).await?.is_some_and(|room| room.head.partial) {
+            return Ok(event.told && matches!(before.as_deref(), Some("join" | "leave")));
+        }
+        Ok(event.told || before.as_deref() != Some("join"))
     }
 
     /// Servers were in a room without our knowing: they look anew at the devices of ours there, and find by our newest

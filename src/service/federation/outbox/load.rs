@@ -191,7 +191,15 @@ impl Outbox {
     /// What of a thing in the log a server is owed.
     async fn owed_to(&self, peer: &Peer, owed: Owed) -> Result<Option<News>> {
         match owed {
-            Owed::Event { told: true, .. } => Ok(None),
+            // Another server tells it; we tell of the devices of who came.
+            Owed::Event { told: true, event, room, sender, .. } => {
+                if !self.servers.is_in(&peer.name, room).await? {
+                    return Ok(None);
+                }
+                let Some(event) = self.store.event(event).await? else { return Ok(None) };
+                let comes = self.comes(&StoredEvent { told: true, ..(*event).clone() }).await?;
+                Ok(comes.then_some(News::Newest(sender)))
+            }
             Owed::Event { event, room, sender, relay, .. } => {
                 let by = self.store.user_id(sender).await?;
                 let ours = *by.server_name() == self.name;

@@ -246,10 +246,51 @@ async fn what_one_signs_of_others_ones_own_devices_hear_of() {
         let signed = [(bob.user_id.clone(), [(of_bob.master.public.clone(), raw(&bobs))].into())];
         let before = world.now();
         world.keys.upload_signatures(&alice, signed.into()).await.unwrap();
-        assert_eq!(world.lists(&alice, before).await.0, ["alice", "bob"]);
+        assert_eq!(world.lists(&alice, before).await.0, ["bob"]);
         assert_eq!(world.lists(&bob, before).await.0, [""; 0]);
         let world = world.restarted().await;
         assert_eq!(world.lists(&alice, before).await.0, ["bob"]);
         assert_eq!(world.lists(&bob, before).await.0, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_one_sees_alone_is_told_to_oneself_alone() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let room = world.room(&alice).await;
+        world.join(&bob, &room).await;
+        let first = published(&world, &alice).await;
+        let of_bob = published(&world, &bob).await;
+        let to_others = world.store.device_changes_since(StreamPos::ZERO, 100).await.unwrap();
+
+        let before_key = world.now();
+        let second = Identity { user_signing: Pair::cross_signing(), ..first };
+        let only_user = NewSigningKeys { master: None, self_signing: None, ..second.keys(&alice) };
+        let done = world.keys.upload_signing_keys(&alice, &only_user, true).await.unwrap();
+        assert_eq!(done, SigningKeysUploaded::Done);
+        let before_signature = world.now();
+        let mut bobs_master = of_bob.master.key(&bob, "master");
+        second.user_signing.sign(&alice, &mut bobs_master);
+        let signed = [(bob.user_id.clone(), [(of_bob.master.public.clone(), raw(&bobs_master))].into())];
+        assert!(world.keys.upload_signatures(&alice, signed.into()).await.unwrap().is_empty());
+
+        let told = async |world: &World| {
+            assert_eq!(world.lists(&bob, before_key).await, (vec![], vec![]));
+            assert_eq!(world.lists(&alice, before_key).await.0, ["alice", "bob"]);
+            assert_eq!(world.lists(&alice, before_signature).await.0, ["bob"], "whom she signed");
+            assert_eq!(world.lists(&alice, world.now()).await.0, [""; 0]);
+        };
+        told(&world).await;
+        let world = world.restarted().await;
+        told(&world).await;
+        let owed = world.store.device_changes_since(StreamPos::ZERO, 100).await.unwrap();
+        assert_eq!(owed, to_others, "nor to other servers");
+
+        // A new identity is everybody's business.
+        let before_all = world.now();
+        world.keys.upload_signing_keys(&alice, &Identity::new().keys(&alice), true).await.unwrap();
+        assert_eq!(world.lists(&bob, before_all).await.0, ["alice"]);
+        assert_ne!(world.store.device_changes_since(StreamPos::ZERO, 100).await.unwrap(), to_others);
     }
 }

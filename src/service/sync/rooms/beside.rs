@@ -9,7 +9,7 @@ use super::super::{
     own::write_piece,
     section::{key, key_text},
 };
-use crate::{notifier::RoomHub, push::Count};
+use crate::{account_data::filters::THREAD_COUNTS, notifier::RoomHub, push::Count};
 
 impl Sync {
     /// Receipts and who types, by their types and as far as they are news.
@@ -67,13 +67,16 @@ impl Sync {
         key(out, "unread_notifications");
         write_count(out, count);
         if by_thread && !unread.threads.is_empty() {
-            key(out, "unread_thread_notifications");
-            out.push('{');
-            for (thread, count) in &unread.threads {
-                key_text(out, thread);
-                write_count(out, *count);
+            let old_name = turn.ask.filter.timeline.unstable.thread_counts.then_some(THREAD_COUNTS);
+            for name in ["unread_thread_notifications"].into_iter().chain(old_name) {
+                key(out, name);
+                out.push('{');
+                for (thread, count) in &unread.threads {
+                    key_text(out, thread);
+                    write_count(out, *count);
+                }
+                out.push('}');
             }
-            out.push('}');
         }
         Ok(())
     }

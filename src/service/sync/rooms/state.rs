@@ -17,7 +17,7 @@ use super::{
     super::{Sync, Turn, section::key},
     timeline::Timeline,
 };
-use crate::history::Viewer;
+use crate::history::{Form, Viewer};
 
 /// The stretch of a room's history that an answer covers.
 pub(super) struct Span<'a> {
@@ -145,7 +145,7 @@ impl Sync {
         };
         key(out, name);
         out.push_str("{\"events\":");
-        self.history.write_all(out, events, viewer, turn.form()).await?;
+        self.history.write_all(out, events, viewer, Form { state: true, ..turn.form() }).await?;
         out.push('}');
         Ok(())
     }
