@@ -8,10 +8,11 @@ use std::{
 use hearth_base::{
     Result,
     cache::Cache,
-    ids::{RoomNid, UserNid},
+    ids::{RoomNid, StreamPos, UserNid},
 };
 use hearth_store::{
     Store,
+    events::StoredEvent,
     log::{Change, Logged},
 };
 use parking_lot::RwLock;
@@ -42,6 +43,8 @@ struct Members {
     /// Those that we were told of, while not all members are known: whether they are still there nobody can say.
     told: Vec<OwnedServerName>,
     names: Arc<[OwnedServerName]>,
+    /// Where those stand in the log, and in the graph, who came since it was read.
+    came: HashMap<OwnedServerName, (StreamPos, i64)>,
 }
 
 impl Members {
@@ -70,7 +73,22 @@ impl Servers {
         Ok(names)
     }
 
-    /// The same, those with the most users first.
+    /// Those of them that an event is for, which stands in the log at `pos`: whoever came after it was told what was before.
+    /// What stands beside a join in the graph was not.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn to_hear_of(&self, event: &StoredEvent, pos: StreamPos) -> Result<Arc<[OwnedServerName]>> {
+        let room = self.read(event.room).await?;
+        let inner = room.inner.read();
+        let later = |came: &(StreamPos, i64)| came.0 > pos && came.1 > event.depth;
+        if !inner.came.values().any(later) {
+            return Ok(inner.names.clone());
+        }
+        Ok(inner.names.iter().filter(|server| !inner.came.get(*server).is_some_and(later)).cloned().collect())
+    }
+
+    /// The other servers with users joined to a room, those with the most users first.
     ///
     /// # Errors
     /// If the database fails.
@@ -141,7 +159,7 @@ impl Servers {
                     return;
                 }
                 match self.store.known_user(user) {
-                    Some(nid) => self.moved(event.room, user, nid, event.pdu.membership() == "join"),
+                    Some(nid) => self.moved(event, logged.pos, user, nid),
                     None => self.rooms.invalidate(&event.room),
                 }
             }
@@ -164,7 +182,8 @@ impl Servers {
         }
     }
 
-    fn moved(&self, room: RoomNid, user: &UserId, nid: UserNid, joined: bool) {
+    fn moved(&self, event: &StoredEvent, pos: StreamPos, user: &UserId, nid: UserNid) {
+        let room = event.room;
         let kept = self.rooms.get(&room);
         // Whoever reads the disk just now may have read what was before.
         self.rooms.invalidate(&room);
@@ -173,12 +192,16 @@ impl Servers {
             let mut members = kept.inner.write();
             let server = user.server_name();
             let before = members.joined.len();
-            if joined {
+            if event.pdu.membership() == "join" {
                 members.joined.entry(server.to_owned()).or_default().insert(nid);
+                if members.joined.len() != before {
+                    members.came.insert(server.to_owned(), (pos, event.depth));
+                }
             } else if let Some(users) = members.joined.get_mut(server) {
                 users.remove(&nid);
                 if users.is_empty() {
                     members.joined.remove(server);
+                    members.came.remove(server);
                 }
             }
             if members.joined.len() != before {

@@ -254,7 +254,7 @@ async fn a_notary_keeps_what_holds_keys_that_are_in_nothing_newer() {
         let body = json!({ "server_keys": { name.as_str(): wanted } });
         ids(&here.nobody().post("/_matrix/key/v2/query", body).await.good())
     };
-    assert_eq!(asks(json!({})).await, [first.clone()]);
+    assert_eq!(asks(json!({})).await, [first.as_str()]);
     // What it says next is of one other key, and then of another and one of them.
     let until = here.clock().now_ms() + 3_600_000;
     let (later, last) =
@@ -265,7 +265,7 @@ async fn a_notary_keeps_what_holds_keys_that_are_in_nothing_newer() {
         there.also_serves(KEYS, axum::Router::new().route(KEYS, axum::routing::get(answer)));
         // Who wants a key for longer than it is known has its server asked.
         let wanted = json!({ first.as_str(): { "minimum_valid_until_ts": 9_007_199_254_740_991_u64 } });
-        assert_eq!(asks(wanted).await, [first.clone()]);
+        assert_eq!(asks(wanted).await, [first.as_str()]);
         assert_eq!(asks(json!({ has: {} })).await, [has]);
         assert_eq!(asks(json!({})).await, [has], "the newest, if none is named");
     }

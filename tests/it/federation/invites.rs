@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     hostile::as_json,
-    joining::{joins_through, membership},
+    joining::{joins_through, lie, membership},
     support::{Peer, Peers, Told, Trick},
 };
 use crate::support::{
@@ -435,4 +435,22 @@ async fn nobody_else_withdraws_an_invite() {
     let transaction = json!({ "origin": third.name(), "origin_server_ts": third.clock().now_ms(), "pdus": [leave] });
     third.calls(&there, Method::PUT, "/_matrix/federation/v1/send/withdraw", Some(transaction)).await.good();
     assert!(bob.syncs("").await["rooms"]["invite"][&room].is_object());
+}
+
+/// Whoever signs an invite answers in the JSON that the room's version asks for.
+#[tokio::test]
+async fn an_invite_is_signed_in_canonical_json() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    there.lies(Some(lie("/invite/", |answer| answer["event"]["content"]["weight"] = json!(1.5))));
+    for (version, is_strict) in [("5", false), ("6", true), ("10", true), ("12", true)] {
+        let room = alice.creates(json!({ "room_version": version })).await;
+        let answer = alice.invites(&room, &bob).await;
+        if is_strict {
+            answer.refused(400, "M_BAD_JSON");
+            alice.reads(&room, "m.room.member", bob.id.as_str()).await.refused(404, "M_NOT_FOUND");
+        } else {
+            answer.good();
+        }
+    }
 }

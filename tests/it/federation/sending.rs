@@ -191,7 +191,8 @@ async fn who_invites_is_told_to_look_at_devices() {
     let (alice, dave, bob) = (here.user("alice").await, here.user("dave").await, there.user("bob").await);
     let room = alice.creates(json!({ "preset": "public_chat" })).await;
     dave.joins(&room).await.good();
-    let names_bob = |sync: &Value| sync["device_lists"]["changed"].as_array().is_some_and(|c| c.contains(&json!(bob.id)));
+    let names_bob =
+        |sync: &Value| sync["device_lists"]["changed"].as_array().is_some_and(|c| c.contains(&json!(bob.id)));
     let (since, daves) = (alice.now().await, dave.now().await);
     alice.invites(&room, &bob).await.good();
     let sync = alice.syncs_since(&since).await;

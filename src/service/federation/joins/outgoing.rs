@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hearth_base::{Error, Requester, Result, ids::UserNid};
 use hearth_remote::Failure;
 use hearth_rules::{
-    event::{Draft, Pdu},
+    event::{Draft, Malformed, Pdu},
     versions::RoomVersion,
 };
 use hearth_store::{membership::Membership, rooms::Room};
@@ -205,7 +205,11 @@ impl Joins {
         let server = user.server_name();
         let copy = self.signed_by(server, room, &arrival.pdu, shown).await.map_err(|e| self.said(server, &e))?;
         let signed = arrival.pdu.with_signatures_of(server, copy.get(), version);
-        arrival.pdu = Arc::new(signed.map_err(|e| nonsense(server, e))?);
+        arrival.pdu = Arc::new(signed.map_err(|e| match e {
+            // What the room's version says of JSON holds for the answer too, and others refuse it in the same way.
+            Malformed::Json(_) => Error::from(e),
+            Malformed::Form(_) => nonsense(server, e),
+        })?);
         let event_id = arrival.pdu.event_id().to_owned();
         match self.events.receive(room.nid, vec![arrival]).await?.pop() {
             Some(Arrived::Placed) => Ok(event_id),

@@ -141,7 +141,7 @@ impl Outbox {
     }
 
     pub(super) async fn event(self: &Arc<Self>, pos: StreamPos, event: &StoredEvent) -> Result<()> {
-        let servers = self.servers.of_room(event.room).await?;
+        let servers = self.servers.to_hear_of(event, pos).await?;
         let now = self.now_ms();
         let target = target(event);
         for server in servers.iter() {

@@ -231,6 +231,30 @@ async fn what_is_sent_goes_to_the_servers_of_the_room_in_order() {
     assert_eq!(ids.len(), got[far()].len());
 }
 
+/// Who comes while something is on its way out was told of it by the join, if the join follows it.
+#[tokio::test]
+async fn what_was_said_before_a_server_came_is_not_sent_to_it() {
+    let (mut house, others, run) = world().await;
+    run.member(&mut house, "@carol:near.org", "join").await;
+    run.handed_out().await;
+    let before = house.say("alice", json!({"msgtype": "m.text", "body": "before"})).await;
+    let content = json!({ "membership": "join" });
+    let join = house.send("alice", "m.room.member", Some("@bob:far.org"), content).await;
+    // Both are heard before anything goes out.
+    run.hear(&before);
+    run.hear(&join);
+    run.say(&mut house, "after").await;
+    others.until("all is out", |o| o.said(near()).len() == 2 && !o.said(far()).is_empty()).await;
+    assert_eq!(others.said(far()), ["after"]);
+    // Who goes and comes back is told from then on.
+    run.member(&mut house, "@bob:far.org", "leave").await;
+    run.member(&mut house, "@bob:far.org", "join").await;
+    run.say(&mut house, "again").await;
+    others.until("it has the last", |o| o.said(far()).len() == 2).await;
+    assert_eq!(others.said(far()), ["after", "again"]);
+    run.end().await;
+}
+
 #[tokio::test]
 async fn a_server_that_was_away_gets_all_and_holds_up_nobody() {
     let (mut house, others, run) = world().await;
