@@ -2,7 +2,8 @@
 //!
 //! Nobody has a row for what the default rules say of an unmentioned member: the room's counter tells that. Rows stand
 //! for what differs. Rows of user 0, [`EVERYONE`], are the default outcome for all members where the counter does not
-//! tell enough: counted events in threads (so that counts can be told apart by thread), and highlights of everybody.
+//! tell enough: counted events in threads (so that counts can be told apart by thread), highlights of everybody, and
+//! counted events that were redacted since (in a thread without a name, which nobody has).
 //! A member's own row stands in place of the default outcome of that event.
 
 use hearth_base::{
@@ -158,7 +159,7 @@ const UNREAD: &str = "SELECT a.thread, \
      FROM push_actions a \
      LEFT JOIN push_actions e ON e.user_nid = 0 AND e.room_nid = a.room_nid AND e.pos = a.pos \
      LEFT JOIN read_positions r ON r.room_nid = a.room_nid AND r.user_nid = $1 AND r.thread = a.thread \
-     WHERE a.user_nid IN (0, $1) AND a.room_nid = $2 AND a.pos > $3 AND a.pos <= $4 AND (r.pos IS NULL OR a.pos > r.pos) \
+     WHERE a.user_nid IN (0, $1) AND a.room_nid = $2 AND a.thread <> '' AND a.pos > $3 AND a.pos <= $4 AND (r.pos IS NULL OR a.pos > r.pos) \
      GROUP BY a.thread";
 const COUNTED_IN_THREADS: &str = "SELECT COUNT(*) FROM push_actions WHERE user_nid = 0 AND room_nid = $1 AND pos > $2 AND pos <= $3 AND counted AND thread <> 'main'";
 const OUTCOMES: &str = "SELECT user_nid, pos, thread, notify, highlight, actions FROM push_actions WHERE user_nid IN (0, $1) AND room_nid = $2 AND pos >= $3 AND pos <= $4";

@@ -10,6 +10,8 @@ use crate::{
     },
 };
 
+mod redacted;
+
 async fn notifications(user: &User, query: &str) -> Value {
     user.get(&format!("{V3}/notifications?{query}")).await.good()
 }

@@ -3,9 +3,15 @@
 //! A member's counts are what they were when loaded, plus what the room's totals have grown since, plus the member's own
 //! deviations since. So an event costs the room one addition and a member something only if their outcome differs. Memory
 //! of a member is made before it is loaded, and takes in what happens meanwhile. A member's own event reads all there is;
-//! what a receipt changes is simply forgotten.
+//! what a receipt changes is simply forgotten, and what a redaction may have changed once somebody asks.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use hearth_base::ids::{StreamPos, UserNid};
 use imbl::OrdMap;
@@ -113,9 +119,16 @@ pub(super) const MAX_THREADS: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct RoomCounts {
     now: Mutex<Option<Snapshot>>,
+    /// Redactions heard of.
+    redactions: AtomicU64,
 }
 
 impl RoomCounts {
+    /// An event was redacted: whoever has something unread may have less than was thought.
+    pub(super) fn redacted(&self) {
+        self.redactions.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// The totals; `None` until begun.
     pub(super) fn snapshot(&self) -> Option<Snapshot> {
         self.now.lock().clone()
@@ -161,9 +174,17 @@ pub(super) struct MemberCounts {
 
 #[derive(Debug)]
 enum State {
-    /// Not loaded yet; what happened meanwhile.
-    Loading(Vec<(StreamPos, Thread, Sum)>),
+    Loading(Loading),
     Loaded(Member),
+}
+
+/// Not loaded yet.
+#[derive(Debug)]
+struct Loading {
+    /// What happened meanwhile.
+    waiting: Vec<(StreamPos, Thread, Sum)>,
+    /// Redactions of the room heard of when it began.
+    redactions: u64,
 }
 
 #[derive(Debug)]
@@ -174,6 +195,8 @@ struct Member {
     own: Sums,
     /// The room's totals when loaded.
     base: Sums,
+    /// Redactions of the room that are in this.
+    redactions: u64,
 }
 
 /// Deviations that may wait for a load; with more, nobody is loading any longer.
@@ -181,14 +204,15 @@ const MAX_WAITING: usize = 64;
 
 impl MemberCounts {
     pub(super) fn new(room: Arc<RoomCounts>) -> Self {
-        Self { room, state: Mutex::new(State::Loading(Vec::new())) }
+        let redactions = room.redactions.load(Ordering::Acquire);
+        Self { room, state: Mutex::new(State::Loading(Loading { waiting: Vec::new(), redactions })) }
     }
 
     /// Takes in a deviation; false if this memory had better be forgotten.
     pub(super) fn take_in(&self, pos: StreamPos, thread: &Thread, sum: Sum) -> bool {
         match &mut *self.state.lock() {
-            State::Loading(waiting) if waiting.len() >= MAX_WAITING => return false,
-            State::Loading(waiting) => waiting.push((pos, thread.clone(), sum)),
+            State::Loading(Loading { waiting, .. }) if waiting.len() >= MAX_WAITING => return false,
+            State::Loading(Loading { waiting, .. }) => waiting.push((pos, thread.clone(), sum)),
             State::Loaded(member) if pos <= member.at => {}
             State::Loaded(member) => {
                 member.own.add(thread, sum);
@@ -201,13 +225,14 @@ impl MemberCounts {
     /// What was loaded as of a snapshot of the room; what came after it is added.
     pub(super) fn settle(&self, at: &Snapshot, mut own: Sums) {
         let mut state = self.state.lock();
-        if let State::Loading(waiting) = &mut *state {
+        if let State::Loading(Loading { waiting, redactions }) = &mut *state {
+            let redactions = *redactions;
             for (pos, thread, sum) in waiting.drain(..) {
                 if pos > at.pos {
                     own.add(&thread, sum);
                 }
             }
-            *state = State::Loaded(Member { at: at.pos, own, base: at.totals.clone() });
+            *state = State::Loaded(Member { at: at.pos, own, base: at.totals.clone(), redactions });
         }
     }
 
@@ -216,29 +241,55 @@ impl MemberCounts {
         if !Arc::ptr_eq(&self.room, room) {
             return false;
         }
+        let redactions = room.redactions.load(Ordering::Acquire);
         let Some(now) = room.snapshot() else { return false };
         // In place of a load under way too: what it found is older.
-        *self.state.lock() = State::Loaded(Member { at: now.pos, own: Sums::default(), base: now.totals });
+        *self.state.lock() = State::Loaded(Member { at: now.pos, own: Sums::default(), base: now.totals, redactions });
         true
     }
 
-    /// The counts now; `None` until loaded.
+    /// The counts now; `None` until loaded, and if a redaction asks for it to be loaded anew.
     pub(super) fn read(&self) -> Option<Unread> {
+        let redactions = self.room.redactions.load(Ordering::Acquire);
         let now = self.room.snapshot()?.totals;
-        let state = self.state.lock();
-        let State::Loaded(member) = &*state else { return None };
+        let mut state = self.state.lock();
+        let State::Loaded(member) = &mut *state else { return None };
+        let unread = member.unread(&now);
+        if member.redactions != redactions {
+            // Who has read everything has read what is gone.
+            if unread != Unread::default() {
+                *state = State::Loading(Loading { waiting: Vec::new(), redactions });
+                return None;
+            }
+            member.redactions = redactions;
+        }
+        Some(unread)
+    }
+
+    /// The counts as they were loaded, whatever was redacted since.
+    pub(super) fn loaded(&self) -> Option<Unread> {
+        let now = self.room.snapshot()?.totals;
+        match &*self.state.lock() {
+            State::Loaded(member) => Some(member.unread(&now)),
+            State::Loading(_) => None,
+        }
+    }
+}
+
+impl Member {
+    /// What is unread when the room's totals are these.
+    fn unread(&self, now: &Sums) -> Unread {
         let mut unread =
-            Unread { main: member.own.main.plus(now.main.minus(member.base.main)).count(), ..Unread::default() };
-        let names =
-            member.own.threads.keys().chain(now.threads.keys().filter(|t| !member.own.threads.contains_key(*t)));
+            Unread { main: self.own.main.plus(now.main.minus(self.base.main)).count(), ..Unread::default() };
+        let names = self.own.threads.keys().chain(now.threads.keys().filter(|t| !self.own.threads.contains_key(*t)));
         for thread in names {
             let of = |sums: &Sums| sums.threads.get(thread).copied().unwrap_or_default();
-            let count = of(&member.own).plus(of(&now).minus(of(&member.base))).count();
+            let count = of(&self.own).plus(of(now).minus(of(&self.base))).count();
             if count != Count::default() {
                 unread.threads.insert(thread.to_string(), count);
             }
         }
-        Some(unread)
+        unread
     }
 }
 
@@ -294,6 +345,27 @@ mod tests {
         room.take_in(StreamPos(7), 12, &main, false);
         assert_eq!(member.read().unwrap().main, count(1, 0));
         assert!(!member.has_read(&Arc::default()), "that is another memory");
+    }
+
+    #[test]
+    fn a_redaction_has_those_looked_up_anew_who_have_something_unread() {
+        let main: Thread = MAIN.into();
+        let room = Arc::new(RoomCounts::default());
+        room.begin(StreamPos(5), 10);
+        let (reader, other) = (MemberCounts::new(room.clone()), MemberCounts::new(room.clone()));
+        assert!(reader.has_read(&room));
+        other.settle(&room.snapshot().unwrap(), Sums { main: Sum::new(2, 1), ..Sums::default() });
+        room.redacted();
+        assert_eq!((reader.read(), other.read()), (Some(Unread::default()), None));
+        room.take_in(StreamPos(6), 11, &main, false);
+        assert_eq!(reader.read().unwrap().main, count(1, 0), "what comes later is not asked about");
+        // A redaction while it is being looked up: it may have been found or not.
+        let at = room.snapshot().unwrap();
+        room.redacted();
+        other.settle(&at, Sums { main: Sum::new(2, 1), ..Sums::default() });
+        assert_eq!((other.loaded().unwrap().main, other.read()), (count(2, 1), None));
+        other.settle(&room.snapshot().unwrap(), Sums { main: Sum::new(1, 0), ..Sums::default() });
+        assert_eq!(other.read().unwrap().main, count(1, 0));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Notified {
                 let of = |own: bool| rows.iter().find(|r| r.pos == pos && r.own == own);
                 let outcome = match (of(true), of(false)) {
                     (Some(own), _) => own.notify.then(|| (own.highlight, own.actions.clone())),
-                    (None, Some(all)) => Some((all.highlight, all.actions.clone())),
+                    (None, Some(all)) => all.notify.then(|| (all.highlight, all.actions.clone())),
                     (None, None) => (event.counter > older.counter).then(|| (false, "[\"notify\"]".to_owned())),
                 };
                 if let Some((highlight, actions)) = outcome

@@ -11,13 +11,13 @@ use hearth_base::{
     tasks::Supervisor,
 };
 use hearth_rules::{
-    event::Pdu,
+    event::{Pdu, redaction},
     push::{NewRule, PushEvent, Ruleset, edit},
     versions::RoomVersion,
 };
 use hearth_store::{
     Settings as StoreSettings,
-    events::{Append, Appended, NewEvent, NewMembership, NewRelation, Standing, StoredEvent},
+    events::{Append, Appended, NewEvent, NewMembership, NewRedaction, NewRelation, Standing, StoredEvent},
     receipts::NewReceipt,
     rooms::{Room, RoomHead},
     state::RoomState,
@@ -46,6 +46,8 @@ pub(crate) struct House {
     create: Arc<Pdu>,
     pub(crate) events: Vec<Arc<StoredEvent>>,
     next: u32,
+    /// What the next event takes away.
+    redaction: Option<NewRedaction>,
     _dir: tempfile::TempDir,
 }
 
@@ -97,7 +99,18 @@ impl House {
         let content = json!({"creator": id(users[0]), "room_version": "10"});
         let create = Arc::new(pdu(0, &id(users[0]), "m.room.create", Some(""), &content));
         let data = AccountData::new(store.clone(), DataSettings::default());
-        let mut house = Self { store, push, data, room, state: None, create, events: Vec::new(), next: 1, _dir: dir };
+        let mut house = Self {
+            store,
+            push,
+            data,
+            room,
+            state: None,
+            create,
+            events: Vec::new(),
+            next: 1,
+            redaction: None,
+            _dir: dir,
+        };
         for user in users {
             house.member(user, user, "join").await;
         }
@@ -119,6 +132,13 @@ impl House {
 
     pub(crate) async fn say(&mut self, sender: &str, content: Value) -> Arc<StoredEvent> {
         self.send(sender, "m.room.message", None, content).await
+    }
+
+    /// Redacts an event, whoever sent it.
+    async fn redact(&mut self, sender: &str, target: &StoredEvent) -> Arc<StoredEvent> {
+        let json = redaction::redact(target.pdu.json(), version()).unwrap();
+        self.redaction = Some(NewRedaction { target: target.nid, json });
+        self.send(sender, "m.room.redaction", None, json!({"redacts": target.event_id()})).await
     }
 
     pub(crate) async fn send(
@@ -190,7 +210,7 @@ impl House {
                 rel_type: r.rel_type,
                 key: r.key,
             }),
-            redaction: None,
+            redaction: self.redaction.take(),
             relay: false,
             told: false,
             partial: None,
@@ -414,6 +434,7 @@ on_both! {
 enum Step {
     Say { sender: usize, thread: Option<usize>, mentions: Vec<usize>, room: bool, text: usize },
     Read { user: usize, event: usize, thread: usize, private: bool },
+    Redact { sender: usize, event: usize },
     Rule { user: usize, which: usize },
     Ignore { user: usize, whom: Option<usize> },
     Move { user: usize },
@@ -430,6 +451,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(sender, thread, mentions, room, text)| Step::Say { sender, thread, mentions, room, text }),
         3 => (user.clone(), 0..12_usize, 0..4_usize, any::<bool>())
             .prop_map(|(user, event, thread, private)| Step::Read { user, event, thread, private }),
+        2 => (user.clone(), 0..12_usize).prop_map(|(sender, event)| Step::Redact { sender, event }),
         2 => (user.clone(), 0..9_usize).prop_map(|(user, which)| Step::Rule { user, which }),
         1 => (user.clone(), proptest::option::of(user.clone())).prop_map(|(user, whom)| Step::Ignore { user, whom }),
         1 => user.clone().prop_map(|user| Step::Move { user }),
@@ -466,6 +488,10 @@ impl Naive {
             }
         }
         self.reads(sender, "", event.pos.unwrap());
+    }
+
+    fn redacted(&mut self, pos: StreamPos) {
+        self.rows.retain(|row| row.1 != pos);
     }
 
     fn reads(&mut self, user: usize, thread: &str, pos: StreamPos) {
@@ -521,6 +547,14 @@ async fn run(steps: Vec<Step>) {
                 let kind = if private { "m.read.private" } else { "m.read" };
                 house.read(USERS[user], &event, thread, kind).await;
                 naive.reads(user, thread.unwrap_or(""), event.pos.unwrap());
+            }
+            Step::Redact { sender, event } => {
+                let event = house.events[house.events.len().saturating_sub(event + 1)].clone();
+                if naive.joined[sender] && !event.pdu.is_state() {
+                    let redaction = house.redact(USERS[sender], &event).await;
+                    naive.sent(&redaction, sender, MAIN, &levels);
+                    naive.redacted(event.pos.unwrap());
+                }
             }
             Step::Rule { user, which } => change_rule(&house, &mut naive, user, which).await,
             Step::Ignore { user, whom } => {

@@ -54,7 +54,7 @@ impl Push {
                 return Err(e);
             }
         }
-        Ok(member.read().unwrap_or_default())
+        Ok(member.loaded().unwrap_or_default())
     }
 
     /// What is unread as of a moment, from the database.
@@ -110,6 +110,9 @@ impl Push {
         let effects = self.effects.remove(event.event_id());
         let Some(memory) = self.rooms.get(&event.room) else { return };
         let (thread, highlight) = effects.as_ref().map_or((MAIN.into(), false), |e| (e.thread.clone(), e.highlight));
+        if *event.pdu.event_type() == TimelineEventType::RoomRedaction || event.redacted_by.is_some() {
+            memory.counts.redacted();
+        }
         if memory.counts.take_in(pos, event.counter, &thread, highlight) > MAX_THREADS {
             self.rooms.invalidate(&event.room);
         }

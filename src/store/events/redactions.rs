@@ -11,7 +11,7 @@ use hearth_rules::{event::Pdu, versions::RoomVersion};
 use ruma::{EventId, OwnedEventId};
 
 use super::{Append, LateRedaction, NewRedaction, Standing, placed::Placed, placed::clamp};
-use crate::{Store, db::Texts, execute, fetch_all, later, log::Tx, sql};
+use crate::{Store, db::Texts, execute, fetch_all, fetch_optional, later, log::Tx, sql};
 
 const AHEAD: &str = "SELECT event_nid FROM redactions_ahead WHERE target_id = $1 ORDER BY event_nid";
 
@@ -66,6 +66,7 @@ pub(super) async fn apply(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>
         execute!(tx, KEEP, target.0, at_ms)?;
         later!(tx, REDACT, target.0, by.0, json.as_bytes())?;
         later!(tx, UNRELATE, target.0)?;
+        uncount(tx, target).await?;
         tx.stale(target);
     }
     for append in appends {
@@ -83,6 +84,18 @@ pub(super) async fn apply(tx: &mut Tx, appends: &[&Append], placed: &[Placed<'_>
         }
     }
     Ok(())
+}
+
+/// Takes back that an event notified or highlighted: nobody is to look for what is gone. The room's counter stays, so the
+/// row of everyone says that the event is not of it.
+async fn uncount(tx: &mut Tx, target: EventNid) -> Result<()> {
+    const PLACE: &str = "SELECT room_nid, pos FROM events WHERE event_nid = $1 AND pos > 0";
+    const UNDO: &str = "DELETE FROM push_actions WHERE room_nid = $1 AND pos = $2 AND user_nid IN (SELECT user_nid FROM memberships WHERE room_nid = $1 AND local)";
+    // The counter went up for it if it stands higher than after the event before.
+    const GONE: &str = "INSERT INTO push_actions (user_nid, room_nid, pos, event_nid, thread, counted, notify, highlight, actions) SELECT 0, e.room_nid, e.pos, e.event_nid, '', TRUE, FALSE, FALSE, '[]' FROM events e WHERE e.event_nid = $1 AND e.counter > COALESCE((SELECT b.counter FROM events b WHERE b.room_nid = e.room_nid AND b.pos < e.pos AND b.pos > 0 ORDER BY b.pos DESC LIMIT 1), 0) ON CONFLICT (user_nid, room_nid, pos) DO UPDATE SET thread = excluded.thread, notify = excluded.notify, highlight = excluded.highlight, actions = excluded.actions";
+    let Some((room, pos)) = fetch_optional!(tx, (i64, i64), PLACE, target.0)? else { return Ok(()) };
+    later!(tx, UNDO, room, pos)?;
+    later!(tx, GONE, target.0)
 }
 
 impl Store {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::support::{
     User,
-    rooms::{V3, encoded},
+    rooms::{V3, encoded, event_id},
 };
 
 const SEND: &str = "/_matrix/federation/v1/send";
@@ -260,4 +260,34 @@ async fn transactions_have_bounds() {
     transaction(&here, &there, "c", vec![], many(100)).await.good();
     let told = here.calls(&there, Method::PUT, &format!("{SEND}/d"), Some(json!({}))).await;
     assert_eq!(told.status, 400, "{told:?}");
+}
+
+/// Syncs until a room's counts are these: notifications and highlights.
+async fn is_counted(user: &User, room: &str, expected: [u64; 2]) {
+    let (mut since, mut seen) = (String::new(), [u64::MAX; 2]);
+    let all = async {
+        while seen != expected {
+            let sync = user.get(&format!("{V3}/sync?timeout=2000{since}")).await.good();
+            since = format!("&since={}", encoded(sync["next_batch"].as_str().unwrap()));
+            let counts = &sync["rooms"]["join"][room]["unread_notifications"];
+            if counts.is_object() {
+                seen = ["notification_count", "highlight_count"].map(|name| counts[name].as_u64().unwrap());
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), all).await.is_ok(), "{seen:?}, not {expected:?}");
+}
+
+#[tokio::test]
+async fn a_redaction_from_elsewhere_takes_back_that_something_notified() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.opens().await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    alice.says(&room, "one").await;
+    let mention = json!({ "msgtype": "m.text", "body": "bob", "m.mentions": { "user_ids": [bob.id] } });
+    let named = event_id(&alice.sends(&room, "m.room.message", "t", mention).await.good());
+    is_counted(&bob, &room, [2, 1]).await;
+    alice.redacts(&room, &named).await.good();
+    is_counted(&bob, &room, [1, 0]).await;
 }
