@@ -18,6 +18,7 @@ let alice, bob; // persons
 let phone, tablet, bobs; // Alice's two devices and Bob's one
 let room; // the encrypted room's id
 const said = []; // [event id, text] of everything that can be read in it
+const underWay = []; // what the SDK knows only weakly, or a collection of garbage would end a verification that waits
 
 /** The event of that id in a client's timeline, once it is there. */
 const seen = (client, id) =>
@@ -212,6 +213,7 @@ await step("device verification by SAS", async () => {
     const incoming = new Promise((resolve) => phone.once(CryptoEvent.VerificationRequestReceived, resolve));
     const outgoing = await tablet.getCrypto().requestOwnUserVerification();
     const request = await incoming;
+    underWay.push(outgoing, request);
     expect(request.isSelfVerification && request.otherDeviceId === tablet.getDeviceId(), "the request names another device");
     await request.accept();
     await until("ready on the new device", () => outgoing.phase === VerificationPhase.Ready);
