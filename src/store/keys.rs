@@ -1,7 +1,8 @@
 //! The public keys of our users: devices' identity keys, cross-signing keys, what signs what.
 //!
 //! Owns the tables `device_keys`, `cross_signing_keys` and `key_signatures`, and the memory of them by user, ready to
-//! hand out; [`one_time`] keys, the [`backups`] of room keys and the [`lists`] of whom to ask about stand beside.
+//! hand out; [`one_time`] keys, the [`backups`] of room keys, the [`lists`] of whom to ask about and
+//! the [`changes`] other servers hear of stand beside.
 //! Whether a key or signature is right is decided by the service; here they are text.
 
 use std::{
@@ -21,6 +22,7 @@ use crate::{
 };
 
 pub mod backups;
+pub mod changes;
 pub mod lists;
 pub mod one_time;
 mod remembered;

@@ -1,10 +1,10 @@
 //! Whose keys a client has to look at anew: users whose devices or keys changed, who began to share a room with it,
 //! or share none any more (spec: end-to-end encryption, "Extensions to /sync").
 //!
-//! Owns the tables `device_lists` and, for what other servers are told, `device_changes`, and a memory of the newest
-//! changes, so that a sync that has nothing to hear of costs no query. Rooms without encryption count too: whether a room
-//! is encrypted may change, and a client that tracks nobody there ignores the answer. Only where all members of a room
-//! come at once (MSC3902) it must be encrypted for all to be named.
+//! Owns the table `device_lists` and a memory of the newest changes, so that a sync that has nothing to hear of costs no
+//! query. Rooms without encryption count too: whether a room is encrypted may change, and a client that tracks nobody
+//! there ignores the answer. Only where all members of a room come at once (MSC3902) it must be encrypted for all to be
+//! named.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -157,73 +157,13 @@ fn invited(inner: &Inner, event: &StoredEvent) -> Option<Option<News>> {
 
 const NOTE: &str =
     "INSERT INTO device_lists (user_nid, pos) VALUES ($1, $2) ON CONFLICT (user_nid) DO UPDATE SET pos = excluded.pos";
-const NOTE_CHANGE: &str = "INSERT INTO device_changes (user_nid, device_id, pos, prev) VALUES ($1, $2, $3, COALESCE((SELECT MAX(pos) FROM device_changes WHERE user_nid = $1 AND device_id <> ''), 0)) ON CONFLICT (user_nid, device_id) DO UPDATE SET pos = excluded.pos, prev = excluded.prev";
-const NEWEST_CHANGE: &str = "SELECT user_nid, device_id, pos, prev FROM device_changes WHERE user_nid = $1 AND device_id <> '' ORDER BY pos DESC LIMIT 1";
 const POS: &str = "SELECT pos FROM device_lists WHERE user_nid = $1";
 const CHANGED: &str = "SELECT user_nid FROM device_lists WHERE pos > $1 AND pos <= $2";
 const MOVED: &str = "SELECT DISTINCT s.room_nid, b.user_nid, b.membership, e.sender_nid FROM memberships a JOIN state_changes s ON s.room_nid = a.room_nid AND s.pos > $2 AND s.pos <= $3 JOIN state_keys k ON k.key_nid = s.key_nid AND k.event_type = 'm.room.member' JOIN users u ON u.user_id = k.state_key JOIN memberships b ON b.room_nid = s.room_nid AND b.user_nid = u.user_nid JOIN events e ON e.event_nid = b.event_nid WHERE a.user_nid = $1 AND (a.membership = 'join' OR a.pos > $2)";
 const WHOLE: &str = "SELECT r.room_nid FROM rooms r JOIN memberships m ON m.room_nid = r.room_nid AND m.user_nid = $1 AND m.membership = 'join' WHERE r.whole_pos > $2 AND r.whole_pos <= $3";
 const OWN: &str = "SELECT target_nid FROM key_signatures WHERE signer_nid = $1 AND target_nid <> $1 AND pos > $2 AND pos <= $3 UNION SELECT user_nid FROM cross_signing_keys WHERE user_nid = $1 AND usage = 'user_signing' AND pos > $2 AND pos <= $3";
 
-/// A change of a device of ours, as other servers are told of it.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct DeviceChange {
-    /// Whose.
-    pub user_nid: i64,
-    /// Which; empty stands for the cross-signing keys.
-    pub device_id: String,
-    /// Its `stream_id`: a log position.
-    pub pos: i64,
-    /// The `stream_id` of the user's change before it; 0: none.
-    pub prev: i64,
-}
-
-impl Store {
-    /// The device changes that were made at these positions, oldest first; what a later change of the same device
-    /// replaced is left out.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn device_changes_at(&self, positions: &[StreamPos]) -> Result<Vec<DeviceChange>> {
-        let sql = sql!("SELECT user_nid, device_id, pos, prev FROM device_changes WHERE pos " [in 1] " ORDER BY pos");
-        fetch_all!(&mut self.read().await?, DeviceChange, sql, Ints(positions.iter().map(|p| p.0).collect()))
-    }
-
-    /// The newest change of a user's devices.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn newest_device_change(&self, user: UserNid) -> Result<Option<DeviceChange>> {
-        fetch_optional!(&mut self.read().await?, DeviceChange, NEWEST_CHANGE, user.0)
-    }
-}
-
 impl Tx {
-    /// Notes that devices of a user of ours came, were renamed or went, or that their keys or signatures changed. Each
-    /// change has a position of its own: other servers are told of one device at a time.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn note_devices(&mut self, user: UserNid, devices: &[String]) -> Result<()> {
-        for device in devices {
-            self.note_change(user, device).await?;
-        }
-        Ok(())
-    }
-
-    /// Notes that the cross-signing keys of a user of ours changed, or signatures on them.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn note_signing_keys(&mut self, user: UserNid) -> Result<()> {
-        self.note_change(user, "").await
-    }
-
-    async fn note_change(&mut self, user: UserNid, device: &str) -> Result<()> {
-        let pos = self.note_device_list(user).await?;
-        later!(self, NOTE_CHANGE, user.0, device, pos.0)
-    }
-
     /// Notes that a user's devices or keys changed, for the clients of this server alone.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use hearth_base::{
     Doing, Result,
     ids::{EventNid, RoomNid, StreamPos, UserNid},
 };
-use hearth_store::{events::StoredEvent, keys::lists::DeviceChange, outbox::Owed};
+use hearth_store::{events::StoredEvent, keys::changes::DeviceChange, outbox::Owed};
 use ruma::{OwnedUserId, UserId, events::TimelineEventType};
 use serde_json::{Value, json, value::RawValue};
 use sha2::{Digest, Sha256};

@@ -1,0 +1,74 @@
+//! What other servers are told of our users' devices: which one changed, and where in each user's chain of changes it
+//! stands (spec: server-server API, "Device Management").
+//!
+//! Owns the table `device_changes`.
+
+use hearth_base::{
+    Result,
+    ids::{StreamPos, UserNid},
+};
+
+use crate::{Store, db::Ints, fetch_all, fetch_optional, later, log::Tx, sql};
+
+const NOTE_CHANGE: &str = "INSERT INTO device_changes (user_nid, device_id, pos, prev) VALUES ($1, $2, $3, COALESCE((SELECT MAX(pos) FROM device_changes WHERE user_nid = $1 AND device_id <> ''), 0)) ON CONFLICT (user_nid, device_id) DO UPDATE SET pos = excluded.pos, prev = excluded.prev";
+const NEWEST_CHANGE: &str = "SELECT user_nid, device_id, pos, prev FROM device_changes WHERE user_nid = $1 AND device_id <> '' ORDER BY pos DESC LIMIT 1";
+
+/// A change of a device of ours, as other servers are told of it.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct DeviceChange {
+    /// Whose.
+    pub user_nid: i64,
+    /// Which; empty stands for the cross-signing keys.
+    pub device_id: String,
+    /// Its `stream_id`: a log position.
+    pub pos: i64,
+    /// The `stream_id` of the user's change before it; 0: none.
+    pub prev: i64,
+}
+
+impl Store {
+    /// The device changes that were made at these positions, oldest first; what a later change of the same device
+    /// replaced is left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn device_changes_at(&self, positions: &[StreamPos]) -> Result<Vec<DeviceChange>> {
+        let sql = sql!("SELECT user_nid, device_id, pos, prev FROM device_changes WHERE pos " [in 1] " ORDER BY pos");
+        fetch_all!(&mut self.read().await?, DeviceChange, sql, Ints(positions.iter().map(|p| p.0).collect()))
+    }
+
+    /// The newest change of a user's devices.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn newest_device_change(&self, user: UserNid) -> Result<Option<DeviceChange>> {
+        fetch_optional!(&mut self.read().await?, DeviceChange, NEWEST_CHANGE, user.0)
+    }
+}
+
+impl Tx {
+    /// Notes that devices of a user of ours came, were renamed or went, or that their keys or signatures changed. Each
+    /// change has a position of its own: other servers are told of one device at a time.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn note_devices(&mut self, user: UserNid, devices: &[String]) -> Result<()> {
+        for device in devices {
+            self.note_change(user, device).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the cross-signing keys of a user of ours changed, or signatures on them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn note_signing_keys(&mut self, user: UserNid) -> Result<()> {
+        self.note_change(user, "").await
+    }
+
+    async fn note_change(&mut self, user: UserNid, device: &str) -> Result<()> {
+        let pos = self.note_device_list(user).await?;
+        later!(self, NOTE_CHANGE, user.0, device, pos.0)
+    }
+}
