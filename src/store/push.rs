@@ -93,7 +93,7 @@ impl From<PusherRow> for Pusher {
 /// What is unread in one thread (`main` or the root's event id), as rows tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadRows {
-    /// The thread.
+    /// The thread; empty for what was redacted, which is in the room's counter and nobody's.
     pub thread: String,
     /// Events that count by the default rules; always 0 for `main`, where the room's counter tells.
     pub counted: i64,
@@ -159,7 +159,7 @@ const UNREAD: &str = "SELECT a.thread, \
      FROM push_actions a \
      LEFT JOIN push_actions e ON e.user_nid = 0 AND e.room_nid = a.room_nid AND e.pos = a.pos \
      LEFT JOIN read_positions r ON r.room_nid = a.room_nid AND r.user_nid = $1 AND r.thread = a.thread \
-     WHERE a.user_nid IN (0, $1) AND a.room_nid = $2 AND a.thread <> '' AND a.pos > $3 AND a.pos <= $4 AND (r.pos IS NULL OR a.pos > r.pos) \
+     WHERE a.user_nid IN (0, $1) AND a.room_nid = $2 AND a.pos > $3 AND a.pos <= $4 AND (r.pos IS NULL OR a.pos > r.pos) \
      GROUP BY a.thread";
 const COUNTED_IN_THREADS: &str = "SELECT COUNT(*) FROM push_actions WHERE user_nid = 0 AND room_nid = $1 AND pos > $2 AND pos <= $3 AND counted AND thread <> 'main'";
 const OUTCOMES: &str = "SELECT user_nid, pos, thread, notify, highlight, actions FROM push_actions WHERE user_nid IN (0, $1) AND room_nid = $2 AND pos >= $3 AND pos <= $4";

@@ -66,10 +66,13 @@ impl Push {
             None => self.joined_at(user, room).await?.unwrap_or((at.pos, at.counter)),
         };
         let main_read = of(MAIN).filter(|main| *main > read).unwrap_or(read);
-        let mut own = Sums::default();
-        let mut in_threads = 0;
+        let (mut own, mut in_threads) = (Sums::default(), 0);
         for row in self.store.unread_rows(user, room, read.0, at.pos).await? {
+            // What was redacted stands under no thread: the room's counter has it, nobody else.
             in_threads += row.counted;
+            if row.thread.is_empty() {
+                continue;
+            }
             own.add(&row.thread.into(), Sum::new(row.counted + row.deviation, row.highlights));
         }
         // Who has read some thread further than the room is not told of all that is in threads.

@@ -162,6 +162,8 @@ async fn pages_show_what_the_room_let_be_seen_at_the_time() {
         let said = alice.says(&room, "in").await;
         hears(&bob, &room, &said).await;
         if !stay {
+            // Or the states of his stay would be forgotten when Carol enters.
+            super::partial::is_whole(&there, &room).await;
             bob.leaves(&room).await.good();
             joins_through(&carol, &room, &[here.name().as_str()]).await.good();
         } else {

@@ -53,7 +53,8 @@ async fn who_left_stays_out_whatever_others_have_not_heard() {
         news.is_reached(1).await;
         joins_through(&carol, &room, &[here.name().as_str()]).await.good();
         assert_eq!(membership(&alice, &room, &bob).await, "join");
-        assert_eq!(is_partial(&there, &room).await, in_part);
+        // Or whole all the same, if what her join follows has come meanwhile.
+        assert!(in_part || !is_partial(&there, &room).await);
         let check = async || {
             assert_eq!(read(&bob, &room, 3).await, ["in"], "in part: {in_part}");
             assert!(is_left(&bob, &room).await.is_object(), "in part: {in_part}");
@@ -101,7 +102,7 @@ async fn who_comes_back_unheard_brings_news_of_devices() {
         news.is_reached(1).await;
         publishes_keys(&bob.another_device().await).await;
         joins_through(&bob, &room, &[here.name().as_str()]).await.good();
-        assert_eq!(is_partial(&there, &room).await, in_part);
+        assert!(in_part || !is_partial(&there, &room).await);
         news.opens();
         becomes("both are known", async || devices().await == 2).await;
         rest.opens();
