@@ -38,6 +38,8 @@ pub struct KeyDocument {
     pub fetched_ms: i64,
     /// The keys in it.
     pub keys: VerifyKeys,
+    /// Whether a notary told it, who may have an older one than we.
+    pub second_hand: bool,
 }
 
 /// A document of a server's keys as it is kept.
@@ -67,8 +69,10 @@ impl Default for Memory {
 }
 
 const PUT: &str = "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old";
+const PUT_UNKNOWN: &str = "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO NOTHING";
 const DOCUMENTS: &str = "SELECT json, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
-const DOCUMENTS_KEYS: &str = "SELECT fetched_ms, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
+const DOCUMENTS_KEYS: &str =
+    "SELECT fetched_ms, valid_ms, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
 const DOCUMENT_PUT: &str =
     "INSERT INTO key_documents (server, json, valid_ms, fetched_ms, key_ids) VALUES ($1, $2, $3, $4, $5)";
 const DOCUMENT_DROP: &str = "DELETE FROM key_documents WHERE server = $1 AND fetched_ms = $2";
@@ -121,18 +125,20 @@ impl Store {
         rows.into_iter().map(|(json, key_ids)| Ok(KeptDocument { json, key_ids: read_ids(&key_ids)? })).collect()
     }
 
-    /// Keeps documents and the keys in them; keys known from earlier documents stay.
+    /// Keeps documents and the keys in them; keys known from earlier documents stay. What a notary told takes the place of
+    /// nothing that holds for longer.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn keep_key_documents(&self, documents: Vec<KeyDocument>) -> Result<()> {
+    pub async fn keep_key_documents(&self, mut documents: Vec<KeyDocument>) -> Result<()> {
+        documents.sort_by_key(|d| d.valid_ms);
         self.write(move |tx| {
             Box::pin(async move {
                 for d in &documents {
-                    let server = d.server.as_str();
-                    tx.keep_document(d).await?;
+                    let put = if tx.keep_document(d).await? { PUT } else { PUT_UNKNOWN };
                     for (key_id, key) in &d.keys {
-                        execute!(tx, PUT, server, key_id.as_str(), key.public_key.as_str(), key.valid_ms, key.old)?;
+                        let (server, public) = (d.server.as_str(), key.public_key.as_str());
+                        execute!(tx, put, server, key_id.as_str(), public, key.valid_ms, key.old)?;
                     }
                 }
                 tx.after_commit(move |store| {
@@ -146,13 +152,27 @@ impl Store {
 }
 
 impl Tx {
-    /// Keeps a document; those before it go whose keys are all in newer ones, and the oldest of too many.
-    async fn keep_document(&mut self, d: &KeyDocument) -> Result<()> {
+    /// Keeps a document, and says whether it is the newest; those before it go whose keys are all in newer ones, and the
+    /// oldest of too many.
+    async fn keep_document(&mut self, d: &KeyDocument) -> Result<bool> {
         let server = d.server.as_str();
-        let before: Vec<(i64, String)> = fetch_all!(self, (i64, String), DOCUMENTS_KEYS, server)?;
-        let mut newer: BTreeSet<String> = d.keys.keys().cloned().collect();
+        let before: Vec<(i64, i64, String)> = fetch_all!(self, (i64, i64, String), DOCUMENTS_KEYS, server)?;
+        let key_ids: Vec<&String> = d.keys.keys().collect();
+        let key_ids = serde_json::to_string(&key_ids).doing("writing the ids of keys")?;
+        let mut newer: BTreeSet<String> = BTreeSet::new();
+        if d.second_hand && before.iter().any(|(_, valid_ms, _)| *valid_ms > d.valid_ms) {
+            for (_, _, key_ids) in &before {
+                newer.extend(read_ids(key_ids)?);
+            }
+            if before.len() < DOCUMENTS_KEPT && d.keys.keys().any(|id| !newer.contains(id)) {
+                let at = before.last().map_or(d.fetched_ms, |(oldest, ..)| oldest.saturating_sub(1));
+                execute!(self, DOCUMENT_PUT, server, d.json.as_str(), d.valid_ms, at, key_ids)?;
+            }
+            return Ok(false);
+        }
+        newer.extend(d.keys.keys().cloned());
         let mut kept = 1;
-        for (fetched_ms, key_ids) in &before {
+        for (fetched_ms, _, key_ids) in &before {
             let ids = read_ids(key_ids)?;
             if kept < DOCUMENTS_KEPT && ids.iter().any(|id| !newer.contains(id)) {
                 newer.extend(ids);
@@ -161,11 +181,10 @@ impl Tx {
                 execute!(self, DOCUMENT_DROP, server, *fetched_ms)?;
             }
         }
-        let key_ids: Vec<&String> = d.keys.keys().collect();
-        let key_ids = serde_json::to_string(&key_ids).doing("writing the ids of keys")?;
         // The newest is the one that came last, whatever the clock says.
-        let at = before.first().map_or(d.fetched_ms, |(newest, _)| d.fetched_ms.max(newest.saturating_add(1)));
-        execute!(self, DOCUMENT_PUT, server, d.json.as_str(), d.valid_ms, at, key_ids).map(drop)
+        let at = before.first().map_or(d.fetched_ms, |(newest, ..)| d.fetched_ms.max(newest.saturating_add(1)));
+        execute!(self, DOCUMENT_PUT, server, d.json.as_str(), d.valid_ms, at, key_ids)?;
+        Ok(true)
     }
 }
 

@@ -17,6 +17,7 @@ mod ownership;
 mod pruning;
 mod readers;
 mod runs;
+mod server_keys;
 mod statements;
 
 /// Runs a story on both engines, as `name::sqlite` and `name::postgres`.

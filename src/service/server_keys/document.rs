@@ -74,7 +74,7 @@ pub(super) fn read(json: &str, now: i64) -> Result<Document, String> {
     if !is_signed {
         return Err("it is not signed by a key in it".to_owned());
     }
-    let kept = KeyDocument { server, json: json.to_owned(), valid_ms, fetched_ms: now, keys };
+    let kept = KeyDocument { server, json: json.to_owned(), valid_ms, fetched_ms: now, keys, second_hand: false };
     Ok(Document { kept, object })
 }
 

@@ -288,7 +288,7 @@ impl Theirs {
             };
             let is_vouched = notary.keys.is_empty() || document::is_signed_by(&read.object, &notary.name, &notary.keys);
             if is_vouched && servers.contains(&read.kept.server) {
-                documents.push(read.kept);
+                documents.push(KeyDocument { second_hand: true, ..read.kept });
             }
         }
         Ok(documents)

@@ -181,6 +181,7 @@ pub async fn nobodies_join(count: usize, world: &World) -> Vec<OwnedServerName> 
             valid_ms: until,
             fetched_ms: 0,
             keys: [(signer.key_id().to_owned(), key)].into(),
+            second_hand: false,
         };
         services.store.keep_key_documents(vec![document]).await.unwrap();
         let user: OwnedUserId = format!("@nobody:{name}").try_into().unwrap();
