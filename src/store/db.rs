@@ -199,6 +199,9 @@ impl Db {
                         // Each statement is planned once a connection, not anew for its first five arguments: none of
                         // ours has a better plan for some arguments than for others.
                         ("plan_cache_mode", "force_generic_plan"),
+                        // A plan without arguments may look dear enough to be compiled, for milliseconds each time it is
+                        // run; what it finds are a few rows.
+                        ("jit", "off"),
                         // A server that lost us ends our session, and with it our claim on the database, in a minute.
                         ("tcp_keepalives_idle", "30"),
                         ("tcp_keepalives_interval", "10"),
