@@ -88,7 +88,10 @@ pub fn run() {
     let idle = measure(&world, None, &mut bob);
     println!("hostile: an honest transaction alone costs {:.2} ms of CPU", idle.per_honest_ms());
     let (evils, eve) = (evils(&eve), Arc::new(eve));
-    for evil in evils {
+    // Those that are named, if any is.
+    let named = |evil: &Evil| std::env::args().any(|arg| arg == evil.name);
+    let is_any = evils.iter().any(named);
+    for evil in evils.into_iter().filter(|evil| !is_any || named(evil)) {
         let alone = measure_alone(&world, &eve, &evil);
         let beside = measure(&world, Some((&eve, &evil)), &mut bob);
         let more = beside.spent.saturating_sub(alone.spent);

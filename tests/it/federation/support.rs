@@ -161,7 +161,11 @@ impl Door {
 
     fn counting(&self, router: Router) -> Router {
         let asked = self.asked.clone();
-        router.layer(middleware::map_request(move |request: axum::extract::Request| {
+        router.layer(middleware::map_request(move |mut request: axum::extract::Request| {
+            if let Some(ip) = caller(&request) {
+                let peer = hearth_base::peer::Peer { ip, tls: true, listener: "federation".into() };
+                request.extensions_mut().insert(peer);
+            }
             *asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
             std::future::ready(request)
         }))
@@ -223,6 +227,13 @@ impl Door {
             }
         });
     }
+}
+
+/// The address in the name of the server that asks: on loopback all come from the same.
+fn caller(request: &axum::extract::Request) -> Option<IpAddr> {
+    let said = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let name = said.split_once("origin=")?.1.trim_start_matches('"');
+    name.split([':', '"', ',']).next()?.parse().ok()
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
