@@ -64,7 +64,7 @@ impl Draft {
     }
 }
 
-/// Checks what does not depend on state: that type and state key are of 255 bytes at most; a create event by itself; of
+/// Checks what does not depend on state: that type and state key are such as can be kept; a create event by itself; of
 /// others, that the auth events exist, were not rejected, belong to the room and are those it should name. `fetch` finds
 /// an event by id (since version 12 also the create event, which is not named).
 pub fn check_independent(
@@ -72,8 +72,8 @@ pub fn check_independent(
     pdu: &Pdu,
     fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>,
 ) -> Result<(), NotAllowed> {
-    if pdu.event_type().to_string().len() > MAX_FIELD || pdu.state_key().is_some_and(|key| key.len() > MAX_FIELD) {
-        return Err(NotAllowed(format!("its type or state key has more than {MAX_FIELD} bytes")));
+    if !pdu.has_sound_names() {
+        return Err(NotAllowed(format!("its type or state key has more than {MAX_FIELD} bytes, or NUL")));
     }
     if *pdu.event_type() == TimelineEventType::RoomCreate {
         check_room_version(version, pdu)?;

@@ -125,6 +125,15 @@ impl Pdu {
         self.state_key.as_deref()
     }
 
+    /// Whether type and state key can be kept: they have 255 bytes at most (spec: "Size limits"; old servers counted
+    /// characters) and no NUL, which no text of PostgreSQL has, with us or with others. An event with other names is
+    /// rejected and has its place, but is no part of any state.
+    #[must_use]
+    pub fn has_sound_names(&self) -> bool {
+        let is_sound = |name: &str| name.len() <= canonical::MAX_FIELD && !name.contains('\0');
+        is_sound(&self.event_type.to_string()) && self.state_key().is_none_or(is_sound)
+    }
+
     /// Whether it is a state event.
     #[must_use]
     pub fn is_state(&self) -> bool {

@@ -9,6 +9,7 @@ mod hostile;
 mod invites;
 mod joining;
 mod media;
+mod odd;
 mod partial;
 mod policy;
 mod reading;

@@ -203,6 +203,9 @@ impl Draft {
         if self.state_key.as_ref().is_some_and(|key| key.len() > MAX_FIELD) {
             return Err(Error::too_large("The state key is too long"));
         }
+        if self.event_type.to_string().contains('\0') || self.state_key.as_ref().is_some_and(|key| key.contains('\0')) {
+            return Err(Error::invalid_param("Event types and state keys cannot contain NUL"));
+        }
         if !prev.iter().chain(auth).all(|reference| reference.fits(version)) {
             return Err(Error::broken("an event of room version 1 or 2 names others without their hashes"));
         }

@@ -335,10 +335,10 @@ fn references(
         .collect()
 }
 
-/// ruma takes ids without a server name of any length.
+/// ruma takes ids without a server name of any length, and NUL in them.
 pub(super) fn event_id(id: &str) -> Result<OwnedEventId, Malformed> {
     match EventId::parse(id) {
-        Ok(event_id) if id.len() <= MAX_FIELD => Ok(event_id),
+        Ok(event_id) if id.len() <= MAX_FIELD && !id.contains('\0') => Ok(event_id),
         _ => Err(Malformed::new("not an event id")),
     }
 }

@@ -116,7 +116,7 @@ impl Staged {
             }
         }
         let nid = arrival.nid;
-        let key = match pdu.state_key() {
+        let key = match pdu.state_key().filter(|_| pdu.has_sound_names()) {
             Some(state_key) => Some(store.intern_key(&pdu.event_type().to_string(), state_key).await?),
             None => None,
         };
@@ -129,7 +129,7 @@ impl Staged {
             _ => before.clone(),
         };
         near.0.insert(pdu.event_id().to_owned(), (nid, after.clone()));
-        if key.is_some() {
+        if pdu.is_state() {
             self.head.remember(nid, &pdu, &arrival.auth);
         }
         let depth = i64::try_from(pdu.depth()).unwrap_or(i64::MAX);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use hearth_base::{
-    Result,
+    Error, Result,
     cache::Cache,
     ids::{RoomNid, UserNid},
 };
@@ -165,17 +165,27 @@ impl Edus {
             }
             let Ok(edu) = serde_json::from_str::<Edu<'_>>(raw.get()) else { continue };
             let content = edu.content.get();
-            match edu.edu_type.as_str() {
-                "m.typing" => self.typing(origin, content, &mut rooms).await?,
-                "m.receipt" => self.receipt(origin, content, &mut rooms).await?,
-                "m.presence" => self.presence(origin, content).await?,
-                "m.direct_to_device" => self.to_device(origin, content).await?,
-                "m.device_list_update" => self.device_lists.update(origin, content).await?,
+            let done = match edu.edu_type.as_str() {
+                "m.typing" => self.typing(origin, content, &mut rooms).await,
+                "m.receipt" => self.receipt(origin, content, &mut rooms).await,
+                "m.presence" => self.presence(origin, content).await,
+                "m.direct_to_device" => self.to_device(origin, content).await,
+                "m.device_list_update" => self.device_lists.update(origin, content).await,
                 // The second is how it was called before it was in the specification.
                 "m.signing_key_update" | "org.matrix.signing_key_update" => {
-                    self.device_lists.signing_keys(origin, content).await?
+                    self.device_lists.signing_keys(origin, content).await
                 }
-                other => tracing::trace!(%origin, edu_type = other, "an EDU of a type unknown here"),
+                other => {
+                    tracing::trace!(%origin, edu_type = other, "an EDU of a type unknown here");
+                    Ok(())
+                }
+            };
+            match done {
+                // What is wrong with one stops none of the others.
+                Err(e @ Error::Told(_)) => {
+                    tracing::debug!(%origin, edu_type = edu.edu_type, error = %e, "an EDU that cannot be taken in");
+                }
+                done => done?,
             }
         }
         Ok(())

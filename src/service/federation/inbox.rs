@@ -140,7 +140,12 @@ impl Inbox {
             stream::iter(rooms).map(of_room).buffer_unordered(ROOMS_AT_ONCE).collect().await;
         let mut answers = Answers::new();
         for of_room in done {
-            answers.extend(of_room?);
+            match of_room {
+                Ok(of_room) => answers.extend(of_room),
+                // What is wrong with events of one room stops neither the other rooms nor what is no event.
+                Err(e @ Error::Told(_)) => tracing::warn!(server = %origin, error = %e, "events could not be taken in"),
+                Err(e) => return Err(e),
+            }
         }
         Ok(answers)
     }

@@ -213,7 +213,7 @@ impl Outliers {
                 tracing::debug!(room.id = %room_id, event.id = %pdu.event_id(), %why, "rejected");
             }
             let pdu = Arc::new(pdu.with_rejected(refused.is_some()));
-            let key = match pdu.state_key() {
+            let key = match pdu.state_key().filter(|_| pdu.has_sound_names()) {
                 Some(state_key) => Some(self.store.intern_key(&pdu.event_type().to_string(), state_key).await?),
                 None => None,
             };

@@ -1,6 +1,7 @@
 //! Events on their way into a room, with the positions that they get.
 
 use hearth_base::ids::{RoomNid, StreamPos};
+use hearth_rules::event::Pdu;
 
 use super::{NewEvent, Standing, StoredEvent};
 
@@ -44,4 +45,9 @@ impl Placed<'_> {
 
 pub(super) fn clamp(depth: u64) -> i64 {
     i64::try_from(depth).unwrap_or(i64::MAX)
+}
+
+/// An event's type as a column has it: PostgreSQL has no NUL. The event itself is kept as it came.
+pub(super) fn type_of(pdu: &Pdu) -> String {
+    pdu.event_type().to_string().replace('\0', "\u{FFFD}")
 }

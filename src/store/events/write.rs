@@ -9,7 +9,7 @@ use hearth_base::{
 
 use super::{
     Append, Appended, MemberRow, NewEvent, NewMembership, Standing, StateChange, StoredEvent, gaps, partial,
-    placed::{Placed, clamp},
+    placed::{Placed, clamp, type_of},
     redactions,
 };
 use crate::{
@@ -192,7 +192,7 @@ async fn insert_events(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
         standing: i64 = r.event.standing.code(),
         sender: i64 = r.event.sender.0,
         key: Option<i64> = r.event.key.map(|k| k.0),
-        kind: String = r.event.pdu.event_type().to_string(),
+        kind: String = type_of(&r.event.pdu),
         origin: i64 = clamp(r.event.pdu.origin_server_ts()),
         snap: Option<i64> = r.event.snap.map(|s| s.0),
         after: Option<i64> = r.event.after.map(|s| s.0),
@@ -218,7 +218,7 @@ pub(super) async fn insert_outliers(tx: &mut Tx, room: RoomNid, events: &[NewEve
         standing: i64 = e.standing.code(),
         sender: i64 = e.sender.0,
         key: Option<i64> = e.key.map(|k| k.0),
-        kind: String = e.pdu.event_type().to_string(),
+        kind: String = type_of(&e.pdu),
         origin: i64 = clamp(e.pdu.origin_server_ts()),
         auth: Option<Vec<u8>> = e.auth.as_deref().map(pack),
         json: Vec<u8> = e.pdu.json().as_bytes().to_vec(),

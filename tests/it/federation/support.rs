@@ -292,14 +292,25 @@ impl Peers {
         Self::certified(last, named, |plan| plan).await
     }
 
+    /// The usual server on PostgreSQL; `None`, said once, where there is none.
+    pub async fn on_postgres(last: u8) -> Option<Peer> {
+        let (door, tls, plan) = Self::planned(last, &Ipv4Addr::new(127, 0, 0, last).to_string()).await;
+        Some(Peer { server: plan.postgres().await?, door, tls })
+    }
+
     async fn certified(last: u8, named: &str, change: impl FnOnce(Plan) -> Plan) -> Peer {
+        let (door, tls, plan) = Self::planned(last, named).await;
+        Peer { server: change(plan).start().await, door, tls }
+    }
+
+    async fn planned(last: u8, named: &str) -> (Door, Arc<ServerConfig>, Plan) {
         let address = Ipv4Addr::new(127, 0, 0, last);
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let name: OwnedServerName = listener.local_addr().unwrap().to_string().try_into().unwrap();
         let (door, tls) = (Door::open(), authority().certifies(&[named]));
         let (behind, with) = (door.clone(), tls.clone());
         let plan = plan(name).behind(move |router, supervisor| behind.serve(listener, with, router, supervisor));
-        Peer { server: change(plan).start().await, door, tls }
+        (door, tls, plan)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hearth_base::{OrNotFound, Result, ids::EventNid};
+use hearth_base::{Error, OrNotFound, Result, ids::EventNid};
 use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
 use hearth_store::{events::Standing, graph::Known, rooms::Room, state::StateMap};
 use ruma::{OwnedEventId, ServerName};
@@ -133,7 +133,12 @@ impl Inbox {
             arrived = self.events.receive(room.nid, arrivals.clone()).await;
         }
         let ids: Vec<OwnedEventId> = arrivals.iter().map(|a| a.pdu.event_id().to_owned()).collect();
-        for (id, arrived) in ids.into_iter().zip(arrived?) {
+        let arrived: Vec<(OwnedEventId, Arrived)> = match arrived {
+            Ok(arrived) => ids.into_iter().zip(arrived).collect(),
+            Err(Error::Told(_)) => self.place_each(room, arrivals, answers).await?,
+            Err(e) => return Err(e),
+        };
+        for (id, arrived) in arrived {
             let answer = match arrived {
                 Arrived::Placed => Ok(()),
                 // The sender did nothing wrong (server-server API, "Soft failure").
@@ -151,6 +156,29 @@ impl Inbox {
             answers.insert(id, answer);
         }
         Ok(())
+    }
+
+    /// Takes in one by one what cannot be stored together: there is one among them that cannot be stored at all, and the
+    /// others have done nothing.
+    async fn place_each(
+        &self,
+        room: &Room,
+        arrivals: Vec<Arrival>,
+        answers: &mut Answers,
+    ) -> Result<Vec<(OwnedEventId, Arrived)>> {
+        let mut placed = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            let id = arrival.pdu.event_id().to_owned();
+            match self.events.receive(room.nid, vec![arrival]).await {
+                Ok(arrived) => placed.extend(arrived.into_iter().map(|one| (id.clone(), one))),
+                Err(e @ Error::Told(_)) => {
+                    tracing::warn!(room.id = %room.room_id, event.id = %id, error = %e, "an event cannot be stored");
+                    answers.insert(id, Err(e.to_string()));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(placed)
     }
 
     /// Whether any of these is stored that was not; those that have a place meanwhile are left out.
