@@ -1,7 +1,10 @@
 //! Joins, leaves, knocks and invites of users of other servers (server-server API, "Joining Rooms" to "Leaving Rooms").
 
 use hearth_base::{Error, Result};
-use hearth_service::federation::joins::{Invitation, Reply, Template};
+use hearth_service::federation::{
+    answers::Pieces,
+    joins::{Invitation, Reply, Template},
+};
 use ruma::{
     OwnedEventId, OwnedRoomId, ServerName,
     api::federation::membership::{
@@ -64,10 +67,21 @@ async fn make_knock(cx: Cx, req: Federation<prepare_knock_event::v1::Request>) -
 
 async fn send_join(cx: Cx, req: Federation<create_join_event::v2::Request>) -> Result<Plain> {
     let b = &req.body;
-    cx.limits().check(Limit::JoinsPerRoom, &b.room_id)?;
     let reply = Reply { origin: &req.server, room_id: &b.room_id, event_id: &b.event_id, json: b.pdu.get() };
-    let answer = cx.joins.send_join(reply, b.omit_members).await?;
+    let answer = admitted(&cx, reply, b.omit_members).await?;
     Ok(streamed(answer, req.pass))
+}
+
+/// Only joins that happen are counted: a stranger's rubbish would keep everybody out.
+async fn admitted(cx: &Cx, reply: Reply<'_>, omit_members: bool) -> Result<Pieces> {
+    let room_id = reply.room_id;
+    cx.limits().would(Limit::JoinsPerRoom, room_id)?;
+    let (answer, is_news) = cx.joins.send_join(reply, omit_members).await?;
+    if is_news {
+        // Too many at once are not put out again.
+        let _ = cx.limits().check(Limit::JoinsPerRoom, room_id);
+    }
+    Ok(answer)
 }
 
 mod v1 {
@@ -147,9 +161,8 @@ mod v1 {
 
 async fn send_join_v1(cx: Cx, req: Federation<v1::join::Request>) -> Result<Plain> {
     let b = &req.body;
-    cx.limits().check(Limit::JoinsPerRoom, &b.room_id)?;
     let reply = Reply { origin: &req.server, room_id: &b.room_id, event_id: &b.event_id, json: b.pdu.get() };
-    let answer = cx.joins.send_join(reply, false).await?;
+    let answer = admitted(&cx, reply, false).await?;
     Ok(streamed(answer.within("[200,", "]"), req.pass))
 }
 
@@ -214,10 +227,16 @@ async fn invited(cx: &Cx, origin: &ServerName, args: &[String], invitation: &Inv
     let invalid = |e: ruma::IdParseError| Error::invalid_param(e.to_string());
     let room_id = OwnedRoomId::try_from(path(0)).map_err(invalid)?;
     let event_id = OwnedEventId::try_from(path(1)).map_err(invalid)?;
-    if let Ok(Invitee { state_key: Some(user) }) = serde_json::from_str(invitation.event.get()) {
-        cx.limits().check(Limit::InvitesPerUser, &user)?;
+    let invitee = serde_json::from_str(invitation.event.get()).ok().and_then(|i: Invitee<'_>| i.state_key);
+    if let Some(user) = &invitee {
+        cx.limits().would(Limit::InvitesPerUser, user)?;
     }
-    cx.limits().check(Limit::InvitesPerRoom, &room_id)?;
+    cx.limits().would(Limit::InvitesPerRoom, &room_id)?;
     let event = cx.joins.invited(origin, &room_id, &event_id, invitation).await?;
+    // Only what is an invite is counted: a stranger's rubbish would keep all others away from the user.
+    if let Some(user) = &invitee {
+        let _ = cx.limits().check(Limit::InvitesPerUser, user);
+    }
+    let _ = cx.limits().check(Limit::InvitesPerRoom, &room_id);
     Ok(Signed { event })
 }

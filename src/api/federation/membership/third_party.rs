@@ -25,9 +25,12 @@ async fn exchange(cx: Cx, req: Federation<As<exchange_invite::v1::Request, Excha
     let As { args, body, .. } = &req.body;
     let room_id = args.first().map(String::as_str).unwrap_or_default();
     let room_id = OwnedRoomId::try_from(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
-    cx.limits().check(Limit::InvitesPerUser, body.state_key.as_str())?;
-    cx.limits().check(Limit::InvitesPerRoom, &room_id)?;
+    cx.limits().would(Limit::InvitesPerUser, body.state_key.as_str())?;
+    cx.limits().would(Limit::InvitesPerRoom, &room_id)?;
     cx.joins.exchange(&req.server, &room_id, body).await?;
+    // Only what becomes an invite is counted.
+    let _ = cx.limits().check(Limit::InvitesPerUser, body.state_key.as_str());
+    let _ = cx.limits().check(Limit::InvitesPerRoom, &room_id);
     Ok(Json(json!({})))
 }
 

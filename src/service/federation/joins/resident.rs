@@ -47,6 +47,14 @@ pub struct Reply<'a> {
     pub json: &'a str,
 }
 
+/// A membership of another server's user that was taken in.
+struct Taken {
+    room: Arc<Room>,
+    event: Arc<StoredEvent>,
+    /// Whether it was not here before.
+    is_news: bool,
+}
+
 impl Joins {
     /// A template for a user of `origin` (`make_join`, `make_leave`, `make_knock`); `versions` are those it offers.
     ///
@@ -95,14 +103,14 @@ impl Joins {
         Ok(Template { room_version: room.version.clone(), event })
     }
 
-    /// Takes a join; gives the JSON of the room's state before it, of the auth chain and of the event as it stands here.
-    /// Whoever can do without has members left out (`omit_members`).
+    /// Takes a join; gives the JSON of the room's state before it, of the auth chain and of the event as it stands here,
+    /// and whether it is news. Whoever can do without has members left out (`omit_members`).
     ///
     /// # Errors
     /// As [`Self::make`], and 400 `M_INVALID_PARAM` for what is no such event, 403 for another server's and for bad signatures.
-    pub async fn send_join(&self, reply: Reply<'_>, omit_members: bool) -> Result<Pieces> {
-        let (room, event) = self.take(reply, MembershipState::Join).await?;
-        self.admitted(&room, &event, omit_members).await
+    pub async fn send_join(&self, reply: Reply<'_>, omit_members: bool) -> Result<(Pieces, bool)> {
+        let Taken { room, event, is_news } = self.take(reply, MembershipState::Join).await?;
+        Ok((self.admitted(&room, &event, omit_members).await?, is_news))
     }
 
     /// Takes a leave: an invite rejected, a knock taken back.
@@ -118,8 +126,8 @@ impl Joins {
     /// # Errors
     /// As [`Self::send_join`].
     pub async fn send_knock(&self, reply: Reply<'_>) -> Result<Vec<Box<RawValue>>> {
-        let (room, _) = self.take(reply, MembershipState::Knock).await?;
-        self.shown_events(&room, None).await
+        let taken = self.take(reply, MembershipState::Knock).await?;
+        self.shown_events(&taken.room, None).await
     }
 
     /// A room we are in, that does not keep `origin` out, and of which we know enough to let others in and out.
@@ -133,7 +141,7 @@ impl Joins {
         Ok(room)
     }
 
-    async fn take(&self, reply: Reply<'_>, wish: MembershipState) -> Result<(Arc<Room>, Arc<StoredEvent>)> {
+    async fn take(&self, reply: Reply<'_>, wish: MembershipState) -> Result<Taken> {
         let room = self.resident_for(reply.origin, reply.room_id).await?;
         let version = version_of(&room)?;
         let event = Pdu::parse_remote(reply.json, version)?;
@@ -141,7 +149,7 @@ impl Joins {
         if let Some(known) = self.store.event_by_id(reply.event_id).await?.filter(|e| e.standing != Standing::Outlier) {
             // Its server did not get our answer.
             return match known.standing {
-                Standing::Live if known.room == room.nid => Ok((room, known)),
+                Standing::Live if known.room == room.nid => Ok(Taken { room, event: known, is_news: false }),
                 _ => Err(Error::forbidden("This event was refused before")),
             };
         }
@@ -158,7 +166,8 @@ impl Joins {
             None => return Err(Error::broken("nothing became of an event")),
         }
         let event = self.store.event_by_id(reply.event_id).await?;
-        Ok((room, event.ok_or_else(|| Error::broken("an event that was stored is not there"))?))
+        let event = event.ok_or_else(|| Error::broken("an event that was stored is not there"))?;
+        Ok(Taken { room, event, is_news: true })
     }
 
     /// A join that one of ours is to vouch for gets our signature, if its user meets a condition.
