@@ -5,12 +5,14 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use hearth_base::{Error, Result};
+use hearth_remote::Failure;
 use ruma::{
-    ServerName, UInt,
+    RoomAliasId, RoomId, ServerName, UInt,
     api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
     directory::{RoomNetwork, RoomTypeFilter},
 };
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{Directory, Summary};
 
@@ -36,6 +38,57 @@ pub struct PublicRooms<'a> {
 
 /// Where a page begins or ends: how many are in the room, and its id.
 type Place = (Reverse<u64>, String);
+
+/// Reads another server's page. What is nonsense about a room costs that room alone, or its alias.
+fn read(body: &[u8]) -> Result<Value, Failure> {
+    #[derive(Deserialize)]
+    struct Page {
+        chunk: Vec<Value>,
+        #[serde(default)]
+        next_batch: Value,
+        #[serde(default)]
+        prev_batch: Value,
+        #[serde(default)]
+        total_room_count_estimate: Value,
+    }
+    let page: Page = serde_json::from_slice(body).map_err(|e| Failure::Nonsense(e.to_string()))?;
+    let rooms: Vec<Value> = page.chunk.into_iter().filter_map(listed).collect();
+    let mut answer = json!({ "chunk": rooms });
+    let tokens = [("next_batch", page.next_batch), ("prev_batch", page.prev_batch)];
+    for (key, value) in tokens.into_iter().filter(|(_, value)| value.is_string()) {
+        answer[key] = value;
+    }
+    if let Some(total) = count(&page.total_room_count_estimate) {
+        answer["total_room_count_estimate"] = json!(total);
+    }
+    Ok(answer)
+}
+
+/// A room of another server's list as clients can read it.
+fn listed(room: Value) -> Option<Value> {
+    let Value::Object(mut room) = room else { return None };
+    room.get("room_id")?.as_str().filter(|id| <&RoomId>::try_from(*id).is_ok())?;
+    let members = room.get("num_joined_members").and_then(count).unwrap_or(0);
+    room.insert("num_joined_members".to_owned(), json!(members));
+    for required in ["world_readable", "guest_can_join"] {
+        let said = room.get(required).and_then(Value::as_bool).unwrap_or(false);
+        room.insert(required.to_owned(), json!(said));
+    }
+    let is_alias = |alias: &str| <&RoomAliasId>::try_from(alias).is_ok();
+    room.retain(|key, value| match key.as_str() {
+        "canonical_alias" => value.as_str().is_some_and(is_alias),
+        "name" | "topic" | "avatar_url" | "join_rule" | "room_type" => value.is_string(),
+        _ => true,
+    });
+    Some(Value::Object(room))
+}
+
+/// A number of things, whole or as others write it.
+fn count(value: &Value) -> Option<u64> {
+    // Such numbers are as exact as those who count.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    value.as_u64().or_else(|| value.as_f64().filter(|n| (0.0..1e15).contains(n)).map(|n| n as u64))
+}
 
 impl Directory {
     /// A page of the published rooms, ours or another server's, as JSON.
@@ -75,27 +128,22 @@ impl Directory {
             Some(network) => RoomNetwork::ThirdParty(network.to_owned()),
             None => RoomNetwork::Matrix,
         };
-        let patience = self.federation.short();
-        let answer = if ask.term.is_none() && ask.types.is_empty() {
+        let request = if ask.term.is_none() && ask.types.is_empty() {
             let mut request = get_public_rooms::v1::Request::new();
             (request.limit, request.since, request.room_network) = (limit, since, network);
-            let found = self.federation.send(server, request, patience).await;
-            found.map(|f| (f.chunk, f.next_batch, f.prev_batch, f.total_room_count_estimate))
+            self.federation.remote().signed(server, request)
         } else {
             let mut request = get_public_rooms_filtered::v1::Request::new();
             (request.limit, request.since, request.room_network) = (limit, since, network);
             request.filter.generic_search_term = ask.term.map(str::to_owned);
             request.filter.room_types = ask.types.iter().map(|t| RoomTypeFilter::from(t.as_deref())).collect();
-            let found = self.federation.send(server, request, patience).await;
-            found.map(|f| (f.chunk, f.next_batch, f.prev_batch, f.total_room_count_estimate))
+            self.federation.remote().signed(server, request)
         };
-        let (chunk, next, prev, total) = answer.map_err(|e| self.federation.told(server, &e))?;
-        let mut answer = json!({ "chunk": chunk });
-        let rest =
-            [("next_batch", json!(next)), ("prev_batch", json!(prev)), ("total_room_count_estimate", json!(total))];
-        for (key, value) in rest.into_iter().filter(|(_, value)| !value.is_null()) {
-            answer[key] = value;
-        }
+        let answer = match request {
+            Ok(request) => self.federation.exchange(server, request, self.federation.short()).await,
+            Err(e) => Err(e),
+        };
+        let answer = answer.and_then(|answer| read(answer.body())).map_err(|e| self.federation.told(server, &e))?;
         Ok(answer.to_string())
     }
 
