@@ -270,6 +270,8 @@ impl Remote {
             Failure::TooLarge(_) => too_large(),
             Failure::Refused(r) if r.errcode == "M_NOT_YET_UPLOADED" => not_yet(),
             Failure::Refused(r) if r.errcode == "M_TOO_LARGE" => too_large(),
+            // It has no time for us now, which is no word about the file.
+            Failure::Refused(r) if r.status == StatusCode::TOO_MANY_REQUESTS => self.federation.told(&key.0, failure),
             Failure::Refused(r) if r.status.is_client_error() => unavailable(),
             failure => self.federation.told(&key.0, failure),
         }

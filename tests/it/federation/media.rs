@@ -1,9 +1,17 @@
 //! Files of other servers: fetched once, served like our own, bounded like our own.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use axum::{Router, extract::Request, response::Response};
+use axum::{
+    Router,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::FutureExt;
 use hearth_base::tasks::Supervisor;
 use http::{HeaderMap, StatusCode, header};
 use ruma::{OwnedServerName, ServerName};
@@ -140,6 +148,17 @@ async fn what_is_not_to_be_had() {
     let services = small.services();
     assert!(services.store.quarantine_media(here.name(), &id, Some("@mod:x".to_owned())).await.unwrap());
     downloads(&small, &bob, here.name(), &id, "").await.refused(404, "M_NOT_FOUND");
+    // That it has no time is no word about the file, and not remembered.
+    here.tricks(Some(Arc::new(|path| {
+        let busy = || async { StatusCode::TOO_MANY_REQUESTS.into_response() };
+        path.contains("/media/download/").then(|| busy().boxed())
+    })));
+    let busy = uploads(&here, &alice, &[7; 10], "image/png").await;
+    let told = downloads(&small, &bob, here.name(), &busy, "").await;
+    assert!(told.status == 429 || told.status >= 500, "{told:?}");
+    here.tricks(None);
+    let comes = async { while downloads(&small, &bob, here.name(), &busy, "").await.status != 200 {} };
+    assert!(tokio::time::timeout(Duration::from_secs(20), comes).await.is_ok(), "it is remembered as missing");
     here.goes_away();
     let away = downloads(&small, &bob, here.name(), "another", "").await;
     assert_eq!(away.status, 502, "{away:?}");
