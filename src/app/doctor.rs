@@ -318,6 +318,7 @@ async fn reachable(config: &Config, remote: &Federation, running: bool) -> Vec<F
     }
     let report = tester::examine(remote, name.as_str(), Clock::new().now_ms()).await;
     let mut found: Vec<Finding> = report.faults.into_iter().map(|fault| bad(ABOUT, fault.what, fault.remedy)).collect();
+    found.extend(report.warnings.into_iter().map(|warning| odd(ABOUT, warning.what, warning.remedy)));
     if report.is_fine {
         found.push(fine(ABOUT, "other servers reach this one"));
     } else if found.is_empty() {

@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use crate::server_keys;
 
-/// A certificate that has less left than this is told about, s.
-const SOON: i64 = 14 * 86_400;
+/// A certificate that has a smaller part of its life left than one in so many is told about: it should have been renewed
+/// when a third was left.
+const SOON: i64 = 5;
 const KEYS: &str = "/_matrix/key/v2/server";
 const VERSION: &str = "/_matrix/federation/v1/version";
 /// Addresses that are looked at.
@@ -30,13 +31,25 @@ pub struct Report {
     /// Whether other servers reach it everywhere they may try.
     pub is_fine: bool,
     /// What `.well-known/matrix/server` says: a name, or why nothing.
-    pub well_known: Option<Result<String, String>>,
+    pub well_known: Option<WellKnown>,
     /// In whose name it is spoken to: the `Host` header, and the name in the certificate.
     pub host: Option<String>,
     /// What each address has.
     pub addresses: Vec<Address>,
     /// What is wrong.
     pub faults: Vec<Fault>,
+    /// What will be wrong soon if nobody looks.
+    pub warnings: Vec<Fault>,
+}
+
+/// A document of delegation.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WellKnown {
+    /// The server it names.
+    Server(String),
+    /// Why there is none.
+    Error(String),
 }
 
 /// One address.
@@ -79,8 +92,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.server_name)?;
         match &self.well_known {
-            Some(Ok(to)) => writeln!(f, "  .well-known/matrix/server delegates to {to}")?,
-            Some(Err(why)) => writeln!(f, "  .well-known/matrix/server: none ({why})")?,
+            Some(WellKnown::Server(to)) => writeln!(f, "  .well-known/matrix/server delegates to {to}")?,
+            Some(WellKnown::Error(why)) => writeln!(f, "  .well-known/matrix/server: none ({why})")?,
             None => {}
         }
         if let Some(host) = &self.host {
@@ -96,7 +109,7 @@ impl fmt::Display for Report {
                 a.software.as_deref().unwrap_or("-")
             )?;
         }
-        for fault in &self.faults {
+        for fault in self.faults.iter().chain(&self.warnings) {
             writeln!(f, "- {}\n  {}", fault.what, fault.remedy)?;
         }
         writeln!(
@@ -116,6 +129,7 @@ pub async fn examine(remote: &Remote, server: &str, now_ms: u64) -> Report {
         host: None,
         addresses: Vec::new(),
         faults: Vec::new(),
+        warnings: Vec::new(),
     };
     let name = ServerName::parse(server).ok().zip(Authority::parse(server).ok());
     let Some((name, mut authority)) = name else {
@@ -128,11 +142,11 @@ pub async fn examine(remote: &Remote, server: &str, now_ms: u64) -> Report {
     if let (Host::Name(host), None) = (authority.host().clone(), authority.port()) {
         match remote.discovery().delegation(&host).await {
             Delegation::To(to) => {
-                report.well_known = Some(Ok(to.to_string()));
+                report.well_known = Some(WellKnown::Server(to.to_string()));
                 authority = to;
             }
             Delegation::None(why) => {
-                report.well_known = Some(Err(why.to_string()));
+                report.well_known = Some(WellKnown::Error(why.to_string()));
                 if matches!(&*why, Failure::Nonsense(_) | Failure::Name(_) | Failure::TooLarge(_)) {
                     report.fault(
                         format!("https://{host}/.well-known/matrix/server cannot be used: {why}."),
@@ -199,8 +213,13 @@ fn look(
         },
     );
     let now = i64::try_from(now_ms / 1000).unwrap_or(i64::MAX);
-    let left = found.certificate.holds.1.saturating_sub(now);
+    let (from, until) = found.certificate.holds;
+    let left = until.saturating_sub(now);
     match &found.distrust {
+        Some(_) if now < from => report.fault(
+            format!("The certificate at {at} does not hold yet."),
+            "Set the clock of the machine right, or that of whoever made the certificate.",
+        ),
         Some(_) if left < 0 => {
             report.fault(
                 format!("The certificate at {at} has run out."),
@@ -214,10 +233,10 @@ fn look(
             ),
             format!("Use a certificate for {host} from an authority that systems trust, with the whole chain."),
         ),
-        None if left < SOON => report.fault(
-            format!("The certificate at {at} runs out in {} days.", left / 86_400),
-            "See why it was not renewed: Hearth renews when a third of its life is left.",
-        ),
+        None if left < (until - from) / SOON => report.warnings.push(Fault {
+            what: format!("The certificate at {at} runs out in {} hours.", left / 3600),
+            remedy: "See why it was not renewed: Hearth renews when a third of its life is left.".to_owned(),
+        }),
         None => {}
     }
     one.tls = Some(found.tls);
