@@ -64,7 +64,7 @@ impl Default for Settings {
             at_once: 200,
             receipts_per_second: 50,
             save_every: Duration::from_secs(5),
-            refused_pause: Duration::from_secs(60),
+            refused_pause: Duration::from_secs(5),
         }
     }
 }

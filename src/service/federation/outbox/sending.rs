@@ -20,8 +20,8 @@ use super::{
 const UNSAVED: i64 = 1000;
 /// Servers remembered that wait for nothing.
 const IDLE: usize = 5_000;
-/// The longest pause after refusals.
-const LONGEST_PAUSE: Duration = Duration::from_secs(6 * 3600);
+/// The longest pause after refusals: whoever refuses is there, and may be mended at any moment.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// The pause after a failure of our own.
 const OWN_PAUSE_MS: u64 = 5_000;
 
