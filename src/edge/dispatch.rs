@@ -10,7 +10,6 @@ use std::{convert::Infallible, sync::Arc, time::Instant};
 use axum::{Router, body::Body};
 use hearth_base::{Error, peer::Peer};
 use http::{Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
 use ipnet::IpNet;
 use tower::Service;
 use tracing::debug;
@@ -18,7 +17,10 @@ use tracing::debug;
 use crate::{
     answer,
     client_ip::{Told, Trust},
-    limits::{Limits, body},
+    limits::{
+        Limits,
+        body::{self, Arriving},
+    },
     listener::{Door, connection::Caller},
     proxy::Upstream,
     settings::{Resources, Serves},
@@ -71,7 +73,7 @@ impl Live {
 }
 
 /// Answers a request, whatever it is.
-pub(crate) async fn answer(caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer(caller: &Caller, request: Request<Arriving>) -> Response<Body> {
     let began = Instant::now();
     let live = caller.shared.live.load_full();
     let told = if caller.door.x_forwarded {
@@ -90,7 +92,7 @@ pub(crate) async fn answer(caller: &Caller, request: Request<Incoming>) -> Respo
     response
 }
 
-async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<Incoming>) -> (Target, Response<Body>) {
+async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<Arriving>) -> (Target, Response<Body>) {
     let door = &caller.door;
     let resources = match door.serves {
         Serves::Http(resources) => resources,
@@ -111,7 +113,8 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<I
     if let Some(token) = path.strip_prefix("/.well-known/acme-challenge/") {
         return (Target::Challenge, challenge(caller, token));
     }
-    if door.redirect {
+    // Whoever asks how we are may know no other port.
+    if door.redirect && path != "/health" {
         return (Target::Redirect, to_https(live, host.as_deref(), &request));
     }
     if let Some(document) = path.strip_prefix("/.well-known/matrix/") {
@@ -158,7 +161,7 @@ async fn pass(
     told: Told,
     upstream: &Upstream,
     below: &str,
-    request: Request<Incoming>,
+    request: Request<Arriving>,
 ) -> Response<Body> {
     let dots = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
     if request.uri().path().split(['/', '\\']).any(dots) {
@@ -182,7 +185,7 @@ async fn homeserver(
     live: &Arc<Live>,
     told: Told,
     resources: Resources,
-    request: Request<Incoming>,
+    request: Request<Arriving>,
 ) -> (Target, Response<Body>) {
     let path = request.uri().path();
     if !resources.has(Resources::of(path)) {
@@ -207,7 +210,7 @@ async fn homeserver(
 }
 
 /// Calls a router in-process.
-async fn app(caller: &Caller, live: &Live, told: Told, router: &Router, request: Request<Incoming>) -> Response<Body> {
+async fn app(caller: &Caller, live: &Live, told: Told, router: &Router, request: Request<Arriving>) -> Response<Body> {
     let (mut head, incoming) = request.into_parts();
     head.extensions.insert(Peer {
         ip: told.ip,
@@ -221,7 +224,7 @@ async fn app(caller: &Caller, live: &Live, told: Told, router: &Router, request:
     }
 }
 
-fn too_large(request: &Request<Incoming>, most: u64) -> bool {
+fn too_large(request: &Request<Arriving>, most: u64) -> bool {
     http_body::Body::size_hint(request.body()).lower() > most
 }
 

@@ -8,13 +8,77 @@ use std::{
 
 use axum::{BoxError, body::Body};
 use bytes::Bytes;
+use hearth_base::tasks::Supervisor;
+use http::Version;
 use http_body::{Frame, SizeHint};
-use http_body_util::Limited;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+/// Of a request that is answered before its body was read, so much is taken in all the same, for so long.
+const LEFT_OVER: usize = 8 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A request's body as hyper reads it. What nobody reads of one by HTTP/2 is taken in for a moment: hyper resets its stream
+/// right behind the answer, which RFC 9113 (8.1) allows, but clients that still send (curl 7) take for a failure.
+pub(crate) struct Arriving {
+    inner: Option<Incoming>,
+    lingers: Option<Supervisor>,
+}
+
+impl Arriving {
+    /// The body of a request of that version.
+    pub fn new(body: Incoming, version: Version, supervisor: &Supervisor) -> Self {
+        let lingers = version == Version::HTTP_2 && !http_body::Body::is_end_stream(&body);
+        Self { inner: Some(body), lingers: lingers.then(|| supervisor.clone()) }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let (Some(mut body), Some(supervisor)) = (self.inner.take(), self.lingers.take()) else { return };
+        if http_body::Body::is_end_stream(&body) {
+            return;
+        }
+        let stopping = supervisor.stopping();
+        supervisor.detach(async move {
+            let rest = async {
+                let mut left = LEFT_OVER;
+                while let Some(Ok(frame)) = body.frame().await {
+                    let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+                    left = rest;
+                }
+            };
+            tokio::select! {
+                _ = timeout(LINGER, rest) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.inner {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map(http_body::Body::size_hint).unwrap_or_default()
+    }
+}
 
 /// Wraps what hyper reads; an empty body costs nothing.
-pub(crate) fn guard(body: Incoming, size: u64, patience: Duration) -> Body {
+pub(crate) fn guard(body: Arriving, size: u64, patience: Duration) -> Body {
     if http_body::Body::is_end_stream(&body) {
         return Body::empty();
     }

@@ -33,7 +33,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, trace};
 
 use super::{Door, io::Guarded, proxied};
-use crate::{Shared, dispatch, limits::Pass};
+use crate::{
+    Shared, dispatch,
+    limits::{Pass, body::Arriving},
+};
 
 /// What Pingora calls for each connection of a listener.
 pub(crate) struct DoorApp {
@@ -88,7 +91,11 @@ impl DoorApp {
         let refused = |ip: IpAddr| trace!(listener = %self.door.name, %ip, "connection refused, too many");
         let Some(mut pass) = self.shared.gate.admit(&live.limits, ip, uncounted) else { return refused(ip) };
         if is_balancer {
-            match timeout(live.limits.handshake_timeout, proxied::read(&mut stream)).await {
+            let named = tokio::select! {
+                named = timeout(live.limits.handshake_timeout, proxied::read(&mut stream)) => named,
+                () = self.shared.stopping.cancelled() => return,
+            };
+            match named {
                 Ok(Ok((caller, begun))) => {
                     stream.rewind(&begun);
                     if let Some(caller) = caller {
@@ -117,7 +124,12 @@ impl DoorApp {
 
     async fn secure(&self, caller: Caller, stream: L4Stream) {
         let patience = self.shared.live.load().limits.handshake_timeout;
-        let stream = match timeout(patience, self.shared.acceptor.tls_handshake(stream)).await {
+        // Nothing was asked yet that a stop would have to wait for.
+        let handshake = tokio::select! {
+            done = timeout(patience, self.shared.acceptor.tls_handshake(stream)) => done,
+            () = self.shared.stopping.cancelled() => return,
+        };
+        let stream = match handshake {
             Ok(Ok(stream)) => stream,
             Ok(Err(e)) => {
                 metrics::counter!("hearth_edge_handshakes_failed_total").increment(1);
@@ -161,11 +173,13 @@ impl DoorApp {
             .max_headers(limits.headers)
             .max_header_size(limits.header_size)
             .max_buf_size(BUFFER.max(limits.header_size));
+        let activity = caller.activity.clone();
         let io = TokioIo::new(Guarded::new(stream, limits.body_timeout));
         let mut connection = pin!(http.serve_connection(io, caller).with_upgrades());
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.shared.stopping.cancelled() => {
+            // Half a head is no request: hyper would wait for the rest of it.
+            () = self.shared.stopping.cancelled() => if activity.is_unused() { return } else {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -199,7 +213,12 @@ impl DoorApp {
             tokio::select! {
                 ended = connection.as_mut() => break ended,
                 () = idle.as_mut(), if !leaving => leaving = true,
-                () = stop.as_mut(), if !leaving => leaving = true,
+                () = stop.as_mut(), if !leaving => {
+                    if activity.is_unused() {
+                        return;
+                    }
+                    leaving = true;
+                }
             }
             connection.as_mut().graceful_shutdown();
         };
@@ -219,6 +238,11 @@ const H2_LOCAL_RESETS: usize = 128;
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Activity {
+    /// Whether no request has come yet.
+    fn is_unused(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) == 0
+    }
+
     /// Ends when for a whole period nothing ran and nothing began.
     async fn idle(&self, period: Duration) {
         let mut seen = self.begun.load(Ordering::Relaxed);
@@ -259,6 +283,8 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
         let caller = self.clone();
         Box::pin(async move {
             let _running = Running::new(&caller.activity);
+            let version = request.version();
+            let request = request.map(|body| Arriving::new(body, version, &caller.shared.supervisor));
             Ok(dispatch::answer(&caller, request).await)
         })
     }

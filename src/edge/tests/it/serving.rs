@@ -81,6 +81,43 @@ async fn plain_http_is_sent_on_to_https() {
     assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT);
     let challenge = format!("http://{at}/.well-known/acme-challenge/nothing");
     assert_eq!(client.get(challenge).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    // A balancer may know this port alone.
+    assert_eq!(client.get(format!("http://{at}/health")).send().await.unwrap().status(), StatusCode::OK);
+}
+
+/// curl takes a stream that is reset behind its answer for a failure, while it still sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_still_sends_gets_the_answer_all_the_same() {
+    let front = Front::open(settings(LOCAL));
+    let port = front.at("https").port();
+    let dir = tempfile::tempdir().unwrap();
+    let large = dir.path().join("large");
+    std::fs::write(&large, vec![b'x'; 6 << 20]).unwrap();
+    let resolve = format!("example.com:{port}:{}", front.at("https").ip());
+    let url = format!("https://example.com:{port}/.well-known/matrix/client");
+    for body in ["x".to_owned(), format!("@{}", large.display())] {
+        for _ in 0..5 {
+            let mut curl = tokio::process::Command::new("curl");
+            curl.args([
+                "-sk",
+                "--http2",
+                "--max-time",
+                "20",
+                "-X",
+                "POST",
+                "--data-binary",
+                &body,
+                "--resolve",
+                &resolve,
+            ]);
+            curl.args(["-o", "/dev/null", "-w", "%{http_version} %{http_code} %{exitcode}", &url]);
+            let Ok(done) = curl.output().await else {
+                assert!(std::env::var("CI").as_deref() != Ok("true"), "no curl");
+                return println!("skipped: no curl");
+            };
+            assert_eq!(String::from_utf8_lossy(&done.stdout), "2 405 0", "{} bytes", body.len());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
