@@ -24,8 +24,8 @@ mod welcome;
 
 use welcome::Welcome;
 
-/// How long requests and work under way may take to end after a signal.
-pub const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// How long requests and work under way may take to end after a signal: a container is given ten seconds in all.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(8);
 
 /// The program: arguments in, exit code out.
 #[must_use]

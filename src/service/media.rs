@@ -249,7 +249,7 @@ impl Media {
             return Err(unavailable());
         }
         let deadline = tokio::time::Instant::now() + access.wait.min(MAX_WAIT);
-        let mut arrival = None;
+        let (mut arrival, stopping) = (None, self.supervisor.stopping());
         loop {
             let row = match self.store.media(&server_name, media_id).await? {
                 Some(row) => row,
@@ -278,7 +278,10 @@ impl Media {
                 // Listens, and looks once more: it may have come in between.
                 None => Some(self.arrivals.listen(media_id).ok_or_else(not_yet)?),
                 Some(listening) => {
-                    tokio::time::timeout_at(deadline, listening.came()).await.map_err(|_| not_yet())?;
+                    tokio::select! {
+                        came = tokio::time::timeout_at(deadline, listening.came()) => came.map_err(|_| not_yet())?,
+                        () = stopping.cancelled() => return Err(not_yet()),
+                    }
                     None
                 }
             };

@@ -26,6 +26,7 @@ use hearth_store::{Store, log::Logged};
 use moka::sync::Cache;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, events::room::member::MembershipState};
+use tokio_util::sync::CancellationToken;
 
 mod hub;
 mod publish;
@@ -171,6 +172,12 @@ impl Notifier {
 
     fn new_slot(&self, nid: UserNid) -> Arc<UserSlot> {
         Arc::new(UserSlot::new(nid, self.publishing.load(Ordering::Acquire)))
+    }
+
+    /// Says when the server stops, for those who wait.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.supervisor.stopping()
     }
 
     /// The rooms of a user, as of now.

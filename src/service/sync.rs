@@ -223,6 +223,7 @@ impl Sync {
     async fn answer(&self, who: &Requester, ask: &Ask, since: Option<SyncToken>, wanted: &Wanted) -> Result<String> {
         let deadline = tokio::time::Instant::now() + ask.timeout.min(LONGEST);
         let slot = self.notifier.user(who.user_nid);
+        let stopping = self.notifier.stopping();
         // The user counts as here for as long as this is held.
         let _here = self.sources.presence.syncing(who, ask.set_presence.clone()).await?;
         if let Some(since) = since
@@ -236,7 +237,8 @@ impl Sync {
             tokio::pin!(bell);
             bell.as_mut().enable();
             let mut turn = Turn { who, ask, slot: &slot, since, now: self.now(since) };
-            let must_answer = since.is_none() || ask.full_state || tokio::time::Instant::now() >= deadline;
+            let is_over = tokio::time::Instant::now() >= deadline || stopping.is_cancelled();
+            let must_answer = since.is_none() || ask.full_state || is_over;
             let answer = match wanted {
                 Wanted::Sync => self.look(&mut turn, must_answer).await?,
                 Wanted::Events(room) => Box::pin(self.look_at_events(&mut turn, room.as_ref(), must_answer)).await?,
@@ -247,6 +249,8 @@ impl Sync {
             tokio::select! {
                 () = bell => {}
                 () = tokio::time::sleep_until(deadline) => {}
+                // Whoever waits is answered, and comes back to who runs next.
+                () = stopping.cancelled() => {}
             }
         }
     }

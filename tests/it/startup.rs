@@ -433,7 +433,48 @@ async fn it_is_ready_when_it_answers_and_ends_when_it_is_told_to() {
     }
 }
 
-/// A long-poll holds the first stop up; a second signal does not wait for it.
+/// Neither clients that wait for news nor connections on which nothing was asked yet hold the stop up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_answered_at_the_stop() {
+    let home = Home::new();
+    let https = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    home.add(&format!(
+        "edge: {{ local_ca: true, listen: {{ https: '127.0.0.1:{https}', http: false, federation: false }} }}"
+    ));
+    let mut running = home.serve();
+    let told = home.run(&["register-user", "-u", "ada", "-p", "x", "--no-admin", "-k", SECRET, &running.url("")]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let login =
+        json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "ada" }, "password": "x" });
+    let session = http().post(running.url("/_matrix/client/v3/login")).body(login.to_string()).send().await.unwrap();
+    let session: Value = serde_json::from_str(&session.text().await.unwrap()).unwrap();
+    let token = session["access_token"].as_str().unwrap().to_owned();
+    let sync = |query: String| {
+        let url = running.url(&format!("/_matrix/client/v3/sync?{query}"));
+        let request = http().get(url).bearer_auth(&token).send();
+        async move { serde_json::from_str::<Value>(&request.await.unwrap().text().await.unwrap()).unwrap() }
+    };
+    let since = sync("timeout=0".to_owned()).await["next_batch"].as_str().unwrap().to_owned();
+    let waiting = tokio::spawn(sync(format!("timeout=60000&since={since}")));
+    // Half a head, and a connection that does not begin its TLS.
+    let mut half = std::net::TcpStream::connect(("127.0.0.1", running.port)).unwrap();
+    write!(half, "GET /health HT").unwrap();
+    let _silent = std::net::TcpStream::connect(("127.0.0.1", https)).unwrap();
+    // They have been taken in once later requests are answered.
+    for _ in 0..3 {
+        http().get(running.url("/health")).send().await.unwrap();
+    }
+    let begun = Instant::now();
+    running.signal("TERM");
+    let answer = waiting.await.unwrap();
+    assert!(answer["next_batch"].is_string(), "{answer}");
+    assert_eq!(running.ended(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+    let last = fs::read_to_string(home.path("stderr")).unwrap();
+    assert!(last.trim_end().ends_with(" - stopped"), "{last}");
+}
+
+/// A request holds the first stop up; a second signal does not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_does_not_wait() {
     let home = Home::new();
