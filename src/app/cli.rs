@@ -13,7 +13,7 @@ use hearth_base::{Doing, Error, clock::Clock, tasks::Supervisor};
 use hearth_config::{
     Config, Env, Loaded,
     federation::SigningKey,
-    generate::{GenerateError, Plan},
+    generate::{GenerateError, Plan, Written},
 };
 use hearth_edge::Edge;
 use hearth_service::accounts::passwords::normal;
@@ -232,7 +232,11 @@ fn generate(args: Generate) -> ExitCode {
     set("SYNAPSE_ENABLE_REGISTRATION", args.enable_registration.then(|| "1".to_owned()));
     let planned = Plan::from_env(&env.into_iter().collect())
         .map(|plan| Plan { open_private_ports: plan.open_private_ports || args.open_private_ports, ..plan });
-    match planned.and_then(|plan| plan.write(&mut rand::rng())) {
+    let written = planned.and_then(|plan| match plan.config_path.exists() {
+        true => complete(&plan),
+        false => plan.write(&mut rand::rng()),
+    });
+    match written {
         Ok(written) => {
             written.made.iter().for_each(|p| say(&format!("made {}", p.display())));
             written.kept.iter().for_each(|p| say(&format!("kept {}", p.display())));
@@ -249,6 +253,23 @@ fn generate(args: Generate) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Makes what a configuration names that is there already, and is missing.
+fn complete(plan: &Plan) -> Result<Written, GenerateError> {
+    let path = &plan.config_path;
+    let bad = |why: String| GenerateError::Plan(why);
+    let loaded = Config::load(std::slice::from_ref(path), Env::of_process()).map_err(|e| bad(e.to_string()))?;
+    let (mut config, name) = (loaded.config, &plan.server_name);
+    if config.server.name != *name {
+        return Err(bad(format!(
+            "{} is there already, for the server {}; name another file by --config-path, or that server by --server-name, to make what it lacks",
+            path.display(),
+            config.server.name
+        )));
+    }
+    let made = config.make_missing(&mut rand::rng()).map_err(|e| bad(e.to_string()))?;
+    Ok(Written { made, kept: vec![path.clone()] })
 }
 
 fn generate_keys(file: Option<&Path>) -> ExitCode {

@@ -77,7 +77,8 @@ pub enum GenerateError {
 
 impl Plan {
     /// By the variables of Synapse's container image: `SYNAPSE_SERVER_NAME` and `SYNAPSE_REPORT_STATS`, which must be
-    /// set, `SYNAPSE_CONFIG_DIR` and `SYNAPSE_DATA_DIR` (`/data`), `SYNAPSE_CONFIG_PATH`, `SYNAPSE_HTTP_PORT` (8008),
+    /// set, `SYNAPSE_CONFIG_DIR` (that of `SYNAPSE_CONFIG_PATH`, or `/data`), `SYNAPSE_DATA_DIR` (`/data`),
+    /// `SYNAPSE_CONFIG_PATH`, `SYNAPSE_HTTP_PORT` (8008),
     /// `SYNAPSE_LOG_LEVEL`, `SYNAPSE_LOG_SENSITIVE`, `SYNAPSE_ENABLE_METRICS`, `SYNAPSE_ENABLE_REGISTRATION`.
     pub fn from_env(env: &Env) -> Result<Self, GenerateError> {
         let missing = |name: &str, what: &str| GenerateError::Plan(format!("{name} must be set: {what}"));
@@ -93,10 +94,18 @@ impl Plan {
                 ));
             }
         }
-        let dir = |name: &str| PathBuf::from(env.get(name).unwrap_or("/data"));
-        let mut plan = Self::new(name, &dir("SYNAPSE_CONFIG_DIR"), &dir("SYNAPSE_DATA_DIR"))?;
-        if let Some(path) = env.get("SYNAPSE_CONFIG_PATH") {
-            plan.config_path = path.into();
+        let dir = |name: &str| env.get(name).map(PathBuf::from);
+        let image = || PathBuf::from("/data");
+        let config_path = env.get("SYNAPSE_CONFIG_PATH").map(PathBuf::from);
+        // The key goes where the file goes, if only that is named.
+        let beside = config_path.as_deref().map(|path| match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            _ => PathBuf::from("."),
+        });
+        let config_dir = dir("SYNAPSE_CONFIG_DIR").or(beside).unwrap_or_else(image);
+        let mut plan = Self::new(name, &config_dir, &dir("SYNAPSE_DATA_DIR").unwrap_or_else(image))?;
+        if let Some(path) = config_path {
+            plan.config_path = path;
         }
         if let Some(port) = env.get("SYNAPSE_HTTP_PORT") {
             plan.http_port = port
@@ -142,7 +151,8 @@ impl Plan {
         Ok(Self { loopback: true, ..Self::new("localhost", dir, dir)? })
     }
 
-    /// Writes configuration, log file and signing key; what exists is left as it is.
+    /// Writes configuration, log file and signing key; what exists is left as it is. The configuration names its files by
+    /// whole paths, so that it means the same wherever the server is started.
     pub fn write(&self, rng: &mut (impl Rng + CryptoRng)) -> Result<Written, GenerateError> {
         for dir in [&self.config_dir, &self.data_dir] {
             // What is in them concerns nobody else on this machine.
@@ -159,7 +169,10 @@ impl Plan {
             let log = text::log_config(&self.log_level, self.log_sql);
             written.file(&self.log_config_path(), |path| create(path, &log, 0o644))?;
         }
-        let config = text::homeserver(self, &secrets);
+        let whole =
+            |path: &PathBuf| std::path::absolute(path).map_err(|error| GenerateError::Io { path: path.clone(), error });
+        let (config_dir, data_dir) = (whole(&self.config_dir)?, whole(&self.data_dir)?);
+        let config = text::homeserver(&Self { config_dir, data_dir, ..self.clone() }, &secrets);
         written.file(&self.config_path, |path| create(path, &config, 0o600))?;
         tracing::debug!(server = %name, made = ?written.made, "wrote a configuration");
         Ok(written)

@@ -122,6 +122,18 @@ fn generate_follows_flags_and_the_variables_of_the_image() {
     assert!(!told.stdout.contains("made "), "{told:?}");
     assert_eq!(fs::read_to_string(at.join("homeserver.yaml")).unwrap(), yaml);
 
+    // What it names is made if it is missing, and nothing else.
+    fs::remove_file(at.join("my-example.com.signing.key")).unwrap();
+    fs::write(at.join("homeserver.yaml"), yaml.replace("my-example.com.signing.key", "mine.key")).unwrap();
+    let told = home.run(&[&["generate", "-H", "my-example.com", "--report-stats", "yes"][..], &dirs].concat());
+    assert_eq!(told.code, Some(0), "{told:?}");
+    says(&told.stdout, &["made ", "mine.key", "kept "]);
+    assert!(at.join("mine.key").exists() && !at.join("my-example.com.signing.key").exists());
+    let told = home.run(&[&["generate", "-H", "other.test", "--report-stats", "yes"][..], &dirs].concat());
+    assert_eq!(told.code, Some(1), "{told:?}");
+    says(&told.stderr, &["my-example.com", "homeserver.yaml", "--config-path"]);
+    assert!(!at.join("other.test.signing.key").exists());
+
     let told = home.run(&[&["generate"][..], &dirs].concat());
     assert_eq!(told.code, Some(1), "{told:?}");
     says(&told.stderr, &["SYNAPSE_SERVER_NAME", "--server-name"]);
@@ -190,6 +202,24 @@ fn generate_has_flags_for_what_the_variables_say() {
     let told =
         home.run(&["generate", "-H", "a.test", "--report-stats", "no", "--config-dir", "file/x", "--data-dir", "."]);
     assert_eq!((told.code, told.stderr.contains("--config-dir")), (Some(1), true), "{told:?}");
+}
+
+#[test]
+fn what_is_generated_means_the_same_from_everywhere() {
+    let home = Home::new();
+    let mut command = home.command(&["generate", "-H", "a.test", "--report-stats", "no", "--data-dir", "data"]);
+    command.env("SYNAPSE_CONFIG_PATH", "conf/mine.yaml");
+    let told = finish(command);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    // Only the file was named: the key stands beside it.
+    assert!(home.path("conf/a.test.signing.key").exists() && home.path("conf/a.test.log.config").exists());
+    let yaml = fs::read_to_string(home.path("conf/mine.yaml")).unwrap();
+    let whole = |name: &str| home.path(name).canonicalize().unwrap_or(home.path(name)).display().to_string();
+    for name in ["conf/a.test.signing.key", "conf/a.test.log.config", "data/homeserver.db", "data/media_store"] {
+        assert!(yaml.contains(&home.path(name).display().to_string()) || yaml.contains(&whole(name)), "{name}: {yaml}");
+    }
+    let told = home.run(&["check-config", "-c", home.path("conf/mine.yaml").to_str().unwrap()]);
+    assert_eq!(told.code, Some(0), "{told:?}");
 }
 
 /// Named before or behind the word, by the environment, or by nobody.
