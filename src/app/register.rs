@@ -225,12 +225,28 @@ fn listener_url(config: &Config) -> Option<String> {
     })
 }
 
+/// Why a call failed, down to the last cause: a client's own words are that it failed.
+fn causes(e: &reqwest::Error) -> String {
+    let mut last: &dyn std::error::Error = e;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    let hint = match e.is_connect() && last.to_string().contains("certificate") {
+        true => "; use its plain HTTP address, or have this machine trust its authority",
+        false => "",
+    };
+    format!("{last}{hint}")
+}
+
 async fn register(wanted: Wanted) -> Result<String, Failure> {
+    if !wanted.url.starts_with("http://") && !wanted.url.starts_with("https://") {
+        return Err(format!("{} is no address of a server: write it as http://localhost:8008", wanted.url).into());
+    }
     let url = format!("{}/_synapse/admin/v1/register", wanted.url);
     // Installed once; a second time is no fault.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().no_proxy().build().map_err(|e| format!("no HTTP client: {e}"))?;
-    let answer = http.get(&url).send().await.map_err(|e| format!("{} does not answer: {e}", wanted.url))?;
+    let answer = http.get(&url).send().await.map_err(|e| format!("{} does not answer: {}", wanted.url, causes(&e)))?;
     let status = answer.status();
     let nonce: Value = answer.json().await.map_err(|e| format!("{url} answers {status}, and no JSON: {e}"))?;
     let nonce = nonce
@@ -255,8 +271,12 @@ async fn register(wanted: Wanted) -> Result<String, Failure> {
     if let (Some(user_type), Some(body)) = (wanted.user_type, body.as_object_mut()) {
         body.insert("user_type".to_owned(), user_type.into());
     }
-    let answer =
-        http.post(&url).json(&body).send().await.map_err(|e| format!("{} does not answer: {e}", wanted.url))?;
+    let answer = http
+        .post(&url)
+        .json(&body)
+        .send()
+        .await
+        .map_err(|e| format!("{} does not answer: {}", wanted.url, causes(&e)))?;
     let status = answer.status();
     let told: Value = answer.json().await.map_err(|e| format!("{url} answers {status}, and no JSON: {e}"))?;
     let text = |key: &str| told.get(key).and_then(Value::as_str).map(str::to_owned);

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
+mod amounts;
 mod at;
 mod check;
 mod listen;
@@ -218,7 +219,7 @@ pub struct Upstream {
     #[serde(default = "yes")]
     pub preserve_host: bool,
     /// Seconds without a byte from the upstream before it counts as dead; 120 when absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "amounts::maybe_seconds")]
     pub timeout: Option<u64>,
 }
 
@@ -237,7 +238,7 @@ pub struct AdminApi {
     pub listeners: Option<Vec<String>>,
 }
 
-/// `edge.limits`. Times are in seconds, sizes in bytes.
+/// `edge.limits`. Times are in seconds and sizes in bytes, if they have no unit.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -251,16 +252,21 @@ pub struct Limits {
     #[serde(deserialize_with = "nets::maybe")]
     pub exempt: Option<Vec<IpNet>>,
     /// Largest head of a request.
+    #[serde(deserialize_with = "amounts::size")]
     pub header_size: u32,
     /// Most header lines.
     pub headers: u32,
     /// Largest body; what `max_upload_size` asks for when absent.
+    #[serde(deserialize_with = "amounts::maybe_size")]
     pub body_size: Option<u64>,
     /// For a TLS handshake to be done.
+    #[serde(deserialize_with = "amounts::seconds")]
     pub handshake_timeout: u64,
     /// For the head of a request to arrive, and for a connection to stay open between two.
+    #[serde(deserialize_with = "amounts::seconds")]
     pub header_timeout: u64,
     /// For a body to go on, either way.
+    #[serde(deserialize_with = "amounts::seconds")]
     pub body_timeout: u64,
     /// Requests at once on one HTTP/2 connection.
     pub h2_streams: u32,

@@ -63,24 +63,26 @@ pub(crate) fn text(node: &Node) -> Option<&str> {
 
 /// A duration: whole milliseconds, or a whole number with s, m, h, d, w or y (365 days).
 pub(crate) fn duration(node: &Node) -> Option<Duration> {
-    let millis = match &node.value {
-        Value::Int(n) => u64::try_from(*n).ok()?,
-        Value::Str(s) => {
-            let s = s.trim();
-            let (digits, unit) = match s.as_bytes().last()? {
-                b's' => (&s[..s.len() - 1], 1000),
-                b'm' => (&s[..s.len() - 1], 60_000),
-                b'h' => (&s[..s.len() - 1], 3_600_000),
-                b'd' => (&s[..s.len() - 1], 86_400_000),
-                b'w' => (&s[..s.len() - 1], 7 * 86_400_000),
-                b'y' => (&s[..s.len() - 1], 365 * 86_400_000),
-                _ => (s, 1),
-            };
-            digits.trim().parse::<u64>().ok()?.checked_mul(unit)?
-        }
-        _ => return None,
+    match &node.value {
+        Value::Int(n) => u64::try_from(*n).ok().map(Duration::from_millis),
+        Value::Str(s) => duration_of(s, 1),
+        _ => None,
+    }
+}
+
+/// A duration as text: a whole number with a unit, or of `bare` milliseconds.
+pub(crate) fn duration_of(text: &str, bare: u64) -> Option<Duration> {
+    let s = text.trim();
+    let (digits, unit) = match s.as_bytes().last()? {
+        b's' => (&s[..s.len() - 1], 1000),
+        b'm' => (&s[..s.len() - 1], 60_000),
+        b'h' => (&s[..s.len() - 1], 3_600_000),
+        b'd' => (&s[..s.len() - 1], 86_400_000),
+        b'w' => (&s[..s.len() - 1], 7 * 86_400_000),
+        b'y' => (&s[..s.len() - 1], 365 * 86_400_000),
+        _ => (s, bare),
     };
-    Some(Duration::from_millis(millis))
+    digits.trim().parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
 }
 
 /// Whether the value spells out that there is no limit in time.
@@ -92,20 +94,23 @@ pub(crate) fn is_infinite(node: &Node) -> bool {
 pub(crate) fn size(node: &Node) -> Option<u64> {
     match &node.value {
         Value::Int(n) => u64::try_from(*n).ok(),
-        Value::Str(s) => {
-            let s = s.trim();
-            let s = s.strip_suffix("iB").unwrap_or(s);
-            let (digits, shift) = match s.as_bytes().last()? {
-                b'K' => (&s[..s.len() - 1], 10),
-                b'M' => (&s[..s.len() - 1], 20),
-                b'G' => (&s[..s.len() - 1], 30),
-                b'T' => (&s[..s.len() - 1], 40),
-                _ => (s, 0),
-            };
-            digits.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
-        }
+        Value::Str(s) => size_of(s),
         _ => None,
     }
+}
+
+/// A size as text.
+pub(crate) fn size_of(text: &str) -> Option<u64> {
+    let s = text.trim();
+    let s = s.strip_suffix("iB").unwrap_or(s);
+    let (digits, shift) = match s.as_bytes().last()? {
+        b'K' => (&s[..s.len() - 1], 10),
+        b'M' => (&s[..s.len() - 1], 20),
+        b'G' => (&s[..s.len() - 1], 30),
+        b'T' => (&s[..s.len() - 1], 40),
+        _ => (s, 0),
+    };
+    digits.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]

@@ -40,6 +40,31 @@ limits: {requests_per_address: 50}
 }
 
 #[test]
+fn sizes_and_times_have_units_as_elsewhere() {
+    let edge = read(
+        r#"
+limits: {body_size: 5M, header_size: 64K, header_timeout: 2m, body_timeout: "30", handshake_timeout: 5s}
+upstreams: [{at: /a, to: "http://127.0.0.1:9000", timeout: 1h}, {at: /b, to: "http://127.0.0.1:9000", timeout: null}]
+"#,
+    )
+    .unwrap();
+    let limits = &edge.limits;
+    assert_eq!((limits.body_size, limits.header_size), (Some(5 << 20), 64 << 10));
+    assert_eq!((limits.header_timeout, limits.body_timeout, limits.handshake_timeout), (120, 30, 5));
+    assert_eq!((edge.upstreams[0].timeout, edge.upstreams[1].timeout), (Some(3600), None));
+    assert_eq!(read("limits: {body_size: 1000}").unwrap().limits.body_size, Some(1000));
+    for (wrong, words) in [
+        ("limits: {body_size: plenty}", "\"plenty\" is no size"),
+        ("limits: {header_size: 5G}", "\"5G\" is no size"),
+        ("limits: {body_timeout: -1}", "-1 is no time"),
+        ("limits: {body_timeout: soon}", "\"soon\" is no time"),
+    ] {
+        let why = read(wrong).unwrap_err();
+        assert!(why.contains(words), "{wrong}: {why}");
+    }
+}
+
+#[test]
 fn mistakes_are_named() {
     assert!(read("lisen: {}").unwrap_err().contains("lisen"));
     assert!(read("listen: {https: 70000}").unwrap_err().contains("70000"));

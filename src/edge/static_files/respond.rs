@@ -7,8 +7,8 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{
         ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-        CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
-        VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+        CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+        IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
     },
 };
 
@@ -40,6 +40,10 @@ pub(super) fn respond<B>(path: &str, file: &Opened, request: &Request<B>) -> Res
     headers.extend([(ETAG, etag), (LAST_MODIFIED, modified)].into_iter().filter_map(|(n, v)| Some((n, v?))));
     if file.brotli.is_some() || file.gzip.is_some() {
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    if is_another(form, asked) {
+        *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+        return response;
     }
     if unchanged(form, asked) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -93,6 +97,18 @@ fn choose<'f>(file: &'f Opened, asked: &HeaderMap) -> (&'f Form, Option<&'static
         (_, Some(form)) if accepts("gzip") => (form, Some("gzip")),
         _ => (&file.plain, None),
     }
+}
+
+/// Whether the client wants another form than there is (RFC 9110, "If-Match", "If-Unmodified-Since"): it has begun one that
+/// is gone. An ETag, if the client names one, decides alone.
+fn is_another(form: &Form, asked: &HeaderMap) -> bool {
+    if let Some(wanted) = asked.get(IF_MATCH).and_then(|v| v.to_str().ok()) {
+        return wanted.trim() != "*" && !wanted.split(',').any(|tag| tag.trim() == form.etag);
+    }
+    let said = asked.get(IF_UNMODIFIED_SINCE).and_then(|v| v.to_str().ok());
+    // What is no date is as if it were not there.
+    let told = said.and_then(|v| httpdate::parse_http_date(v).ok());
+    told.is_some_and(|told| form.modified >= told + Duration::from_secs(1))
 }
 
 /// Whether the client has this form already. An ETag, if the client names one, decides alone.

@@ -52,6 +52,12 @@ async fn register_user_has_the_flags_of_synapses_script() {
     let told = by_script(&["-u", "ada", "-p", "x", "--no-admin", "--exists-ok", "-c", &config, &url]);
     assert_eq!(told.code, Some(0), "{told:?}");
 
+    // What is wrong with an address is told.
+    for (address, words) in [("localhost:8008", "http://localhost:8008"), ("http://127.0.0.1:9", "refused")] {
+        let told = home.run(&["register-user", "-u", "x", "-p", "x", "--no-admin", "-k", SECRET, address]);
+        assert_eq!((told.code, told.stderr.contains(words)), (Some(1), true), "{told:?}");
+    }
+
     // Where `serve` needs no word about the configuration, this needs none either.
     fs::create_dir(home.path("hearth-data")).unwrap();
     fs::copy(home.config(), home.path("hearth-data/homeserver.yaml")).unwrap();

@@ -91,6 +91,18 @@ async fn ranges_of_small_and_large_files() {
         assert_eq!(tail.bytes().await.unwrap(), all[all.len() - 7..]);
         let other = plain().get(&url).header("range", "bytes=-7").header("if-range", "\"x\"").send().await.unwrap();
         assert_eq!(other.status(), 200);
+        // Who goes on with what they began wants nothing of another file.
+        for (name, value, status) in [
+            ("if-match", "\"x\"", 412),
+            ("if-match", "*", 206),
+            ("if-match", etag.to_str().unwrap(), 206),
+            ("if-unmodified-since", "Fri, 01 Jan 1999 00:00:00 GMT", 412),
+            ("if-unmodified-since", "Fri, 01 Jan 2999 00:00:00 GMT", 206),
+            ("if-unmodified-since", "yesterday", 206),
+        ] {
+            let given = plain().get(&url).header("range", "bytes=0-9").header(name, value).send().await.unwrap();
+            assert_eq!(given.status(), status, "{name}: {value}");
+        }
         let outside = plain().get(&url).header("range", "bytes=9999999-").send().await.unwrap();
         assert_eq!((outside.status().as_u16(), outside.content_length()), (416, Some(0)));
         assert_eq!(outside.headers()["content-range"], format!("bytes */{}", all.len()));

@@ -1,0 +1,34 @@
+//! Sizes and times: whole numbers (of bytes, of seconds), or with a unit as elsewhere in the file.
+
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
+
+use crate::units;
+
+pub(super) fn size<'de, D: Deserializer<'de>, T: TryFrom<u64>>(d: D) -> Result<T, D::Error> {
+    read_size(&Value::deserialize(d)?)
+}
+
+pub(super) fn maybe_size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    Option::<Value>::deserialize(d)?.as_ref().map(read_size).transpose()
+}
+
+pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    read_seconds(&Value::deserialize(d)?)
+}
+
+pub(super) fn maybe_seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    Option::<Value>::deserialize(d)?.as_ref().map(read_seconds).transpose()
+}
+
+fn read_size<T: TryFrom<u64>, E: de::Error>(said: &Value) -> Result<T, E> {
+    let bytes = said.as_u64().or_else(|| units::size_of(said.as_str()?));
+    let wrong = || E::custom(format!("{said} is no size: write bytes, or a number with K, M or G"));
+    bytes.and_then(|bytes| T::try_from(bytes).ok()).ok_or_else(wrong)
+}
+
+fn read_seconds<E: de::Error>(said: &Value) -> Result<u64, E> {
+    let time = || units::duration_of(said.as_str()?, 1000).map(|time| time.as_secs());
+    let wrong = || E::custom(format!("{said} is no time: write seconds, or a number with s, m or h"));
+    said.as_u64().or_else(time).ok_or_else(wrong)
+}
