@@ -219,7 +219,6 @@ fn every_limit_arrives_at_its_own_place() {
 fn what_is_not_in_force_is_named() {
     for (yaml, key) in [
         ("ui_auth: { session_timeout: 15s }", "ui_auth"),
-        ("rc_admin_redaction: { per_second: 1, burst_count: 50 }", "rc_admin_redaction"),
         (
             "enable_local_media_storage: false\nmedia_storage_providers: [{ module: file_system, config: { directory: /tmp } }]",
             "enable_local_media_storage",
