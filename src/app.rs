@@ -25,7 +25,7 @@ mod welcome;
 use welcome::Welcome;
 
 /// How long requests and work under way may take to end after a signal: a container is given ten seconds in all.
-pub const STOP_DEADLINE: Duration = Duration::from_secs(8);
+pub const STOP_DEADLINE: Duration = Duration::from_secs(7);
 
 /// The program: arguments in, exit code out.
 #[must_use]
@@ -128,7 +128,7 @@ impl Server {
         self.supervisor.begin_stop();
         let drained = self.edge.stop(deadline).await;
         self.services.store.close().await;
-        let ended = self.supervisor.stop(Duration::from_secs(5)).await;
+        let ended = self.supervisor.stop(Duration::from_secs(2)).await;
         drained && ended
     }
 }
