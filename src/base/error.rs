@@ -169,6 +169,12 @@ impl Error {
         }
     }
 
+    /// Whether it is about what was asked, and would be said again: a refusal other than 429.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Told(told) if told.status != StatusCode::TOO_MANY_REQUESTS)
+    }
+
     /// The status the caller sees.
     #[must_use]
     pub fn status(&self) -> StatusCode {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use hearth_base::{
-    Error, Result,
+    Result,
     cache::Cache,
     ids::{RoomNid, UserNid},
 };
@@ -182,7 +182,7 @@ impl Edus {
             };
             match done {
                 // What is wrong with one stops none of the others.
-                Err(e @ Error::Told(_)) => {
+                Err(e) if e.is_final() => {
                     tracing::debug!(%origin, edu_type = edu.edu_type, error = %e, "an EDU that cannot be taken in");
                 }
                 done => done?,

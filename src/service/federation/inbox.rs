@@ -143,7 +143,7 @@ impl Inbox {
             match of_room {
                 Ok(of_room) => answers.extend(of_room),
                 // What is wrong with events of one room stops neither the other rooms nor what is no event.
-                Err(e @ Error::Told(_)) => tracing::warn!(server = %origin, error = %e, "events could not be taken in"),
+                Err(e) if e.is_final() => tracing::warn!(server = %origin, error = %e, "events could not be taken in"),
                 Err(e) => return Err(e),
             }
         }

@@ -233,7 +233,7 @@ fn look(
             ),
             format!("Use a certificate for {host} from an authority that systems trust, with the whole chain."),
         ),
-        None if left < (until - from) / SOON => report.warnings.push(Fault {
+        None if left < until.saturating_sub(from) / SOON => report.warnings.push(Fault {
             what: format!("The certificate at {at} runs out in {} hours.", left / 3600),
             remedy: "See why it was not renewed: Hearth renews when a third of its life is left.".to_owned(),
         }),

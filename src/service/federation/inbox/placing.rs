@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hearth_base::{Error, OrNotFound, Result, ids::EventNid};
+use hearth_base::{OrNotFound, Result, ids::EventNid};
 use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
 use hearth_store::{events::Standing, graph::Known, rooms::Room, state::StateMap};
 use ruma::{OwnedEventId, ServerName};
@@ -135,7 +135,7 @@ impl Inbox {
         let ids: Vec<OwnedEventId> = arrivals.iter().map(|a| a.pdu.event_id().to_owned()).collect();
         let arrived: Vec<(OwnedEventId, Arrived)> = match arrived {
             Ok(arrived) => ids.into_iter().zip(arrived).collect(),
-            Err(Error::Told(_)) => self.place_each(room, arrivals, answers).await?,
+            Err(e) if e.is_final() => self.place_each(room, arrivals, answers).await?,
             Err(e) => return Err(e),
         };
         for (id, arrived) in arrived {
@@ -171,7 +171,7 @@ impl Inbox {
             let id = arrival.pdu.event_id().to_owned();
             match self.events.receive(room.nid, vec![arrival]).await {
                 Ok(arrived) => placed.extend(arrived.into_iter().map(|one| (id.clone(), one))),
-                Err(e @ Error::Told(_)) => {
+                Err(e) if e.is_final() => {
                     tracing::warn!(room.id = %room.room_id, event.id = %id, error = %e, "an event cannot be stored");
                     answers.insert(id, Err(e.to_string()));
                 }
