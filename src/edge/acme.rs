@@ -169,7 +169,7 @@ struct Work {
 }
 
 impl Work {
-    /// Orders when due, for as long as the server runs.
+    /// Orders when due, until another set of tasks takes this one's place.
     async fn run(&self) {
         let mut asked = self.now.clone();
         let mut failures = 0u32;
@@ -192,7 +192,11 @@ impl Work {
                 },
             };
             forced = tokio::select! {
-                changed = asked.changed() => changed.is_ok(),
+                changed = asked.changed() => match changed {
+                    Ok(()) => true,
+                    // Another set of tasks has taken our place: one more order would be in its way.
+                    Err(_) => return,
+                },
                 () = tokio::time::sleep(pause) => false,
             };
         }

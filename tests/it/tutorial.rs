@@ -257,7 +257,7 @@ async fn renewal_is_not_noticed(
     tokio::select! {
         // First of the two, so that it is sent first.
         biased;
-        answer = &mut poll => panic!("the poll ended during the renewal: {answer:?}"),
+        answer = &mut poll => panic!("the poll ended during the renewal: {answer:?}\n{}", server.told()),
         () = renewal => {}
     }
     for (name, old) in NAMES.iter().zip(&old) {

@@ -1,11 +1,13 @@
 //! Secrets on disk: written so that there is always a whole file, readable by us alone.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
 };
+
+use tempfile::{Builder, NamedTempFile};
 
 use crate::Error;
 
@@ -21,35 +23,32 @@ pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Error>
 }
 
 fn write_inner(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    beside(path, content, mode)?.persist(path)?;
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// A synced file with this content in the folder of another, which is made if need be, under a name that nobody else
+/// has. It is removed when dropped, so that nothing stays of what a full disk did not take whole.
+fn beside(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    let folder = folder_of(path);
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = path.with_file_name(name);
-    match fs::remove_file(&beside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        // The disk may be full: what was begun only takes room.
-        let _ = fs::remove_file(&beside);
-    }
-    written?;
-    File::open(folder)?.sync_all()
+    let mut file = Builder::new().prefix(".new-").permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 /// Whether a certificate could be kept in a file: asked before one is ordered, since authorities count orders, and each
-/// one that is lost brings the day nearer on which they refuse. The file stays as it is; the trial lies beside it under a
-/// name of its own, as other certificates of the folder are ordered at the same time.
+/// one that is lost brings the day nearer on which they refuse. The file stays as it is, and nothing stays beside it.
 ///
 /// # Errors
 /// What the file system says.
 pub(crate) fn has_room(path: &Path) -> Result<(), Error> {
-    let probe = path.with_added_extension("room");
-    write(&probe, &[0; ROOM], 0o600)?;
-    fs::remove_file(&probe).map_err(|e| Error::File("remove", probe, e))
+    beside(path, &[0; ROOM], 0o600).map(drop).map_err(|e| Error::File("write", path.to_owned(), e))
 }
 
 /// Reads a file whole, or none if there is no such file.

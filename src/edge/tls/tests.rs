@@ -131,12 +131,19 @@ fn room_is_looked_for_before_it_is_needed() {
 #[test]
 fn certificates_of_one_folder_are_ordered_at_the_same_time() {
     let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (folder.path().join("one.pem"), folder.path().join("two.pem"));
     std::thread::scope(|scope| {
-        for name in ["one.pem", "two.pem"] {
-            let file = folder.path().join(name);
-            scope.spawn(move || (0..50).for_each(|_| disk::has_room(&file).unwrap()));
+        // One of them twice, as when a task has not ended yet that another has taken the place of.
+        for file in [&one, &two, &two] {
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    disk::has_room(file).unwrap();
+                    disk::write(file, b"key", 0o600).unwrap();
+                }
+            });
         }
     });
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "and nothing else lies about");
 }
 
 #[test]
