@@ -310,6 +310,8 @@ def main():
     parser.add_argument("--scenarios", default=",".join(["auth", *(name for name, _, _ in PLAN)]))
     parser.add_argument("--scenario-limit", type=float, default=420, help="seconds for one scenario")
     parser.add_argument("--limit-minutes", type=float, default=75, help="for everything")
+    parser.add_argument("--work", default="/tmp", help="where the servers' data lies while they run; where much was deleted in the last minutes new "
+                        "files are dear, since ext4 walks past every inode that was just given back")
     parser.add_argument("--out", help="the Markdown file; the figures go beside it as .jsonl")
     parser.add_argument("--table", help="only make the table of this .jsonl")
     args = parser.parse_args()
@@ -345,7 +347,7 @@ def main():
     target = pathlib.Path(args.out or ROOT / "tests" / "baseline" / f"{name}-{head['date']}.md")
     target.parent.mkdir(parents=True, exist_ok=True)
 
-    work = pathlib.Path(tempfile.mkdtemp(prefix="compare-", dir="/tmp"))
+    work = pathlib.Path(tempfile.mkdtemp(prefix="compare-", dir=args.work))
     work.chmod(0o755)
     lines, failed = [], False
     try:
