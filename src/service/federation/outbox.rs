@@ -6,7 +6,7 @@
 //! acknowledged. One transaction at a time is on its way to a server, a bounded number to all.
 //!
 //! [`hear`] hands out what happens, [`peer`] is what waits for a server, [`load`] makes transactions of it, [`sending`]
-//! sends one after the other through the [`carrier`].
+//! sends one after the other through the [`carrier`], [`share`] makes them smaller for who refuses what they hold.
 
 use std::{
     cmp::Reverse,
@@ -39,6 +39,7 @@ mod hear;
 mod load;
 mod peer;
 mod sending;
+mod share;
 #[cfg(test)]
 mod tests;
 

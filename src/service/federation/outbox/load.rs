@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Outbox, Transaction,
     peer::{Behind, News, Peer, Soft},
+    share::Share,
 };
 
 /// Events of a transaction (server-server API, "Transactions").
@@ -27,7 +28,7 @@ const EDUS: usize = 100;
 /// Device changes of it.
 const DEVICES: usize = 60;
 /// To-device messages of it.
-const TO_DEVICE: i64 = 30;
+const TO_DEVICE: usize = 30;
 /// Rows of the log read at a time for a server that is behind, and pages before it is let go for a moment.
 const PAGE: usize = 500;
 const PAGES: usize = 20;
@@ -43,11 +44,14 @@ pub(super) struct Load {
     pub(super) upto: Option<StreamPos>,
     /// To-device messages.
     pub(super) to_device: Vec<i64>,
+    /// The events in it.
+    pub(super) events: Vec<Arc<StoredEvent>>,
 }
 
 /// What of the log goes into a transaction.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Durable {
+    share: Share,
     events: Vec<EventNid>,
     /// Positions of device changes.
     devices: Vec<StreamPos>,
@@ -58,8 +62,15 @@ struct Durable {
 }
 
 impl Durable {
+    fn new(share: Share) -> Self {
+        Self { share, ..Self::default() }
+    }
+
     fn is_full(&self) -> bool {
-        self.events.len() >= PDUS || self.devices.len() + self.newest.len() >= DEVICES
+        let devices = self.devices.len() + self.newest.len();
+        self.events.len() >= self.share.of(PDUS)
+            || devices >= self.share.of(DEVICES)
+            || (self.share.is_alone() && !self.is_empty())
     }
 
     fn is_empty(&self) -> bool {
@@ -78,12 +89,15 @@ impl Durable {
 impl Outbox {
     /// The next transaction for a server; `None` if there is nothing to send.
     pub(super) async fn load(&self, peer: &Peer) -> Result<Option<Load>> {
-        let behind = peer.pending.lock().behind;
-        let durable = match behind {
-            Some(behind) => self.read_log(peer, behind).await?,
-            None => Durable::default(),
+        let (behind, share) = {
+            let pending = peer.pending.lock();
+            (pending.behind, pending.disliked.share)
         };
-        let (durable, soft, to_device) = {
+        let durable = match behind {
+            Some(behind) => self.read_log(peer, behind, share).await?,
+            None => Durable::new(share),
+        };
+        let (durable, mut soft, to_device) = {
             let mut pending = peer.pending.lock();
             let mut durable = durable;
             if pending.behind.is_none() && durable.is_empty() {
@@ -98,10 +112,14 @@ impl Outbox {
             pending.receipts_from = 0;
             (durable, std::mem::take(&mut pending.soft), pending.to_device)
         };
+        if share.is_alone() {
+            soft = Soft::default();
+        }
         let mut edus = Vec::new();
         let mut ids = Vec::new();
-        if to_device {
-            for (id, json) in self.store.outgoing_to_device(peer.name.as_str(), TO_DEVICE).await? {
+        if to_device && !(share.is_alone() && !durable.is_empty()) {
+            let most = i64::try_from(share.of(TO_DEVICE)).unwrap_or(1);
+            for (id, json) in self.store.outgoing_to_device(peer.name.as_str(), most).await? {
                 edus.push(RawValue::from_string(json).doing("reading a stored message")?);
                 ids.push(id);
             }
@@ -122,15 +140,15 @@ impl Outbox {
         }
         let id = if once { named_by_content(&events, &durable.devices, &edus) } else { self.unique() };
         let transaction = Transaction { id, origin_server_ts: self.clock.now_ms(), pdus, edus };
-        Ok(Some(Load { transaction, news: durable.news, upto: durable.upto, to_device: ids }))
+        Ok(Some(Load { transaction, news: durable.news, upto: durable.upto, to_device: ids, events }))
     }
 
     /// What a server that is behind is owed next. Once there is no more, it is behind no longer.
-    async fn read_log(&self, peer: &Peer, behind: Behind) -> Result<Durable> {
-        let mut durable = Durable::default();
+    async fn read_log(&self, peer: &Peer, behind: Behind, share: Share) -> Result<Durable> {
+        let mut durable = Durable::new(share);
         let mut at = behind.pos;
         if self.store.oldest_logged().await?.is_some_and(|oldest| oldest.0 > at.0 + 1) {
-            return self.without_log(peer, at).await;
+            return self.without_log(peer, at, share).await;
         }
         for _ in 0..PAGES {
             let upto = self.store.head();
@@ -164,10 +182,10 @@ impl Outbox {
 
     /// What a server is owed that was away for longer than the log reaches back: the newest event of ours in each room,
     /// from which it finds the rest by itself, and the devices that changed.
-    async fn without_log(&self, peer: &Peer, after: StreamPos) -> Result<Durable> {
+    async fn without_log(&self, peer: &Peer, after: StreamPos, share: Share) -> Result<Durable> {
         let upto = self.store.head();
         let events = self.store.newest_for(peer.name.as_str(), self.name.as_str(), after).await?;
-        let mut durable = Durable { upto: Some(upto), ..Durable::default() };
+        let mut durable = Durable { upto: Some(upto), ..Durable::new(share) };
         let mut devices = Vec::new();
         for change in self.store.device_changes_at(&self.store.device_changes_since(after, 10_000).await?).await? {
             if self.servers.of_user(UserNid(change.user_nid)).await?.contains(&peer.name) {
@@ -175,14 +193,17 @@ impl Outbox {
             }
         }
         // More rooms than fit are rooms of which it hears with the next event in them.
-        if events.len() > PDUS {
+        if events.len() > share.of(PDUS) {
             tracing::info!(server = %peer.name, rooms = events.len(), "a server is back that shares many rooms");
         }
-        durable.events = events.into_iter().take(PDUS).collect();
+        if devices.is_empty() || !share.is_alone() {
+            durable.events = events.into_iter().take(share.of(PDUS)).collect();
+        }
         // What does not fit keeps the cursor where it is: device lists are never lost.
-        if devices.len() > DEVICES {
-            durable.upto = devices.get(DEVICES - 1).copied();
-            devices.truncate(DEVICES);
+        let fit = share.of(DEVICES);
+        if devices.len() > fit || (share.is_alone() && !devices.is_empty()) {
+            durable.upto = devices.get(fit - 1).copied();
+            devices.truncate(fit);
         }
         durable.devices = devices;
         Ok(durable)

@@ -6,6 +6,8 @@ use hearth_base::ids::{EventNid, RoomNid, StreamPos, UserNid};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedUserId};
 
+use super::share::Disliked;
+
 /// News kept in memory for a server; beyond, it is behind and reads the log.
 const NEWS: usize = 400;
 /// Ephemeral things of each sort kept for a server; beyond, they are lost.
@@ -57,6 +59,7 @@ pub(super) struct Pending {
     pub(super) rests_until: u64,
     /// Failures in a row that were not for want of an answer.
     pub(super) refusals: u32,
+    pub(super) disliked: Disliked,
     pub(super) behind: Option<Behind>,
     /// In the order of the log; empty while behind.
     pub(super) news: VecDeque<(StreamPos, News)>,

@@ -14,6 +14,7 @@ use super::{
     Outbox, Outcomes,
     load::Load,
     peer::{Behind, Peer, Soft},
+    share::Disliked,
 };
 
 /// How far the log may be ahead of what is noted while no other server is known.
@@ -43,6 +44,7 @@ impl Outbox {
                         continue;
                     }
                     pending.sending = false;
+                    pending.disliked = Disliked::default();
                     return;
                 }
                 Err(e) => {
@@ -74,9 +76,18 @@ impl Outbox {
                             tracing::debug!(server = %peer.name, event.id = %event, why, "an event was not taken");
                         }
                     }
-                    if let Err(e) = self.settle(peer, load).await {
-                        tracing::warn!(server = %peer.name, error = %e, "an acknowledgement could not be noted");
-                        self.rest(peer, self.now() + OWN_PAUSE_MS);
+                    if !self.is_settled(peer, load).await {
+                        return;
+                    }
+                }
+                Some(Err(failure)) if peer.pending.lock().disliked.add(&load.transaction.id, &failure) => {
+                    let events: Vec<_> = load.events.iter().map(|e| e.event_id().as_str()).collect();
+                    tracing::warn!(
+                        server = %peer.name, error = %failure, events = events.join(", "), to_device = load.to_device.len(),
+                        "a server does not take one thing, which is given up so that what comes after it is sent"
+                    );
+                    peer.pending.lock().disliked = Disliked::default();
+                    if !self.is_settled(peer, load).await {
                         return;
                     }
                 }
@@ -99,6 +110,16 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// [`Self::settle`], or a pause if that fails.
+    async fn is_settled(self: &Arc<Self>, peer: &Arc<Peer>, load: Load) -> bool {
+        let settled = self.settle(peer, load).await;
+        if let Err(e) = &settled {
+            tracing::warn!(server = %peer.name, error = %e, "an acknowledgement could not be noted");
+            self.rest(peer, self.now() + OWN_PAUSE_MS);
+        }
+        settled.is_ok()
     }
 
     /// Notes what a server has acknowledged.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use futures_util::future::BoxFuture;
-use hearth_remote::Failure;
+use hearth_remote::{Failure, Refusal};
 use hearth_store::{
     devices::{NewDevice, to_device::Sending},
     log::{Change, Logged},
@@ -29,6 +29,8 @@ struct Others {
     tried: Mutex<Vec<(OwnedServerName, Transaction)>>,
     away: Mutex<HashSet<OwnedServerName>>,
     refusing: Mutex<HashSet<OwnedServerName>>,
+    /// A text that none of them takes.
+    disliked: Mutex<Option<&'static str>>,
     left_alone: Mutex<BTreeMap<OwnedServerName, u64>>,
     count: watch::Sender<usize>,
     recovered: Notify,
@@ -48,6 +50,10 @@ impl Carrier for Others {
                 Err(Failure::TimedOut(Duration::from_secs(1)))
             } else if self.refusing.lock().contains(to) {
                 Err(Failure::Nonsense("no".to_owned()))
+            } else if self.disliked.lock().is_some_and(|text| holds(&transaction, text)) {
+                let status = http::StatusCode::BAD_REQUEST;
+                let (errcode, error) = ("M_BAD_JSON".to_owned(), "no".to_owned());
+                Err(Failure::Refused(Box::new(Refusal { status, errcode, error, retry_after: None, body: "".into() })))
             } else {
                 self.got.lock().entry(to.to_owned()).or_default().push(transaction);
                 Ok(Outcomes::new())
@@ -70,6 +76,7 @@ impl Others {
             tried: Mutex::default(),
             away: Mutex::default(),
             refusing: Mutex::default(),
+            disliked: Mutex::default(),
             left_alone: Mutex::default(),
             count: watch::Sender::new(0),
             recovered: Notify::new(),
@@ -116,6 +123,10 @@ impl Others {
     }
 }
 
+fn holds(transaction: &Transaction, text: &str) -> bool {
+    transaction.pdus.iter().chain(&transaction.edus).any(|raw| raw.get().contains(text))
+}
+
 /// One run of the server's sending half.
 struct Run {
     outbox: Arc<Outbox>,
@@ -124,6 +135,10 @@ struct Run {
 
 impl Run {
     async fn begin(house: &House, others: &Arc<Others>) -> Self {
+        Self::begin_with(house, others, Settings::default()).await
+    }
+
+    async fn begin_with(house: &House, others: &Arc<Others>, settings: Settings) -> Self {
         let (store, clock, supervisor) = (house.store.clone(), others.clock.clone(), Supervisor::new());
         let name: OwnedServerName = server_name!("x.org").to_owned();
         let signer = Arc::new(hearth_rules::Signer::new(name.clone(), &[7; 32], "a_1").unwrap());
@@ -145,7 +160,7 @@ impl Run {
                 &supervisor,
             ),
         };
-        let outbox = Outbox::new(store, name, parts, others.clone(), clock, supervisor.clone(), Settings::default());
+        let outbox = Outbox::new(store, name, parts, others.clone(), clock, supervisor.clone(), settings);
         outbox.start().await.unwrap();
         Self { outbox, supervisor }
     }
@@ -318,6 +333,34 @@ async fn a_transaction_that_comes_again_is_the_same() {
     others.until("it came again", |o| o.tried.lock().len() == 2).await;
     let ids: Vec<_> = others.tried.lock().iter().map(|t| t.1.id.clone()).collect();
     assert_eq!(ids[0], ids[1]);
+    run.end().await;
+}
+
+/// What a server will never take holds up neither what comes before nor what comes after it.
+#[tokio::test]
+async fn one_thing_that_a_server_does_not_take_is_given_up() {
+    let (mut house, others, run) = world().await;
+    run.member(&mut house, "@bob:far.org", "join").await;
+    others.until("he is in", |o| !o.got.lock().is_empty()).await;
+    run.end().await;
+    *others.disliked.lock() = Some("poison");
+    let settings = Settings { refused_pause: Duration::from_micros(1), ..Settings::default() };
+    let run = Run::begin_with(&house, &others, settings).await;
+    for n in 0..70 {
+        run.say(&mut house, if n == 33 { "poison" } else { "well" }).await;
+    }
+    others.until("all but one", |o| o.said(far()).len() >= 69).await;
+    assert_eq!(others.said(far()), ["well"; 69]);
+    let tries = others.tried.lock().iter().filter(|(_, t)| t.pdus.len() == 1 && holds(t, "poison")).count();
+    assert!(tries >= 10, "alone it was tried patiently, not {tries} times");
+    run.quiet().await;
+    run.say(&mut house, "well").await;
+    others.until("the next", |o| o.said(far()).len() == 70).await;
+    *others.disliked.lock() = Some(r#""message_id":"7""#);
+    for n in 0..20 {
+        send_to_device(&house, n).await;
+    }
+    others.until("all but one", |o| o.edus(far(), "m.direct_to_device").len() >= 19).await;
     run.end().await;
 }
 
