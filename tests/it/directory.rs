@@ -95,6 +95,9 @@ on_both! {
         assert_eq!([&chunk[0]["num_joined_members"], &chunk[1]["num_joined_members"]], [2, 2]);
         assert!(chunk.iter().all(|r| r["room_id"] != json!(hidden)));
         let space = chunk.iter().find(|r| r["name"] == "Room 4").unwrap();
+        let known = ["canonical_alias", "name", "num_joined_members", "room_id", "topic", "world_readable",
+            "guest_can_join", "avatar_url", "join_rule", "room_type"];
+        assert!(space.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{space}");
         assert_eq!((&space["room_type"], &space["join_rule"]), (&json!("m.space"), &json!("public")));
         assert_eq!((&space["world_readable"], &space["guest_can_join"]), (&json!(false), &json!(false)));
 

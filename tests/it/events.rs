@@ -135,6 +135,13 @@ on_both! {
         alice.in_room(&room, "event/$a%00b").await.refused(400, "M_INVALID_PARAM");
         alice.in_room(&room, "event/nonsense").await.refused(400, "M_INVALID_PARAM");
         alice.sets(&room, "m.room.create", "", json!({})).await.refused(400, "M_INVALID_PARAM");
+        // What is state needs a key, and who may not set it may not say it either.
+        for version in ["6", "11", "12"] {
+            let room = alice.creates(json!({ "room_version": version })).await;
+            for kind in ["m.room.member", "m.room.create"] {
+                alice.sends(&room, kind, kind, json!({ "membership": "join" })).await.refused(403, "M_FORBIDDEN");
+            }
+        }
         server.nobody().put(&path("m.room.message", "a"), json!({})).await.refused(401, "M_MISSING_TOKEN");
         assert!(alice.reads_all(&room, None, 50).await.iter().all(|e| !e["state_key"].is_null()));
     }

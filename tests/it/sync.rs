@@ -12,6 +12,7 @@ use crate::{
     },
 };
 
+mod filters;
 mod old;
 
 fn next(sync: &Value) -> String {
@@ -270,30 +271,6 @@ on_both! {
         assert!(back["rooms"]["leave"].is_null());
     }
 
-    async fn filters_choose_rooms_and_events(server) {
-        let alice = server.user("alice").await;
-        let (one, two) = (alice.opens().await, alice.opens().await);
-        alice.says(&one, "one").await;
-        alice.says(&two, "two").await;
-        let sync = with_filter(&alice, json!({ "room": { "rooms": [one] } }), "").await;
-        assert!(joined(&sync, &one).is_object() && joined(&sync, &two).is_null());
-        let sync = with_filter(&alice, json!({ "room": { "not_rooms": [one] } }), "").await;
-        assert!(joined(&sync, &one).is_null() && joined(&sync, &two).is_object());
-        let messages = json!({ "room": { "timeline": { "types": ["m.room.message"] }, "state": { "types": [] } } });
-        let sync = with_filter(&alice, messages, "").await;
-        let there = joined(&sync, &one);
-        assert_eq!(types(&there["timeline"]["events"]), ["m.room.message"]);
-        assert_eq!(there["state"]["events"], json!([]));
-        // Kept filters work by their number, for their owner.
-        let store = &server.services().store;
-        let nid = store.user_nid(&alice.id).await.unwrap().unwrap();
-        let id = store.add_filter(nid, json!({ "room": { "rooms": [two] } }).to_string(), 10).await.unwrap();
-        let sync = alice.syncs(&format!("filter={id}")).await;
-        assert!(joined(&sync, &one).is_null() && joined(&sync, &two).is_object());
-        let bob = server.user("bob").await;
-        bob.get(&format!("{V3}/sync?filter={id}")).await.refused(400, "M_INVALID_PARAM");
-    }
-
     async fn a_banned_user_hears_of_the_ban_and_no_more(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let room = alice.opens().await;
@@ -341,41 +318,6 @@ on_both! {
         let left = with_filter(&bob, filter, "").await;
         for part in ["timeline", "state"] {
             assert!(left["rooms"]["leave"][&room][part]["events"].is_array(), "{left}");
-        }
-    }
-
-    async fn a_filter_finds_the_little_it_wants(server) {
-        let alice = server.user("alice").await;
-        let room = alice.opens().await;
-        alice.says(&room, "found").await;
-        for n in 0..12 {
-            alice.sends(&room, "a.made.up.filler", &n.to_string(), json!({})).await.good();
-        }
-        let filter = json!({ "room": { "timeline": { "limit": 1, "types": ["m.room.message"] } } });
-        let sync = with_filter(&alice, filter, "").await;
-        let timeline = &joined(&sync, &room)["timeline"];
-        assert_eq!(bodies(&timeline["events"]), ["found"]);
-        assert_eq!(timeline["limited"], false, "there is no other");
-        // As other servers get them, events have their id all the same.
-        let filter = json!({ "event_format": "federation", "room": { "timeline": { "limit": 1 } } });
-        let sync = with_filter(&alice, filter, "").await;
-        let event = &joined(&sync, &room)["timeline"]["events"][0];
-        for key in ["event_id", "room_id", "sender", "origin_server_ts", "type", "prev_events", "auth_events", "depth", "hashes", "signatures", "content"] {
-            assert!(!event[key].is_null(), "{key} in {event}");
-        }
-        let same = alice.in_room(&room, &format!("event/{}", encoded(event["event_id"].as_str().unwrap()))).await.good();
-        assert_eq!(same["type"], "a.made.up.filler");
-        // Account data of rooms and presence know the other fields of filters, too.
-        let path = format!("{V3}/user/{}/rooms/{}/account_data/a.b", encoded(alice.id.as_str()), encoded(&room));
-        alice.put(&path, json!({ "x": 1 })).await.good();
-        for (rooms, found) in [(json!([room]), 1), (json!(["!other:x"]), 0)] {
-            let filter = json!({ "room": { "account_data": { "rooms": rooms } } });
-            let sync = with_filter(&alice, filter, "").await;
-            assert_eq!(joined(&sync, &room)["account_data"]["events"].as_array().unwrap().len(), found);
-        }
-        for (senders, found) in [(json!([alice.id]), 1), (json!(["@other:x"]), 0)] {
-            let sync = with_filter(&alice, json!({ "presence": { "senders": senders } }), "").await;
-            assert_eq!(sync["presence"]["events"].as_array().map_or(0, Vec::len), found);
         }
     }
 

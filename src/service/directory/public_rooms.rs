@@ -2,7 +2,7 @@
 //!
 //! A page token names the room it stops at, so that pages neither repeat nor skip when rooms come and go meanwhile.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::cmp::Reverse;
 
 use hearth_base::{Error, Result};
 use hearth_remote::Failure;
@@ -178,7 +178,7 @@ impl Directory {
             }
         };
         let page = rooms.get(from..upto).unwrap_or_default();
-        let chunk: Vec<&Arc<Summary>> = page.iter().map(|(_, s)| s).collect();
+        let chunk: Vec<Summary> = page.iter().map(|(_, s)| s.published()).collect();
         let mut answer = json!({ "chunk": chunk, "total_room_count_estimate": total });
         if let (Some((last, _)), true) = (page.last(), upto < total) {
             answer["next_batch"] = json!(token('n', last));

@@ -103,6 +103,11 @@ impl Summary {
         })
     }
 
+    /// What of it stands in the list of published rooms (spec: `PublishedRoomsChunk`): there are clients that take no more.
+    pub(super) fn published(&self) -> Self {
+        Self { allowed_room_ids: Vec::new(), encryption: None, room_version: String::new(), ..self.clone() }
+    }
+
     /// Whether people who are not in the room may hear of it at all (spec: `GET /room_summary`).
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -151,6 +151,12 @@ impl Events {
             && self.unstable.never.is_empty()
     }
 
+    /// Whether every event of a room passes.
+    #[must_use]
+    pub fn is_open_for(&self, room: &RoomId) -> bool {
+        self.is_open() && self.has_room(room)
+    }
+
     /// Whether events of a room pass.
     #[must_use]
     pub fn has_room(&self, room: &RoomId) -> bool {

@@ -38,22 +38,24 @@ impl Sync {
         timeline: &Timeline,
         span: Span<'_>,
     ) -> Result<Vec<Arc<StoredEvent>>> {
-        let filter = &turn.ask.filter.state;
+        let (filter, shown_by) = (&turn.ask.filter.state, &turn.ask.filter.timeline);
         if !filter.has_room(&room.room_id) {
             return Ok(Vec::new());
         }
         let lazy = filter.lazy_members;
         let after_timeline = turn.ask.state_after || turn.ask.state_after_unstable;
         let first = timeline.events.first();
-        let forked = room.head.forked && !after_timeline;
+        // Then the timeline alone does not lead to its end: state changes also by what it does not show, since it stands on
+        // another branch or the filter leaves it out.
+        let partly = (room.head.forked || !shown_by.is_open_for(&room.room_id)) && !after_timeline;
         let mut wanted: Vec<EventNid> = if span.full {
             let state = match first.and_then(|e| e.snap) {
                 Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
                 _ => span.newest.clone(),
             };
-            let state = if forked { of_all_branches(state, span.newest, timeline) } else { state };
+            let state = if partly { leading_to(state, span.newest, timeline) } else { state };
             if lazy { self.without_members(turn, &state).await? } else { state.values().copied().collect() }
-        } else if timeline.limited || after_timeline || forked {
+        } else if timeline.limited || after_timeline || partly {
             // Whatever changed in the gap, members too: they may be members the client knows.
             let upto = match first.and_then(|e| e.pos) {
                 Some(pos) if !after_timeline => StreamPos(pos.0 - 1),
@@ -61,8 +63,7 @@ impl Sync {
             };
             let mut changes: HashMap<KeyNid, Option<EventNid>> =
                 self.store.state_changes(room.nid, span.from, upto).await?;
-            if forked && upto < span.upto {
-                // Where branches meet, state changes by what stands in no timeline.
+            if partly && upto < span.upto {
                 let later = self.store.state_changes(room.nid, upto, span.upto).await?;
                 changes
                     .extend(later.into_iter().filter(|(_, new)| !timeline.events.iter().any(|e| Some(e.nid) == *new)));
@@ -152,8 +153,8 @@ impl Sync {
 }
 
 /// The state before a timeline such that the timeline leads to the newest state: what came of other branches of history,
-/// and stands in no timeline, is in it from the start.
-fn of_all_branches(before: StateMap, newest: &StateMap, timeline: &Timeline) -> StateMap {
+/// or is left out by a filter, is in it from the start.
+fn leading_to(before: StateMap, newest: &StateMap, timeline: &Timeline) -> StateMap {
     let shown: HashSet<EventNid> = timeline.events.iter().map(|e| e.nid).collect();
     let entry = |(key, nid): (&KeyNid, &EventNid)| {
         let nid = if shown.contains(nid) { before.get(key)? } else { nid };
