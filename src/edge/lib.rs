@@ -34,6 +34,7 @@ mod apps;
 mod client_ip;
 mod dispatch;
 mod error;
+mod examine;
 mod limits;
 mod listener;
 mod proxy;
@@ -43,6 +44,7 @@ mod tls;
 mod well_known;
 
 pub use error::Error;
+pub use examine::examine;
 pub use listener::Trial;
 pub use settings::Settings;
 
