@@ -590,6 +590,37 @@ async fn a_second_signal_does_not_wait() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
+/// Of a body that is refused unread the kernel would make a reset, which takes the answer along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_is_too_large_is_refused_to_whoever_sends_all_of_it_first() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let home = Home::new();
+    let _running = home.serve();
+    let (large, count) = (vec![b'x'; 1 << 20], 20);
+    let signed = r#"X-Matrix origin="127.0.0.9:1",destination="localhost",key="ed25519:a",sig="AAAA""#;
+    for (framing, sends) in [
+        (format!("Content-Length: {}", count << 20), true),
+        ("Transfer-Encoding: chunked".to_owned(), true),
+        (format!("Content-Length: {}\r\nExpect: 100-continue", count << 20), false),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", home.port)).await.unwrap();
+        let head = format!(
+            "PUT /_matrix/federation/v1/send/t HTTP/1.1\r\nHost: localhost\r\nAuthorization: {signed}\r\n{framing}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..if sends { count } else { 0 } {
+            let size = format!("{:x}\r\n", large.len());
+            let (before, after) = if framing.contains("chunked") { (&size[..], "\r\n") } else { ("", "") };
+            stream.write_all(before.as_bytes()).await.unwrap();
+            stream.write_all(&large).await.unwrap();
+            stream.write_all(after.as_bytes()).await.unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("M_TOO_LARGE"), "{framing}: {answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_on_their_listener_alone() {
     let home = Home::new();
