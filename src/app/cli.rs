@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use hearth_base::{Doing, Error, clock::Clock, tasks::Supervisor};
 use hearth_config::{
-    Config, Env, Loaded,
+    Config, Env, Loaded, Mistakes,
     federation::SigningKey,
     generate::{GenerateError, Plan, Written},
 };
@@ -147,14 +147,14 @@ pub(super) fn run() -> ExitCode {
 
 /// Reads all that a start reads, and writes nothing.
 fn check_config(paths: &[PathBuf]) -> ExitCode {
-    let Some(Loaded { config, notices }) = load(paths) else { return ExitCode::FAILURE };
+    let Some(Loaded { config, notices }) = load_to_serve(paths) else { return ExitCode::FAILURE };
     let mut wrong = Vec::new();
     let mut all = notices;
     match config.telemetry.log() {
         Ok((_, notices)) => all.extend(notices),
         Err(mistakes) => wrong.push(mistakes.to_string()),
     }
-    // Certificates, folders, upstreams, and whether the listeners get along.
+    // Upstreams, the certificate of `listeners`, and whether the listeners get along.
     if let Err(e) = Edge::new(settings::edge(&config, lifecycle::data_dir_of(&config)), Supervisor::new()) {
         wrong.push(e.to_string());
     }
@@ -204,7 +204,17 @@ fn federation_test(name: Option<String>, config: &[PathBuf]) -> ExitCode {
 }
 
 pub(super) fn load(paths: &[PathBuf]) -> Option<Loaded> {
-    match Config::load(paths, Env::of_process()) {
+    or_complain(Config::load(paths, Env::of_process()))
+}
+
+/// The configuration for a server, whose front door can use all that is named for it. Other commands do not look there:
+/// they may run as somebody who may not read it.
+pub(super) fn load_to_serve(paths: &[PathBuf]) -> Option<Loaded> {
+    or_complain(Config::load_examined(paths, Env::of_process(), hearth_edge::examine))
+}
+
+fn or_complain(read: Result<Loaded, Mistakes>) -> Option<Loaded> {
+    match read {
         Ok(loaded) => Some(loaded),
         Err(mistakes) => {
             complain(&mistakes.to_string());

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Bound, STOP_DEADLINE, Server,
-    cli::{complain, load},
+    cli::{complain, load_to_serve},
     greeting, telemetry,
 };
 
@@ -66,7 +66,7 @@ pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
         paths = vec![dir.join("homeserver.yaml")];
         folder = Some(dir);
     }
-    let Some(loaded) = load(&paths) else { return ExitCode::FAILURE };
+    let Some(loaded) = load_to_serve(&paths) else { return ExitCode::FAILURE };
     if let Err(why) = log(&loaded) {
         complain(&why);
         return ExitCode::FAILURE;

@@ -22,7 +22,7 @@ use sha1::Sha1;
 
 use super::{
     cli::{complain, say},
-    lifecycle::{is_in_environment, usual},
+    lifecycle::{data_dir_of, is_in_environment, usual},
 };
 
 #[derive(Args, Debug)]
@@ -54,7 +54,8 @@ pub(super) struct RegisterUser {
     /// The registration_shared_secret, instead of a configuration.
     #[arg(short = 'k', long, conflicts_with = "config")]
     shared_secret: Option<String>,
-    /// Where the server answers; by default the configuration's first plain listener, or http://localhost:8008.
+    /// Where the server answers; by default the configuration's first plain listener, else its own HTTPS with a local
+    /// authority, or http://localhost:8008.
     server_url: Option<String>,
 }
 
@@ -108,12 +109,14 @@ struct Wanted {
     password: String,
     admin: bool,
     user_type: Option<String>,
+    /// The authority of the server's own that its certificate may hang on.
+    authority: Option<PathBuf>,
 }
 
 impl Wanted {
     fn gather(args: RegisterUser) -> Result<Self, Failure> {
-        let (secret, from_config) = match args.shared_secret {
-            Some(secret) => (secret, None),
+        let (secret, from_config, authority) = match args.shared_secret {
+            Some(secret) => (secret, None, None),
             None => {
                 let paths = usual(args.config);
                 if paths.is_empty() && !is_in_environment() {
@@ -124,7 +127,8 @@ impl Wanted {
                 let secret = secret.ok_or_else(|| {
                     "registration_shared_secret is not set; set it, restart the server and try again".to_owned()
                 })?;
-                (secret, listener_url(&loaded.config))
+                let url = listener_url(&loaded.config).or_else(|| own_https(&loaded.config));
+                (secret, url, authority(&loaded.config))
             }
         };
         let user = match args.user {
@@ -145,7 +149,8 @@ impl Wanted {
             ask("Make admin [no]: ", false)?.to_lowercase().starts_with('y')
         };
         let url = args.server_url.or(from_config).unwrap_or_else(|| "http://localhost:8008".to_owned());
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), secret, user, password, admin, user_type: args.user_type })
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { url, secret, user, password, admin, user_type: args.user_type, authority })
     }
 }
 
@@ -225,6 +230,35 @@ fn listener_url(config: &Config) -> Option<String> {
     })
 }
 
+/// The port of `edge.listen` that speaks TLS to this machine with a certificate of the local authority.
+fn own_https(config: &Config) -> Option<String> {
+    let edge = config.edge.as_ref().filter(|edge| edge.local_ca)?;
+    let listen = &edge.listen;
+    let here = |socket: &SocketAddr| socket.ip().is_loopback() || socket.ip().is_unspecified();
+    let sockets = [&listen.https, &listen.federation].map(|ports| ports.sockets(&listen.addresses));
+    sockets.iter().flatten().find(|socket| here(socket)).map(|socket| format!("https://localhost:{}", socket.port()))
+}
+
+/// The certificate of the local authority, if the server has one: it is trusted for the calls to that server.
+fn authority(config: &Config) -> Option<PathBuf> {
+    config.edge.as_ref().filter(|edge| edge.local_ca)?;
+    hearth_edge::local_authority(&data_dir_of(config))
+}
+
+/// What makes the calls. It trusts the server's own authority as well; where that counts, it is sent on to nobody else.
+fn client(wanted: &Wanted) -> Result<reqwest::Client, String> {
+    // Installed once; a second time is no fault.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut http = reqwest::Client::builder().no_proxy();
+    if let Some(path) = wanted.authority.as_ref().filter(|_| wanted.url.starts_with("https://")) {
+        let wrong = |why: String| format!("the server's own authority, {}, cannot be used: {why}", path.display());
+        let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
+        let authority = reqwest::Certificate::from_pem(&text).map_err(|e| wrong(e.to_string()))?;
+        http = http.tls_certs_merge([authority]).redirect(reqwest::redirect::Policy::none());
+    }
+    http.build().map_err(|e| format!("no HTTP client: {e}"))
+}
+
 /// Why a call failed, down to the last cause: a client's own words are that it failed.
 fn causes(e: &reqwest::Error) -> String {
     let mut last: &dyn std::error::Error = e;
@@ -243,9 +277,7 @@ async fn register(wanted: Wanted) -> Result<String, Failure> {
         return Err(format!("{} is no address of a server: write it as http://localhost:8008", wanted.url).into());
     }
     let url = format!("{}/_synapse/admin/v1/register", wanted.url);
-    // Installed once; a second time is no fault.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().no_proxy().build().map_err(|e| format!("no HTTP client: {e}"))?;
+    let http = client(&wanted)?;
     let answer = http.get(&url).send().await.map_err(|e| format!("{} does not answer: {}", wanted.url, causes(&e)))?;
     let status = answer.status();
     let nonce: Value = answer.json().await.map_err(|e| format!("{url} answers {status}, and no JSON: {e}"))?;

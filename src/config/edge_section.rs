@@ -1,14 +1,17 @@
 //! From our tree to [`EdgeConfig`] by serde, with each mistake at its line.
 
 use crate::{
-    edge::EdgeConfig,
+    edge::{self, EdgeConfig},
     mistakes::Mistake,
     read::{At, show, to_json},
     yaml::{Node, Value},
 };
 
+/// What is wrong with a section whose values all have their form, for whoever can see more of it than we do.
+pub(crate) type Examine<'a> = &'a dyn Fn(&EdgeConfig) -> Vec<edge::Mistake>;
+
 /// Reads the section; `Some(None)` if it is absent or null, `None` after a mistake.
-pub(crate) fn read(at: &At<'_>) -> Option<Option<EdgeConfig>> {
+pub(crate) fn read(at: &At<'_>, examine: Examine<'_>) -> Option<Option<EdgeConfig>> {
     let Some(node) = at.node() else { return Some(None) };
     let config = match serde_path_to_error::deserialize::<_, EdgeConfig>(to_json(node)) {
         Ok(config) => config,
@@ -18,7 +21,7 @@ pub(crate) fn read(at: &At<'_>) -> Option<Option<EdgeConfig>> {
             return None;
         }
     };
-    for (path, sentence) in config.check() {
+    for (path, sentence) in config.check().into_iter().chain(examine(&config)) {
         wrong(at, node, &path, &sentence);
     }
     Some(Some(config))

@@ -48,7 +48,10 @@ pub use self::{
     server::Server,
     telemetry::Telemetry,
 };
-use crate::read::{At, Cx};
+use crate::{
+    edge_section::Examine,
+    read::{At, Cx},
+};
 
 /// The whole configuration; one field a section.
 #[derive(Clone, Debug)]
@@ -87,7 +90,23 @@ impl Config {
     /// the manner of Synapse's container image (`SYNAPSE_CONFIG_PATH`, `SYNAPSE_CONFIG_DIR`).
     ///
     /// Writes nothing: a signing key or secret file that is missing is made by [`Config::make_missing`].
+    ///
+    /// # Errors
+    /// All mistakes, by file and line.
     pub fn load(paths: &[PathBuf], env: Env) -> Result<Loaded, Mistakes> {
+        Self::load_examined(paths, env, |_| Vec::new())
+    }
+
+    /// Like [`Config::load`], and what `examine` finds wrong with the `edge:` section is among the mistakes: files and
+    /// folders that are named there are for those to judge who use them.
+    ///
+    /// # Errors
+    /// All mistakes, by file and line.
+    pub fn load_examined(
+        paths: &[PathBuf],
+        env: Env,
+        examine: impl Fn(&EdgeConfig) -> Vec<edge::Mistake>,
+    ) -> Result<Loaded, Mistakes> {
         let named = files::named(paths, &env);
         let cx = Cx::new(env, files::directory(&named));
         files::check_environment(&cx);
@@ -95,7 +114,7 @@ impl Config {
         old::respell(&mut root, &cx);
         check::all(&root, &cx);
         old::modernise(&mut root);
-        let config = cx.is_readable().then(|| Self::read(&At::root(&cx, &root))).flatten();
+        let config = cx.is_readable().then(|| Self::read(&At::root(&cx, &root), &examine)).flatten();
         let (mut mistakes, mut notices) = cx.finish();
         let order = |place: &Option<Place>| place.as_ref().map(|place| (place.file.clone(), place.line));
         mistakes.sort_by_key(|mistake| order(&mistake.place));
@@ -106,7 +125,7 @@ impl Config {
         }
     }
 
-    fn read(root: &At<'_>) -> Option<Self> {
+    fn read(root: &At<'_>, examine: Examine<'_>) -> Option<Self> {
         // Each section is read even when another one failed, so that all mistakes are found.
         let server = Server::read(root);
         let database = Database::read(root);
@@ -115,7 +134,7 @@ impl Config {
         let media = Media::read(root);
         let rooms = Rooms::read(root);
         let telemetry = Telemetry::read(root);
-        let edge = edge_section::read(&root.get(check::EDGE));
+        let edge = edge_section::read(&root.get(check::EDGE), examine);
         let server = server?;
         let federation = Federation::read(root, &server.name);
         Some(Self { database: database?, server, accounts, federation, media, limits, rooms, telemetry, edge: edge? })

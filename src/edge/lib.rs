@@ -34,6 +34,7 @@ mod apps;
 mod client_ip;
 mod dispatch;
 mod error;
+mod examine;
 mod limits;
 mod listener;
 mod proxy;
@@ -43,6 +44,7 @@ mod tls;
 mod well_known;
 
 pub use error::Error;
+pub use examine::examine;
 pub use listener::Trial;
 pub use settings::Settings;
 
@@ -50,7 +52,7 @@ use acme::challenges::Challenges;
 use dispatch::{Live, counted::Counted};
 use limits::Gate;
 use listener::bind::{self, Bound};
-pub use tls::{CertificateInfo, Source};
+pub use tls::{CertificateInfo, Source, local_ca::local_authority};
 use tls::{Certificates, files::Files, local_ca, made};
 
 /// The routers that the edge calls in-process.
@@ -293,8 +295,7 @@ impl Edge {
     /// The certificate of our local authority, for people to import; none if there is no such authority.
     #[must_use]
     pub fn local_ca(&self) -> Option<PathBuf> {
-        let path = local_ca::certificate_path(&folder(&self.settings.lock()));
-        path.exists().then_some(path)
+        local_authority(&self.settings.lock().data_dir)
     }
 
     /// Stops: accepts nothing more, lets running requests end, and closes what is left when the deadline has passed.

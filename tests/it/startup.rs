@@ -352,6 +352,102 @@ fn certificates_that_cannot_be_read_are_named() {
     home.is_untouched();
 }
 
+/// Files and folders of `edge:` are looked at with all the rest, and told like it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_the_edge_cannot_use_is_told_at_once_with_key_and_line() {
+    let home = Home::new();
+    let pair = |name: &str| {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        fs::write(home.path(&format!("{name}.crt")), made.cert.pem()).unwrap();
+        fs::write(home.path(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    };
+    pair("a.test");
+    pair("b.test");
+    fs::write(home.path("file"), "no certificate").unwrap();
+    fs::write(home.path("hmac"), "*wrong secret*").unwrap();
+    fs::create_dir_all(home.path("element")).unwrap();
+    fs::write(home.path("element/config.json"), "no JSON").unwrap();
+    let right = "max_upload_size: 1M
+edge:
+  listen: { http: false, https: false, federation: false }
+  local_ca: true
+  certificates:
+    - { cert: a.test.crt, key: a.test.key }
+  element: { folder: apps }
+";
+    let edge = "max_upload_size: plenty
+edge:
+  listen: { http: false, https: false, federation: false }
+  certificates:
+    - cert: a.test.crt
+      key: a.test.key
+    - cert: /nowhere/a.crt
+      key: /nowhere/a.key
+    - cert: a.test.crt
+      key: b.test.key
+    - cert: file
+      key: b.test.key
+  acme:
+    directory: letsencript
+    ca_root: file
+    eab:
+      kid: a
+      key_path: hmac
+  element:
+    folder: element
+    at: /chat
+  admin_ui: { folder: /nowhere/admin, at: /admin }
+  apps:
+    - folder: file
+      at: /file
+";
+    home.add(edge);
+    let check = |home: &Home| home.run(&["check-config", "-c", home.config().to_str().unwrap()]);
+    let checked = check(&home);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    for said in [checked.stderr, home.fails()] {
+        let told: Vec<&str> = said.lines().collect();
+        let wanted = [
+            (15, "max_upload_size", "plenty"),
+            (21, "edge.certificates[1].cert", "/nowhere/a.crt"),
+            (22, "edge.certificates[1].key", "/nowhere/a.key"),
+            (24, "edge.certificates[2].key", "not that of the certificate"),
+            (25, "edge.certificates[3].cert", "holds no certificate"),
+            (28, "edge.acme.directory", "letsencript"),
+            (29, "edge.acme.ca_root", "certificate"),
+            (32, "edge.acme.eab.key_path", "base64url"),
+            (34, "edge.element.folder", "config.json"),
+            (36, "edge.admin_ui.folder", "/nowhere/admin"),
+            (38, "edge.apps[0].folder", "is not a folder"),
+        ];
+        assert_eq!(told.len(), wanted.len(), "{told:#?}");
+        for (told, (line, key, words)) in told.iter().zip(wanted) {
+            says(told, &[&format!("homeserver.yaml:{line}: {key} "), words]);
+            assert!(!told.contains("wrong secret"), "{told}");
+        }
+    }
+    home.add("edge: { acme: { eab: { kid: a, key: '*wrong secret*' } } }");
+    let told = home.fails();
+    says(&told, &["homeserver.yaml:15: edge.acme.eab.key ", "hidden", "base64url"]);
+    assert!(!told.contains("wrong secret"), "{told}");
+    home.is_untouched();
+
+    // A running server is told at its reload, and goes on with what it has.
+    fs::create_dir_all(home.path("apps")).unwrap();
+    home.add(right);
+    assert_eq!(check(&home).code, Some(0), "{:?}", check(&home));
+    let mut running = home.serve();
+    fs::remove_file(home.path("a.test.key")).unwrap();
+    running.signal("HUP");
+    let stays = "the old configuration stays in force";
+    let log = || fs::read_to_string(home.path("stderr")).unwrap();
+    let line = || log().lines().find(|line| line.contains(stays)).map(str::to_owned);
+    let line = until("the mistake is told", async || line()).await;
+    says(&line, &["edge.certificates[0].key", "a.test.key", "cannot be read"]);
+    running.signal("TERM");
+    assert_eq!(running.ended(), Some(0));
+}
+
 #[test]
 fn a_log_file_that_is_wrong_stops_the_start() {
     let home = Home::new();
@@ -492,6 +588,37 @@ async fn a_second_signal_does_not_wait() {
     running.signal("TERM");
     assert_eq!(running.ended(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// Of a body that is refused unread the kernel would make a reset, which takes the answer along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_is_too_large_is_refused_to_whoever_sends_all_of_it_first() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let home = Home::new();
+    let _running = home.serve();
+    let (large, count) = (vec![b'x'; 1 << 20], 20);
+    let signed = r#"X-Matrix origin="127.0.0.9:1",destination="localhost",key="ed25519:a",sig="AAAA""#;
+    for (framing, sends) in [
+        (format!("Content-Length: {}", count << 20), true),
+        ("Transfer-Encoding: chunked".to_owned(), true),
+        (format!("Content-Length: {}\r\nExpect: 100-continue", count << 20), false),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", home.port)).await.unwrap();
+        let head = format!(
+            "PUT /_matrix/federation/v1/send/t HTTP/1.1\r\nHost: localhost\r\nAuthorization: {signed}\r\n{framing}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..if sends { count } else { 0 } {
+            let size = format!("{:x}\r\n", large.len());
+            let (before, after) = if framing.contains("chunked") { (&size[..], "\r\n") } else { ("", "") };
+            stream.write_all(before.as_bytes()).await.unwrap();
+            stream.write_all(&large).await.unwrap();
+            stream.write_all(after.as_bytes()).await.unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("M_TOO_LARGE"), "{framing}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use super::{Acme, EdgeConfig, Limits, Mistake};
 
+/// The directories that are known by a word.
+const AUTHORITIES: [&str; 3] = ["letsencrypt", "letsencrypt-staging", "zerossl"];
+
 impl EdgeConfig {
     /// What serde cannot see: pairs of key path and sentence, empty when all is well.
     #[must_use]
@@ -40,10 +43,10 @@ impl EdgeConfig {
 impl Acme {
     fn check(&self, say: &mut impl FnMut(String, String)) {
         if let Some(directory) = &self.directory
-            && directory.contains("://")
-            && !directory.starts_with("https://")
+            && !AUTHORITIES.contains(&directory.as_str())
+            && !url::Url::parse(directory).is_ok_and(|url| url.scheme() == "https" && url.has_host())
         {
-            say("acme.directory".to_owned(), "must be an https address".to_owned());
+            say("acme.directory".to_owned(), format!("must be an https address, or one of {}", AUTHORITIES.join(", ")));
         }
         for (n, names) in self.domains.iter().flatten().enumerate() {
             let names = names.list();

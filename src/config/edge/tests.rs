@@ -78,6 +78,16 @@ well_known: {support: {}}
 "#,
     )
     .unwrap();
+    for (directory, good) in [
+        ("letsencrypt", true),
+        ("https://ca.test/dir", true),
+        ("letsencript", false),
+        ("https:", false),
+        ("ca.test/dir", false),
+    ] {
+        let edge = read(&format!("acme: {{directory: '{directory}'}}")).unwrap();
+        assert_eq!(edge.check().is_empty(), good, "{directory}");
+    }
     let keys: Vec<_> = edge.check().into_iter().map(|(key, _)| key).collect();
     for key in [
         "edge.acme.directory",

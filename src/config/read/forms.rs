@@ -30,6 +30,8 @@ pub(crate) fn show(path: &str, node: &Node) -> String {
         Value::List(items) => format!("a list of {}", items.len()),
         Value::Map(map) => format!("a mapping of {}", map.0.len()),
         _ if !key.ends_with("_path") && HIDDEN.iter().any(|word| key.contains(word)) => "hidden".to_owned(),
+        // Elsewhere `key` is a file.
+        _ if path.ends_with("eab.key") => "hidden".to_owned(),
         Value::Str(text) => {
             let short: String = text.chars().take(60).collect();
             let dots = if short.len() < text.len() { "…" } else { "" };

@@ -8,7 +8,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hearth_config::edge::Acme as Config;
 use instant_acme::{
     Account, AccountBuilder, AccountCredentials, CertificateIdentifier, ExternalAccountKey, LetsEncrypt, NewAccount,
@@ -21,6 +20,7 @@ use url::Url;
 use super::{order::Failed, schedule::Window};
 use crate::{
     Error,
+    examine::eab_key,
     tls::{Certificate, disk},
 };
 
@@ -67,21 +67,7 @@ impl Authority {
     /// # Errors
     /// If the authority's address is none, or the external account key cannot be read.
     pub fn new(config: &Config, below: &Path) -> Result<Self, Error> {
-        let eab = match &config.eab {
-            None => None,
-            Some(eab) => {
-                let key = match (&eab.key, &eab.key_path) {
-                    (Some(key), _) => key.clone(),
-                    (None, Some(path)) => {
-                        std::fs::read_to_string(path).map_err(|e| Error::File("read", path.clone(), e))?
-                    }
-                    (None, None) => String::new(),
-                };
-                let wrong = |_| Error::Setting("edge.acme.eab.key".to_owned(), "is not base64url".to_owned());
-                let key = BASE64_URL_SAFE_NO_PAD.decode(key.trim().trim_end_matches('=')).map_err(wrong)?;
-                Some((eab.kid.clone(), key))
-            }
-        };
+        let eab = eab_key(config).map_err(|(part, what)| Error::Setting(format!("edge.acme.eab.{part}"), what))?;
         Ok(Self {
             directory: directory(config),
             email: config.email.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hearth_config::edge::{EdgeConfig, Limits as LimitsConfig};
 
 use super::{AdminRule, Live, routes::Routes};
-use crate::{Error, client_ip::Trust, limits::Limits, listener, settings::Settings, well_known::WellKnown};
+use crate::{Error, client_ip::Trust, examine, limits::Limits, listener, settings::Settings, well_known::WellKnown};
 
 /// The names of the edge's own listeners, open or not.
 const OWN: [&str; 3] = ["http", "https", "federation"];
@@ -17,7 +17,8 @@ impl Live {
     /// What of the settings cannot be, e.g. a folder that is not there.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
         let edge = settings.edge.as_ref();
-        if let Some((key, what)) = edge.map(EdgeConfig::check).unwrap_or_default().into_iter().next() {
+        let mistakes = |e: &EdgeConfig| e.check().into_iter().chain(examine(e)).next();
+        if let Some((key, what)) = edge.and_then(mistakes) {
             return Err(Error::Setting(key, what));
         }
         let doors = listener::plan(settings);

@@ -2,6 +2,10 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,31 +19,40 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-/// Of a request that is answered before its body was read, so much is taken in all the same, for so long.
+/// Of a request by HTTP/2 that is answered before its body was read, so much is taken in all the same, for so long.
 const LEFT_OVER: usize = 8 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A request's body as hyper reads it. What nobody reads of one by HTTP/2 is taken in for a moment: hyper resets its stream
-/// right behind the answer, which RFC 9113 (8.1) allows, but clients that still send (curl 7) take for a failure.
+/// right behind the answer, which RFC 9113 (8.1) allows, but clients that still send (curl 7) take for a failure. By HTTP/1
+/// the connection is told, which then does not close on whoever still sends.
 pub(crate) struct Arriving {
     inner: Option<Incoming>,
-    lingers: Option<Supervisor>,
+    rest: Rest,
+}
+
+/// What becomes of a body that is dropped before its end.
+enum Rest {
+    TakenIn(Supervisor),
+    Told(Arc<AtomicBool>),
 }
 
 impl Arriving {
-    /// The body of a request of that version.
-    pub fn new(body: Incoming, version: Version, supervisor: &Supervisor) -> Self {
-        let lingers = version == Version::HTTP_2 && !http_body::Body::is_end_stream(&body);
-        Self { inner: Some(body), lingers: lingers.then(|| supervisor.clone()) }
+    /// The body of a request of that version. `unread` belongs to its connection.
+    pub fn new(body: Incoming, version: Version, supervisor: &Supervisor, unread: &Arc<AtomicBool>) -> Self {
+        let rest =
+            if version == Version::HTTP_2 { Rest::TakenIn(supervisor.clone()) } else { Rest::Told(unread.clone()) };
+        Self { inner: Some(body), rest }
     }
 }
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        let (Some(mut body), Some(supervisor)) = (self.inner.take(), self.lingers.take()) else { return };
-        if http_body::Body::is_end_stream(&body) {
-            return;
-        }
+        let Some(mut body) = self.inner.take().filter(|body| !http_body::Body::is_end_stream(body)) else { return };
+        let supervisor = match &self.rest {
+            Rest::TakenIn(supervisor) => supervisor.clone(),
+            Rest::Told(unread) => return unread.store(true, Ordering::Relaxed),
+        };
         let stopping = supervisor.stopping();
         supervisor.detach(async move {
             let rest = async {

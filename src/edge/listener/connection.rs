@@ -32,7 +32,11 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, trace};
 
-use super::{Door, io::Guarded, proxied};
+use super::{
+    Door,
+    io::{Guarded, Unread},
+    proxied,
+};
 use crate::{
     Shared, dispatch,
     limits::{Pass, body::Arriving},
@@ -60,6 +64,7 @@ pub(crate) struct Caller {
 pub(crate) struct Activity {
     running: AtomicU32,
     begun: AtomicU32,
+    unread: Unread,
     _pass: Pass,
     _open: TaskTrackerToken,
 }
@@ -114,6 +119,7 @@ impl DoorApp {
         let activity = Arc::new(Activity {
             running: AtomicU32::new(0),
             begun: AtomicU32::new(0),
+            unread: Unread::default(),
             _pass: pass,
             _open: self.shared.open.token(),
         });
@@ -174,7 +180,9 @@ impl DoorApp {
             .max_header_size(limits.header_size)
             .max_buf_size(BUFFER.max(limits.header_size));
         let activity = caller.activity.clone();
-        let io = TokioIo::new(Guarded::new(stream, limits.body_timeout));
+        let stopping = self.shared.stopping.clone();
+        let stream = Guarded::new(stream, limits.body_timeout).lingering(activity.unread.clone(), stopping);
+        let io = TokioIo::new(stream);
         let mut connection = pin!(http.serve_connection(io, caller).with_upgrades());
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -284,7 +292,9 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
         Box::pin(async move {
             let _running = Running::new(&caller.activity);
             let version = request.version();
-            let request = request.map(|body| Arriving::new(body, version, &caller.shared.supervisor));
+            let unread = &caller.activity.unread;
+            unread.store(false, Ordering::Relaxed);
+            let request = request.map(|body| Arriving::new(body, version, &caller.shared.supervisor, unread));
             Ok(dispatch::answer(&caller, request).await)
         })
     }

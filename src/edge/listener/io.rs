@@ -1,4 +1,5 @@
-//! A stream whose writes may not stall: a client that takes nothing for too long loses its connection.
+//! A stream whose writes may not stall: a client that takes nothing for too long loses its connection. And one that is
+//! not closed on whoever still sends: see [`linger`].
 
 use std::{
     io,
@@ -7,23 +8,34 @@ use std::{
     time::Duration,
 };
 
+mod linger;
+
+pub(crate) use linger::Unread;
+
+use linger::Lingering;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 /// A stream with a deadline on writes that make no progress. The timer is made at the first stall only.
-#[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     stalled: bool,
+    lingering: Option<Lingering>,
 }
 
 impl<S> Guarded<S> {
     pub fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, timer: None, stalled: false }
+        Self { stream, patience, timer: None, stalled: false, lingering: None }
+    }
+
+    /// The same, closed only after what is on its way of a body that nobody read, until the server stops.
+    pub fn lingering(self, unread: Unread, stopping: CancellationToken) -> Self {
+        Self { lingering: Some(Lingering::new(unread, stopping)), ..self }
     }
 
     /// Passes on what a write said; a stall that outlasts our patience becomes an error.
@@ -49,7 +61,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let said = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch(cx, said)
@@ -74,7 +86,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let said = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.watch(cx, said)
+        if self.lingering.as_ref().is_none_or(|lingering| !lingering.has_begun()) {
+            let said = Pin::new(&mut self.stream).poll_shutdown(cx);
+            ready!(self.watch(cx, said))?;
+        }
+        let this = &mut *self;
+        match &mut this.lingering {
+            Some(lingering) => lingering.poll(&mut this.stream, cx).map(Ok),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }

@@ -102,16 +102,35 @@ fn read_pair(files: &CertificateFiles) -> Result<Certificate, Error> {
         .map_err(|what| Error::Content(files.cert.clone(), what))
 }
 
+/// What is wrong with a pair of files: the key of its entry (`cert`, `key`) and a sentence, for both at once.
+pub(crate) fn faults(pair: &CertificateFiles) -> Vec<(&'static str, String)> {
+    let read = |path: &Path| fs::read(path).map_err(|e| format!("cannot be read: {e}"));
+    let chain = read(&pair.cert).and_then(|text| Chain::described(chain(&text)?));
+    let key = read(&pair.key).and_then(|text| private_key(&text));
+    let of = |part: &'static str, path: &Path, what: String| (part, format!("`{}`: {what}", path.display()));
+    let (cert_is, key_is) = match (chain, key) {
+        (Ok(chain), Ok(key)) => (None, chain.with(&key, Source::File).err()),
+        (chain, key) => (chain.err(), key.err()),
+    };
+    let cert_is = cert_is.map(|what| of("cert", &pair.cert, what));
+    cert_is.into_iter().chain(key_is.map(|what| of("key", &pair.key, what))).collect()
+}
+
 /// A certificate from PEM: its chain from one text, its key from another (which may be the same).
 ///
 /// # Errors
 /// What is wrong, in a sentence: nothing there, no names, a key of another certificate.
-pub(crate) fn parse(chain: &[u8], key: &[u8], source: Source) -> Result<Certificate, String> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("not a PEM certificate: {e}"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("no private key: {e}"))?;
-    assemble(chain, &key, source)
+pub(crate) fn parse(chain_text: &[u8], key: &[u8], source: Source) -> Result<Certificate, String> {
+    assemble(chain(chain_text)?, &private_key(key)?, source)
+}
+
+fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>();
+    all.map_err(|e| format!("not a PEM certificate: {e}"))
+}
+
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|e| format!("no private key: {e}"))
 }
 
 /// A certificate from its parts, checked to belong together.
@@ -123,18 +142,41 @@ pub(crate) fn assemble(
     key: &PrivateKeyDer<'static>,
     source: Source,
 ) -> Result<Certificate, String> {
-    let leaf = chain.first().ok_or("holds no certificate")?;
-    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| format!("not a certificate: {e}"))?;
-    let names = names(&parsed);
-    if names.is_empty() {
-        return Err("the certificate names no host".to_owned());
+    Chain::described(chain)?.with(key, source)
+}
+
+/// A chain whose first certificate was read.
+struct Chain {
+    all: Vec<CertificateDer<'static>>,
+    names: Vec<String>,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Chain {
+    /// # Errors
+    /// What is wrong with the chain by itself.
+    fn described(all: Vec<CertificateDer<'static>>) -> Result<Self, String> {
+        let leaf = all.first().ok_or("holds no certificate")?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|e| format!("not a certificate: {e}"))?;
+        let names = names(&parsed);
+        if names.is_empty() {
+            return Err("the certificate names no host".to_owned());
+        }
+        let validity = parsed.validity();
+        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        Ok(Self { all, names, not_before, not_after })
     }
-    let validity = parsed.validity();
-    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    let signing = any_supported_type(key).map_err(|e| format!("the private key cannot be used: {e}"))?;
-    let key = CertifiedKey::new(chain, signing);
-    key.keys_match().map_err(|_| "the private key is not that of the certificate".to_owned())?;
-    Ok(Certificate { names, key: Arc::new(key), not_before, not_after, source })
+
+    /// # Errors
+    /// What is wrong with the key.
+    fn with(self, key: &PrivateKeyDer<'static>, source: Source) -> Result<Certificate, String> {
+        let signing = any_supported_type(key).map_err(|e| format!("the private key cannot be used: {e}"))?;
+        let key = CertifiedKey::new(self.all, signing);
+        key.keys_match().map_err(|_| "the private key is not that of the certificate".to_owned())?;
+        let Self { names, not_before, not_after, .. } = self;
+        Ok(Certificate { names, key: Arc::new(key), not_before, not_after, source })
+    }
 }
 
 /// The hosts a certificate is for. One without alternative names, as `openssl req` makes it unasked, is taken by its

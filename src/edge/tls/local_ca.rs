@@ -37,6 +37,12 @@ pub(crate) fn certificate_path(folder: &Path) -> PathBuf {
     folder.join("local-ca.crt")
 }
 
+/// The certificate of the authority that a server with this data directory has; none if it has none.
+#[must_use]
+pub fn local_authority(data_dir: &Path) -> Option<PathBuf> {
+    Some(certificate_path(&data_dir.join("edge"))).filter(|path| path.exists())
+}
+
 /// A certificate of our own authority for these names and loopback, from disk while it is good, else a new one.
 /// Makes the authority too when there is none, or when it may not sign for one of the names.
 ///

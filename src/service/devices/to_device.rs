@@ -152,12 +152,24 @@ impl ToDevice {
         let users: Vec<OwnedUserId> =
             messages.keys().filter(|user| user.server_name() == self.server_name).cloned().collect();
         let mut new = Vec::new();
+        let (mut refused, mut largest) = (0_usize, 0);
         for (user, nid) in self.store.user_nids(&users).await? {
             for (device, content) in messages.get(&user).into_iter().flatten() {
                 if self.check(content).is_ok() {
                     new.push(message(nid, device, &kind, &sender, content));
+                } else {
+                    refused += 1;
+                    largest = largest.max(content.get().len());
                 }
             }
+        }
+        if refused > 0 {
+            // Once for all of an EDU. Users miss them without a sign: what they cannot decrypt may be here.
+            tracing::info!(
+                %origin, event_type, messages = refused, largest_bytes = largest,
+                most_bytes = self.settings.max_message_bytes,
+                "messages to devices are too large, or of a wrong form, and were dropped"
+            );
         }
         if new.is_empty() {
             return Ok(());

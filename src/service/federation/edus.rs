@@ -161,6 +161,7 @@ impl Edus {
         let mut rooms = Rooms::new();
         for raw in edus {
             if raw.get().len() > MAX_BYTES {
+                tracing::info!(%origin, bytes = raw.get().len(), most_bytes = MAX_BYTES, "an EDU is too large and was dropped");
                 continue;
             }
             let Ok(edu) = serde_json::from_str::<Edu<'_>>(raw.get()) else { continue };

@@ -2,11 +2,13 @@
 //! administrator trusts.
 //!
 //! A server is asked by one question at a time, which all who need its keys wait for, and not again within a minute,
-//! whoever claims to be it with whatever key; one that does not answer is left alone for longer and longer. So nobody
-//! can make us ask a third party more than that.
+//! whoever claims to be it; one that does not answer is left alone for longer and longer. Only a request signed by a key
+//! that was in nothing it told has it asked at once, as it may have changed its key just now: once for each such key, and
+//! a few times a minute. So nobody can make us ask a third party more than that.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
 };
@@ -70,6 +72,8 @@ const REMEMBERED: u64 = 50_000;
 /// When a server that answered may be asked again, ms, and how often in that time for a document that holds longer.
 const AGAIN: u64 = 60_000;
 const OFTEN: u32 = 3;
+/// How often in that time a server is asked at once for keys that it did not tell.
+const SOUGHT: usize = 3;
 /// The first and the longest pause for a server that did not, ms.
 const FIRST_PAUSE: u64 = 10_000;
 const LONGEST_PAUSE: u64 = 3600 * 1000;
@@ -83,6 +87,15 @@ struct Asked {
     answers: (u64, u32),
 }
 
+/// Keys that a server was asked for at once, as it had not told them.
+#[derive(Debug, Default)]
+struct Sought {
+    /// When the first was, ms.
+    since: u64,
+    /// Their ids, hashed: strangers choose them.
+    key_ids: Vec<u64>,
+}
+
 /// Keys of other servers.
 #[derive(Debug)]
 pub(super) struct Theirs {
@@ -92,6 +105,8 @@ pub(super) struct Theirs {
     clock: Clock,
     supervisor: Supervisor,
     asked: Cache<OwnedServerName, Asked>,
+    sought: Cache<OwnedServerName, Arc<Mutex<Sought>>>,
+    hasher: RandomState,
     under_way: Mutex<HashMap<OwnedServerName, Shared<BoxFuture<'static, ()>>>>,
     permits: Semaphore,
 }
@@ -112,6 +127,8 @@ impl Theirs {
             clock,
             supervisor,
             asked: Cache::new(REMEMBERED),
+            sought: Cache::new(REMEMBERED),
+            hasher: RandomState::new(),
             under_way: Mutex::default(),
             permits: Semaphore::new(AT_ONCE),
         }
@@ -157,8 +174,10 @@ impl Theirs {
     ) -> BTreeMap<OwnedServerName, bool> {
         let mut missing = BTreeMap::new();
         for one in wanted {
-            let is_met = known.get(&one.server).is_some_and(|keys| one.is_met_by(keys));
-            if !is_met && self.federation.admits(&one.server) && self.may_ask(&one.server) {
+            let keys = known.get(&one.server);
+            let is_met = keys.is_some_and(|keys| one.is_met_by(keys));
+            let may_ask = || self.may_ask(&one.server) || self.may_seek(one, keys);
+            if !is_met && self.federation.admits(&one.server) && may_ask() {
                 *missing.entry(one.server.clone()).or_default() |= one.for_request;
             }
         }
@@ -172,6 +191,28 @@ impl Theirs {
     /// The same for who wants keys that hold longer than those we have.
     pub fn may_ask_again(&self, server: &OwnedServerName) -> bool {
         self.may_ask(server) || self.asked.get(server).is_some_and(|a| a.failures == 0 && a.answers.1 < OFTEN)
+    }
+
+    /// Whether a server that was asked just now, and answered, is asked once more for the keys of a request: for those that
+    /// are in nothing it told. Counts them; to be asked once.
+    fn may_seek(&self, wanted: &Wanted, known: Option<&Arc<VerifyKeys>>) -> bool {
+        if !wanted.for_request || self.asked.get(&wanted.server).is_none_or(|asked| asked.failures > 0) {
+            return false;
+        }
+        let now = self.clock.now_ms();
+        let sought = self.sought.get_with(wanted.server.clone(), Arc::default);
+        let mut sought = sought.lock();
+        if sought.since.saturating_add(AGAIN) <= now {
+            *sought = Sought { since: now, key_ids: Vec::new() };
+        }
+        let before = sought.key_ids.len();
+        for key_id in wanted.key_ids.iter().filter(|id| known.is_none_or(|keys| !keys.contains_key(*id))) {
+            let key_id = self.hasher.hash_one(key_id);
+            if sought.key_ids.len() < SOUGHT && !sought.key_ids.contains(&key_id) {
+                sought.key_ids.push(key_id);
+            }
+        }
+        sought.key_ids.len() > before
     }
 
     /// Asks for the keys of one server; who asks for the same meanwhile waits for this. The work ends though its caller

@@ -1,6 +1,12 @@
 //! Finding and trusting: what a signature must be, and what servers ask each other without a room in common.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use hearth_rules::{Draft, Pdu, RoomVersion, Signer, event::Unverified};
 use http::Method;
@@ -271,6 +277,53 @@ async fn a_notary_keeps_what_holds_keys_that_are_in_nothing_newer() {
     }
     let both = asks(json!({ first.as_str(): {}, "ed25519:later": {}, "ed25519:never": {} })).await;
     assert_eq!(both, ["ed25519:later", &first]);
+}
+
+/// Whoever has changed its key within the minute is no stranger; and keys that nobody has make nobody ask without end.
+#[tokio::test]
+async fn a_key_that_was_changed_just_now_is_asked_for_at_once() {
+    let [here, there] = Peers::two().await;
+    let bob = here.user("bob").await;
+    let path = profile_of(&bob);
+    let until = here.clock().now_ms() + 3_600_000;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let publishes = |signer: &Signer| {
+        let (document, asked) = (key_document(signer, until).to_string(), asked.clone());
+        let answer = move || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(document)
+        };
+        there.also_serves(KEYS, axum::Router::new().route(KEYS, axum::routing::get(answer)));
+    };
+    let count = || asked.load(Ordering::Relaxed);
+    publishes(&Signer::new(there.name().to_owned(), &[8; 32], "before").unwrap());
+    here.nobody().get(&format!("/_matrix/key/v2/query/{}", there.name())).await.good();
+    assert_eq!(count(), 1);
+
+    publishes(there.services().server_keys.signer());
+    there.asks(&here, &path).await.good();
+    assert_eq!(count(), 2);
+
+    let good = there.signature(here.name(), &Method::GET, &path, None);
+    let made_up = async |n: usize| {
+        let signature = good.replace("ed25519:", &format!("ed25519:made_up_{n}"));
+        there.sends(&here, Method::GET, &path, None, Some(signature)).await.refused(401, "M_UNAUTHORIZED");
+    };
+    for _ in 0..3 {
+        made_up(0).await;
+    }
+    assert_eq!(count(), 3, "once for a key");
+    for n in 1..10 {
+        made_up(n).await;
+    }
+    assert_eq!(count(), 4, "and so often for a server");
+    there.asks(&here, &path).await.good();
+    // A minute later it is asked as ever, and for so many keys.
+    here.clock().advance_ms(61_000);
+    for n in 0..10 {
+        made_up(n).await;
+    }
+    assert_eq!(count(), 8);
 }
 
 #[tokio::test]

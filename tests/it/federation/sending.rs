@@ -62,6 +62,49 @@ async fn messages_reach_devices_of_other_servers() {
     assert_eq!((arrived.len(), &arrived[1]["content"]["n"]), (2, &json!(2)));
 }
 
+/// What was logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Users miss them without a sign, so that the administrator has to find one.
+#[tokio::test]
+async fn messages_that_are_too_large_are_dropped_with_a_line_in_the_log() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (format!("@alice:{}", here.name()), there.user("bob").await);
+    let mut large = message(&alice, "large", &bob, &bob.device, 1);
+    let text = "between us two ".repeat(5_000);
+    large["content"]["messages"][bob.id.as_str()][&bob.device]["text"] = json!(text);
+    large["content"]["messages"][bob.id.as_str()]["*"] = json!({ "n": 2, "text": text });
+    let huge = json!({ "edu_type": "org.example", "content": { "text": "x".repeat(5 << 20) } });
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let listening = tracing::subscriber::set_default(subscriber);
+    let edus = vec![large, huge, message(&alice, "small", &bob, "*", 3)];
+    transaction(&here, &there, "t", vec![], edus).await.good();
+    drop(listening);
+    assert_eq!(arrivals(&bob, 1).await[0]["content"], json!({ "n": 3 }));
+    let log = String::from_utf8(log.0.lock().clone()).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("dropped")).collect();
+    let [messages, edu] = lines[..] else { panic!("{log}") };
+    for words in [here.name().as_str(), "m.test", "messages=2", "largest_bytes=75", "most_bytes=65536"] {
+        assert!(messages.contains(words), "no {words}: {messages}");
+    }
+    assert!(edu.contains(here.name().as_str()) && edu.contains("bytes=5242"), "{edu}");
+    assert!(!log.contains("between us") && !log.contains("xxxx"), "what was said is nobody's business");
+}
+
 #[tokio::test]
 async fn a_server_that_was_away_gets_its_messages_once() {
     let [here, there] = Peers::two().await;

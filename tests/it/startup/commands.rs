@@ -19,6 +19,47 @@ fn every_command_has_help() {
     assert_eq!(home.run(&["--version"]).stdout.trim(), version);
 }
 
+/// Its own certificates come from an authority that this machine does not know, and need not: the configuration says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn register_user_trusts_the_authority_of_its_own_server_alone() {
+    let edge = |port: u16| {
+        format!(
+            "edge: {{ local_ca: true, listen: {{ http: false, https: {port}, federation: false, addresses: [\"127.0.0.1\"] }} }}"
+        )
+    };
+    let (home, other, port) = (Home::new(), Home::new(), free());
+    home.add(&edge(port));
+    let _running = home.serve();
+    let config = home.config().display().to_string();
+    let register = |user: &str, more: &[&str]| {
+        let mut args = vec!["register-user", "-u", user, "-p", "pass one", "--no-admin"];
+        args.extend(more);
+        home.run(&args)
+    };
+    for (user, host) in [("ada", "localhost"), ("bob", "127.0.0.1")] {
+        let told = register(user, &["-c", &config, &format!("https://{host}:{port}")]);
+        assert_eq!((told.code, told.stdout.contains(user)), (Some(0), true), "{told:?}");
+    }
+    // Who names the secret names no server; and another server's authority says nothing of this one.
+    other.add(&edge(free()));
+    let _other = other.serve();
+    let others = other.config().display().to_string();
+    for which in [["-k", SECRET], ["-c", &others]] {
+        let told = register("eve", &[which[0], which[1], &format!("https://localhost:{port}")]);
+        assert_eq!((told.code, told.stderr.contains("certificate")), (Some(1), true), "{told:?}");
+    }
+
+    // Where nothing else is open, it is found unasked.
+    let (home, port) = (Home::new(), free());
+    let yaml = home.yaml();
+    let (before, after) = (yaml.find("listeners:").unwrap(), yaml.find("database:").unwrap());
+    home.write(&format!("{}listeners: []\n{}{}\n", &yaml[..before], &yaml[after..], edge(port)));
+    let _alone = home.serve();
+    let config = home.config().display().to_string();
+    let told = home.run(&["register-user", "-u", "ada", "-p", "pass one", "-a", "-c", &config]);
+    assert_eq!((told.code, told.stdout.contains("@ada:localhost")), (Some(0), true), "{told:?}");
+}
+
 /// By both names, with the flags that scripts and people use with Synapse.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn register_user_has_the_flags_of_synapses_script() {

@@ -1,9 +1,10 @@
 //! Listening, TLS, HTTP/1.1 and HTTP/2, the homeserver in-process, discovery documents, stopping.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::front::{Front, Seen, listener, plain, settings};
 
@@ -122,6 +123,79 @@ async fn whoever_still_sends_gets_the_answer_all_the_same() {
             assert_eq!(String::from_utf8_lossy(&done.stdout), "2 405 0", "{} bytes", body.len());
         }
     }
+}
+
+/// Many clients read nothing before they have sent all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_large_is_refused_to_whoever_sends_all_of_it_first() {
+    let front = Front::open(settings("{local_ca: true, limits: {body_size: 1000}}"));
+    const MEBIBYTES: usize = 20;
+    let large = vec![b'x'; 1 << 20];
+    let any = rustls::ClientConfig::builder().with_root_certificates(front.roots()).with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(any));
+    for chunked in [false, true] {
+        let framing = match chunked {
+            true => "Transfer-Encoding: chunked".to_owned(),
+            false => format!("Content-Length: {}", MEBIBYTES << 20),
+        };
+        let stream = tokio::net::TcpStream::connect(front.at("https")).await.unwrap();
+        let mut stream = connector.connect("example.com".try_into().unwrap(), stream).await.unwrap();
+        let head = format!("POST /_matrix/client/length HTTP/1.1\r\nHost: example.com\r\n{framing}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..MEBIBYTES {
+            if chunked {
+                stream.write_all(format!("{:x}\r\n", large.len()).as_bytes()).await.unwrap();
+            }
+            stream.write_all(&large).await.unwrap();
+            if chunked {
+                stream.write_all(b"\r\n").await.unwrap();
+            }
+        }
+        stream.write_all(if chunked { b"0\r\n\r\n" } else { b"" }).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("M_TOO_LARGE"), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_first_is_refused_before_the_body() {
+    let mut settings = settings("{local_ca: true, limits: {body_size: 1000}}");
+    settings.listeners = vec![listener("8008", false, &["client"])];
+    let front = Front::open(settings);
+    let ask = "POST /_matrix/client/length HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\nExpect: 100-continue\r\n\r\n";
+    let answer = front.raw("8008", ask).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && !answer.contains("100 Continue"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_listened_to_for_ever_once_refused() {
+    let mut settings = settings("{local_ca: true, limits: {body_size: 1000}}");
+    settings.listeners = vec![listener("8008", false, &["client"])];
+    let front = Front::open(settings);
+    let head = "POST /_matrix/client/length HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n";
+    let begins = async || {
+        let mut stream = tokio::net::TcpStream::connect(front.at("8008")).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        stream
+    };
+    let mut stream = begins().await;
+    let (large, mut sent) = (vec![b'x'; 1 << 20], 0);
+    let cut = async {
+        while stream.write_all(&large).await.is_ok() {
+            sent += 1;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), cut).await.expect("it takes in everything");
+    assert!((100..200).contains(&sent), "{sent} MiB");
+    // Nor does a stop wait for it.
+    let _silent = begins().await;
+    let begun = std::time::Instant::now();
+    assert!(front.edge.stop(Duration::from_secs(20)).await);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
