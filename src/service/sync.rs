@@ -316,7 +316,7 @@ impl Sync {
                         && (turn.since.is_some() && is_news
                             || turn.since.is_none() && turn.ask.filter.include_leave) =>
                 {
-                    Box::pin(self.left_room(&mut sections, turn, membership)).await?;
+                    Box::pin(self.left_room(&mut sections, turn, membership, &own)).await?;
                 }
                 _ => {}
             }

@@ -244,7 +244,10 @@ on_both! {
     async fn leaving_and_coming_back(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let room = alice.opens().await;
+        let before = bob.now().await;
         bob.joins(&room).await.good();
+        let tags = format!("{V3}/user/{}/rooms/{}/tags/u.mine", encoded(bob.id.as_str()), encoded(&room));
+        bob.put(&tags, json!({})).await.good();
         let since = bob.now().await;
         alice.says(&room, "seen").await;
         bob.leaves(&room).await.good();
@@ -255,6 +258,15 @@ on_both! {
         assert_eq!(bodies(&there["timeline"]["events"]), ["seen"]);
         assert_eq!(types(&there["timeline"]["events"]).last(), Some(&"m.room.member"));
         assert!(left["rooms"]["join"].is_null());
+        assert_eq!(there["account_data"]["events"], json!([]), "that was told before");
+        // Who hears of the whole stay at once hears all of it.
+        let stay = bob.syncs_since(&before).await;
+        let stay = &stay["rooms"]["leave"][&room];
+        assert_eq!((&stay["timeline"]["limited"], bodies(&stay["timeline"]["events"])), (&json!(true), vec!["seen"]));
+        let mut known = stay["timeline"]["events"].as_array().unwrap().clone();
+        known.extend(stay["state"]["events"].as_array().unwrap().iter().cloned());
+        assert!(state_of(&json!(known), "m.room.create", "").is_some());
+        assert_eq!(types(&stay["account_data"]["events"]), ["m.tag"]);
         assert!(bob.syncs_since(&next(&left)).await["rooms"].is_null(), "it is told once");
         assert!(bob.syncs("").await["rooms"].is_null());
         let all = with_filter(&bob, json!({ "room": { "include_leave": true, "timeline": { "limit": 1 } } }), "").await;

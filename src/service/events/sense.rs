@@ -17,7 +17,6 @@ impl Events {
     /// 400 for a second create event, a room that is to be replaced by itself or closed to this server, a join rule that
     /// is no text, power levels that are no numbers, and numbers for those who stand above all.
     pub(super) async fn check_sense(&self, room_id: &RoomId, room: RoomNid, out: &Outgoing<'_>) -> Result<()> {
-        // By its name: as a message event, the type of a state event is an unknown one to ruma.
         match (out.event_type.to_string().as_str(), out.state_key.as_deref()) {
             ("m.room.create", Some(_)) => Err(Error::invalid_param("A room has one create event, its first")),
             ("m.room.tombstone", _) => check_tombstone(room_id, out),

@@ -252,6 +252,13 @@ impl Viewer {
         run.last().map(|(pos, _)| *pos)
     }
 
+    /// Whether the user was not in the room at that time and came in later.
+    #[must_use]
+    pub fn came_after(&self, pos: StreamPos) -> bool {
+        let (before, after) = self.memberships.split_at(self.memberships.partition_point(|(p, _)| *p <= pos));
+        before.last().is_none_or(|(_, m)| m != "join") && after.iter().any(|(_, m)| m == "join")
+    }
+
     /// Whether the user is or was a member.
     #[must_use]
     pub fn was_ever_in(&self) -> bool {

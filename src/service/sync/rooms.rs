@@ -185,6 +185,7 @@ impl Sync {
         sections: &mut Sections,
         turn: &Turn<'_>,
         membership: &Membership,
+        own_data: &OwnData,
     ) -> Result<()> {
         let room = self.state.room_by_nid(membership.room).await?;
         if !turn.ask.filter.rooms.has(&room.room_id) {
@@ -193,11 +194,15 @@ impl Sync {
         let hub = self.notifier.hub(membership.room).await?;
         let viewer = self.history.viewer(turn.who, &room).await?;
         let own = self.store.event(membership.event).await?;
-        let (from, full) = (turn.after(), turn.since.is_none() || turn.ask.full_state);
+        // Who came and left again since the last answer was never told of the room.
+        let newly = turn.since.is_none() || viewer.came_after(turn.after());
+        let from = if newly { StreamPos::ZERO } else { turn.after() };
+        let full = newly || turn.ask.full_state;
         let (timeline, state) = match (&own, viewer.left_with()) {
             (Some(own), left) if viewer.was_ever_in() && viewer.may_see(own).await? => {
                 let upto = membership.pos.min(turn.now.pos);
-                let timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
+                let mut timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
+                timeline.limited |= newly && turn.since.is_some();
                 let newest = match left.unwrap_or(own).after {
                     Some(after) => self.store.snapshot(after).await?,
                     // They left while we were not in the room, and know no more than we did then.
@@ -214,6 +219,13 @@ impl Sync {
             }
         };
         let mut body = String::new();
+        if full {
+            let all = self.sources.account_data.of_room(turn.who.user_nid, membership.room).await?;
+            write_account_data(&mut body, turn, &room, all.iter().map(|(k, c)| (k.as_str(), c.get())));
+        } else {
+            let news = own_data.of_room(membership.room).iter();
+            write_account_data(&mut body, turn, &room, news.map(|(k, c)| (k.as_str(), c.get())));
+        }
         self.write_state(&mut body, turn, &viewer, &state).await?;
         self.write_timeline(&mut body, turn, &viewer, &timeline, full).await?;
         open(&mut sections.leave, &room.room_id);
