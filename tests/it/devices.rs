@@ -17,6 +17,8 @@ on_both! {
         let device = ada.get(&one).await.good();
         assert_eq!((&device["device_id"], &device["last_seen_ip"]), (&json!(ada.device), &json!("127.0.0.1")));
         assert_eq!(device["user_id"], ada.id.as_str());
+        // There are clients that look for a name though there is none.
+        assert_eq!(device.get("display_name"), Some(&json!(null)));
         ada.put(&one, json!({"display_name": "Looking glass"})).await.good();
         assert_eq!(ada.get(&one).await.good()["display_name"], "Looking glass");
         ada.put(&one, json!({})).await.good();

@@ -43,6 +43,14 @@ on_both! {
         let second = alice.syncs_since(&next(&first)).await;
         assert_eq!(bodies(&joined(&second, &room)["timeline"]["events"]), ["hello"]);
         assert_eq!(joined(&second, &room)["state"]["events"], json!([]));
+        // Also where there are no new events there is a way back.
+        let path = format!("{V3}/user/{}/rooms/{}/account_data/a.b", encoded(alice.id.as_str()), encoded(&room));
+        alice.put(&path, json!({})).await.good();
+        let third = alice.syncs_since(&next(&second)).await;
+        let timeline = &joined(&third, &room)["timeline"];
+        let from = encoded(timeline["prev_batch"].as_str().unwrap());
+        let page = alice.pages(&room, &format!("dir=b&limit=1&from={from}")).await;
+        assert_eq!((&timeline["events"], bodies(&page["chunk"])), (&json!([]), vec!["hello"]));
         // The same token tells the same again.
         assert_eq!(bodies(&joined(&alice.syncs_since(&next(&first)).await, &room)["timeline"]["events"]), ["hello"]);
     }

@@ -38,16 +38,15 @@ async fn get(cx: Cx, req: Client<get_device::v3::Request, Guests>) -> Result<Jso
 }
 
 fn render(who: &Requester, device: &Device) -> Value {
-    // Whose it is is not in the specification, and has been told at all times.
-    let mut out = json!({"device_id": device.device_id, "user_id": who.user_id});
-    if let (Some(out), Some(name)) = (out.as_object_mut(), &device.display_name) {
-        out.insert("display_name".to_owned(), json!(name));
-    }
-    if let (Some(out), Some(ip), Some(ms)) = (out.as_object_mut(), &device.last_seen_ip, device.last_seen_ms) {
-        out.insert("last_seen_ip".to_owned(), json!(ip));
-        out.insert("last_seen_ts".to_owned(), json!(ms));
-    }
-    out
+    let seen = device.last_seen_ip.as_ref().zip(device.last_seen_ms);
+    // Whose it is is not in the specification, and has been told at all times; and clients look for each of these.
+    json!({
+        "device_id": device.device_id,
+        "user_id": who.user_id,
+        "display_name": device.display_name,
+        "last_seen_ip": seen.map(|(ip, _)| ip),
+        "last_seen_ts": seen.map(|(_, ms)| ms),
+    })
 }
 
 /// When and whence a user was here last, for themselves and administrators (client-server API, "Server Administration").

@@ -108,12 +108,14 @@ impl Sync {
         }
         key(out, "limited");
         out.push_str(if timeline.limited { "true" } else { "false" });
-        if let Some(start) = timeline.start {
-            key(out, "prev_batch");
-            out.push('"');
-            out.push_str(&start.to_string());
-            out.push('"');
+        key(out, "prev_batch");
+        out.push('"');
+        match timeline.start {
+            Some(start) => out.push_str(&start.to_string()),
+            // Without news all there is lies before this answer; there are clients that always look for the token.
+            None => out.push_str(&turn.now.to_string()),
         }
+        out.push('"');
         out.push('}');
         Ok(())
     }
