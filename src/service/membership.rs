@@ -184,13 +184,11 @@ impl Membership {
         }
     }
 
-    /// A local user who is to be invited must exist, and take invites.
+    /// A local user who is to be invited must take invites. Names that nobody has yet may be invited like those that somebody
+    /// has, so that strangers do not learn which are taken.
     pub(crate) async fn check_invitee(&self, user: &UserId) -> Result<()> {
         if user.server_name() != self.server_name {
             return Ok(());
-        }
-        if self.store.user_nid(user).await?.is_none() {
-            return Err(Error::not_found(format!("There is no user {user}")));
         }
         match self.joins.may_be_invited(user).await {
             Err(e) if e.errcode() == "M_INVITE_BLOCKED" => Err(e),

@@ -82,8 +82,8 @@ impl RelatesTo {
     }
 }
 
-/// Refuses relations that a client of ours should not make (spec: "Validation of `m.thread` relationships", "Avoiding
-/// duplicate annotations").
+/// Refuses relations that a client of ours should not make: to what the room does not have, as Synapse does, and those of
+/// the specification ("Validation of `m.thread` relationships", "Avoiding duplicate annotations").
 pub(crate) async fn check(
     store: &Store,
     room: RoomNid,
@@ -92,6 +92,9 @@ pub(crate) async fn check(
     content: &str,
 ) -> Result<()> {
     let Some(new) = RelatesTo::of(content) else { return Ok(()) };
+    if store.event_by_id(&new.event_id).await?.is_none_or(|parent| parent.room != room) {
+        return Err(Error::unknown("An event cannot relate to one that is not in the room"));
+    }
     match (new.rel_type.as_str(), &new.key) {
         ("m.thread", _) if store.relation(room, new.event_id.as_str()).await?.is_some() => {
             Err(Error::unknown("A thread cannot begin at an event that relates to another"))

@@ -4,15 +4,15 @@
 //! sync arms its bell before it looks; a wake-up that turns out not to concern it costs one look at its rooms' positions.
 //! A caller who goes away drops the future; nothing of it needs to finish.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use hearth_base::{
     Error, Requester, Result,
     cache::Cache,
-    ids::{StreamPos, UserNid},
+    ids::{EventNid, StreamPos, UserNid},
     stream::SyncToken,
 };
-use hearth_store::Store;
+use hearth_store::{Store, membership::Membership};
 use ruma::{events::room::member::MembershipState, presence::PresenceState};
 
 use crate::{
@@ -295,6 +295,19 @@ impl Sync {
         Ok(Some(out))
     }
 
+    /// The events by which others took the user out of rooms. Those rooms are shown from the start, wanted or not, so that
+    /// who logs in anew learns what became of them, as with Synapse.
+    async fn removed_from(&self, turn: &Turn<'_>, rooms: &UserRooms) -> Result<HashSet<EventNid>> {
+        if turn.since.is_some() || turn.ask.filter.include_leave {
+            return Ok(HashSet::new());
+        }
+        let gone =
+            |m: &&Membership| matches!(m.membership, MembershipState::Leave | MembershipState::Ban) && !m.forgotten;
+        let events: Vec<EventNid> = rooms.others.iter().filter(gone).map(|m| m.event).collect();
+        let by_others = self.store.events(&events).await?.into_iter().filter(|e| e.pdu.sender() != turn.who.user_id);
+        Ok(by_others.map(|e| e.nid).collect())
+    }
+
     /// Writes the `rooms` of an answer, if there is anything in them.
     async fn write_rooms(&self, out: &mut String, turn: &Turn<'_>, rooms: &UserRooms, own: &OwnData) -> Result<bool> {
         let mut sections = section::Sections::default();
@@ -302,6 +315,7 @@ impl Sync {
         for (membership, hub) in rooms.joined.iter().filter(|(_, hub)| Self::has_news(turn, hub, own)) {
             Box::pin(self.joined_room(&mut sections, turn, membership, hub, own)).await?;
         }
+        let removed = self.removed_from(turn, rooms).await?;
         for membership in &rooms.others {
             let is_news = membership.pos > turn.after();
             match membership.membership {
@@ -314,7 +328,8 @@ impl Sync {
                 MembershipState::Leave | MembershipState::Ban
                     if !membership.forgotten
                         && (turn.since.is_some() && is_news
-                            || turn.since.is_none() && turn.ask.filter.include_leave) =>
+                            || turn.since.is_none()
+                                && (turn.ask.filter.include_leave || removed.contains(&membership.event))) =>
                 {
                     Box::pin(self.left_room(&mut sections, turn, membership, &own)).await?;
                 }

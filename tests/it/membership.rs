@@ -85,7 +85,13 @@ on_both! {
         assert!(news["rooms"]["leave"][&room].is_object(), "{news}");
         assert!(news["rooms"]["invite"].is_null());
         carol.joins(&room).await.refused(403, "M_FORBIDDEN");
-        alice.post_in_room(&room, "invite", json!({ "user_id": "@nobody:localhost" })).await.refused(404, "M_NOT_FOUND");
+        // Names that nobody has are invited like others, and by those alone who may invite: who asks learns nothing.
+        let later = json!({ "user_id": "@later:localhost" });
+        carol.post_in_room(&room, "invite", later.clone()).await.refused(403, "M_FORBIDDEN");
+        alice.post_in_room(&room, "invite", later).await.good();
+        let later = server.user("later").await;
+        assert!(later.syncs("").await["rooms"]["invite"][&room].is_object());
+        later.joins(&room).await.good();
         alice.post_in_room(&room, "invite", json!({ "user_id": "nonsense" })).await.refused(400, "M_BAD_JSON");
         alice.post_in_room(&room, "invite", json!({})).await.refused(400, "M_MISSING_PARAM");
         let by_email = json!({ "id_server": "x", "id_access_token": "y", "medium": "email", "address": "a@b" });

@@ -241,6 +241,12 @@ on_both! {
         relates(&bob, &room, &reply, "m.thread", json!({})).await.refused(400, "M_UNKNOWN");
         let first = event_id(&reacts(&bob, &room, &root, "+1").await.good());
         reacts(&bob, &room, &root, "+1").await.refused(400, "M_DUPLICATE_ANNOTATION");
+        // Nor is there anything to say to what the room does not have.
+        let other = bob.creates(json!({})).await;
+        let elsewhere = bob.says(&other, "elsewhere").await;
+        for parent in ["$nobody_has_it", &elsewhere] {
+            reacts(&bob, &room, parent, "+1").await.refused(400, "M_UNKNOWN");
+        }
         reacts(&bob, &room, &root, "-1").await.good();
         reacts(&alice, &room, &root, "+1").await.good();
         bob.redacts(&room, &first).await.good();

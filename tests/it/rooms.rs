@@ -135,7 +135,6 @@ on_both! {
             (json!({ "visibility": "nonsense" }), 400, "M_INVALID_PARAM"),
             (json!({ "name": 5 }), 400, "M_BAD_JSON"),
             (json!({ "invite": ["nonsense"] }), 400, "M_BAD_JSON"),
-            (json!({ "invite": ["@nobody:localhost"] }), 404, "M_NOT_FOUND"),
             (json!({ "creation_content": 5 }), 400, "M_BAD_JSON"),
             (json!({ "initial_state": [{ "type": "x" }] }), 400, "M_BAD_JSON"),
             (json!({ "initial_state": [{ "type": "x\0", "content": {} }] }), 400, "M_INVALID_PARAM"),

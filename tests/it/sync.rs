@@ -305,6 +305,21 @@ on_both! {
         assert_eq!(there["state"]["events"], json!([]));
     }
 
+    async fn who_logs_in_anew_learns_where_others_took_them_out(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let rooms = [alice.opens().await, alice.opens().await, alice.opens().await];
+        for room in &rooms {
+            bob.joins(room).await.good();
+        }
+        bob.leaves(&rooms[0]).await.good();
+        alice.does_to(&rooms[1], "kick", &bob).await.good();
+        alice.does_to(&rooms[2], "ban", &bob).await.good();
+        let left = bob.syncs("").await["rooms"]["leave"].clone();
+        assert!(left[&rooms[0]].is_null() && left[&rooms[1]].is_object() && left[&rooms[2]].is_object(), "{left}");
+        bob.post_in_room(&rooms[1], "forget", json!({})).await.good();
+        assert!(bob.syncs("").await["rooms"]["leave"][&rooms[1]].is_null());
+    }
+
     async fn a_room_that_is_told_of_has_all_its_parts(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let empty = alice.now().await;

@@ -154,7 +154,9 @@ async fn a_body_that_is_too_large_is_refused_to_whoever_sends_all_of_it_first() 
         stream.write_all(if chunked { b"0\r\n\r\n" } else { b"" }).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("M_TOO_LARGE"), "{answer}");
+        // What is announced is refused by the edge itself, what is not by the stand-in.
+        let words = if chunked { "length limit exceeded" } else { "M_TOO_LARGE" };
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains(words), "{answer}");
     }
 }
 
