@@ -331,7 +331,7 @@ impl Sync {
                             || turn.since.is_none()
                                 && (turn.ask.filter.include_leave || removed.contains(&membership.event))) =>
                 {
-                    Box::pin(self.left_room(&mut sections, turn, membership, &own)).await?;
+                    Box::pin(self.left_room(&mut sections, turn, membership, own)).await?;
                 }
                 _ => {}
             }

@@ -117,7 +117,7 @@ impl Outbox {
         }
         let mut edus = Vec::new();
         let mut ids = Vec::new();
-        if to_device && !(share.is_alone() && !durable.is_empty()) {
+        if to_device && (durable.is_empty() || !share.is_alone()) {
             let most = i64::try_from(share.of(TO_DEVICE)).unwrap_or(1);
             for (id, json) in self.store.outgoing_to_device(peer.name.as_str(), most).await? {
                 edus.push(RawValue::from_string(json).doing("reading a stored message")?);
