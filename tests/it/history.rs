@@ -226,6 +226,34 @@ on_both! {
         assert_eq!(page(json!({ "not_rooms": [room] })).await, Vec::<String>::new());
     }
 
+    async fn what_a_filter_wants_is_found_behind_much_that_it_does_not(server) {
+        let alice = server.user("alice").await;
+        let room = alice.opens().await;
+        let mut last = String::new();
+        for n in 0..7 {
+            last = alice.says(&room, &format!("{n}")).await;
+            for filler in 0..12 {
+                alice.sends(&room, "a.filler", &format!("{n}.{filler}"), json!({})).await.good();
+            }
+        }
+        let filter = encoded(r#"{"types":["m.room.message"]}"#);
+        let page = async |rest: &str| alice.pages(&room, &format!("limit=2&filter={filter}&{rest}")).await;
+        // No page is without what it could hold, and none goes beyond.
+        for (way, all) in [("b", ["6", "5", "4", "3", "2", "1", "0"]), ("f", ["0", "1", "2", "3", "4", "5", "6"])] {
+            let mut found = Vec::new();
+            let mut rest = format!("dir={way}");
+            for want in [2, 2, 2, 1] {
+                let got = page(&rest).await;
+                assert_eq!(bodies(&got["chunk"]).len(), want, "{rest}");
+                found.extend(bodies(&got["chunk"]).into_iter().map(str::to_owned));
+                rest = format!("dir={way}&from={}", got["end"].as_str().unwrap_or_default());
+            }
+            assert_eq!(found, all);
+        }
+        let around = alice.in_room(&room, &format!("context/{}?limit=4&filter={filter}", encoded(&last))).await.good();
+        assert_eq!(bodies(&around["events_before"]), ["5", "4"]);
+    }
+
     async fn lazily_come_only_those_who_speak(server) {
         let (alice, room, bob) = crowd(&server).await;
         let filter = encoded(r#"{"lazy_load_members":true}"#);

@@ -184,7 +184,8 @@ on_both! {
             let upgrade = json!({ "new_version": to });
             bob.post_in_room(&old, "upgrade", upgrade.clone()).await.refused(403, "M_FORBIDDEN");
             alice.post_in_room(&old, "upgrade", json!({ "new_version": "x" })).await.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
-            let new = alice.post_in_room(&old, "upgrade", upgrade).await.good();
+            let new = alice.post_in_room(&old, "upgrade", upgrade.clone()).await.good();
+            assert_eq!(alice.post_in_room(&old, "upgrade", upgrade).await.good(), new, "the answer was lost");
             let new = new["replacement_room"].as_str().unwrap();
 
             let create = alice.reads(new, "m.room.create", "").await.good();

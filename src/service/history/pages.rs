@@ -13,8 +13,9 @@ use hearth_store::{
 
 use super::{History, MAX_PAGE, Page, Viewer, Wanted};
 
-/// Pages of hidden events looked through for one answer.
+/// Rounds of looking for events for one answer, and how many are looked at in one at most where a filter lets few pass.
 const MAX_ROUNDS: usize = 10;
+const MOST: usize = 200;
 /// How often history is fetched for one answer.
 const FILLINGS: usize = 4;
 
@@ -62,10 +63,10 @@ impl History {
         wanted: Wanted<'_>,
     ) -> Result<Page> {
         let (mut events, mut at, mut fillings) = (Vec::new(), start, FILLINGS);
+        let mut ask = limit;
         for _ in 0..MAX_ROUNDS {
-            let ask = limit.saturating_sub(events.len());
             let found = self.store.history(viewer.room.nid, direction, at, until, ask).await?;
-            let exhausted = found.len() < ask;
+            let mut exhausted = found.len() < ask;
             let last = found.last().and_then(|e| e.place());
             if let Some(backfill) = &self.backfill
                 && direction == Direction::Backward
@@ -85,15 +86,24 @@ impl History {
                 // The end of a room moves on; the page began here.
                 start = found.first().and_then(|e| e.place()).unwrap_or(start);
             }
-            at = match direction {
-                Direction::Backward => last.before(),
-                Direction::Forward => last,
-            };
-            for event in found {
-                if viewer.shows(&event).await? && wanted(&event) {
-                    events.push(event);
+            let (mut reached, count) = (last, found.len());
+            for (n, event) in found.into_iter().enumerate() {
+                if !viewer.shows(&event).await? || !wanted(&event) {
+                    continue;
+                }
+                let place = event.place();
+                events.push(event);
+                if events.len() >= limit && n + 1 < count {
+                    (reached, exhausted) = (place.unwrap_or(last), false);
+                    break;
                 }
             }
+            at = match direction {
+                Direction::Backward => reached.before(),
+                Direction::Forward => reached,
+            };
+            // Where much is passed over, more is looked at each time.
+            ask = (4 * ask).min(MOST).max(limit.saturating_sub(events.len()));
             if exhausted {
                 // Only an empty page says that there is no more: clients take the last `end` for the beginning of the room,
                 // and where something is missing it is worth to ask once more.

@@ -16,6 +16,7 @@ use ruma::{
     EventId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -43,6 +44,8 @@ const MOVED: [&str; 9] = [
 const MAX_MOVED: usize = 2_000;
 /// What the number of a power level is never below for those who made the room.
 const CREATOR: i64 = 100;
+/// So long after an upgrade who asks for it again is taken not to have heard the answer, ms.
+const AGAIN_MS: u64 = 600_000;
 /// Power to close a room whose creators stand above all numbers (spec: `createRoom`).
 const TOMBSTONE: i64 = 150;
 
@@ -71,6 +74,9 @@ impl Rooms {
         if !levels.can_send(&who.user_id, &TimelineEventType::RoomTombstone, true) {
             return Err(refused());
         }
+        if let Some(made) = self.replaced_just_now(who, &old, version).await? {
+            return Ok(made);
+        }
         let (room_id, tombstone) = self.replacement(who, &old, &levels, version, additional_creators).await?;
         self.entomb(who, &old, &room_id, tombstone).await?;
         for step in [self.close(who, &old).await, self.give_up_aliases(who, &old).await] {
@@ -82,6 +88,31 @@ impl Rooms {
         let new = self.state.room(&room_id).await?;
         self.membership.follow(who, &new).await;
         Ok(room_id)
+    }
+
+    /// The room that a user has replaced another by a moment ago, if it is of that version: whoever did not get the answer
+    /// asks again, and wants no second one.
+    async fn replaced_just_now(
+        &self,
+        who: &Requester,
+        old: &Room,
+        version: &RoomVersion,
+    ) -> Result<Option<OwnedRoomId>> {
+        #[derive(Deserialize)]
+        struct Tombstone {
+            replacement_room: OwnedRoomId,
+        }
+        let Some(event) = self.state.current_entry(old, "m.room.tombstone", "").await? else { return Ok(None) };
+        let age_ms = self.clock.now_ms().saturating_sub(event.pdu.origin_server_ts());
+        let Some(Tombstone { replacement_room }) = event.pdu.content_as() else { return Ok(None) };
+        if event.pdu.sender() != who.user_id || age_ms > AGAIN_MS {
+            return Ok(None);
+        }
+        let Some(nid) = self.store.room_nid(&replacement_room).await? else { return Ok(None) };
+        let new = self.state.room_by_nid(nid).await?;
+        let create = self.state.current_entry(&new, "m.room.create", "").await?;
+        let of_them = create.is_some_and(|e| e.pdu.sender() == who.user_id) && new.version == version.id;
+        Ok(of_them.then_some(replacement_room))
     }
 
     /// Makes the new room. Since what is known of the old one in the new is how it ended, that comes first where it can: since
