@@ -12,13 +12,18 @@ use tokio::sync::Notify;
 /// Pauses.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The first (`federation.destination_min_retry_interval`).
+    /// The first of a server that did not come back at once (`federation.destination_min_retry_interval`).
     pub first: Duration,
     /// The factor of the next (`federation.destination_retry_multiplier`).
     pub factor: u32,
     /// The longest (`federation.destination_max_retry_interval`).
     pub longest: Duration,
 }
+
+/// The pause after one failure: whoever is only restarted is there again soon.
+const EARLY: Duration = Duration::from_secs(5);
+/// The factor of the next, until they are about as long as the first that is configured.
+const EARLY_FACTOR: i64 = 4;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -99,10 +104,11 @@ fn rests(failing: &Failing, now: i64) -> bool {
 /// back together.
 fn after(old: Option<Failing>, now: i64, settings: Settings, jitter: f64) -> Failing {
     let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX / 4);
-    let longest = ms(settings.longest);
-    let pause = match old {
-        None => ms(settings.first),
-        Some(f) => f.interval_ms.max(1).saturating_mul(i64::from(settings.factor.max(1))),
+    let (first, longest) = (ms(settings.first), ms(settings.longest));
+    let pause = match old.map(|f| f.interval_ms.max(1)) {
+        None => ms(EARLY).min(first),
+        Some(last) if last < first / 2 => last.saturating_mul(EARLY_FACTOR),
+        Some(last) => last.saturating_mul(i64::from(settings.factor.max(1))),
     };
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a pause needs no precision")]
     let interval_ms = ((pause.min(longest) as f64 * jitter) as i64).clamp(1, longest);
@@ -116,19 +122,23 @@ mod tests {
     #[test]
     fn a_clock_that_is_put_back_makes_no_pause_longer() {
         let failing = after(None, 10_000_000, Settings::default(), 1.0);
-        assert!(rests(&failing, 10_000_001) && rests(&failing, 10_599_999));
-        assert!(!rests(&failing, 10_600_000), "it is over");
+        assert!(rests(&failing, 10_000_001) && rests(&failing, 10_004_999));
+        assert!(!rests(&failing, 10_005_000), "it is over");
         assert!(!rests(&failing, 9_999_999), "it was begun in the future");
     }
 
     #[test]
     fn pauses_grow_to_a_bound() {
         let settings = Settings::default();
-        let first = after(None, 1_000, settings, 1.0);
-        assert_eq!(first, Failing { failing_ms: 1_000, retry_ms: 601_000, interval_ms: 600_000 });
-        let second = after(Some(first), 700_000, settings, 1.0);
-        assert_eq!((second.failing_ms, second.interval_ms), (1_000, 1_200_000));
-        let mut last = second;
+        let mut last = after(None, 1_000, settings, 1.0);
+        assert_eq!(last, Failing { failing_ms: 1_000, retry_ms: 6_000, interval_ms: 5_000 });
+        for seconds in [20, 80, 320, 640, 1_280] {
+            last = after(Some(last), 700_000, settings, 1.0);
+            assert_eq!((last.failing_ms, last.interval_ms), (1_000, seconds * 1000));
+        }
+        let short = Settings { first: Duration::from_millis(100), ..settings };
+        let begun = after(None, 0, short, 1.0);
+        assert_eq!([begun.interval_ms, after(Some(begun), 0, short, 1.0).interval_ms], [100, 200]);
         for _ in 0..40 {
             last = after(Some(last), 0, settings, 1.4);
         }
