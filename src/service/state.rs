@@ -15,7 +15,8 @@ use hearth_store::{
     rooms::Room,
     state::StateMap,
 };
-use ruma::{RoomId, UserId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, RoomId, UserId, events::room::member::MembershipState};
+use serde::Deserialize;
 use tokio::sync::Notify;
 
 mod resolve;
@@ -35,6 +36,12 @@ const SHOWN: [&str; 7] = [
 
 /// How long somebody waits for a room's state to be whole.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// `m.room.tombstone`, as far as it leads on.
+#[derive(Deserialize)]
+pub(crate) struct Tombstone {
+    pub(crate) replacement_room: OwnedRoomId,
+}
 
 /// Reads state. Owns no memory: rooms, snapshots and events are cached by the store.
 #[derive(Debug)]

@@ -78,7 +78,9 @@ fn listed(room: Value) -> Option<Value> {
     room.retain(|key, value| match key.as_str() {
         "canonical_alias" => value.as_str().is_some_and(is_alias),
         "name" | "topic" | "avatar_url" | "join_rule" | "room_type" => value.is_string(),
-        _ => true,
+        // As in our own list: there are clients that take no more than these.
+        "room_id" | "num_joined_members" | "world_readable" | "guest_can_join" => true,
+        _ => false,
     });
     Some(Value::Object(room))
 }

@@ -2,13 +2,13 @@
 //! mistakes (400), where what somebody lacks the power for is forbidden (403).
 
 use hearth_base::{Error, Result, ids::RoomNid};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use super::{Events, Outgoing};
-use crate::federation::acl;
+use crate::{federation::acl, state::Tombstone};
 
 impl Events {
     /// Looks at an event that a client wants to send.
@@ -74,10 +74,6 @@ fn has_text(out: &Outgoing<'_>, key: &str) -> bool {
 }
 
 fn check_tombstone(room_id: &RoomId, out: &Outgoing<'_>) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Tombstone {
-        replacement_room: OwnedRoomId,
-    }
     match serde_json::from_str(out.content.get()) {
         Ok(Tombstone { replacement_room }) if replacement_room == room_id => {
             Err(Error::invalid_param("A room cannot be replaced by itself"))

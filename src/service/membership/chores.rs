@@ -7,10 +7,10 @@ use hearth_base::{Requester, Result, ids::RoomNid, tasks::Supervisor};
 use hearth_store::log::{Change, Logged};
 use parking_lot::Mutex;
 use ruma::{OwnedRoomId, events::TimelineEventType};
-use serde::Deserialize;
 use tokio::sync::Notify;
 
 use super::Membership;
+use crate::state::Tombstone;
 
 /// Chores waiting; what comes on top of them is not done.
 const MAX_WAITING: usize = 10_000;
@@ -33,10 +33,6 @@ enum Chore {
 impl Membership {
     /// Hears of a commit.
     pub fn on_change(&self, logged: &Logged) {
-        #[derive(Deserialize)]
-        struct Tombstone {
-            replacement_room: OwnedRoomId,
-        }
         let Change::Event(event) = &logged.change else { return };
         if event.pdu.state_key() != Some("") {
             return;

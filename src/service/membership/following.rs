@@ -7,6 +7,7 @@ use ruma::OwnedRoomId;
 use serde::Deserialize;
 
 use super::Membership;
+use crate::state::Tombstone;
 
 impl Membership {
     /// Takes along what a user who just joined a room keeps with its predecessor, if they were there. That it fails is no
@@ -40,9 +41,4 @@ impl Membership {
         self.account_data.follow(who.user_nid, &old, room).await?;
         self.push.follow(who, &old.room_id, &room.room_id).await
     }
-}
-
-#[derive(Deserialize)]
-struct Tombstone {
-    replacement_room: OwnedRoomId,
 }

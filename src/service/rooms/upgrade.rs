@@ -16,7 +16,6 @@ use ruma::{
     EventId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -26,6 +25,7 @@ use super::{
 use crate::{
     events::{Arrival, Arrived, Outgoing, check_may_write},
     membership::MemberContent,
+    state::Tombstone,
 };
 
 /// State that goes along, in this order. Power levels come last: until they are set, the new creator may do everything.
@@ -98,10 +98,6 @@ impl Rooms {
         old: &Room,
         version: &RoomVersion,
     ) -> Result<Option<OwnedRoomId>> {
-        #[derive(Deserialize)]
-        struct Tombstone {
-            replacement_room: OwnedRoomId,
-        }
         let Some(event) = self.state.current_entry(old, "m.room.tombstone", "").await? else { return Ok(None) };
         let age_ms = self.clock.now_ms().saturating_sub(event.pdu.origin_server_ts());
         let Some(Tombstone { replacement_room }) = event.pdu.content_as() else { return Ok(None) };

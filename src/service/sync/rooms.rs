@@ -17,7 +17,6 @@ mod beside;
 mod state;
 mod timeline;
 
-use beside::write_account_data;
 use state::Span;
 use timeline::Timeline;
 
@@ -43,7 +42,6 @@ impl Sync {
         own: &OwnData,
     ) -> Result<()> {
         let after = turn.after();
-        let account_data = own.of_room(hub.nid);
         let typing = typing_changed(turn, hub);
         let room = self.state.room_by_nid(hub.nid).await?;
         let filter = &turn.ask.filter;
@@ -72,12 +70,7 @@ impl Sync {
         let newest = self.state.current(&room).await?;
         let mut state = self.state_events(turn, &room, &timeline, Span { from, upto, full, newest: &newest }).await?;
         let mut body = String::new();
-        let mut beside = if newly && turn.since.is_some() {
-            let all = self.sources.account_data.of_room(turn.who.user_nid, hub.nid).await?;
-            write_account_data(&mut body, turn, &room, all.iter().map(|(k, c)| (k.as_str(), c.get())))
-        } else {
-            write_account_data(&mut body, turn, &room, account_data.iter().map(|(k, c)| (k.as_str(), c.get())))
-        };
+        let mut beside = self.write_room_data(&mut body, turn, &room, own, newly).await?;
         beside |= self.write_ephemeral(&mut body, turn, &room, hub, newly, typing).await?;
         let counts = full || room.head.whole > after;
         if timeline.events.is_empty() && state.is_empty() && !beside && !counts {
@@ -219,13 +212,7 @@ impl Sync {
             }
         };
         let mut body = String::new();
-        if full {
-            let all = self.sources.account_data.of_room(turn.who.user_nid, membership.room).await?;
-            write_account_data(&mut body, turn, &room, all.iter().map(|(k, c)| (k.as_str(), c.get())));
-        } else {
-            let news = own_data.of_room(membership.room).iter();
-            write_account_data(&mut body, turn, &room, news.map(|(k, c)| (k.as_str(), c.get())));
-        }
+        self.write_room_data(&mut body, turn, &room, own_data, newly).await?;
         self.write_state(&mut body, turn, &viewer, &state).await?;
         self.write_timeline(&mut body, turn, &viewer, &timeline, full).await?;
         open(&mut sections.leave, &room.room_id);

@@ -107,7 +107,8 @@ async fn a_room_that_makes_no_sense_is_not_the_whole_list() {
     let list = || async {
         as_json(json!({
             "chunk": [
-                { "room_id": "!a:x", "num_joined_members": 3.0, "canonical_alias": "", "name": "a", "world_readable": true },
+                { "room_id": "!a:x", "num_joined_members": 3.0, "canonical_alias": "", "name": "a", "world_readable": true,
+                    "aliases": ["#a:x"], "room_version": "9" },
                 { "room_id": "!b:x", "num_joined_members": 2, "canonical_alias": "nothing", "guest_can_join": true, "topic": 5 },
                 { "room_id": "b", "num_joined_members": 2 },
                 "x",

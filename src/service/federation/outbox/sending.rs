@@ -8,6 +8,7 @@ use std::{
 };
 
 use hearth_base::{Result, ids::StreamPos};
+use hearth_remote::Failure;
 use hearth_store::outbox::Cursor;
 
 use super::{
@@ -80,13 +81,7 @@ impl Outbox {
                         return;
                     }
                 }
-                Some(Err(failure)) if peer.pending.lock().disliked.add(&load.transaction.id, &failure) => {
-                    let events: Vec<_> = load.events.iter().map(|e| e.event_id().as_str()).collect();
-                    tracing::warn!(
-                        server = %peer.name, error = %failure, events = events.join(", "), to_device = load.to_device.len(),
-                        "a server does not take one thing, which is given up so that what comes after it is sent"
-                    );
-                    peer.pending.lock().disliked = Disliked::default();
+                Some(Err(failure)) if self.is_given_up(peer, &load, &failure) => {
                     if !self.is_settled(peer, load).await {
                         return;
                     }
@@ -110,6 +105,22 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// Takes in a refusal. Whether what was sent is to count as settled, since its receiver will never take it.
+    fn is_given_up(&self, peer: &Peer, load: &Load, failure: &Failure) -> bool {
+        let mut pending = peer.pending.lock();
+        if !pending.disliked.add(&load.transaction.id, failure) {
+            return false;
+        }
+        pending.disliked = Disliked::default();
+        drop(pending);
+        let events: Vec<_> = load.events.iter().map(|e| e.event_id().as_str()).collect();
+        tracing::warn!(
+            server = %peer.name, error = %failure, events = events.join(", "), to_device = load.to_device.len(),
+            "a server does not take one thing, which is given up so that what comes after it is sent"
+        );
+        true
     }
 
     /// [`Self::settle`], or a pause if that fails.

@@ -6,12 +6,30 @@ use ruma::OwnedUserId;
 
 use super::super::{
     Sync, Turn,
-    own::write_piece,
+    own::{OwnData, write_piece},
     section::{key, key_text},
 };
 use crate::{account_data::filters::THREAD_COUNTS, notifier::RoomHub, push::Count};
 
 impl Sync {
+    /// Writes the user's account data of a room, all of it where the room is `newly` told of; says whether there was any.
+    pub(super) async fn write_room_data(
+        &self,
+        out: &mut String,
+        turn: &Turn<'_>,
+        room: &Room,
+        own: &OwnData,
+        newly: bool,
+    ) -> Result<bool> {
+        // Without a token all of it is here already.
+        if newly && turn.since.is_some() {
+            let all = self.sources.account_data.of_room(turn.who.user_nid, room.nid).await?;
+            return Ok(write_account_data(out, turn, room, all.iter().map(|(k, c)| (k.as_str(), c.get()))));
+        }
+        let news = own.of_room(room.nid).iter();
+        Ok(write_account_data(out, turn, room, news.map(|(k, c)| (k.as_str(), c.get()))))
+    }
+
     /// Receipts and who types, by their types and as far as they are news.
     pub(in crate::sync) async fn ephemeral(
         &self,
@@ -118,7 +136,7 @@ fn write_count(out: &mut String, count: Count) {
 }
 
 /// Writes account data of a room as the filter lets it pass; says whether there was any.
-pub(super) fn write_account_data<'a>(
+fn write_account_data<'a>(
     out: &mut String,
     turn: &Turn<'_>,
     room: &Room,
