@@ -303,7 +303,7 @@ impl Events {
         let version = crate::state::version_of(&room)?;
         let creator = room.creator;
         let (head, empty): (Head, SnapRow) = Head::first(room, version);
-        self.store.remember_snapshot(empty.nid, &head.state.map);
+        self.store.remember_state(&head.state);
         let mut staged = Staged::on(head, None);
         staged.snaps.push(empty);
         staged.push(&self.builder(), creator, &create, With::default()).await?;

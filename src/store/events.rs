@@ -20,7 +20,9 @@ use crate::{
 mod append;
 mod changes;
 mod gaps;
+mod heads;
 mod held;
+mod members;
 mod memory;
 mod news;
 mod outliers;

@@ -58,7 +58,8 @@ pub(crate) struct Nids {
 /// One sort of names.
 #[derive(Debug)]
 pub(crate) struct Interner<K: Hash + Eq + Clone + Send + Sync + 'static> {
-    by_name: Cache<K, i64>,
+    /// `None` for names that were asked for and have no number.
+    by_name: Cache<K, Option<i64>>,
     by_nid: Cache<i64, K>,
     pending: DashMap<K, i64>,
     /// Counts commits that stored names; whoever sees it move looks again before giving a name a number.
@@ -79,12 +80,30 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Default for Interner<K> {
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
     /// The number of a name, if it is remembered or pending.
     pub(crate) fn known(&self, name: &K) -> Option<i64> {
-        self.by_name.get(name).or_else(|| self.pending.get(name).map(|n| *n))
+        self.by_name.get(name).flatten().or_else(|| self.pending.get(name).map(|n| *n))
+    }
+
+    /// The number of a name, from memory or as `find` reads it; that there is none is remembered too.
+    async fn find(&self, name: &K, find: impl Future<Output = Result<Option<i64>>>) -> Result<Option<i64>> {
+        if let Some(nid) = self.known(name) {
+            return Ok(Some(nid));
+        }
+        // One that was pending may be stored now.
+        if let Some(found) = self.by_name.get(name) {
+            return Ok(found);
+        }
+        let ticket = self.by_name.ticket(name);
+        let found = find.await?;
+        match found {
+            Some(nid) => self.remember(name.clone(), nid),
+            None => self.by_name.fill(name.clone(), None, ticket),
+        }
+        Ok(found)
     }
 
     fn remember(&self, name: K, nid: i64) {
         self.by_nid.insert(nid, name.clone());
-        self.by_name.insert(name, nid);
+        self.by_name.put(name, Some(nid));
     }
 
     /// Gives a name a number unless somebody else just has. `None` if names were stored since `seen`: this one may be
@@ -123,7 +142,7 @@ pub(crate) struct Settled {
     keys: Vec<(StateKey, i64)>,
 }
 
-const USER_BY_ID: &str = "SELECT user_nid, user_id FROM users WHERE user_id = $1";
+const USER_BY_ID: &str = "SELECT user_nid FROM users WHERE user_id = $1";
 const USER_BY_NID: &str = "SELECT user_nid, user_id FROM users WHERE user_nid = $1";
 const KEY_BY_NAME: &str = "SELECT key_nid FROM state_keys WHERE event_type = $1 AND state_key = $2";
 
@@ -208,16 +227,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn user_nid(&self, user: &UserId) -> Result<Option<UserNid>> {
-        let name = user.to_owned();
-        if let Some(nid) = self.inner.users.known(&name) {
-            return Ok(Some(UserNid(nid)));
-        }
-        let row: Option<(i64, String)> =
-            fetch_optional!(&mut self.read().await?, (i64, String), USER_BY_ID, user.as_str())?;
-        Ok(row.map(|(nid, _)| {
-            self.inner.users.remember(name, nid);
-            UserNid(nid)
-        }))
+        let find = async {
+            let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), USER_BY_ID, user.as_str())?;
+            Ok(row.map(|(nid,)| nid))
+        };
+        Ok(self.inner.users.find(&user.to_owned(), find).await?.map(UserNid))
     }
 
     /// The number of a user, if memory has it; always so for one whose event was just committed.
@@ -311,19 +325,16 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn key_nid(&self, event_type: &str, state_key: &str) -> Result<Option<KeyNid>> {
-        // PostgreSQL has no texts with NUL.
-        if event_type.contains('\0') || state_key.contains('\0') {
+        // Nothing is stored under what cannot be, and strangers ask for such names.
+        if check_name(event_type).is_err() || check_name(state_key).is_err() {
             return Ok(None);
         }
-        let name = StateKey::new(event_type, state_key);
-        if let Some(nid) = self.inner.keys.known(&name) {
-            return Ok(Some(KeyNid(nid)));
-        }
-        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), KEY_BY_NAME, event_type, state_key)?;
-        Ok(row.map(|(nid,)| {
-            self.inner.keys.remember(name, nid);
-            KeyNid(nid)
-        }))
+        let find = async {
+            let row: Option<(i64,)> =
+                fetch_optional!(&mut self.read().await?, (i64,), KEY_BY_NAME, event_type, state_key)?;
+            Ok(row.map(|(nid,)| nid))
+        };
+        Ok(self.inner.keys.find(&StateKey::new(event_type, state_key), find).await?.map(KeyNid))
     }
 
     /// The number of a state key, given now if there is none.

@@ -320,33 +320,31 @@ async fn load(session: &mut Reading, users: &[UserNid]) -> Result<HashMap<UserNi
         [in 1]
     );
     let cross_signing = sql!("SELECT user_nid, usage, json FROM cross_signing_keys WHERE user_nid " [in 1]);
-    let own = sql!(
-        "SELECT target_nid, target_key, signer_nid, key_id, signature FROM key_signatures WHERE signer_nid = target_nid AND target_nid "
-        [in 1]
-    );
-    let given = sql!(
-        "SELECT target_nid, target_key, signer_nid, key_id, signature FROM key_signatures WHERE target_nid <> signer_nid AND signer_nid "
-        [in 1]
-    );
+    let signed = sql!("SELECT target_nid, target_key, signer_nid, key_id, signature FROM key_signatures WHERE signer_nid " [in 1]);
     let nids = Ints(users.iter().map(|u| u.0).collect());
     let mut found: HashMap<UserNid, UserKeys> = users.iter().map(|u| (*u, UserKeys::default())).collect();
-    let mut own_signatures: HashMap<(i64, String), Vec<(String, String)>> = HashMap::new();
-    let rows: Vec<SignatureRow> = fetch_all!(session, SignatureRow, own, nids.clone())?;
-    for r in rows {
-        own_signatures.entry((r.target_nid, r.target_key)).or_default().push((r.key_id, r.signature));
+    type Device = (i64, String, String, Option<String>);
+    let device_rows: Vec<Device> = fetch_all!(session, Device, devices, nids.clone())?;
+    let key_rows: Vec<(i64, String, String)> = fetch_all!(session, (i64, String, String), cross_signing, nids.clone())?;
+    if device_rows.is_empty() && key_rows.is_empty() {
+        // Whoever has no keys has signed nothing.
+        return Ok(found);
     }
     let names: HashMap<i64, String> = owner_names(session, &nids).await?;
-    let rows: Vec<(i64, String, String, Option<String>)> =
-        fetch_all!(session, (i64, String, String, Option<String>), devices, nids.clone())?;
-    for (user, device, json, name) in rows {
+    let signatures: Vec<SignatureRow> = fetch_all!(session, SignatureRow, signed, nids)?;
+    let (own, given): (Vec<_>, Vec<_>) = signatures.into_iter().partition(|r| r.signer_nid == r.target_nid);
+    let mut own_signatures: HashMap<(i64, String), Vec<(String, String)>> = HashMap::new();
+    for r in own {
+        own_signatures.entry((r.target_nid, r.target_key)).or_default().push((r.key_id, r.signature));
+    }
+    for (user, device, json, name) in device_rows {
         let signatures = own_signatures.get(&(user, device.clone())).map_or(&[][..], Vec::as_slice);
         let owner = names.get(&user).map_or("", String::as_str);
         let named = name.map(|name| ("device_display_name".to_owned(), Value::String(name)));
         let json = put_together(&json, owner, signatures, Some(named.into_iter().collect()))?;
         found.entry(UserNid(user)).or_default().devices.insert(device, json);
     }
-    let rows: Vec<(i64, String, String)> = fetch_all!(session, (i64, String, String), cross_signing, nids.clone())?;
-    for (user, usage, json) in rows {
+    for (user, usage, json) in key_rows {
         let usage = [Usage::Master, Usage::SelfSigning, Usage::UserSigning].into_iter().find(|u| u.as_str() == usage);
         let (Some(usage), Some(public)) = (usage, public_key(&json)) else {
             return Err(Error::broken("cross_signing_keys table: a key that is none"));
@@ -356,8 +354,7 @@ async fn load(session: &mut Reading, users: &[UserNid]) -> Result<HashMap<UserNi
         let json = put_together(&json, owner, signatures, None)?;
         found.entry(UserNid(user)).or_default().cross_signing.insert(usage, CrossSigningKey { public, json });
     }
-    let rows: Vec<SignatureRow> = fetch_all!(session, SignatureRow, given, nids)?;
-    for r in rows {
+    for r in given {
         let keys = found.entry(UserNid(r.signer_nid)).or_default();
         keys.given.entry((UserNid(r.target_nid), r.target_key)).or_default().push((r.key_id, r.signature));
     }

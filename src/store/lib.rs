@@ -60,7 +60,7 @@ use events::StoredEvent;
 use intern::{Interner, Nids, StateKey};
 use log::{Head, Logged, Writer};
 use rooms::Room;
-use state::StateMap;
+use state::{RoomState, StateMap};
 
 /// How the store is to be opened.
 #[derive(Clone, Debug)]
@@ -119,6 +119,8 @@ pub(crate) struct Inner {
     pub(crate) event_nids: Cache<Box<str>, EventNid>,
     pub(crate) auth_edges: Cache<EventNid, Arc<[EventNid]>>,
     pub(crate) snaps: Cache<SnapNid, StateMap>,
+    /// Those of them that the next events stand on.
+    pub(crate) newest_states: Cache<SnapNid, RoomState>,
     pub(crate) member_counts: membership::Counts,
     pub(crate) event_memory: events::Memory,
     pub(crate) relations: relations::Memory,
@@ -187,6 +189,7 @@ impl Store {
                 snaps: Cache::weighed(settings.state_cache_entries, |_, map: &StateMap| {
                     u32::try_from(map.len() / 8 + 40).unwrap_or(u32::MAX)
                 }),
+                newest_states: Cache::new(state::NEWEST),
                 sessions: login::Sessions::default(),
                 account_data: account_data::Memory::default(),
                 receipts: receipts::Memory::default(),

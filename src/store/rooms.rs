@@ -69,6 +69,23 @@ impl RoomHead {
     }
 }
 
+/// What the writer wrote last of a room. Who builds the next head may have read its own before that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// See [`RoomHead`].
+    pub(crate) rev: i64,
+    /// See [`RoomHead`].
+    pub(crate) pos: StreamPos,
+    /// See [`RoomHead`].
+    pub(crate) whole: StreamPos,
+}
+
+impl From<&RoomHead> for Written {
+    fn from(head: &RoomHead) -> Self {
+        Self { rev: head.rev, pos: head.pos, whole: head.whole }
+    }
+}
+
 /// A room as it is stored.
 #[derive(Clone, Debug)]
 pub struct Room {

@@ -12,6 +12,9 @@ use imbl::OrdMap;
 
 use crate::{Store, fetch_optional};
 
+/// States remembered with what is needed to store the next; a kilobyte or two each beside their snapshots.
+pub(crate) const NEWEST: u64 = 500;
+
 /// State as a map from key to event. Cheap to clone; versions share structure.
 pub type StateMap = OrdMap<KeyNid, EventNid>;
 
@@ -169,9 +172,14 @@ impl Store {
         Ok(map)
     }
 
-    /// Keeps a snapshot in memory that has just been made.
-    pub fn remember_snapshot(&self, nid: SnapNid, map: &StateMap) {
+    fn remember_snapshot(&self, nid: SnapNid, map: &StateMap) {
         self.inner.snaps.insert(nid, map.clone());
+    }
+
+    /// Keeps a state in memory that has just been made, and is likely to be what the next event stands on.
+    pub fn remember_state(&self, state: &RoomState) {
+        self.remember_snapshot(state.snap, &state.map);
+        self.inner.newest_states.insert(state.snap, state.clone());
     }
 
     /// The newest state of a room, ready for the next event.
@@ -179,6 +187,9 @@ impl Store {
     /// # Errors
     /// A fault for a snapshot that is not there.
     pub async fn room_state(&self, nid: SnapNid) -> Result<RoomState> {
+        if let Some(state) = self.inner.newest_states.get(&nid) {
+            return Ok(state);
+        }
         let (base, packed) = self.snap_row(nid).await?;
         let diff: StateMap = match base {
             None => StateMap::new(),
@@ -190,7 +201,9 @@ impl Store {
             Some(base) => self.snapshot(base).await?.len(),
         };
         let written = diff.len() * (diff.len() + 1) / 2;
-        Ok(RoomState { snap: nid, map, base, base_len, diff, written })
+        let state = RoomState { snap: nid, map, base, base_len, diff, written };
+        self.inner.newest_states.insert(nid, state.clone());
+        Ok(state)
     }
 
     async fn snap_row(&self, nid: SnapNid) -> Result<(Option<SnapNid>, Vec<u8>)> {

@@ -93,7 +93,6 @@ const LONG: [(&str, usize); 7] = [
     ("src/config/telemetry/log_config.rs", 420),
     ("src/service/lib.rs", 420),
     ("src/service/presence.rs", 440),
-    ("src/store/events/write.rs", 440),
     ("src/store/intern.rs", 430),
     ("src/store/keys.rs", 430),
     ("src/store/log/writer.rs", 450),

@@ -157,7 +157,7 @@ impl Staged {
     }
 
     pub(super) fn keep(&mut self, store: &Store, state: &RoomState, row: SnapRow) {
-        store.remember_snapshot(state.snap, &state.map);
+        store.remember_state(state);
         self.snaps.push(row);
     }
 

@@ -265,7 +265,7 @@ impl Staged {
         let replaces = key.and_then(|key| head.state.map.get(&key).copied());
         if let Some(key) = key {
             let (state, snap) = head.state.set(store.new_snap_nid().await?, key, nid);
-            store.remember_snapshot(state.snap, &state.map);
+            store.remember_state(&state);
             head.state = state;
             self.snaps.push(snap);
             head.remember(nid, &pdu, &allowed_by.nids());

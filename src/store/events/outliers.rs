@@ -1,14 +1,14 @@
 //! Events without a place in the timeline, and rooms of which nothing else is known.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Result,
-    ids::{EventNid, RoomNid},
+    ids::{EventNid, RoomNid, StreamPos},
 };
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId};
 
-use super::{Append, NewEvent, write::insert_outliers};
+use super::{Append, NewEvent, StoredEvent, placed::Placed, write::insert_outliers};
 use crate::{
     Store,
     rooms::{Room, RoomHead},
@@ -17,6 +17,12 @@ use crate::{
 
 /// Outliers written in one transaction at most, so that a huge room does not keep others from writing.
 const AT_ONCE: usize = 1_000;
+/// Of so many or fewer all are kept in memory.
+const KEPT: usize = 200;
+
+fn stored(room: RoomNid, event: &NewEvent) -> StoredEvent {
+    Placed { room, event, pos: StreamPos::ZERO }.stored()
+}
 
 impl Store {
     /// Stores outliers of a room; those that somebody else stored meanwhile stay as they are. Gives the numbers that
@@ -30,6 +36,11 @@ impl Store {
         events: Vec<NewEvent>,
     ) -> Result<HashMap<OwnedEventId, EventNid>> {
         let ids: Vec<OwnedEventId> = events.iter().map(|e| e.pdu.event_id().to_owned()).collect();
+        // The state of a small room is looked at next; one that fills the memory is read again as it is needed.
+        let kept: Vec<_> = match events.len() {
+            0..=KEPT => events.iter().map(|e| (self.inner.events.ticket(&e.nid), stored(room, e))).collect(),
+            _ => Vec::new(),
+        };
         let mut left = events;
         while !left.is_empty() {
             let rest = left.split_off(left.len().min(AT_ONCE));
@@ -39,6 +50,12 @@ impl Store {
         let mut nids = HashMap::with_capacity(ids.len());
         for part in ids.chunks(AT_ONCE) {
             nids.extend(self.known_events(part).await?.into_iter().map(|(id, known)| (id, known.nid)));
+        }
+        for (ticket, event) in kept {
+            if nids.get(event.event_id()) == Some(&event.nid) {
+                self.inner.event_nids.insert(event.event_id().as_str().into(), event.nid);
+                self.inner.events.fill(event.nid, Arc::new(event), ticket);
+            }
         }
         Ok(nids)
     }
@@ -72,14 +89,15 @@ impl Store {
                 depth: 0,
                 extremities: Vec::new(),
                 counter: 0,
-                pos: hearth_base::ids::StreamPos::ZERO,
+                pos: StreamPos::ZERO,
                 partial: false,
                 entered: 0,
-                whole: hearth_base::ids::StreamPos::ZERO,
+                whole: StreamPos::ZERO,
                 open: false,
                 forked: true,
             },
         };
+        self.remember_state(&state);
         let append = Append { snaps: vec![empty], ..Append::on(room, None) };
         match self.append(append).await {
             Ok(_) => Ok(nid),

@@ -10,7 +10,12 @@ use hearth_base::{
 use ruma::RoomVersionId;
 
 use super::{NewEvent, NewMembership, Standing, write::insert_outliers};
-use crate::{Store, execute, fetch_optional, graph::pack, log::Change, rooms::Room};
+use crate::{
+    Store, execute, fetch_optional,
+    graph::pack,
+    log::Change,
+    rooms::{Room, Written},
+};
 
 const NUMBER: &str = "SELECT event_nid FROM events WHERE event_id = $1 AND room_nid = $2";
 const TELL: &str = "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped) VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped WHERE memberships.membership <> 'join'";
@@ -76,7 +81,7 @@ impl Store {
                 if execute!(tx, REVISE, room.nid.0, version.as_str(), creator.0, rev)? > 0 {
                     let mut room = Room { version, creator, ..(*room).clone() };
                     room.head.rev = rev + 1;
-                    tx.revs.insert(room.nid, room.head.rev);
+                    tx.known.insert(room.nid, Written::from(&room.head));
                     tx.rooms.push(room);
                 }
                 Ok(())

@@ -15,7 +15,7 @@ use super::{Append, Standing, gaps, placed::Placed};
 use crate::{
     Store,
     db::Ints,
-    execute, fetch_all, fetch_optional, insert_rows,
+    execute, fetch_all, fetch_optional, insert_rows, later,
     log::{Change, Tx},
     sql,
 };
@@ -109,8 +109,6 @@ const FORGET_STATES: &str = "UPDATE events SET snap_nid = NULL, after_nid = NULL
 const REJECT: &str = "UPDATE events SET standing = $2, pos = NULL WHERE event_nid = $1";
 const UNRELATE: &str = "DELETE FROM relations WHERE event_nid = $1";
 const PLACE: &str = "UPDATE events SET standing = $2, pos = $3 WHERE event_nid = $1";
-const ENTERED: &str = "UPDATE rooms SET entered_depth = $2 WHERE room_nid = $1";
-const WHOLE: &str = "UPDATE rooms SET whole_pos = $2 WHERE room_nid = $1";
 const SPEAKERS: &str = "SELECT DISTINCT sender_nid FROM events WHERE room_nid = $1 AND pos > $2";
 
 impl Store {
@@ -240,15 +238,19 @@ pub(super) async fn change(tx: &mut Tx, appends: &[&Append]) -> Result<HashMap<R
         match &append.wholeness {
             Wholeness::Same => {}
             Wholeness::Entered(part) => {
-                forget(tx, room).await?;
-                execute!(tx, ENTERED, room.0, append.room.head.entered)?;
+                // Of a room that was only heard of there is nothing.
+                let is_new = append.on_rev == Some(0);
+                if !is_new {
+                    forget(tx, room).await?;
+                }
                 match part {
                     Some(part) => {
                         let servers = serde_json::to_string(&part.servers).doing("writing the servers of a room")?;
                         let join = append.events.first().map_or(0, |join| join.nid.0);
-                        execute!(tx, PUT_ROOM, room.0, join, part.via.as_str(), servers)?;
+                        later!(tx, PUT_ROOM, room.0, join, part.via.as_str(), servers)?;
                     }
-                    None => drop(execute!(tx, DROP_ROOM, room.0)?),
+                    None if is_new => {}
+                    None => later!(tx, DROP_ROOM, room.0)?,
                 }
                 tx.log(Change::State { room, changes: Arc::new([]) });
                 if part.is_some() {
@@ -257,9 +259,8 @@ pub(super) async fn change(tx: &mut Tx, appends: &[&Append]) -> Result<HashMap<R
             }
             Wholeness::Whole { met } => {
                 let pos = tx.log(Change::Whole { room, met: met.clone() });
-                execute!(tx, WHOLE, room.0, pos.0)?;
-                execute!(tx, DROP_EVENTS, room.0)?;
-                execute!(tx, DROP_ROOM, room.0)?;
+                later!(tx, DROP_EVENTS, room.0)?;
+                later!(tx, DROP_ROOM, room.0)?;
                 whole.insert(room, pos);
             }
         }

@@ -8,57 +8,57 @@ use hearth_base::{
 };
 
 use super::{
-    Append, Appended, MemberRow, NewEvent, NewMembership, Standing, StateChange, StoredEvent, gaps, partial,
+    Append, Appended, NewEvent, Standing, StateChange, StoredEvent, gaps, heads, members, partial,
     placed::{Placed, clamp, type_of},
     redactions,
 };
 use crate::{
-    db::Ints,
-    execute, fetch_all,
+    execute,
     graph::pack,
     insert_rows, later,
     log::{Change, Tx},
     membership::Counts,
     relations,
-    rooms::{Room, extremities_json},
-    sql,
+    rooms::Written,
     state::SnapRow,
 };
 
 /// Stores what was built on rooms' present heads; the rest are conflicts. Appends to one room may follow each other.
 pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<Appended>> {
-    load_revs(tx, appends).await?;
+    heads::load(tx, appends).await?;
     let mut done: Vec<&Append> = Vec::with_capacity(appends.len());
     let mut fits = Vec::with_capacity(appends.len());
     let mut come = redactions::come(tx, appends).await?;
     let waits = appends.iter().any(|a| !a.redactions_ahead.is_empty());
     for append in appends {
         let room = append.room.nid;
-        let fit = tx.revs.get(&room).copied() == append.on_rev
+        let fit = tx.known.get(&room).map(|known| known.rev) == append.on_rev
             && !append.redactions_ahead.iter().any(|(target, _)| come.contains(&(room, target.clone())));
         if fit && waits {
             come.extend(append.events.iter().map(|e| (room, e.pdu.event_id().to_owned())));
         }
         if fit {
-            tx.revs.insert(append.room.nid, append.room.head.rev);
+            let before = tx.known.get(&room).copied();
+            let now = Written::from(&append.room.head);
+            tx.known.insert(room, Written { rev: now.rev, ..before.unwrap_or(now) });
             done.push(append);
         }
         fits.push(fit);
     }
     let placed = place(tx, &done).await?;
-    insert_rooms(tx, &done).await?;
     insert_snaps(tx, &done).await?;
     insert_events(tx, &placed).await?;
     place_outliers(tx, &placed).await?;
+    members::insert(tx, &done, &placed).await?;
     insert_effects(tx, &placed).await?;
     partial::restate(tx, &done).await?;
     let whole = partial::change(tx, &done).await?;
     partial::note(tx, &placed).await?;
-    insert_members(tx, &done).await?;
+    members::insert_told(tx, &done, &placed).await?;
     apply_changes(tx, &done).await?;
     gaps::note(tx, &done, &placed).await?;
     redactions::apply(tx, &done, &placed).await?;
-    update_heads(tx, &done, &placed, &whole).await?;
+    heads::write(tx, &done, &placed, &whole).await?;
     Counts::changing(tx, &done);
     let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
     let mut redacted = redactions::redacted_at_once(&done)?;
@@ -85,36 +85,26 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
         .collect())
 }
 
-/// Events of rooms with other servers are named by what comes next.
+/// Events of rooms with other servers are named by what comes next; state is named once another server comes, and what
+/// allows it is looked at again and again.
 fn remember_names(tx: &mut Tx, appends: &[&Append]) {
-    let shared = appends.iter().filter(|a| a.room.head.forked);
-    let names: Vec<(Box<str>, EventNid)> =
-        shared.flat_map(|a| &a.events).map(|e| (e.pdu.event_id().as_str().into(), e.nid)).collect();
+    let mut names: Vec<(Box<str>, EventNid)> = Vec::new();
+    let mut edges: Vec<(EventNid, Arc<[EventNid]>)> = Vec::new();
+    for append in appends {
+        for event in append.events.iter().filter(|e| append.room.head.forked || e.key.is_some()) {
+            names.push((event.pdu.event_id().as_str().into(), event.nid));
+            // Of what was here already more may be known than it comes with.
+            if let (Some(auth), false) = (&event.auth, event.known) {
+                edges.push((event.nid, auth.as_slice().into()));
+            }
+        }
+    }
     if !names.is_empty() {
         tx.after_commit(move |store| {
-            for (event_id, nid) in names {
-                store.inner.event_nids.insert(event_id, nid);
-            }
+            names.into_iter().for_each(|(event_id, nid)| store.inner.event_nids.insert(event_id, nid));
+            edges.into_iter().for_each(|(nid, auth)| store.inner.auth_edges.insert(nid, auth));
         });
     }
-}
-
-/// Makes sure that `tx.revs` knows every room appended to that exists.
-async fn load_revs(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    let mut unknown: Vec<i64> = appends
-        .iter()
-        .filter(|a| a.on_rev.is_some() && !tx.revs.contains_key(&a.room.nid))
-        .map(|a| a.room.nid.0)
-        .collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    unknown.sort_unstable();
-    unknown.dedup();
-    let sql = sql!("SELECT room_nid, rev FROM rooms WHERE room_nid " [in 1]);
-    let rows: Vec<(i64, i64)> = fetch_all!(tx, (i64, i64), sql, Ints(unknown))?;
-    tx.revs.extend(rows.into_iter().map(|(room, rev)| (RoomNid(room), rev)));
-    Ok(())
 }
 
 async fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Result<Vec<Placed<'a>>> {
@@ -136,30 +126,6 @@ async fn place<'a>(tx: &mut Tx, appends: &[&'a Append]) -> Result<Vec<Placed<'a>
         }
     }
     Ok(placed)
-}
-
-async fn insert_rooms(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    const ROOM_INSERT: &str = "INSERT INTO rooms (room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked) VALUES ($1, $2, $3, $4, $5, 0, '[]', 0, 0, FALSE, $6, $7, FALSE, FALSE, FALSE)";
-    for append in appends.iter().filter(|a| a.on_rev.is_none()) {
-        let room = &append.room;
-        later!(
-            tx,
-            ROOM_INSERT,
-            room.nid.0,
-            room.room_id.as_str(),
-            room.version.as_str(),
-            room.head.rev,
-            room.head.snap.0,
-            room.creator.0,
-            room.created_ms
-        )?;
-        let (id, nid) = (room.room_id.to_string(), room.nid);
-        tx.after_commit(move |store| {
-            store.inner.room_nids.put(id, Some(nid));
-            store.inner.relations.begin(nid);
-        });
-    }
-    Ok(())
 }
 
 async fn insert_snaps(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
@@ -247,28 +213,6 @@ async fn place_outliers(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// The members of rooms joined through other servers, or whose state is whole now, which [`partial::change`] has noted in
-/// the log. Who is what they were stays where they were: it is no news to them.
-async fn insert_members(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
-    let rows: Vec<(RoomNid, &MemberRow)> =
-        appends.iter().flat_map(|a| a.members.iter().map(|m| (a.room.nid, m))).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let newest = tx.next_pos().0 - 1;
-    insert_rows!(tx, &rows,
-    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) VALUES ($1, $2, $3, $4, $5, $6, FALSE) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL",
-    "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten) SELECT a, b, c, d, e, f, FALSE FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[]) AS t(a, b, c, d, e, f) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = CASE WHEN memberships.event_nid = excluded.event_nid AND memberships.membership = excluded.membership THEN memberships.pos ELSE excluded.pos END, stripped = NULL",
-    r => {
-        room: i64 = r.0.0,
-        user: i64 = r.1.user.0,
-        membership: String = r.1.membership.to_string(),
-        event: i64 = r.1.event.0,
-        pos: i64 = newest,
-        local: bool = r.1.local,
-    })
-}
-
 /// Changes of state that no event makes by itself: rows, memberships, and one entry in the log for all of an append.
 async fn apply_changes(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     const CHANGE: &str =
@@ -298,7 +242,7 @@ async fn apply_changes(tx: &mut Tx, appends: &[&Append]) -> Result<()> {
     Ok(())
 }
 
-/// State changes, memberships, read positions, push actions, relations.
+/// State changes, read positions, push actions, relations.
 async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     let live = || placed.iter().filter(|p| p.event.standing == Standing::Live);
     let changes: Vec<(&Placed<'_>, i64)> =
@@ -319,28 +263,7 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
             new: Option<i64> = Some(r.0.event.nid.0),
         })?;
     }
-    // One row a user and room, and below one a sender and room, the last: PostgreSQL refuses to update a row twice in one
-    // statement.
-    let mut members: HashMap<(i64, i64), (&Placed<'_>, &NewMembership)> = HashMap::new();
-    for p in live() {
-        if let Some(m) = &p.event.membership {
-            members.insert((p.room.0, m.user.0), (p, m));
-        }
-    }
-    if !members.is_empty() {
-        insert_rows!(tx, members.values(),
-        "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped) VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped",
-        "INSERT INTO memberships (room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped) SELECT a, b, c, d, e, f, FALSE, g FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[], $7::TEXT[]) AS t(a, b, c, d, e, f, g) ON CONFLICT (room_nid, user_nid) DO UPDATE SET membership = excluded.membership, event_nid = excluded.event_nid, pos = excluded.pos, forgotten = FALSE, stripped = excluded.stripped",
-        r => {
-            room: i64 = r.0.room.0,
-            user: i64 = r.1.user.0,
-            membership: String = r.1.membership.to_string(),
-            event: i64 = r.0.event.nid.0,
-            pos: i64 = r.0.pos.0,
-            local: bool = r.1.local,
-            stripped: Option<String> = r.1.stripped.clone(),
-        })?;
-    }
+    // One row a sender and room, the last: PostgreSQL refuses to update a row twice in one statement.
     let mut reads: HashMap<(i64, i64), &Placed<'_>> = HashMap::new();
     for p in live().filter(|p| p.event.reads) {
         reads.insert((p.room.0, p.event.sender.0), p);
@@ -394,46 +317,5 @@ async fn insert_effects(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
             pos: i64 = r.0.pos.0,
         })?;
     }
-    Ok(())
-}
-
-/// Writes each room's last head.
-async fn update_heads(
-    tx: &mut Tx,
-    appends: &[&Append],
-    placed: &[Placed<'_>],
-    whole: &HashMap<RoomNid, StreamPos>,
-) -> Result<()> {
-    let mut newest: HashMap<RoomNid, StreamPos> = HashMap::new();
-    for p in placed.iter().filter(|p| p.event.standing == Standing::Live) {
-        newest.insert(p.room, p.pos);
-    }
-    let mut rooms: HashMap<RoomNid, Room> = HashMap::with_capacity(appends.len());
-    for append in appends {
-        let mut room = append.room.clone();
-        if let Some(pos) = newest.get(&room.nid) {
-            room.head.pos = *pos;
-        }
-        if let Some(pos) = whole.get(&room.nid) {
-            room.head.whole = *pos;
-        }
-        rooms.insert(room.nid, room);
-    }
-    insert_rows!(tx, rooms.values(),
-    "UPDATE rooms SET rev = $2, snap_nid = $3, depth = $4, extremities = $5, counter = $6, pos = $7, partial = $8, open = $9, forked = $10 WHERE room_nid = $1",
-    "UPDATE rooms SET rev = b, snap_nid = c, depth = d, extremities = e, counter = f, pos = g, partial = h, open = i, forked = j FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BOOLEAN[], $9::BOOLEAN[], $10::BOOLEAN[]) AS t(a, b, c, d, e, f, g, h, i, j) WHERE room_nid = t.a",
-    r => {
-            room: i64 = r.nid.0,
-            rev: i64 = r.head.rev,
-            snap: i64 = r.head.snap.0,
-            depth: i64 = r.head.depth,
-            extremities: String = extremities_json(&r.head.extremities),
-            counter: i64 = r.head.counter,
-            pos: i64 = r.head.pos.0,
-            partial: bool = r.head.partial,
-            open: bool = r.head.open,
-            forked: bool = r.head.forked,
-        })?;
-    tx.rooms.extend(rooms.into_values());
     Ok(())
 }

@@ -7,7 +7,7 @@ use hearth_base::{Result, ids::UserNid};
 use tokio::sync::Notify;
 
 use super::Usage;
-use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
+use crate::{Store, execute, fetch_all, fetch_optional, later, log::Tx};
 
 /// Rings for whoever fetches lists.
 #[derive(Debug, Default)]
@@ -84,12 +84,20 @@ impl Store {
         .await
     }
 
-    /// Tells our clients that the devices changed of a user whom we do not follow.
+    /// Begins to follow a user, and tells our clients that their devices changed.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn tell_device_list(&self, user: UserNid) -> Result<()> {
-        self.write(move |tx| Box::pin(async move { tx.note_device_list(user).await.map(drop) })).await
+    pub async fn follow_and_tell(&self, user: UserNid) -> Result<()> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                later!(tx, BEGIN, user.0)?;
+                tx.note_device_list(user).await?;
+                tx.after_commit(|store| store.inner.stale_lists.0.notify_one());
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Users whose devices are to be fetched whole, those behind `after`.
@@ -150,16 +158,16 @@ impl Store {
     pub async fn put_remote_list(&self, user: UserNid, list: RemoteList) -> Result<()> {
         self.write(move |tx| {
             Box::pin(async move {
-                execute!(tx, DROP_ALL, user.0)?;
-                execute!(tx, DROP_KEYS, user.0)?;
+                let before: Option<Followed> = fetch_optional!(tx, Followed, FOLLOWED, user.0)?;
+                later!(tx, DROP_ALL, user.0)?;
+                later!(tx, DROP_KEYS, user.0)?;
                 for device in &list.devices {
                     tx.put_remote_device(user, device).await?;
                 }
                 for (usage, json) in &list.signing_keys {
-                    execute!(tx, PUT_KEY, user.0, usage.as_str(), json.as_str())?;
+                    later!(tx, PUT_KEY, user.0, usage.as_str(), json.as_str())?;
                 }
-                let before: Option<Followed> = fetch_optional!(tx, Followed, FOLLOWED, user.0)?;
-                execute!(tx, FOLLOW, user.0, list.stream_id)?;
+                later!(tx, FOLLOW, user.0, list.stream_id)?;
                 // The first is no news: who asked before was answered by its server just then.
                 if before.is_some_and(|followed| followed.stream_id > 0) {
                     tx.note_device_list(user).await?;
@@ -240,6 +248,6 @@ impl Store {
 impl Tx {
     async fn put_remote_device(&mut self, user: UserNid, device: &RemoteDevice) -> Result<()> {
         let (name, json) = (device.display_name.as_deref(), device.json.as_deref());
-        execute!(self, PUT, user.0, device.device_id.as_str(), name, json).map(drop)
+        later!(self, PUT, user.0, device.device_id.as_str(), name, json)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     Store,
     db::{HasSession, Later, Session, failed},
     events::{Append, Appended},
-    rooms::Room,
+    rooms::{Room, Written},
 };
 
 /// What a cache has to do once a transaction is committed.
@@ -48,8 +48,8 @@ pub struct Tx {
     pub(super) after: Vec<After>,
     /// Rooms as they are after this transaction.
     pub(crate) rooms: Vec<Room>,
-    /// Revisions of rooms as this transaction has them; right as long as nobody else wrote since.
-    pub(crate) revs: HashMap<RoomNid, i64>,
+    /// Rooms as this transaction has them; right as long as nobody else wrote since.
+    pub(crate) known: HashMap<RoomNid, Written>,
 }
 
 impl HasSession for Tx {
@@ -176,7 +176,7 @@ impl Tx {
         self.stale.truncate(noted.stale);
         self.after.truncate(noted.after);
         self.rooms.truncate(noted.rooms);
-        self.revs.clear();
+        self.known.clear();
     }
 }
 

@@ -35,17 +35,17 @@ use crate::{
     db::{HasSession as _, Later, Session},
     events::{Append, Appended, append_all},
     intern::{Settled, store_pending},
-    rooms::Room,
+    rooms::{Room, Written},
 };
 
 /// Jobs in one transaction at most.
 const BATCH: usize = 256;
-/// Revisions remembered at most; forgetting costs one read.
-const REVS: usize = 20_000;
+/// Rooms remembered at most; forgetting costs one read.
+const KNOWN: usize = 20_000;
 /// The pause between two questions what became of a commit.
 const DOUBT: Duration = Duration::from_millis(250);
-/// A connection that was used this lately is not asked first whether it still works: a transaction in one round trip is
-/// in doubt if it does not, and so its callers get an error that a question first would have spared them.
+/// A connection that was used this lately is not asked first whether it still works. A transaction in one round trip is in
+/// doubt if it does not, and so its callers get an error that the question, a small round trip, would have spared them.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Runs until the last [`Store`] handle or the stop closes the queue.
@@ -55,8 +55,8 @@ pub(crate) struct Writer {
     /// When the connection last did all that was asked of it.
     used: Option<Instant>,
     head: Head,
-    /// Revisions of rooms, right as long as nobody else writes.
-    revs: HashMap<RoomNid, i64>,
+    /// What was written last of rooms, right as long as nobody else writes.
+    known: HashMap<RoomNid, Written>,
     doubt: Option<Doubt>,
 }
 
@@ -78,7 +78,7 @@ struct Follows {
 impl Writer {
     /// The writer that begins at this head.
     pub(crate) fn new(store: Store, session: Session, head: Head) -> Self {
-        Self { store, session: Some(session), used: None, head, revs: HashMap::new(), doubt: None }
+        Self { store, session: Some(session), used: None, head, known: HashMap::new(), doubt: None }
     }
 
     /// Takes and writes batches until the queue is closed, or `closing` says so, and empty.
@@ -112,7 +112,7 @@ impl Writer {
             // The connection of a transaction that is dropped on the way is closed, and the callers hear of it.
             if AssertUnwindSafe(self.batch(appends, closures)).catch_unwind().await.is_err() {
                 tracing::error!("a job of the writer panicked; its batch is not written");
-                self.revs.clear();
+                self.known.clear();
             }
         }
         drop(self.session.take());
@@ -190,16 +190,13 @@ impl Writer {
     }
 
     async fn begin(&mut self) -> Result<(Tx, Settled)> {
-        // A connection that was used just now is as good as one that answers.
-        let fresh =
-            self.used.is_some_and(|used| used.elapsed() < FRESH) && self.doubt.is_none() && !self.store.is_lost();
-        let (session, begun) = match self.session.take_if(|session| fresh && session.is_postgres()) {
+        let (session, begun) = match self.answering().await {
             Some(session) => (session, false),
             None => (self.locked().await?, true),
         };
-        let mut revs = std::mem::take(&mut self.revs);
-        if revs.len() > REVS {
-            revs.clear();
+        let mut known = std::mem::take(&mut self.known);
+        if known.len() > KNOWN {
+            known.clear();
         }
         let mut tx = Tx {
             session,
@@ -213,7 +210,7 @@ impl Writer {
             stale: Vec::new(),
             after: Vec::new(),
             rooms: Vec::new(),
-            revs,
+            known,
         };
         match store_pending(&mut tx).await {
             Ok(settled) => Ok((tx, settled)),
@@ -222,6 +219,24 @@ impl Writer {
                 Err(e)
             }
         }
+    }
+
+    /// A connection of PostgreSQL that was used just now, or answers: what waits may be all there is to do on it.
+    async fn answering(&mut self) -> Option<Session> {
+        if self.doubt.is_some() || self.store.is_lost() {
+            return None;
+        }
+        let used = self.used?;
+        let mut session = self.session.take_if(|session| session.is_postgres())?;
+        if used.elapsed() >= FRESH
+            && let Session::Postgres(c) = &mut session
+            && let Err(e) = sqlx::Connection::ping(&mut **c).await
+        {
+            tracing::warn!(error = %e, "the writer's connection is lost; opening another");
+            self.store.inner.db.doubt();
+            return None;
+        }
+        Some(session)
     }
 
     /// A connection with an open transaction, on a database that is as we left it.
@@ -294,20 +309,20 @@ impl Writer {
             self.rollback(tx).await;
             return ended;
         }
-        let Tx { mut session, changes, stale, after, rooms, revs, .. } = tx;
+        let Tx { mut session, changes, stale, after, rooms, known, .. } = tx;
         let follows = Follows { changes, stale, after, rooms, settled };
         match ended {
             Ended::Committed(head) => {
                 self.session = Some(session);
                 self.used = Some(Instant::now());
-                self.revs = revs;
+                self.known = known;
                 self.head = head;
                 self.publish(follows);
             }
             // What can be rolled back was not committed.
             Ended::Unknown(head) => {
                 self.used = None;
-                self.revs.clear();
+                self.known.clear();
                 let postgres = session.is_postgres();
                 match session.batch("ROLLBACK".to_owned()).await {
                     Ok(()) => self.session = Some(session),
@@ -343,7 +358,7 @@ impl Writer {
 
     /// Undoes the transaction.
     async fn rollback(&mut self, tx: Tx) {
-        self.revs.clear();
+        self.known.clear();
         if tx.begun {
             self.used = None;
             self.release(tx.session).await;

@@ -111,3 +111,23 @@ async fn who_comes_back_unheard_brings_news_of_devices() {
         assert_eq!(membership(&bob, &room, &bob).await, "join");
     }
 }
+
+/// What is fetched of the past is no news, and takes no place of what is: who comes back later has it still before them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_that_is_fetched_hides_no_news() {
+    let [here, there] = two(false).await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    for n in 0..3 {
+        alice.says(&room, &format!("before {n}")).await;
+    }
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    let before = bob.now().await;
+    let news = alice.says(&room, "news").await;
+    hears(&bob, &room, &news).await;
+    assert_eq!(read(&bob, &room, 20).await, ["before 0", "before 1", "before 2", "news"]);
+    // Nobody remembers what the room's newest event is.
+    let there = there.restarts().await;
+    let sync = bob.on(&there).syncs_since(&before).await;
+    assert_eq!(sync["rooms"]["join"][&room]["timeline"]["events"][0]["content"]["body"], "news", "{sync}");
+}

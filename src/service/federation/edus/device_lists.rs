@@ -207,16 +207,18 @@ impl DeviceLists {
         if user.server_name() != origin {
             return Ok(None);
         }
-        if let Some(nid) = self.store.user_nid(user).await?
-            && let Some(followed) = self.store.followed(nid).await?
-        {
-            return Ok(Some((nid, followed)));
+        if let Some(nid) = self.store.user_nid(user).await? {
+            if let Some(followed) = self.store.followed(nid).await? {
+                return Ok(Some((nid, followed)));
+            }
+            if self.store.meets_ours(nid).await? {
+                self.store.follow_and_tell(nid).await?;
+                return Ok(None);
+            }
         }
-        if !self.tells_of(user).await? {
-            self.may_be_met([user].into_iter()).await?;
-            // All of a room may have come just now.
-            self.tells_of(user).await?;
-        }
+        self.may_be_met([user].into_iter()).await?;
+        // All of a room may have come just now.
+        self.tells_of(user).await?;
         Ok(None)
     }
 

@@ -92,8 +92,7 @@ impl DeviceLists {
             return Ok(false);
         }
         if self.store.followed(nid).await?.is_none() {
-            self.store.tell_device_list(nid).await?;
-            self.store.follow(vec![nid]).await?;
+            self.store.follow_and_tell(nid).await?;
         }
         Ok(true)
     }
