@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod commit;
+mod lost;
 mod queue;
 mod transaction;
 mod writer;

@@ -13,7 +13,6 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -424,33 +423,6 @@ async fn run_closures(tx: &mut Tx, closures: Vec<Box<dyn Closure>>, alone: bool)
         ran.push(closure);
     }
     (ran, broken)
-}
-
-impl Store {
-    /// Comes back, with the reason, when the database is no longer the one whose contents we remember. Nothing is
-    /// written from then on: the process is to end, and to begin anew on what is there.
-    pub async fn lost(&self) -> Arc<str> {
-        loop {
-            let told = self.inner.losing.notified();
-            tokio::pin!(told);
-            told.as_mut().enable();
-            if let Some(why) = self.inner.lost.get() {
-                return why.clone();
-            }
-            told.await;
-        }
-    }
-
-    fn is_lost(&self) -> bool {
-        self.inner.lost.get().is_some()
-    }
-
-    fn lose(&self, why: String) {
-        tracing::error!("{why}");
-        let _ = self.inner.lost.set(why.into());
-        self.inner.losing.notify_waiters();
-        metrics::counter!("hearth_store_lost_total").increment(1);
-    }
 }
 
 impl std::fmt::Debug for Writer {
