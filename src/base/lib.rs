@@ -3,6 +3,7 @@
 //! Nothing here knows of HTTP routes, SQL or Matrix rules; a type moves here only when at least two layers
 //! that may not see each other need it.
 
+pub mod bill;
 pub mod cache;
 pub mod clock;
 mod depth;

@@ -10,7 +10,10 @@ use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, error, info_span, warn};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    bill::{Bill, charged},
+};
 
 /// Starts and ends background work. Clones share one lifetime.
 #[derive(Clone, Debug)]
@@ -147,6 +150,16 @@ impl Supervisor {
 
     /// Runs a piece of work to its end; nobody waits for it but the stop.
     pub fn detach<Fut>(&self, work: Fut)
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        match Bill::present() {
+            None => self.spawn(work),
+            Some(bill) => self.spawn(charged(bill, Box::pin(work))),
+        }
+    }
+
+    fn spawn<Fut>(&self, work: Fut)
     where
         Fut: Future<Output = ()> + Send + 'static,
     {

@@ -12,10 +12,16 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use hearth_base::{Error, Result, cache::Lasting, tasks::Supervisor};
+use hearth_base::{
+    Error, Result,
+    bill::{Bill, charged},
+    cache::Lasting,
+    tasks::Supervisor,
+};
+use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
@@ -24,6 +30,11 @@ use super::{edus::Edus, inbox::Inbox};
 /// Events and EDUs of a transaction.
 const PDUS: usize = 50;
 const EDUS: usize = 100;
+/// How long threads may be busy for a server at once, and then: one part in so many of the time. And the longest wait for
+/// the next, which is less than others wait for an answer.
+const BURST: Duration = Duration::from_secs(2);
+const SHARE: u32 = 6;
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Bytes of transactions of one server that wait; one may always.
 const WAITING_BYTES: usize = 32 << 20;
 /// Answers remembered, and for how long.
@@ -59,6 +70,33 @@ struct Origin {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Of transactions that wait.
     bytes: AtomicUsize,
+    budget: Mutex<Budget>,
+}
+
+/// What a server may have done for it: what is dear is done as well, and then it waits until that is made up for. So one
+/// server takes a part of one processor for long, whatever it sends, and most never notice.
+#[derive(Debug)]
+struct Budget {
+    /// Time that threads may still be busy for it.
+    left: Duration,
+    /// Since when.
+    at: Instant,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { left: BURST, at: Instant::now() }
+    }
+}
+
+impl Budget {
+    /// Takes from it; gives how long the server is to wait until it has made up for what it did not have.
+    fn spend(&mut self, busy: Duration, now: Instant) -> Duration {
+        let earned = now.saturating_duration_since(self.at) / SHARE;
+        let had = self.left.saturating_add(earned).min(BURST);
+        (self.left, self.at) = (had.saturating_sub(busy), now);
+        (busy.saturating_sub(had) * SHARE).min(LONGEST_REST)
+    }
 }
 
 /// Bytes that wait.
@@ -124,7 +162,7 @@ impl Transactions {
         let Some(waiting) = Waiting::begin(&origin, bytes) else {
             return Err(Error::limit_exceeded(Duration::from_secs(1)));
         };
-        let this = self.clone();
+        let (this, account) = (self.clone(), origin.clone());
         let turn = origin.turn.clone().lock_owned().await;
         tokio::time::sleep(delay.unwrap_or_default()).await;
         // It may have been done while this one waited.
@@ -132,12 +170,32 @@ impl Transactions {
             return Ok(answer);
         }
         let work = async move {
-            let outcomes = if pdus.is_empty() { Outcomes::new() } else { this.inbox.receive(&name.0, pdus).await? };
-            this.edus.receive(&name.0, &edus).await?;
-            let answer = Arc::new(outcomes);
-            this.answers.insert(name, (content, answer.clone()));
-            drop(turn);
-            Ok(answer)
+            let bill = Bill::default();
+            let receiving = async {
+                let outcomes =
+                    if pdus.is_empty() { Outcomes::new() } else { this.inbox.receive(&name.0, pdus).await? };
+                this.edus.receive(&name.0, &edus).await?;
+                Ok(Arc::new(outcomes))
+            };
+            let done = charged(bill.clone(), Box::pin(receiving)).await;
+            if let Ok(answer) = &done {
+                this.answers.insert(name.clone(), (content, answer.clone()));
+            }
+            let rest = account.budget.lock().spend(bill.busy(), Instant::now());
+            if rest.is_zero() {
+                drop(turn);
+            } else {
+                tracing::info!(server = %name.0, busy = ?bill.busy(), ?rest, "a server's events cost much; it waits");
+                let stopping = this.supervisor.stopping();
+                this.supervisor.detach(async move {
+                    tokio::select! {
+                        () = tokio::time::sleep(rest) => {}
+                        () = stopping.cancelled() => {}
+                    }
+                    drop(turn);
+                });
+            }
+            done
         };
         let done = self.supervisor.job(work).await;
         drop(waiting);
@@ -147,5 +205,24 @@ impl Transactions {
     /// What a transaction was answered that said just this.
     fn answered(&self, name: &(OwnedServerName, String), content: u64) -> Option<Arc<Outcomes>> {
         self.answers.get(name).filter(|(said, _)| *said == content).map(|(_, answer)| answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_keeps_threads_busy_waits_for_as_long_as_makes_up_for_it() {
+        let begun = Instant::now();
+        let at = |secs: u64| begun + Duration::from_secs(secs);
+        let mut budget = Budget { left: BURST, at: begun };
+        let ms = Duration::from_millis;
+        assert_eq!(budget.spend(ms(1_500), at(0)), Duration::ZERO, "a burst");
+        assert_eq!(budget.spend(ms(1_500), at(0)), ms(1_000) * SHARE);
+        assert_eq!(budget.spend(ms(100), at(6)), Duration::ZERO, "a little is there again");
+        assert_eq!(budget.spend(ms(100), at(60_000)), Duration::ZERO);
+        assert!(budget.left < BURST, "no more than a burst is saved up");
+        assert_eq!(budget.spend(Duration::from_secs(3_600), at(60_001)), LONGEST_REST);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, thread};
 
-use hearth_base::{Error, Result};
+use hearth_base::{Error, Result, bill::blocking};
 use hearth_rules::{
     RoomVersion,
     event::{Pdu, Unverified},
@@ -109,7 +109,7 @@ impl ServerKeys {
             if part.is_empty() {
                 break;
             }
-            parts.push(tokio::task::spawn_blocking(move || part.into_iter().map(check).collect::<Vec<_>>()));
+            parts.push(tokio::task::spawn_blocking(blocking(move || part.into_iter().map(check).collect::<Vec<_>>())));
         }
         let mut all = Vec::new();
         for part in parts {

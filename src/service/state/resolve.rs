@@ -9,6 +9,7 @@ use std::{
 
 use hearth_base::{
     Error, Result,
+    bill::blocking,
     ids::{EventNid, KeyNid},
 };
 use hearth_rules::{
@@ -112,10 +113,11 @@ impl State {
         let by_id: HashMap<OwnedEventId, Arc<Pdu>> =
             pdus.into_values().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
         let fetch = move |id: &EventId| by_id.get(id).cloned();
-        let outcome =
-            tokio::task::spawn_blocking(move || resolve::resolve(version, &cut, chains, Some(between), fetch))
-                .await
-                .map_err(|e| Error::fault("resolving state", e))??;
+        let outcome = tokio::task::spawn_blocking(blocking(move || {
+            resolve::resolve(version, &cut, chains, Some(between), fetch)
+        }))
+        .await
+        .map_err(|e| Error::fault("resolving state", e))??;
 
         let mut resolved = first.clone();
         for (key, name) in &named {
