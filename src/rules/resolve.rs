@@ -9,6 +9,7 @@
 //! Whole states need not be given: see [`needed_keys`].
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -50,9 +51,19 @@ pub fn resolve(
     };
     let room = states.iter().flat_map(|state| state.values()).find_map(|id| fetch(id));
     let invite_only = room.and_then(|event| judged::invite_only(version, event.room_id()));
+    // Each is looked at many times, and large ones are dear to make.
+    let judged: RefCell<HashMap<OwnedEventId, Option<Judged<Arc<Pdu>>>>> = RefCell::default();
     let seen = |id: &EventId| {
-        let event = if judged::is_invite_only(id) { invite_only.clone() } else { fetch(id) };
-        event.map(|event| Judged::new(version, event).with_default_rules())
+        let make = || {
+            let event = if judged::is_invite_only(id) { invite_only.clone() } else { fetch(id) };
+            event.map(|event| Judged::new(version, event).with_default_rules())
+        };
+        if let Some(known) = judged.borrow().get(id) {
+            return known.clone();
+        }
+        let made = make();
+        judged.borrow_mut().insert(id.to_owned(), made.clone());
+        made
     };
     let subgraph = |conflicted: &ruma::state_res::StateMap<Vec<OwnedEventId>>| {
         between.clone().or_else(|| Some(conflicted_subgraph(conflicted.values().flatten(), &fetch)))
