@@ -89,6 +89,16 @@ impl Pdu {
         let pdu = read(&object, version)?;
         Ok(Unverified { pdu, object, version })
     }
+
+    /// The id of what [`Self::parse_remote`] refuses for its form, to name it by; `None` for what has none.
+    #[must_use]
+    pub fn id_of_malformed(json: &str, version: &'static RoomVersion) -> Option<OwnedEventId> {
+        let object = (json.len() <= 8 * MAX_EVENT).then(|| parse_object(json, version.numbers()).ok()).flatten()?;
+        if !version.event_id_is_hash() {
+            return event_id(required_str(&object, "event_id").ok()?).ok();
+        }
+        canonical::event_id_of(&canonical::redacted_text(&object, version), version).ok()
+    }
 }
 
 impl Unverified {

@@ -16,6 +16,8 @@ use super::{Events, With};
 const MAX_PREV: usize = 20;
 /// Ends of a room that are left alone.
 const FEW: usize = 10;
+/// Such events at a time: for more ends than any transaction brings.
+const AT_ONCE: usize = 10;
 /// Users of ours in whose names it is tried.
 const USERS: usize = 5;
 /// What other servers call such events too.
@@ -27,9 +29,19 @@ impl Events {
     /// # Errors
     /// If the database fails.
     pub async fn bring_together(self: &Arc<Self>, nid: RoomNid) -> Result<()> {
+        for _ in 0..AT_ONCE {
+            if !self.bring_some_together(nid).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for as many as one event names; whether there may be more.
+    async fn bring_some_together(self: &Arc<Self>, nid: RoomNid) -> Result<bool> {
         let room = self.store.room(nid).await?.or_not_found("Room")?;
         if room.head.extremities.len() <= FEW || self.torn.get(&nid).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let members = self.store.members(nid, &MembershipState::Join).await?;
         for member in members.iter().filter(|m| m.local).take(USERS) {
@@ -39,12 +51,12 @@ impl Events {
                 Draft::of(room_id, sender, TimelineEventType::from(DUMMY), None, &json!({}), self.clock.now_ms())?;
             let with = With { quiet: true, ..With::default() };
             match self.append(nid, member.user, draft, with).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(true),
                 Err(e) => tracing::debug!(room.id = %room.room_id, error = %e, "branches were not brought together"),
             }
         }
         self.torn.insert(nid, ());
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -165,6 +165,7 @@ impl Inbox {
         let version = version_of(&room)?;
         let admitted = self.acls.allows(room.nid, origin).await?;
         let mut events = Vec::new();
+        let mut malformed = Answers::new();
         for pdu in raw {
             match Pdu::parse_remote(pdu.get(), version) {
                 Ok(event) if !admitted => {
@@ -179,7 +180,10 @@ impl Inbox {
                 }
                 Ok(event) if event.claimed().room_id() == room_id => events.push(event),
                 Ok(event) => drop(answers.insert(event.claimed().event_id().to_owned(), Err("of another room".into()))),
-                Err(e) => tracing::debug!(server = %origin, room.id = %room_id, error = %e, "a malformed event"),
+                Err(e) => {
+                    tracing::debug!(server = %origin, room.id = %room_id, error = %e, "a malformed event");
+                    malformed.extend(Pdu::id_of_malformed(pdu.get(), version).map(|id| (id, Err(e.to_string()))));
+                }
             }
         }
         let ids: Vec<OwnedEventId> = events.iter().map(|e| e.claimed().event_id().to_owned()).collect();
@@ -194,6 +198,7 @@ impl Inbox {
             !placed && seen.insert(id.to_owned())
         });
         let ids: Vec<OwnedEventId> = events.iter().map(|e| e.claimed().event_id().to_owned()).collect();
+        let sent: HashSet<OwnedEventId> = ids.iter().cloned().collect();
         let mut good = Vec::with_capacity(events.len());
         for (id, verified) in ids.into_iter().zip(self.server_keys.verify(events, version).await?) {
             match verified {
@@ -204,9 +209,13 @@ impl Inbox {
         let mut taken = self.take_in(origin, &room, version, (good, known), sort).await?;
         self.hasten(&room, &taken.answers).await?;
         self.hold(origin, &room, &taken.wait).await?;
-        // Their sender has done its part.
-        taken.answers.extend(taken.wait.iter().map(|e| (e.event_id().to_owned(), Ok(()))));
+        // What filled their gaps was not in the transaction.
+        taken.answers.retain(|id, _| sent.contains(id));
         taken.answers.append(&mut answers);
+        // A twin of a good event may differ in what makes no part of its id.
+        for (id, why) in malformed {
+            taken.answers.entry(id).or_insert(why);
+        }
         Ok(taken)
     }
 

@@ -19,6 +19,12 @@ use crate::{
     },
 };
 
+/// Ends that events of one transaction may leave in a room before they are brought together.
+const MANY_ENDS: usize = 20;
+
+/// What is said of an event that stands on what is not here, also if it is held and tried again.
+const LACKING: &str = "what it follows cannot be had at present";
+
 /// What became of events.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
@@ -59,11 +65,9 @@ impl Inbox {
         }
         let hindered = found.hindered;
         let Taken { mut answers, mut wait } = self.place_found(room, version, (found, known), sort).await?;
-        if let Err(e) = self.events.bring_together(room.nid).await {
-            tracing::warn!(room.id = %room.room_id, error = %e, "branches were not brought together");
-        }
+        self.bring_together(room).await;
         for id in &asked {
-            answers.entry(id.clone()).or_insert_with(|| Err("what it follows cannot be had at present".to_owned()));
+            answers.entry(id.clone()).or_insert_with(|| Err(LACKING.to_owned()));
         }
         wait.retain(|e| hindered && asked.contains(e.event_id()));
         Ok(Taken { answers, wait })
@@ -94,6 +98,7 @@ impl Inbox {
         let missing = self.missing(&room, &found.events).await?;
         let mut waiting: Vec<Arrival> = Vec::new();
         let mut near: HashSet<OwnedEventId> = HashSet::new();
+        let mut ends: HashSet<OwnedEventId> = HashSet::new();
         for event in ready(&mut found, &missing) {
             // What allows it must stand before it is looked at.
             if auth_ids(version, &event.pdu).iter().any(|id| near.contains(id)) {
@@ -101,6 +106,17 @@ impl Inbox {
                 near.clear();
             }
             let event_id = event.pdu.event_id().to_owned();
+            // The next are resolved with each end that these leave.
+            if sort != Sort::History && ends.len() >= MANY_ENDS {
+                self.place_all(&room, &mut waiting, &mut answers, sort).await?;
+                near.clear();
+                ends.clear();
+                self.bring_together(&room).await;
+            }
+            event.pdu.prev_events().iter().for_each(|id| {
+                ends.remove(id);
+            });
+            ends.insert(event_id.clone());
             match self.arrival(&room, version, event, known.get(&event_id).copied(), sort).await? {
                 Ok(arrival) => {
                     near.insert(event_id);
@@ -114,6 +130,12 @@ impl Inbox {
         }
         self.place_all(&room, &mut waiting, &mut answers, sort).await?;
         Ok(Taken { answers, wait: found.lacking })
+    }
+
+    async fn bring_together(&self, room: &Room) {
+        if let Err(e) = self.events.bring_together(room.nid).await {
+            tracing::warn!(room.id = %room.room_id, error = %e, "branches were not brought together");
+        }
     }
 
     async fn place_all(
