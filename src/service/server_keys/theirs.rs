@@ -3,8 +3,8 @@
 //!
 //! A server is asked by one question at a time, which all who need its keys wait for, and not again within a minute,
 //! whoever claims to be it; one that does not answer is left alone for longer and longer. Only a request signed by a key
-//! that was in nothing it told has it asked at once, as it may have changed its key just now: once for each such key, and
-//! a few times a minute. So nobody can make us ask a third party more than that.
+//! that was in nothing it told has it asked at once, as it may have changed its key, or come back, just now: once for each
+//! such key, and a few times a minute. So nobody can make us ask a third party more than that.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -83,8 +83,8 @@ struct Asked {
     /// Not again before, ms.
     until: u64,
     failures: u32,
-    /// When it answered first, ms, and how often since.
-    answers: (u64, u32),
+    /// When it was asked first of late, ms, and how often since.
+    tries: (u64, u32),
 }
 
 /// Keys that a server was asked for at once, as it had not told them.
@@ -190,13 +190,15 @@ impl Theirs {
 
     /// The same for who wants keys that hold longer than those we have.
     pub fn may_ask_again(&self, server: &OwnedServerName) -> bool {
-        self.may_ask(server) || self.asked.get(server).is_some_and(|a| a.failures == 0 && a.answers.1 < OFTEN)
+        let now = self.clock.now_ms();
+        let few = |(first, count): (u64, u32)| count < OFTEN && now < first.saturating_add(AGAIN);
+        self.may_ask(server) || self.asked.get(server).is_some_and(|asked| few(asked.tries))
     }
 
-    /// Whether a server that was asked just now, and answered, is asked once more for the keys of a request: for those that
-    /// are in nothing it told. Counts them; to be asked once.
+    /// Whether a server that was asked just now is asked once more for the keys of a request: for those that are in nothing
+    /// it told. Counts them; to be asked once.
     fn may_seek(&self, wanted: &Wanted, known: Option<&Arc<VerifyKeys>>) -> bool {
-        if !wanted.for_request || self.asked.get(&wanted.server).is_none_or(|asked| asked.failures > 0) {
+        if !wanted.for_request || !self.asked.contains_key(&wanted.server) {
             return false;
         }
         let now = self.clock.now_ms();
@@ -255,16 +257,14 @@ impl Theirs {
             }
         }
         let (now, before) = (self.clock.now_ms(), self.asked.get(server));
+        let recent = before.map(|a| a.tries).filter(|(first, _)| first.saturating_add(AGAIN) > now);
+        let tries = recent.map_or((now, 1), |(first, count)| (first, count + 1));
         let asked = match got {
-            Ok(()) => {
-                let recent = before.map(|a| a.answers).filter(|(first, _)| first.saturating_add(AGAIN) > now);
-                let (first, count) = recent.map_or((now, 1), |(first, count)| (first, count + 1));
-                Asked { until: first.saturating_add(AGAIN), failures: 0, answers: (first, count) }
-            }
+            Ok(()) => Asked { until: tries.0.saturating_add(AGAIN), failures: 0, tries },
             Err(_) => {
                 let failures = before.map_or(0, |a| a.failures).saturating_add(1);
                 let pause = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_PAUSE);
-                Asked { until: now.saturating_add(pause), failures, answers: (0, 0) }
+                Asked { until: now.saturating_add(pause), failures, tries }
             }
         };
         self.asked.insert(server.clone(), asked);
