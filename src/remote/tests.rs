@@ -177,6 +177,7 @@ async fn documents_of_strangers() {
     for (n, bad) in [
         "",
         "[]",
+        r#"["x.org"]"#,
         "{}",
         r#"{"m.server":5}"#,
         r#"{"m.server":""}"#,
@@ -225,6 +226,13 @@ async fn certificates_and_addresses() {
     get(&careless, &named("wrong.test")).await.unwrap();
     let others = world.federation(|s| s.custom_ca = Vec::new());
     assert!(get(&others, &named("right.test")).await.is_err(), "the system does not know this authority");
+    // Who signed their own is known by being listed, under the names in it.
+    let (alone, listed) = world.own_authority("127.0.0.13", &["127.0.0.13"]).await;
+    world.address("right.test", "127.0.0.13");
+    let knows = world.federation(|s| s.custom_ca = vec![listed.path().to_owned()]);
+    get(&knows, &format!("127.0.0.13:{}", alone.port)).await.unwrap();
+    assert!(get(&knows, &format!("right.test:{}", alone.port)).await.is_err(), "not in its name");
+    assert!(get(&federation, &format!("127.0.0.13:{}", alone.port)).await.is_err(), "nobody listed it");
 
     let denied = world.federation(|s| s.deny = vec!["127.0.0.0/8".parse().unwrap()]);
     assert!(matches!(get(&denied, &named("right.test")).await, Err(Failure::Forbidden(_))));

@@ -20,8 +20,8 @@ const CACHE: u64 = 20_000;
 const MAX_BODY: usize = 50 << 10;
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
-/// How long a host may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a host may take: less than whoever waits for an answer, so that the name's own port is still tried.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a document holds without headers that say so.
 const USUAL: u64 = 24 * 3600 * 1000;
 /// How long it holds at least and at most.
@@ -149,13 +149,11 @@ fn redirected(from: &Uri, to: &str) -> Result<Uri, Failure> {
 }
 
 fn document(body: &[u8]) -> Result<Authority, Failure> {
-    #[derive(serde::Deserialize)]
-    struct Document {
-        #[serde(rename = "m.server")]
-        server: String,
-    }
-    let document: Document = serde_json::from_slice(body).map_err(|e| Failure::Nonsense(e.to_string()))?;
-    Authority::parse(&document.server)
+    // A structure would be read from a list too.
+    let document: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(body).map_err(|e| Failure::Nonsense(e.to_string()))?;
+    let server = document.get("m.server").and_then(|server| server.as_str());
+    Authority::parse(server.ok_or_else(|| Failure::Nonsense("no text `m.server`".to_owned()))?)
 }
 
 /// How long an answer may be kept, ms.

@@ -142,7 +142,7 @@ impl World {
         let zone = world.zone.clone();
         let names: Vec<String> = NAMED.iter().map(|name| format!("{name}.test")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let web = world.serve(WEB, &names, move |saw, _| {
+        let web = world.serve(WEB, world.certified(&names), move |saw, _| {
             let host = saw.host.split(':').next().unwrap_or_default().to_owned();
             let mut zone = zone.lock();
             *zone.asked.entry(host.clone()).or_default() += 1;
@@ -196,19 +196,30 @@ impl World {
 
     /// A homeserver at an address, with a certificate for these names.
     pub async fn server(&self, address: &str, names: &[&str], answer: Answer) -> Served {
-        self.serve(address, names, move |_, _| answer.clone()).await
+        self.serve(address, self.certified(names), move |_, _| answer.clone()).await
+    }
+
+    /// One that signed its certificate itself, as one of an authority; and that in a file.
+    pub async fn own_authority(&self, address: &str, names: &[&str]) -> (Served, tempfile::NamedTempFile) {
+        let mut params = named(names);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), certificate.pem()).unwrap();
+        (self.serve(address, shown(&certificate, &key), |_, _| Answer::Seen).await, file)
     }
 
     async fn serve(
         &self,
         address: &str,
-        names: &[&str],
+        certificate: Arc<ServerConfig>,
         answer: impl Fn(&Saw, &Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
     ) -> Served {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let counts = Arc::<Counts>::default();
-        let (acceptor, counting) = (TlsAcceptor::from(self.certified(names)), counts.clone());
+        let (acceptor, counting) = (TlsAcceptor::from(certificate), counts.clone());
         let (supervisor, stop) = (self.supervisor.clone(), self.supervisor.stopping());
         self.supervisor.detach(async move {
             loop {
@@ -244,23 +255,8 @@ impl World {
     }
 
     fn certified(&self, names: &[&str]) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::default();
-        let san = |name: &&str| match name.parse::<IpAddr>() {
-            Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName((*name).try_into().unwrap()),
-        };
-        params.subject_alt_names = names.iter().map(san).collect();
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let secret = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], secret)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Arc::new(config)
+        shown(&named(names).signed_by(&key, &self.issuer).unwrap(), &key)
     }
 
     /// What asks in this internet.
@@ -281,6 +277,28 @@ impl World {
         let signer = Signer::new("here.test".try_into().unwrap(), &[1; 32], "a").unwrap();
         Federation::new(settings, Arc::new(signer), clock.clone()).unwrap()
     }
+}
+
+fn named(names: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let san = |name: &&str| match name.parse::<IpAddr>() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) => SanType::DnsName((*name).try_into().unwrap()),
+    };
+    params.subject_alt_names = names.iter().map(san).collect();
+    params
+}
+
+fn shown(certificate: &rcgen::Certificate, key: &KeyPair) -> Arc<ServerConfig> {
+    let secret = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], secret)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 async fn respond(answer: Answer, saw: Saw) -> Result<Response<Full<Bytes>>, Infallible> {
