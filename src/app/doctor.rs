@@ -317,6 +317,9 @@ async fn reachable(config: &Config, remote: &Federation, running: bool) -> Vec<F
         )];
     }
     let report = tester::examine(remote, name.as_str(), Clock::new().now_ms()).await;
+    if let Some(other) = stranger(config, &report) {
+        return vec![other];
+    }
     let mut found: Vec<Finding> = report.faults.into_iter().map(|fault| bad(ABOUT, fault.what, fault.remedy)).collect();
     found.extend(report.warnings.into_iter().map(|warning| odd(ABOUT, warning.what, warning.remedy)));
     if report.is_fine {
@@ -329,6 +332,19 @@ async fn reachable(config: &Config, remote: &Federation, running: bool) -> Vec<F
         ));
     }
     found
+}
+
+/// Whether another server answers under our name: it may be the one of before, or a copy that nobody stopped.
+fn stranger(config: &Config, report: &tester::Report) -> Option<Finding> {
+    let key = config.federation.signing_keys.first()?;
+    let signer = hearth_rules::Signer::new(config.server.name.clone(), key.seed.expose(), &key.version).ok()?;
+    let (id, ours) = (format!("ed25519:{}", key.version), signer.public_key());
+    let other = report.addresses.iter().find(|one| !one.keys.is_empty() && one.keys.get(&id) != Some(&ours))?;
+    Some(bad(
+        "federation",
+        format!("at {} another server answers for {}: its keys are not ours", other.address, config.server.name),
+        "Stop it, or lead the name here; if it is this one, restore the signing key it had.",
+    ))
 }
 
 #[cfg(test)]

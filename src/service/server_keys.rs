@@ -124,10 +124,10 @@ impl Settings {
 }
 
 /// Reads a key document as we would to believe it: whose it is, the ids of the keys that sign, until when it holds, ms.
-pub(crate) fn examine(json: &[u8], now_ms: i64) -> Result<(OwnedServerName, Vec<String>, i64), String> {
+pub(crate) fn examine(json: &[u8], now_ms: i64) -> Result<(OwnedServerName, BTreeMap<String, String>, i64), String> {
     let text = std::str::from_utf8(json).map_err(|e| e.to_string())?;
     let kept = document::read(text, now_ms)?.kept;
-    let signing = kept.keys.into_iter().filter(|(_, key)| !key.old).map(|(id, _)| id);
+    let signing = kept.keys.into_iter().filter(|(_, key)| !key.old).map(|(id, key)| (id, key.public_key));
     Ok((kept.server, signing.collect(), kept.valid_ms))
 }
 

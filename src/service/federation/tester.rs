@@ -1,7 +1,7 @@
 //! Whether a server can be reached as the specification says: delegation, addresses, certificates, keys, version. Every
 //! fault is told in one sentence, and what to change in another.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use hearth_remote::{
     Failure,
@@ -69,6 +69,9 @@ pub struct Address {
     pub certificate_expires: Option<i64>,
     /// Ids of the keys it publishes.
     pub key_ids: Vec<String>,
+    /// The keys, unpadded base64.
+    #[serde(skip)]
+    pub keys: BTreeMap<String, String>,
     /// Name and version of the program.
     pub software: Option<String>,
 }
@@ -152,6 +155,11 @@ pub async fn examine(remote: &Remote, server: &str, now_ms: u64) -> Report {
                         format!("https://{host}/.well-known/matrix/server cannot be used: {why}."),
                         format!(r#"Answer {{"m.server": "matrix.{host}:443"}} there with your server's own name and port, or 404."#),
                     );
+                } else if matches!(&*why, Failure::TimedOut(_)) {
+                    report.warnings.push(Fault {
+                        what: format!("https://{host}/.well-known/matrix/server does not answer in time: {why}."),
+                        remedy: "Whoever looks for the server waits for it: have something answer there, 404 if nothing else, or refuse connections.".to_owned(),
+                    });
                 }
             }
         }
@@ -176,6 +184,7 @@ pub async fn examine(remote: &Remote, server: &str, now_ms: u64) -> Report {
             certificate_issuer: None,
             certificate_expires: None,
             key_ids: Vec::new(),
+            keys: BTreeMap::new(),
             software: None,
         };
         match remote.http().dialer().inspect(&authority, address, &[KEYS, VERSION]).await {
@@ -271,7 +280,10 @@ fn look(
                 report
                     .fault(format!("The keys at {at} have run out."), "Set the clock of that server, or of this one.");
             }
-            Ok((_, key_ids, _)) => one.key_ids = key_ids,
+            Ok((_, keys, _)) => {
+                one.key_ids = keys.keys().cloned().collect();
+                one.keys = keys;
+            }
             Err(why) => report.fault(
                 format!("What {at} publishes as its keys cannot be used: {why}."),
                 "Restore the signing key of that server, and let nothing on the way change the document.",
@@ -281,6 +293,11 @@ fn look(
     if let Some(body) = answer(report, VERSION) {
         let version: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |key: &str| version["server"][key].as_str().unwrap_or("?").chars().take(100).collect::<String>();
-        one.software = Some(format!("{} {}", text("name"), text("version")));
+        if version["server"].is_object() {
+            one.software = Some(format!("{} {}", text("name"), text("version")));
+        } else {
+            let what = format!("{at} answers something else to {VERSION} than the name and version of a homeserver.");
+            report.fault(what, pass("/_matrix/federation"));
+        }
     }
 }
