@@ -50,7 +50,7 @@ const FOLLOW: &str = "INSERT INTO remote_device_lists (user_nid, stream_id, stal
 const MISSED: &str = "UPDATE remote_device_lists SET stream_id = $2 WHERE user_nid = $1 AND stale AND stream_id < $2";
 const BEGIN: &str = "INSERT INTO remote_device_lists (user_nid, stream_id, stale) VALUES ($1, 0, TRUE) ON CONFLICT (user_nid) DO NOTHING";
 const MARK: &str = "UPDATE remote_device_lists SET stale = TRUE WHERE user_nid = $1 AND NOT stale";
-const UNFOLLOW: &str = "DELETE FROM remote_device_lists WHERE user_nid = $1";
+const UNFOLLOW: &str = "DELETE FROM remote_device_lists WHERE user_nid = $1 RETURNING stream_id";
 const PUT: &str = "INSERT INTO remote_devices (user_nid, device_id, display_name, json) VALUES ($1, $2, $3, $4) ON CONFLICT (user_nid, device_id) DO UPDATE SET display_name = excluded.display_name, json = excluded.json";
 const DROP: &str = "DELETE FROM remote_devices WHERE user_nid = $1 AND device_id = $2";
 const DROP_ALL: &str = "DELETE FROM remote_devices WHERE user_nid = $1";
@@ -150,15 +150,14 @@ impl Store {
         .await
     }
 
-    /// Puts all that a server tells of a user in place of what we had. If it is older than a change that was missed, it is
-    /// to be fetched again.
+    /// Puts all that a server tells of a user in place of what we had, which is news to our clients unless it is the
+    /// first. If it is older than a change that was missed, it is to be fetched again.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn put_remote_list(&self, user: UserNid, list: RemoteList) -> Result<()> {
+    pub async fn put_remote_list(&self, user: UserNid, list: RemoteList, is_first: bool) -> Result<()> {
         self.write(move |tx| {
             Box::pin(async move {
-                let before: Option<Followed> = fetch_optional!(tx, Followed, FOLLOWED, user.0)?;
                 later!(tx, DROP_ALL, user.0)?;
                 later!(tx, DROP_KEYS, user.0)?;
                 for device in &list.devices {
@@ -168,8 +167,7 @@ impl Store {
                     later!(tx, PUT_KEY, user.0, usage.as_str(), json.as_str())?;
                 }
                 later!(tx, FOLLOW, user.0, list.stream_id)?;
-                // The first is no news: who asked before was answered by its server just then.
-                if before.is_some_and(|followed| followed.stream_id > 0) {
+                if !is_first {
                     tx.note_device_list(user).await?;
                 }
                 Ok(())
@@ -226,14 +224,16 @@ impl Store {
         .await
     }
 
-    /// Follows a user no longer, whose changes do not reach us any more.
+    /// Follows a user no longer, whose changes do not reach us any more, or whose server tells no list. Our clients hear of
+    /// it if there was one.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn unfollow(&self, user: UserNid) -> Result<()> {
         self.write(move |tx| {
             Box::pin(async move {
-                if execute!(tx, UNFOLLOW, user.0)? > 0 {
+                let was: Option<(i64,)> = fetch_optional!(tx, (i64,), UNFOLLOW, user.0)?;
+                if was.is_some_and(|(stream_id,)| stream_id > 0) {
                     execute!(tx, DROP_ALL, user.0)?;
                     execute!(tx, DROP_KEYS, user.0)?;
                     tx.note_device_list(user).await?;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     finding::publishes_keys,
+    hostile::{answers, refused},
     joining::joins_through,
     support::{Peer, Peers, Told},
 };
@@ -253,6 +254,26 @@ async fn who_invites_is_told_to_look_at_devices() {
         let sync = user.syncs_since(since).await;
         assert!(names_bob(&sync), "{sync}");
     }
+}
+
+/// A server that tells no list of devices is asked for the keys themselves.
+#[tokio::test]
+async fn keys_are_had_from_servers_that_tell_no_list() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    there.tricks(Some(answers(&["/user/devices/"], || refused(404))));
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    publishes_keys(&bob).await;
+    for _ in 0..2 {
+        let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+        let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
+        assert_eq!(found["device_keys"][bob.id.as_str()].as_object().unwrap().len(), 1, "{found}");
+    }
+    let now = alice.now().await;
+    let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+    alice.post(&format!("{V3}/keys/query"), query).await.good();
+    assert!(alice.syncs_since(&now).await["device_lists"].is_null(), "to ask is no news");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ use crate::{federation::Federation, keys::is_name};
 mod form;
 mod unmet;
 
-use form::{SigningKeys, Update, device, empty, is_key_of, shortened, signing_keys};
+use form::{SigningKeys, Update, device, is_key_of, shortened, signing_keys};
 use unmet::Unmet;
 
 /// Devices of a user.
@@ -276,9 +276,12 @@ impl DeviceLists {
     async fn fetch(&self, nid: UserNid, wait: Duration) -> Result<()> {
         let lane = self.lanes.get_with(nid, Arc::default);
         let _one = lane.lock().await;
-        if self.store.followed(nid).await?.is_some_and(|followed| !followed.stale) {
+        let followed = self.store.followed(nid).await?;
+        if followed.is_some_and(|followed| !followed.stale) {
             return Ok(());
         }
+        // Who asked before the first was answered by its server just then; of what was missed meanwhile they are told.
+        let is_first = followed.is_none_or(|followed| followed.stream_id == 0);
         let user = self.store.user_id(nid).await?;
         if !self.store.meets_ours(nid).await? {
             return self.store.unfollow(nid).await;
@@ -288,8 +291,8 @@ impl DeviceLists {
         let list = match self.federation.send(user.server_name(), request, patience).await {
             Ok(list) => list,
             Err(failure) if failure.is_not_found() => {
-                // There is no such user any more.
-                return self.store.put_remote_list(nid, empty()).await;
+                // No such user, or no such question: whoever wants keys asks for these alone.
+                return self.store.unfollow(nid).await;
             }
             Err(failure) => {
                 tracing::debug!(user.id = %user, error = %failure, "a list of devices could not be fetched");
@@ -313,6 +316,6 @@ impl DeviceLists {
         let signing_keys = signing_keys(&user, master.as_deref(), own.as_deref());
         let stream_id = i64::from(list.stream_id);
         let list = RemoteList { stream_id, devices: devices.into_values().collect(), signing_keys };
-        self.store.put_remote_list(nid, list).await
+        self.store.put_remote_list(nid, list, is_first).await
     }
 }

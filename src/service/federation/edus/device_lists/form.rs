@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_store::keys::{
-    Usage,
-    theirs::{RemoteDevice, RemoteList},
-};
+use hearth_store::keys::{Usage, theirs::RemoteDevice};
 use ruma::{CanonicalJsonObject, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -37,11 +34,6 @@ pub(super) struct SigningKeys {
     pub(super) master_key: Option<Box<RawValue>>,
     #[serde(default)]
     pub(super) self_signing_key: Option<Box<RawValue>>,
-}
-
-/// The list of a user who is not there.
-pub(super) fn empty() -> RemoteList {
-    RemoteList { stream_id: 0, devices: Vec::new(), signing_keys: Vec::new() }
 }
 
 /// A device as an update has it.
