@@ -33,6 +33,7 @@ mod publish;
 mod slot;
 
 pub use hub::{Listening, RoomHub};
+use publish::Bells;
 pub use slot::{UserRooms, UserSlot};
 
 /// How long a user's slot outlives its last use.
@@ -99,8 +100,8 @@ impl Notifier {
         });
         let weak = Arc::downgrade(&this);
         store.subscribe(Box::new(move |changes| {
-            let slots = weak.upgrade().map(|notifier| notifier.publish(changes)).unwrap_or_default();
-            Box::new(move || slots.iter().for_each(|slot| slot.ring_bell()))
+            let bells = weak.upgrade().map(|notifier| notifier.publish(changes));
+            Box::new(move || bells.into_iter().for_each(Bells::ring))
         }));
         let (weak, stopping) = (Arc::downgrade(&this), supervisor.stopping());
         supervisor.task("notifier-sweep", move || {

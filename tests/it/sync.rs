@@ -12,6 +12,7 @@ use crate::{
     },
 };
 
+mod echoes;
 mod filters;
 mod old;
 

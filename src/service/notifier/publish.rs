@@ -4,9 +4,13 @@
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use hearth_base::ids::{RoomNid, StreamPos, UserNid};
+use hearth_base::{
+    ids::{RoomNid, StreamPos, UserNid},
+    tasks::Supervisor,
+};
 use hearth_store::{
     events::{StateChange, StoredEvent},
     log::{Change, Logged},
@@ -15,10 +19,13 @@ use ruma::{UserId, events::TimelineEventType};
 
 use super::{Notifier, UserSlot};
 
+/// How long an answer takes at most, as a rule, once what it says is committed.
+const ANSWERED: Duration = Duration::from_millis(5);
+
 impl Notifier {
     /// Hears of a commit; gives those whose bells are to be rung once the commit can be read. Never waits: the writer
     /// stands behind it.
-    pub(super) fn publish(&self, changes: &[Logged]) -> Vec<Arc<UserSlot>> {
+    pub(super) fn publish(&self, changes: &[Logged]) -> Bells {
         if let Some(last) = changes.last() {
             self.publishing.store(last.pos.0, Ordering::Release);
         }
@@ -31,7 +38,9 @@ impl Notifier {
         for logged in changes {
             self.take_in(logged, &mut bells);
         }
-        bells.into_iter().filter_map(|nid| self.slot(nid)).collect()
+        let senders: HashSet<UserNid> = changes.iter().filter_map(sender).collect();
+        let (later, now) = bells.into_iter().filter_map(|nid| self.slot(nid)).partition(|s| senders.contains(&s.nid));
+        Bells { now, later, supervisor: self.supervisor.clone() }
     }
 
     fn take_in(&self, logged: &Logged, bells: &mut HashSet<UserNid>) {
@@ -159,6 +168,35 @@ impl Notifier {
                 Err(e) => tracing::warn!(error = %e, "cannot tell who shares a room"),
             }
         });
+    }
+}
+
+/// Who of ours sends an event under a transaction id, and waits for its answer.
+fn sender(logged: &Logged) -> Option<UserNid> {
+    match &logged.change {
+        Change::Event(event) if event.txn_id.is_some() => Some(event.sender),
+        _ => None,
+    }
+}
+
+/// The bells that a commit rings.
+pub(super) struct Bells {
+    now: Vec<Arc<UserSlot>>,
+    /// Of those who are about to be answered: clients know an event of their own by the answer to its request, and some
+    /// take it for another's if /sync tells of it first.
+    later: Vec<Arc<UserSlot>>,
+    supervisor: Supervisor,
+}
+
+impl Bells {
+    pub(super) fn ring(self) {
+        self.now.iter().for_each(|slot| slot.ring_bell());
+        if !self.later.is_empty() {
+            self.supervisor.detach(async move {
+                tokio::time::sleep(ANSWERED).await;
+                self.later.iter().for_each(|slot| slot.ring_bell());
+            });
+        }
     }
 }
 
