@@ -25,6 +25,8 @@ use crate::{
 };
 
 mod many;
+#[cfg(test)]
+mod tests;
 
 /// An event type and state key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -413,24 +415,4 @@ pub(crate) async fn reserve_first(session: &mut crate::db::Session, nids: &Nids)
     execute!(session, SET, next + BLOCK)?;
     *nids.free.lock() = next..next + BLOCK;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_name_that_was_stored_while_it_was_looked_up_gets_no_second_number() {
-        let names: Interner<String> = Interner::default();
-        let name = "@a:localhost".to_owned();
-        let before = names.settled.load(Ordering::Acquire);
-        // One asks and finds nothing; meanwhile another gives it a number, which is stored.
-        assert_eq!(names.give(&name, 1, before), Some(1));
-        assert_eq!(names.give(&name, 2, before), Some(1), "pending");
-        names.settle(names.waiting());
-        assert_eq!(names.give(&name, 3, before), None, "to be looked up again");
-        assert_eq!(names.known(&name), Some(1));
-        assert!(names.waiting().is_empty());
-    }
 }
