@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 pub mod filters;
 mod following;
 pub mod ignored;
+pub(crate) mod invites;
 pub mod push_rules;
 
 /// How account data is limited.

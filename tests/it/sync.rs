@@ -25,6 +25,39 @@ async fn with_filter(user: &User, filter: Value, rest: &str) -> Value {
 }
 
 on_both! {
+    /// Spec v1.18, "Invite permission": they are not told of while invites are blocked, and may be afterwards.
+    async fn who_takes_no_invites_is_not_told_of_those_that_are_there(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let before = bob.now().await;
+        let room = alice.creates(json!({ "invite": [bob.id] })).await;
+        let takes = async |config: Value| {
+            let kind = format!("{V3}/user/{}/account_data/m.invite_permission_config", encoded(bob.id.as_str()));
+            bob.put(&kind, config).await.good();
+        };
+        let told = async || {
+            let since = format!("since={}", encoded(&before));
+            let mut told = Vec::new();
+            for query in ["", &since, &format!("{since}&full_state=true")] {
+                told.push(bob.syncs(query).await["rooms"]["invite"][&room].is_object());
+            }
+            let initial = bob.get(&format!("{V3}/initialSync")).await.good();
+            told.push(initial["rooms"].as_array().unwrap().iter().any(|r| r["room_id"] == room));
+            let stream = bob.get(&format!("{V3}/events?timeout=0&from={}", encoded(&before))).await.good();
+            told.push(types(&stream["chunk"]).contains(&"m.room.member"));
+            told
+        };
+        assert_eq!(told().await, [true; 5]);
+        takes(json!({ "default_action": "block" })).await;
+        assert_eq!(told().await, [false; 5]);
+        // The invite stands, and whoever asks for it is told.
+        assert_eq!(alice.reads(&room, "m.room.member", bob.id.as_str()).await.good()["membership"], "invite");
+        takes(json!({})).await;
+        assert_eq!(told().await, [true; 5]);
+        takes(json!({ "default_action": "block" })).await;
+        bob.joins(&room).await.good();
+        assert!(joined(&bob.syncs("").await, &room).is_object());
+    }
+
     async fn everything_once_and_then_what_is_new(server) {
         let alice = server.user("alice").await;
         let empty = alice.syncs("").await;

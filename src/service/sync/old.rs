@@ -181,7 +181,7 @@ impl Sync {
         let mut own = HashSet::new();
         let is_news = |m: &&Membership| m.pos > turn.after() && m.pos <= turn.now.pos && !m.forgotten;
         for membership in rooms.others.iter().filter(is_news) {
-            if membership.membership == MembershipState::Invite && self.is_ignored(turn, membership).await? {
+            if membership.membership == MembershipState::Invite && self.is_unwanted(turn, membership).await? {
                 continue;
             }
             own.insert(membership.event);
@@ -261,7 +261,7 @@ impl Sync {
     ) -> Result<()> {
         let is_shown = match membership.membership {
             MembershipState::Join => true,
-            MembershipState::Invite => !self.is_ignored(turn, membership).await?,
+            MembershipState::Invite => !self.is_unwanted(turn, membership).await?,
             _ => archived && is_over(membership),
         };
         if !is_shown {

@@ -126,7 +126,7 @@ impl Sync {
         if !turn.ask.filter.rooms.has(&room.room_id) {
             return Ok(());
         }
-        if name == "invite_state" && self.is_ignored(turn, membership).await? {
+        if name == "invite_state" && self.is_unwanted(turn, membership).await? {
             return Ok(());
         }
         let section = if name == "invite_state" { &mut sections.invite } else { &mut sections.knock };
@@ -143,8 +143,12 @@ impl Sync {
         Ok(())
     }
 
-    /// Whether an invite comes from somebody the user does not want to hear of (spec: "Ignoring Users").
-    pub(super) async fn is_ignored(&self, turn: &Turn<'_>, invite: &Membership) -> Result<bool> {
+    /// Whether an invite is not to be told of: the user takes none, or does not want to hear of who invites (spec: "Invite
+    /// permission", "Ignoring Users").
+    pub(super) async fn is_unwanted(&self, turn: &Turn<'_>, invite: &Membership) -> Result<bool> {
+        if self.sources.account_data.takes_no_invites(turn.who.user_nid).await? {
+            return Ok(true);
+        }
         let ignored = self.sources.account_data.ignored(turn.who.user_nid).await?;
         if ignored.is_empty() {
             return Ok(false);

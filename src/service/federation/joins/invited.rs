@@ -17,7 +17,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Joins, version_named};
-use crate::{events::Arrival, federation::outliers::auth_ids};
+use crate::{
+    account_data::invites::{self, INVITE_PERMISSION},
+    events::Arrival,
+    federation::outliers::auth_ids,
+};
 
 /// What another server sends to invite one of ours.
 #[derive(Debug, Deserialize)]
@@ -66,9 +70,6 @@ impl Invitation {
         Self { room_version, event, invite_room_state: shown }
     }
 }
-
-/// Which invites a user takes (client-server API, "Invite permission").
-pub(crate) const INVITE_PERMISSION: &str = "m.invite_permission_config";
 
 impl Joins {
     /// Takes an invite for a user of ours; gives the event with our signature.
@@ -126,21 +127,11 @@ impl Joins {
         if account.deactivated {
             return Err(nobody());
         }
-        if self.takes_no_invites(nid).await? {
+        if invites::blocks(self.store.account_data(nid, None, INVITE_PERMISSION).await?.as_deref()) {
             let why = format!("{user} does not take invites");
             return Err(Error::told(StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", why));
         }
         Ok(nid)
-    }
-
-    async fn takes_no_invites(&self, user: UserNid) -> Result<bool> {
-        #[derive(Deserialize)]
-        struct Config {
-            default_action: Option<String>,
-        }
-        let config = self.store.account_data(user, None, INVITE_PERMISSION).await?;
-        let config: Option<Config> = config.and_then(|c| serde_json::from_str(&c).ok());
-        Ok(config.is_some_and(|c| c.default_action.as_deref() == Some("block")))
     }
 
     /// Whether an event is an invite of a user of ours by one of `origin`; gives whom it invites.
