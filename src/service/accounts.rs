@@ -244,15 +244,10 @@ impl Accounts {
     /// Turns a switch of one of our accounts, as an administrator.
     ///
     /// # Errors
-    /// 403 for others than administrators, 404 if there is no such account.
+    /// 403 for others than administrators, and for accounts of other administrators; 404 if there is no such account, or
+    /// none any more.
     pub async fn set_flag(&self, who: &Requester, user: &UserId, flag: Flag, on: bool) -> Result<()> {
-        if !who.is_admin {
-            return Err(Error::forbidden("You are not a server admin"));
-        }
-        let nid = match self.store.user_nid(user).await? {
-            Some(nid) if self.is_local(user) => nid,
-            _ => return Err(Error::not_found("User not found")),
-        };
+        let nid = UserNid(self.inspect(who, user).await?.user_nid);
         if nid == who.user_nid && matches!(flag, Flag::Locked | Flag::Suspended) && on {
             return Err(Error::forbidden("Administrators cannot lock or suspend themselves"));
         }
@@ -262,7 +257,7 @@ impl Accounts {
     /// One of our accounts, for an administrator.
     ///
     /// # Errors
-    /// 403 for others than administrators, 404 if there is no such account.
+    /// As [`Self::set_flag`].
     pub async fn inspect(&self, who: &Requester, user: &UserId) -> Result<Account> {
         if !who.is_admin {
             return Err(Error::forbidden("You are not a server admin"));
@@ -271,7 +266,11 @@ impl Accounts {
             Some(nid) if self.is_local(user) => self.store.account(nid).await?,
             _ => None,
         };
-        account.ok_or_else(|| Error::not_found("User not found"))
+        let account = account.filter(|a| !a.deactivated).ok_or_else(|| Error::not_found("User not found"))?;
+        if account.admin && account.user_nid != who.user_nid.0 {
+            return Err(Error::forbidden("The user is another administrator"));
+        }
+        Ok(account)
     }
 
     /// The third-party identifiers of a user.

@@ -186,18 +186,27 @@ on_both! {
         server.with_token(ada.token()).get(WHO).await.refused(401, "M_UNKNOWN_TOKEN");
     }
 
-    async fn only_administrators_moderate_and_not_themselves(server) {
+    async fn only_administrators_moderate_and_neither_themselves_nor_each_other(server) {
         let (root, ada) = (server.admin("root").await, server.user("ada").await);
+        let (other, gone) = (server.admin("other").await, server.user("gone").await);
+        gone.post("/_matrix/client/v3/account/deactivate", gone.confirmed(json!({}))).await.good();
         for what in ["lock", "suspend"] {
             let path = |user: &str| format!("/_matrix/client/v1/admin/{what}/{user}");
             let on = json!({"locked": true, "suspended": true});
             ada.put(&path("@root:localhost"), on.clone()).await.refused(403, "M_FORBIDDEN");
             ada.get(&path("@ada:localhost")).await.refused(403, "M_FORBIDDEN");
             root.put(&path("@root:localhost"), on.clone()).await.refused(403, "M_FORBIDDEN");
-            root.put(&path("@nobody:localhost"), on.clone()).await.refused(404, "M_NOT_FOUND");
+            root.get(&path("@root:localhost")).await.good();
+            root.put(&path("@other:localhost"), on.clone()).await.refused(403, "M_FORBIDDEN");
+            root.get(&path("@other:localhost")).await.refused(403, "M_FORBIDDEN");
+            for user in ["@nobody:localhost", "@gone:localhost"] {
+                root.put(&path(user), on.clone()).await.refused(404, "M_NOT_FOUND");
+                root.get(&path(user)).await.refused(404, "M_NOT_FOUND");
+            }
             root.put(&path("@ada:example.org"), on.clone()).await.refused(400, "M_INVALID_PARAM");
             root.put(&path("@ada:localhost"), json!({})).await.refused(400, "M_BAD_JSON");
         }
+        other.get(WHO).await.good();
         let suspend = "/_matrix/client/v1/admin/suspend/@ada:localhost";
         root.put(suspend, json!({"suspended": true})).await.good();
         assert_eq!(root.get(suspend).await.good(), json!({"suspended": true}));
