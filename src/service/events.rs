@@ -122,15 +122,10 @@ impl Events {
     /// # Errors
     /// 403 if not allowed, 400/413 if it cannot be an event.
     pub async fn send(self: &Arc<Self>, who: &Requester, room_id: &RoomId, out: Outgoing<'_>) -> Result<OwnedEventId> {
-        check_may_write(who)?;
         check_names(&out)?;
         // What was made of ruma's types for messages alone, or for state alone, hides the well-known types of the other
         // sort as custom ones, to which no rule applies.
         let out = Outgoing { event_type: TimelineEventType::from(out.event_type.to_string()), ..out };
-        let room = self.known_room(room_id).await?;
-        if let Some(done) = self.sent_before(who, room, out.txn_id.as_deref()).await {
-            return Ok(done);
-        }
         if out.state_key.is_none() && out.event_type == TimelineEventType::RoomRedaction {
             // Redactions may also be sent as ordinary events (spec v1.18, "Sending events to a room").
             #[derive(Deserialize)]
@@ -140,6 +135,11 @@ impl Events {
             let target: Redacts = serde_json::from_str(out.content.get())
                 .map_err(|_| Error::bad_json("A redaction names the event it redacts in `redacts`"))?;
             return self.redact(who, room_id, &target.redacts, out.txn_id, Some(out.content)).await;
+        }
+        check_may_write(who)?;
+        let room = self.known_room(room_id).await?;
+        if let Some(done) = self.sent_before(who, room, out.txn_id.as_deref()).await {
+            return Ok(done);
         }
         self.check_sense(room_id, room, &out).await?;
         let is_state = out.state_key.is_some();
@@ -170,7 +170,6 @@ impl Events {
         txn_id: Option<String>,
         content: Option<&RawValue>,
     ) -> Result<OwnedEventId> {
-        check_may_write(who)?;
         check_txn_id(txn_id.as_deref())?;
         let nid = self.known_room(room_id).await?;
         if let Some(done) = self.sent_before(who, nid, txn_id.as_deref()).await {
@@ -182,6 +181,10 @@ impl Events {
             return Err(Error::forbidden("You are not a member of this room"));
         }
         let event = self.store.event_by_id(target).await?;
+        // What they said themselves they may take back (spec: "Account suspension").
+        if event.as_ref().is_none_or(|e| e.pdu.sender() != who.user_id) {
+            check_may_write(who)?;
+        }
         if event.as_ref().is_some_and(|e| e.room != nid) {
             let levels = self.state.power_levels(&room).await?;
             // Who may redact nothing of others here is not told either that it is elsewhere.
@@ -380,7 +383,7 @@ fn check_txn_id(txn_id: Option<&str>) -> Result<()> {
     }
 }
 
-/// Suspended accounts read and leave; they do not write (spec: "Account suspension").
+/// Suspended accounts read, leave and take back what is theirs; they do not write (spec: "Account suspension").
 pub(crate) fn check_may_write(who: &Requester) -> Result<()> {
     if who.is_suspended {
         return Err(Error::told(

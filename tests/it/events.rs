@@ -283,6 +283,27 @@ on_both! {
         alice.in_room(&room, "state").await.good();
         alice.leaves(&room).await.good();
     }
+
+    /// What is one's own one may take back, whoever has power in the room (spec: "Account suspension").
+    async fn a_suspended_account_takes_back_what_it_said(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        let (one, two, of_bob) = (alice.says(&room, "1").await, alice.says(&room, "2").await, bob.says(&room, "3").await);
+        server.admin("root").await.put(&format!("/_matrix/client/v1/admin/suspend/{}", alice.id), json!({ "suspended": true })).await.good();
+        let as_event = |id: &str| json!({ "redacts": id });
+        alice.redacts(&room, &one).await.good();
+        alice.sends(&room, "m.room.redaction", &txn(), as_event(&two)).await.good();
+        for id in [&one, &two] {
+            assert_eq!(bob.in_room(&room, &format!("event/{}", encoded(id))).await.good()["content"], json!({}));
+        }
+        for id in [&*of_bob, "$unheard_of"] {
+            alice.redacts(&room, id).await.refused(403, "M_USER_SUSPENDED");
+            alice.sends(&room, "m.room.redaction", &txn(), as_event(id)).await.refused(403, "M_USER_SUSPENDED");
+        }
+        // As state it is an event like any other.
+        alice.sets(&room, "m.room.redaction", "", as_event(&two)).await.refused(403, "M_USER_SUSPENDED");
+    }
 }
 
 #[tokio::test]
