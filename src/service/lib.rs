@@ -295,7 +295,7 @@ impl Services {
         };
         let backfill = Backfill::new(disk(), parts, time(), supervisor.clone(), settings.federation.backfill);
         let history = Arc::new(History::new(disk(), state.clone(), account_data.clone(), Some(backfill), time()));
-        let notified = Arc::new(Notified::new(disk(), history.clone()));
+        let notified = Arc::new(Notified::new(disk(), state.clone(), push.clone(), history.clone()));
         let relations = Arc::new(Relations::new(disk(), history.clone()));
         let reports = Arc::new(Reports::new(disk(), history.clone(), time()));
         let media =

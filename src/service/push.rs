@@ -25,6 +25,7 @@ use serde::Deserialize;
 
 use crate::account_data::{PUSH_RULES, ignored::IGNORED_USERS, push_rules};
 
+mod actions;
 mod counts;
 mod deviants;
 mod deviation;
@@ -83,7 +84,7 @@ pub struct Push {
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
-    /// Rules and ignored users of those who have any of their own that count otherwise.
+    /// Rules and ignored users of those to whom something is otherwise by their own.
     rules: Cache<UserNid, Option<Arc<UserRules>>>,
     changes: Mutex<Changes>,
     rooms: Cache<RoomNid, Arc<RoomMemory>>,
@@ -232,16 +233,31 @@ impl Push {
         }
         if !own.has_rules_for(event.room_id()) {
             let effect = default.to(&own.user);
-            return Ok(differs(effect, base).then(|| row(nid, effect)));
+            if !differs(effect, base) {
+                return Ok(None);
+            }
+            if !own.sounds {
+                return Ok(Some(row(nid, effect)));
+            }
         }
-        let name = if own.asks_name { self.display_name(room, nid).await? } else { None };
+        let fired = self.fired(room, nid, own, event, context).await?;
+        Ok(((fired.notify, fired.highlight) != (base.notify, base.highlight)).then_some(fired))
+    }
+
+    /// What an event does to a user by their own rules.
+    async fn fired(
+        &self,
+        room: RoomNid,
+        user: UserNid,
+        own: &UserRules,
+        event: &PushEvent<'_>,
+        context: &rules::Room<'_>,
+    ) -> Result<NewPushAction> {
+        let name = if own.asks_name { self.display_name(room, user).await? } else { None };
         let fired = rules::evaluate(&own.rules, event, context, &own.user, name.as_deref());
         let (notify, highlight) = fired.map_or((false, false), |o| (o.notify, o.highlight));
-        if (notify, highlight) == (base.notify, base.highlight) {
-            return Ok(None);
-        }
         let actions = fired.and_then(|o| serde_json::to_string(o.actions).ok()).unwrap_or_else(|| "[]".to_owned());
-        Ok(Some(NewPushAction { user: nid, notify, highlight, actions }))
+        Ok(NewPushAction { user, notify, highlight, actions })
     }
 
     /// Those of the users an event names who are ours and joined, or are invited by it.
@@ -262,7 +278,7 @@ impl Push {
         Ok(known)
     }
 
-    /// A user's rules; `None` if nothing counts otherwise than by the default rules.
+    /// A user's rules; `None` if nothing is otherwise than by the default rules.
     async fn rules_of(&self, user: UserNid) -> Result<Option<Arc<UserRules>>> {
         self.rules
             .get_or(user, || async {

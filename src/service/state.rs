@@ -220,17 +220,36 @@ impl State {
         Ok(false)
     }
 
+    /// How many are joined in a state.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn joined_in(&self, state: &StateMap) -> Result<u64> {
+        let names = self.store.keys(&state.keys().copied().collect::<Vec<_>>()).await?;
+        let members = state.values().zip(names).filter(|(_, name)| name.event_type == "m.room.member");
+        let members: Vec<EventNid> = members.map(|(nid, _)| *nid).collect();
+        let joined = self.store.events(&members).await?.iter().filter(|e| e.pdu.membership() == "join").count();
+        Ok(u64::try_from(joined).unwrap_or(u64::MAX))
+    }
+
     /// Who holds what power in a room's current state.
     ///
     /// # Errors
     /// A fault if the room has no create event.
     pub async fn power_levels(&self, room: &Room) -> Result<PowerLevels> {
-        let state = self.current(room).await?;
+        self.power_levels_in(room, &self.current(room).await?).await
+    }
+
+    /// Who holds what power in a state of a room.
+    ///
+    /// # Errors
+    /// A fault if it has no create event.
+    pub async fn power_levels_in(&self, room: &Room, state: &StateMap) -> Result<PowerLevels> {
         let create = self
-            .entry(&state, "m.room.create", "")
+            .entry(state, "m.room.create", "")
             .await?
             .ok_or_else(|| Error::broken(format!("{} has no create event", room.room_id)))?;
-        let levels = self.entry(&state, "m.room.power_levels", "").await?;
+        let levels = self.entry(state, "m.room.power_levels", "").await?;
         let version = version_of(room)?;
         PowerLevels::of(version, &create.pdu, levels.as_ref().map(|e| &*e.pdu))
             .map_err(|e| Error::fault("power levels", e))

@@ -6,7 +6,7 @@ use crate::{
     on_both,
     support::{
         TestServer, User,
-        rooms::{V3, encoded, txn},
+        rooms::{V3, encoded, event_id, txn},
     },
 };
 
@@ -104,7 +104,8 @@ on_both! {
         assert!(all["next_token"].is_null());
         let list = &all["notifications"];
         assert_eq!((&list[1]["room_id"], &list[1]["read"]), (&json!(one), &json!(false)));
-        assert_eq!((&list[1]["actions"], &list[4]["read"]), (&json!(["notify"]), &json!(true)), "his own came after it");
+        let between_two = json!(["notify", { "set_tweak": "sound", "value": "default" }]);
+        assert_eq!((&list[1]["actions"], &list[4]["read"]), (&between_two, &json!(true)), "his own came after it");
         assert!(list[1]["ts"].is_u64() && list[1]["event"]["room_id"].is_null());
         assert_eq!(list[0]["room_id"], json!(closed));
         assert_eq!(told(&notifications(&bob, "only=highlight").await), ["bob!"]);
@@ -124,6 +125,61 @@ on_both! {
         alice.says(&one, "unheard").await;
         assert!(!told(&notifications(&bob, "").await).contains(&"unheard"));
         assert!(told(&notifications(&alice, "").await).contains(&"his own"));
+    }
+
+    /// Spec: "Predefined Rules". What the rules do beyond counting is told, too, as it was when the event came: a message
+    /// between two makes a sound, a call rings.
+    async fn notifications_have_the_sounds_of_the_rules(server) {
+        let (ada, bob, carol) = (server.user("ada").await, server.user("bob").await, server.user("carol").await);
+        let room = ada.opens().await;
+        bob.joins(&room).await.good();
+        let send = async |kind: &str, body: &str, more: Value| {
+            let mut content = json!({ "msgtype": "m.text", "body": body });
+            content.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            event_id(&ada.sends(&room, kind, &txn(), content).await.good())
+        };
+        let sounds = async || {
+            let page = notifications(&bob, "").await;
+            let list = page["notifications"].as_array().unwrap().iter();
+            let told = list.map(|n| {
+                let of = |tweak: &str| n["actions"].as_array().unwrap().iter().find(|a| a["set_tweak"] == tweak).cloned();
+                let sound = of("sound").map_or("-".to_owned(), |s| s["value"].as_str().unwrap().to_owned());
+                let loud = if of("highlight").is_some() { "!" } else { "" };
+                assert_eq!(n["actions"][0], "notify", "{n}");
+                format!("{} {sound}{loud}", n["event"]["content"]["body"].as_str().unwrap())
+            });
+            told.collect::<Vec<_>>()
+        };
+        let rule = async |path: &str, body: Value| bob.put(&format!("{V3}/pushrules/global/{path}"), body).await.good();
+        let root = send("m.room.message", "two", json!({})).await;
+        send("m.room.message", "reply", json!({ "m.relates_to": { "rel_type": "m.thread", "event_id": root } })).await;
+        send("m.room.encrypted", "secret", json!({})).await;
+        carol.joins(&room).await.good();
+        send("m.room.message", "three", json!({})).await;
+        send("m.call.invite", "call", json!({})).await;
+        send("m.room.message", "all", json!({ "m.mentions": { "room": true } })).await;
+        send("m.room.message", "bob", json!({ "m.mentions": { "user_ids": [bob.id] } })).await;
+        let mut told =
+            vec!["bob default!", "all -!", "call ring", "three -", "secret default", "reply default", "two default"];
+        assert_eq!(sounds().await, told);
+
+        // Rules that differ by their sound alone, for the rest by what they say now.
+        let with = |sound: &str| json!(["notify", { "set_tweak": "sound", "value": sound }]);
+        rule("underride/.m.rule.message/actions", json!({ "actions": with("drop") })).await;
+        let loud = json!(["notify", { "set_tweak": "sound", "value": "gong" }, { "set_tweak": "highlight" }]);
+        rule("override/.m.rule.is_user_mention/actions", json!({ "actions": loud })).await;
+        send("m.room.message", "bob again", json!({ "m.mentions": { "user_ids": [bob.id] } })).await;
+        told[3] = "three drop";
+        told.insert(0, "bob again gong!");
+        assert_eq!(sounds().await, told);
+        rule("content/cake", json!({ "pattern": "cake", "actions": with("bell") })).await;
+        send("m.room.message", "cake", json!({})).await;
+        told.insert(0, "cake bell");
+        assert_eq!(sounds().await, told);
+        // What they would not do any more they did all the same.
+        rule("underride/.m.rule.message/actions", json!({ "actions": [] })).await;
+        told[5] = "three -";
+        assert_eq!(sounds().await, told);
     }
 
     /// A rule id is any string, and one that names no room or sender never fires.

@@ -8,6 +8,7 @@ use ruma::{
     OwnedUserId, RoomId, UserId,
     push::{ConditionalPushRule, PushCondition},
 };
+use serde_json::Value;
 
 use crate::account_data::ignored::ignored_in;
 
@@ -21,6 +22,8 @@ pub(super) struct UserRules {
     everywhere: bool,
     /// Else only events of these rooms may; ids in lower case, as conditions match them.
     rooms: HashSet<String>,
+    /// Whether a default rule does something else than by default, though it counts the same: makes another sound.
+    pub(super) sounds: bool,
     /// Whether a rule asks for the user's display name.
     pub(super) asks_name: bool,
     /// Whether a rule asks for the number of members.
@@ -36,7 +39,7 @@ const BY_MEMBERS: [&str; 4] =
     [".m.rule.encrypted_room_one_to_one", ".m.rule.room_one_to_one", ".m.rule.message", ".m.rule.encrypted"];
 
 impl UserRules {
-    /// `None` if nothing counts otherwise than by the default rules.
+    /// `None` if nothing is otherwise than by the default rules.
     pub(super) fn of(user: OwnedUserId, rules: Ruleset, ignored: Option<&str>) -> Option<Self> {
         let ignored = ignored.map(ignored_in).unwrap_or_default();
         let default = push::server_default(&user);
@@ -45,6 +48,7 @@ impl UserRules {
             ignored,
             everywhere: false,
             rooms: HashSet::new(),
+            sounds: false,
             asks_name: false,
             asks_members: false,
             asks_levels: false,
@@ -63,12 +67,15 @@ impl UserRules {
         this.weight =
             u32::try_from(1_000 + 400 * (count + rules.sender.len()) + 100 * this.ignored.len()).unwrap_or(u32::MAX);
         this.rules = rules;
-        (this.everywhere || !this.rooms.is_empty() || !this.ignored.is_empty()).then_some(this)
+        let differs = this.everywhere || this.sounds || !this.rooms.is_empty() || !this.ignored.is_empty();
+        differs.then_some(this)
     }
 
     fn look_at(&mut self, rule: &ConditionalPushRule, default: Option<&ConditionalPushRule>) {
         match default.filter(|_| rule.default) {
-            Some(default) if effect(rule) == effect(default) => {}
+            Some(default) if effect(rule) == effect(default) => {
+                self.sounds |= rule.enabled && actions(rule) != actions(default);
+            }
             Some(_) => {
                 self.everywhere = true;
                 self.asks_members |= BY_MEMBERS.contains(&rule.rule_id.as_str());
@@ -115,6 +122,11 @@ fn effect(rule: &ConditionalPushRule) -> Option<(bool, bool)> {
     rule.enabled.then_some((notify, notify && highlight))
 }
 
+/// What a rule asks for, to be compared.
+fn actions(rule: &ConditionalPushRule) -> Option<Value> {
+    serde_json::to_value(&rule.actions).ok()
+}
+
 /// The room, in lower case, without which a condition does not hold.
 fn only_room(condition: &PushCondition) -> Option<String> {
     match condition {
@@ -157,7 +169,8 @@ mod tests {
             push::edit::set_actions(rules, &ruma::push::RuleKind::Underride, ".m.rule.room_one_to_one", actions)
                 .unwrap();
         };
-        assert!(of(silent, None).is_none(), "a sound less is no difference to the counts");
+        let rules = of(silent, None).unwrap();
+        assert!(rules.sounds && !rules.deviates_in(room_id!("!a:x")), "a sound less is no difference to the counts");
         let mut off = rule("off", json!([]));
         off.enabled = false;
         assert!(of(|r| assert!(r.override_.insert(off)), None).is_none());

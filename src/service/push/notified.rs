@@ -2,7 +2,7 @@
 //!
 //! Nobody has a row for what the default rules say of an unmentioned member, so it is read from the timelines of the
 //! user's rooms: an event counts there if the room's counter went up with it. Rooms are looked at by their newest event,
-//! and no further once a page is full of newer ones.
+//! and no further once a page is full of newer ones. With what sound the rules have to say again ([`super::actions`]).
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -16,7 +16,11 @@ use hearth_base::{
 use hearth_store::{Store, events::StoredEvent, receipts::ReadPosition};
 use serde_json::value::RawValue;
 
-use crate::history::{Form, History, Viewer};
+use super::Push;
+use crate::{
+    history::{Form, History, Viewer},
+    state::State,
+};
 
 /// Notifications in a page at most.
 const MAX_PAGE: usize = 100;
@@ -27,6 +31,8 @@ const MAX_LOOKED_AT: usize = 500;
 #[derive(Debug)]
 pub struct Notified {
     store: Store,
+    state: Arc<State>,
+    push: Arc<Push>,
     history: Arc<History>,
 }
 
@@ -35,14 +41,23 @@ struct Notification {
     pos: StreamPos,
     event: Arc<StoredEvent>,
     thread: String,
-    actions: String,
+    highlight: bool,
+    actions: Actions,
+}
+
+/// What is to be done about an event.
+enum Actions {
+    /// Stored for this user.
+    Own(String),
+    /// What is known without asking for the user's sounds.
+    OfAll(String),
 }
 
 impl Notified {
     /// Made once.
     #[must_use]
-    pub fn new(store: Store, history: Arc<History>) -> Self {
-        Self { store, history }
+    pub fn new(store: Store, state: Arc<State>, push: Arc<Push>, history: Arc<History>) -> Self {
+        Self { store, state, push, history }
     }
 
     /// A page of notifications, as JSON; with `highlights` only those that highlight.
@@ -87,7 +102,8 @@ impl Notified {
                 {
                     viewers.insert(row.room, self.history.viewer(who, &room).await?);
                 }
-                found.push(Notification { pos: row.pos, event, thread: row.thread, actions: row.actions });
+                let actions = Actions::Own(row.actions);
+                found.push(Notification { pos: row.pos, event, thread: row.thread, highlight: row.highlight, actions });
             }
         }
         newest(&mut found, wanted);
@@ -130,15 +146,17 @@ impl Notified {
                 }
                 let of = |own: bool| rows.iter().find(|r| r.pos == pos && r.own == own);
                 let outcome = match (of(true), of(false)) {
-                    (Some(own), _) => own.notify.then(|| (own.highlight, own.actions.clone())),
-                    (None, Some(all)) => all.notify.then(|| (all.highlight, all.actions.clone())),
-                    (None, None) => (event.counter > older.counter).then(|| (false, "[\"notify\"]".to_owned())),
+                    (Some(own), _) => own.notify.then(|| (own.highlight, Actions::Own(own.actions.clone()))),
+                    (None, Some(all)) => all.notify.then(|| (all.highlight, Actions::OfAll(all.actions.clone()))),
+                    (None, None) => {
+                        (event.counter > older.counter).then(|| (false, Actions::OfAll("[\"notify\"]".to_owned())))
+                    }
                 };
                 if let Some((highlight, actions)) = outcome
                     && (highlight || !highlights)
                 {
                     let thread = of(true).or(of(false)).map_or_else(|| super::MAIN.to_owned(), |r| r.thread.clone());
-                    found.push(Notification { pos, event: event.clone(), thread, actions });
+                    found.push(Notification { pos, event: event.clone(), thread, highlight, actions });
                 }
             }
             looked_at += events.len();
@@ -159,6 +177,7 @@ impl Notified {
     ) -> Result<String> {
         let mut out = String::from("{\"notifications\":[");
         let mut read: HashMap<RoomNid, Vec<ReadPosition>> = HashMap::new();
+        let mut around = HashMap::new();
         let empty = out.len();
         for one in found {
             let Some(viewer) = viewers.get(&one.event.room) else { continue };
@@ -167,8 +186,20 @@ impl Notified {
                 Entry::Vacant(new) => new.insert(self.store.read_positions(one.event.room, who.user_nid).await?),
             };
             let is_read = positions.iter().any(|p| (p.thread.is_empty() || p.thread == one.thread) && p.pos >= one.pos);
+            let actions = match &one.actions {
+                Actions::Own(actions) => actions.clone(),
+                Actions::OfAll(known) => {
+                    // Most events of a room stand in the same state.
+                    let around = match around.entry((one.event.room, one.event.snap)) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => new.insert(self.push.around(&self.state, viewer, &one.event).await?),
+                    };
+                    let actions = self.push.actions(viewer, &one.event, around, one.highlight).await?;
+                    actions.unwrap_or_else(|| known.clone())
+                }
+            };
             // Actions of ours, and of rules that were read as JSON.
-            let actions = RawValue::from_string(one.actions.clone()).doing("reading push actions")?;
+            let actions = RawValue::from_string(actions).doing("reading push actions")?;
             let room_id = serde_json::to_string(&viewer.room.room_id).doing("writing an answer")?;
             if out.len() > empty {
                 out.push(',');
