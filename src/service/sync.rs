@@ -152,6 +152,11 @@ impl Turn<'_> {
         self.since.filter(|s| s.boot == self.now.boot).map_or(0, |s| s.ephemeral)
     }
 
+    /// Whether state is told as of the end of timelines, under whichever name.
+    pub(crate) fn wants_state_after(&self) -> bool {
+        self.ask.state_after || self.ask.state_after_unstable
+    }
+
     /// How the filter wants events written.
     pub(crate) fn form(&self) -> Form<'_> {
         let filter = &self.ask.filter;

@@ -25,6 +25,43 @@ async fn with_filter(user: &User, filter: Value, rest: &str) -> Value {
 }
 
 on_both! {
+    /// Whoever asks for the state after the timeline takes it from there alone (spec v1.16, `use_state_after`).
+    async fn what_came_to_nothing_is_in_the_state_after(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let declined = alice.creates(json!({ "invite": [bob.id] })).await;
+        let revoked = alice.creates(json!({ "invite": [bob.id] })).await;
+        let door = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "knock" } });
+        let knocked = alice.creates(json!({ "initial_state": [door] })).await;
+        bob.post(&format!("{V3}/knock/{}", encoded(&knocked)), json!({})).await.good();
+        let banned = alice.opens().await;
+        bob.joins(&banned).await.good();
+        bob.leaves(&banned).await.good();
+        let since = bob.now().await;
+        bob.leaves(&declined).await.good();
+        alice.does_to(&revoked, "kick", &bob).await.good();
+        bob.leaves(&knocked).await.good();
+        alice.does_to(&banned, "ban", &bob).await.good();
+        let filter = |filter: Value| format!("&filter={}", encoded(&filter.to_string()));
+        for (query, name) in [
+            ("&use_state_after=true", "state_after"),
+            ("&org.matrix.msc4222.use_state_after=true", "org.matrix.msc4222.state_after"),
+        ] {
+            let all = bob.syncs(&format!("since={}{query}", encoded(&since))).await;
+            for (room, is) in [(&declined, "leave"), (&revoked, "leave"), (&knocked, "leave"), (&banned, "ban")] {
+                let there = &all["rooms"]["leave"][room];
+                let own = state_of(&there[name]["events"], "m.room.member", bob.id.as_str());
+                assert_eq!(own.unwrap()["content"]["membership"], is, "{there}");
+                assert_eq!(types(&there["timeline"]["events"]), ["m.room.member"]);
+            }
+            let no_state = filter(json!({ "room": { "state": { "types": [] } } }));
+            let less = bob.syncs(&format!("since={}{query}{no_state}", encoded(&since))).await;
+            assert_eq!(less["rooms"]["leave"][&declined][name]["events"], json!([]));
+        }
+        // Else the timeline says it.
+        let all = bob.syncs_since(&since).await;
+        assert_eq!(all["rooms"]["leave"][&declined]["state"]["events"], json!([]));
+    }
+
     /// Spec v1.18, "Invite permission": they are not told of while invites are blocked, and may be afterwards.
     async fn who_takes_no_invites_is_not_told_of_those_that_are_there(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);

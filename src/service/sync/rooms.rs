@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
 use hearth_rules::client_format::write_stripped;
-use hearth_store::{membership::Membership, rooms::Room, state::StateMap};
+use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
 
 use super::{
     Sync, Turn,
@@ -209,10 +209,14 @@ impl Sync {
                 let state = self.state_events(turn, &room, &timeline, span).await?;
                 (timeline, state)
             }
-            // An invite or knock came to nothing, or a ban after leaving: that is all there is to see.
+            // An invite or knock came to nothing, a ban after leaving, a room forgotten since: that is all there is to see.
             _ => {
                 let start = own.as_ref().and_then(|e| e.place()).map(HistoryToken::before);
-                (Timeline { start, events: own.into_iter().collect(), limited: false }, Vec::new())
+                let filter = &turn.ask.filter.state;
+                let is_state = |e: &Arc<StoredEvent>| filter.has_room(&room.room_id) && filter.has(&e.pdu);
+                let after = own.clone().filter(|e| turn.wants_state_after() && is_state(e));
+                let timeline = Timeline { start, events: own.into_iter().collect(), limited: false };
+                (timeline, after.into_iter().collect())
             }
         };
         let mut body = String::new();

@@ -43,7 +43,7 @@ impl Sync {
             return Ok(Vec::new());
         }
         let lazy = filter.lazy_members;
-        let after_timeline = turn.ask.state_after || turn.ask.state_after_unstable;
+        let after_timeline = turn.wants_state_after();
         let first = timeline.events.first();
         // Then the timeline alone does not lead to its end: state changes also by what it does not show, since it stands on
         // another branch or the filter leaves it out.
