@@ -331,10 +331,11 @@ impl Sync {
                     Box::pin(self.invited_room(&mut sections, turn, membership, "knock_state")).await?;
                 }
                 MembershipState::Leave | MembershipState::Ban
-                    if !membership.forgotten
-                        && (turn.since.is_some() && is_news
-                            || turn.since.is_none()
-                                && (turn.ask.filter.include_leave || removed.contains(&membership.event))) =>
+                    // Whoever forgets a room has other devices, which have to learn that they are out of it.
+                    if turn.since.is_some() && is_news
+                        || turn.since.is_none()
+                            && !membership.forgotten
+                            && (turn.ask.filter.include_leave || removed.contains(&membership.event)) =>
                 {
                     Box::pin(self.left_room(&mut sections, turn, membership, own)).await?;
                 }

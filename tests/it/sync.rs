@@ -62,6 +62,36 @@ on_both! {
         assert_eq!(all["rooms"]["leave"][&declined]["state"]["events"], json!([]));
     }
 
+    /// The device that forgets a room is not the only one: all hear that they are out, if no more than that.
+    async fn rooms_that_are_forgotten_are_told_as_left_first(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let (left, kicked) = (alice.opens().await, alice.opens().await);
+        for room in [&left, &kicked] {
+            bob.joins(room).await.good();
+        }
+        let declined = alice.creates(json!({ "invite": [bob.id] })).await;
+        let since = bob.now().await;
+        alice.says(&left, "heard").await;
+        bob.leaves(&left).await.good();
+        alice.does_to(&kicked, "kick", &bob).await.good();
+        bob.leaves(&declined).await.good();
+        for room in [&left, &kicked, &declined] {
+            bob.post_in_room(room, "forget", json!({})).await.good();
+        }
+        let sync = bob.syncs_since(&since).await;
+        let stream = bob.get(&format!("{V3}/events?timeout=0&from={}", encoded(&since))).await.good();
+        for room in [&left, &kicked, &declined] {
+            let events = sync["rooms"]["leave"][room]["timeline"]["events"].as_array().unwrap();
+            assert_eq!((events.len(), &events[0]["content"]["membership"]), (1, &json!("leave")), "{sync}");
+            let told: Vec<&Value> =
+                stream["chunk"].as_array().unwrap().iter().filter(|e| e["room_id"] == room.as_str()).collect();
+            assert_eq!((told.len(), &told[0]["content"]["membership"]), (1, &json!("leave")), "{stream}");
+        }
+        let everything = json!({ "room": { "include_leave": true } });
+        assert_eq!(with_filter(&bob, everything, "").await["rooms"], Value::Null);
+        assert_eq!(bob.syncs_since(&next(&sync)).await["rooms"], Value::Null, "once is enough");
+    }
+
     /// Spec v1.18, "Invite permission": they are not told of while invites are blocked, and may be afterwards.
     async fn who_takes_no_invites_is_not_told_of_those_that_are_there(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);

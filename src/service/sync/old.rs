@@ -179,7 +179,7 @@ impl Sync {
         events: &mut Vec<Told>,
     ) -> Result<HashSet<EventNid>> {
         let mut own = HashSet::new();
-        let is_news = |m: &&Membership| m.pos > turn.after() && m.pos <= turn.now.pos && !m.forgotten;
+        let is_news = |m: &&Membership| m.pos > turn.after() && m.pos <= turn.now.pos;
         for membership in rooms.others.iter().filter(is_news) {
             if membership.membership == MembershipState::Invite && self.is_unwanted(turn, membership).await? {
                 continue;

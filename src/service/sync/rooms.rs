@@ -196,7 +196,7 @@ impl Sync {
         let from = if newly { StreamPos::ZERO } else { turn.after() };
         let full = newly || turn.ask.full_state;
         let (timeline, state) = match (&own, viewer.left_with()) {
-            (Some(own), left) if viewer.was_ever_in() && viewer.may_see(own).await? => {
+            (Some(own), left) if !membership.forgotten && viewer.was_ever_in() && viewer.may_see(own).await? => {
                 let upto = membership.pos.min(turn.now.pos);
                 let mut timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
                 timeline.limited |= newly && turn.since.is_some();
