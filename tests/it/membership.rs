@@ -343,3 +343,45 @@ async fn guests_are_where_they_may_be() {
         guests(server).await;
     }
 }
+
+/// `forget_rooms_on_leave`: however one came to be out of a room, it is gone, and all one's devices are told so once.
+#[tokio::test]
+async fn whoever_is_out_of_a_room_may_have_forgotten_it() {
+    let server = Plan::default().services(|s| s.membership.forget_on_leave = true).sqlite().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let rooms = [alice.opens().await, alice.opens().await, alice.opens().await, alice.opens().await];
+    for room in &rooms {
+        bob.joins(room).await.good();
+    }
+    let mut since = bob.now().await;
+    bob.leaves(&rooms[0]).await.good();
+    alice.does_to(&rooms[1], "kick", &bob).await.good();
+    alice.does_to(&rooms[2], "ban", &bob).await.good();
+    bob.sets(&rooms[3], "m.room.member", bob.id.as_str(), json!({ "membership": "leave" })).await.good();
+    // Each comes and is forgotten by a commit of its own: by then something is to be told, and each is told once.
+    let mut told = Vec::new();
+    while told.len() < rooms.len() {
+        let sync = bob.syncs(&format!("timeout=20000&since={}", encoded(&since))).await;
+        told.extend(sync["rooms"]["leave"].as_object().into_iter().flatten().map(|(room, _)| room.clone()));
+        since = sync["next_batch"].as_str().unwrap().to_owned();
+    }
+    told.sort_unstable();
+    let mut all = rooms.to_vec();
+    all.sort_unstable();
+    assert_eq!(told, all);
+    let everything = encoded(r#"{"room":{"include_leave":true}}"#);
+    let tries = 0..2_000;
+    let mut left = Value::Null;
+    for _ in tries {
+        left = bob.syncs(&format!("filter={everything}")).await["rooms"]["leave"].clone();
+        if left.is_null() {
+            break;
+        }
+    }
+    assert!(left.is_null(), "{left}");
+    for room in &rooms {
+        bob.in_room(room, "messages?dir=b").await.refused(403, "M_FORBIDDEN");
+    }
+    bob.joins(&rooms[1]).await.good();
+    assert!(joined(&bob.syncs("").await, &rooms[1]).is_object());
+}

@@ -1,12 +1,20 @@
 //! What follows from events whoever sent them, one thing after the other behind the commits: guests leave a room that is not
-//! open to them any longer, and who is in the successor of a room already takes along what they keep with the old one.
+//! open to them any longer, who is in the successor of a room already takes along what they keep with the old one, and
+//! whoever is out of a room has forgotten it, if the server is to do that.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use hearth_base::{Requester, Result, ids::RoomNid, tasks::Supervisor};
+use hearth_base::{
+    Requester, Result,
+    ids::{RoomNid, UserNid},
+    tasks::Supervisor,
+};
 use hearth_store::log::{Change, Logged};
 use parking_lot::Mutex;
-use ruma::{OwnedRoomId, events::TimelineEventType};
+use ruma::{
+    OwnedRoomId, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 use tokio::sync::Notify;
 
 use super::Membership;
@@ -28,11 +36,26 @@ enum Chore {
     Guests(RoomNid),
     /// A room was replaced by that one.
     Replaced(OwnedRoomId),
+    /// One of our users may be out of a room.
+    Gone(RoomNid, UserNid),
+}
+
+impl Chores {
+    fn add(&self, chore: Chore) {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < MAX_WAITING {
+            waiting.push_back(chore);
+            self.wake.notify_one();
+        }
+    }
 }
 
 impl Membership {
     /// Hears of a commit.
     pub fn on_change(&self, logged: &Logged) {
+        if self.settings.forget_on_leave {
+            self.see_off(&logged.change);
+        }
         let Change::Event(event) = &logged.change else { return };
         if event.pdu.state_key() != Some("") {
             return;
@@ -48,10 +71,27 @@ impl Membership {
             },
             _ => return,
         };
-        let mut waiting = self.chores.waiting.lock();
-        if waiting.len() < MAX_WAITING {
-            waiting.push_back(chore);
-            self.chores.wake.notify_one();
+        self.chores.add(chore);
+    }
+
+    /// Notes who of ours may be out of a room by a change: by their own doing, by others', or by what another server says of
+    /// a room that we are not in.
+    fn see_off(&self, change: &Change) {
+        match change {
+            Change::Event(event) if matches!(&*event.pdu.membership(), "leave" | "ban") => {
+                let user = event.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok());
+                let user = user.filter(|user| user.server_name() == self.server_name);
+                if let Some(nid) = user.and_then(|user| self.store.known_user(user)) {
+                    self.chores.add(Chore::Gone(event.room, nid));
+                }
+            }
+            Change::State { room, changes } => {
+                for (user, _) in changes.iter().filter_map(|c| c.member).filter(|(_, ours)| *ours) {
+                    self.chores.add(Chore::Gone(*room, user));
+                }
+            }
+            Change::Rooms { user, room } => self.chores.add(Chore::Gone(*room, *user)),
+            _ => {}
         }
     }
 
@@ -81,6 +121,15 @@ impl Membership {
     async fn work(&self, chore: Chore) -> Result<()> {
         match chore {
             Chore::Guests(room) => self.put_guests_out(room).await,
+            Chore::Gone(room, user) => {
+                let is_out = |m: &MembershipState| matches!(m, MembershipState::Leave | MembershipState::Ban);
+                let membership = self.store.membership(room, user).await?;
+                // What is forgotten already is not, again: that would be a change of its own, and so on for ever.
+                if membership.is_some_and(|m| is_out(&m.membership) && !m.forgotten) {
+                    self.store.forget(room, user).await?;
+                }
+                Ok(())
+            }
             Chore::Replaced(by) => {
                 let Some(new) = self.store.room_nid(&by).await? else { return Ok(()) };
                 let new = self.state.room_by_nid(new).await?;
