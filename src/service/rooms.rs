@@ -1,11 +1,19 @@
 //! Rooms: made, replaced by newer ones, told of to those who are not in them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use hearth_base::{Error, Requester, Result, cache::Cache, clock::Clock, ids::SnapNid};
+use hearth_base::{
+    Error, Requester, Result,
+    cache::{Cache, Lasting},
+    clock::Clock,
+    ids::{RoomNid, SnapNid},
+};
 use hearth_rules::versions::RoomVersion;
 use hearth_store::Store;
 use ruma::{OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, events::room::member::MembershipState};
@@ -79,6 +87,8 @@ pub struct Rooms {
     server_name: OwnedServerName,
     clock: Clock,
     settings: Settings,
+    /// One at a time replaces a room; the next finds it replaced.
+    upgrades: Lasting<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     /// When the newest room was made, ms.
     newest_ms: AtomicU64,
     /// Children of spaces, by their state.
@@ -102,6 +112,8 @@ pub struct Sources {
     pub federation: Arc<Federation>,
 }
 
+/// Rooms that are being replaced, remembered.
+const UPGRADES: u64 = 1_000;
 /// Spaces whose children are remembered.
 const SPACES: u64 = 1_000;
 
@@ -120,6 +132,7 @@ impl Rooms {
             server_name,
             clock,
             settings,
+            upgrades: Lasting::idle(UPGRADES, Duration::from_secs(900)),
             newest_ms: AtomicU64::new(0),
             children: Cache::new(SPACES),
             answers,

@@ -220,6 +220,30 @@ on_both! {
         }
     }
 
+    /// Whoever lost patience asks again before the first is done.
+    async fn upgrades_at_once_make_one_room(server) {
+        let alice = server.user("alice").await;
+        for version in ["11", "12"] {
+            let old = alice.opens().await;
+            let asked: Vec<_> = (0..8)
+                .map(|_| {
+                    let (user, room) = (alice.clone(), old.clone());
+                    let upgrade = json!({ "new_version": version });
+                    tokio::spawn(async move { user.post_in_room(&room, "upgrade", upgrade).await.good() })
+                })
+                .collect();
+            let mut made = Vec::new();
+            for answer in asked {
+                made.push(answer.await.unwrap()["replacement_room"].as_str().unwrap().to_owned());
+            }
+            made.sort_unstable();
+            made.dedup();
+            assert_eq!(made, [alice.reads(&old, "m.room.tombstone", "").await.good()["replacement_room"].as_str().unwrap()]);
+        }
+        let rooms = alice.get(&format!("{V3}/joined_rooms")).await.good();
+        assert_eq!(rooms["joined_rooms"].as_array().unwrap().len(), 4);
+    }
+
     async fn what_makes_no_sense_in_a_room_is_a_mistake(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         for version in ["11", "12"] {

@@ -70,6 +70,9 @@ impl Rooms {
         if self.state.membership(old.nid, who.user_nid).await? != MembershipState::Join {
             return Err(refused());
         }
+        let lane = self.upgrades.get_with(old.nid, Arc::default);
+        let _one = lane.lock().await;
+        let old = self.state.room(room_id).await?;
         let levels = self.state.power_levels(&old).await?;
         if !levels.can_send(&who.user_id, &TimelineEventType::RoomTombstone, true) {
             return Err(refused());
