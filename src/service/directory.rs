@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, OrNotFound, Requester, Result, cache::Cache};
+use hearth_base::{Error, Requester, Result, cache::Cache};
 use hearth_store::{Store, rooms::Room, state::StateMap};
 use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId,
@@ -164,7 +164,7 @@ impl Directory {
         check_may_write(who)?;
         self.check_own(&alias)?;
         let outside = || Error::forbidden("You must be in the room to make an alias for it");
-        let nid = self.store.room_nid(room_id).await?.ok_or_else(outside)?;
+        let nid = self.store.known_room(room_id).await?.ok_or_else(outside)?.nid;
         if self.settings.aliases_by_members
             && !who.is_admin
             && self.state.membership(nid, who.user_nid).await? != MembershipState::Join
@@ -291,8 +291,8 @@ impl Directory {
     /// # Errors
     /// 404 for rooms we do not know.
     pub async fn is_published(&self, room_id: &RoomId) -> Result<bool> {
-        let nid = self.store.room_nid(room_id).await?.or_not_found("Room")?;
-        self.store.is_published(nid).await
+        let room = self.state.room(room_id).await?;
+        self.store.is_published(room.nid).await
     }
 
     /// Publishes a room, or takes it out.
@@ -301,16 +301,15 @@ impl Directory {
     /// 404 for rooms we do not know, 403 for those without power over its aliases.
     pub async fn publish(&self, who: &Requester, room_id: &RoomId, published: bool) -> Result<()> {
         check_may_write(who)?;
-        let nid = self.store.room_nid(room_id).await?.or_not_found("Room")?;
-        let room = self.state.room_by_nid(nid).await?;
+        let room = self.state.room(room_id).await?;
         if !who.is_admin && !self.has_power(who, &room).await? {
             return Err(Error::forbidden("You may not publish this room"));
         }
         if published {
-            let aliases = self.store.aliases_of(nid).await?;
+            let aliases = self.store.aliases_of(room.nid).await?;
             self.check_publication_rules(who, room_id, &aliases.iter().map(|a| a.as_str()).collect::<Vec<_>>())?;
         }
-        self.store.publish_room(nid, published).await
+        self.store.publish_room(room.nid, published).await
     }
 
     /// What may be told of a room, as of now.

@@ -52,7 +52,7 @@ impl Reports {
     /// # Errors
     /// 404 for rooms we do not know.
     pub async fn room(&self, who: &Requester, room_id: &RoomId, reason: Option<String>) -> Result<()> {
-        self.store.room_nid(room_id).await?.or_not_found("Room")?;
+        self.store.known_room(room_id).await?.or_not_found("Room")?;
         let mut report = self.report(who, reason);
         report.room_id = Some(room_id.to_string());
         self.keep(report).await

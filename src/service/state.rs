@@ -90,8 +90,7 @@ impl State {
     /// # Errors
     /// 404 if we do not know it.
     pub async fn room(&self, room_id: &RoomId) -> Result<Arc<Room>> {
-        let nid = self.store.room_nid(room_id).await?.or_not_found("Room")?;
-        self.room_by_nid(nid).await
+        self.store.known_room(room_id).await?.or_not_found("Room")
     }
 
     /// A room by its number.

@@ -218,6 +218,18 @@ impl Store {
         self.inner.room_nids.get_or(room_id.as_str().to_owned(), find).await
     }
 
+    /// A room of which we know more than that somebody keeps something with its id: it has events here, or somebody is or
+    /// was something in it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn known_room(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
+        let Some(nid) = self.room_nid(room_id).await? else { return Ok(None) };
+        let Some(room) = self.room(nid).await? else { return Ok(None) };
+        let is_known = !room.head.extremities.is_empty() || self.has_memberships(nid).await?;
+        Ok(is_known.then_some(room))
+    }
+
     /// Ids and versions of many rooms, in no order.
     ///
     /// # Errors

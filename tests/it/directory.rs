@@ -16,6 +16,30 @@ fn alias_at(alias: &str) -> String {
 }
 
 on_both! {
+    /// What a user keeps with an id is theirs; to everybody it is a room as little as before.
+    async fn an_id_that_somebody_keeps_something_with_is_no_room(server) {
+        let (ada, root) = (server.user("ada").await, server.admin("root").await);
+        for id in ["!kept:localhost", "!kept:elsewhere.org", "!AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+            let note = format!("{V3}/user/{}/rooms/{}/account_data/a.b", encoded(ada.id.as_str()), encoded(id));
+            let listed = format!("{V3}/directory/list/room/{}", encoded(id));
+            for kept in [false, true] {
+                if kept {
+                    ada.put(&note, json!({ "a": 1 })).await.good();
+                }
+                ada.get(&listed).await.refused(404, "M_NOT_FOUND");
+                root.put(&listed, json!({ "visibility": "public" })).await.refused(404, "M_NOT_FOUND");
+                let alias = format!("{V3}/directory/room/{}", encoded("#kept:localhost"));
+                root.put(&alias, json!({ "room_id": id })).await.refused(403, "M_FORBIDDEN");
+                ada.post_in_room(id, "leave", json!({})).await.refused(404, "M_NOT_FOUND");
+                ada.post_in_room(id, "upgrade", json!({ "new_version": "11" })).await.refused(404, "M_NOT_FOUND");
+                ada.post_in_room(id, "report", json!({ "reason": "" })).await.refused(404, "M_NOT_FOUND");
+                ada.post_in_room(id, "forget", json!({})).await.refused(403, "M_FORBIDDEN");
+                ada.in_room(id, "state").await.refused(403, "M_FORBIDDEN");
+            }
+            assert_eq!(ada.get(&note).await.good(), json!({ "a": 1 }));
+        }
+    }
+
     async fn the_life_of_an_alias(server) {
         let (alice, bob, root) = (server.user("alice").await, server.user("bob").await, server.admin("root").await);
         let room = alice.opens().await;
