@@ -50,6 +50,58 @@ async fn seen(server: &TestServer, visibility: &str, stay: bool) -> Vec<String> 
 }
 
 on_both! {
+    /// Spec v1.19, `unsigned.prev_content`: only for those who may see the previous event.
+    async fn state_does_not_tell_what_was_before_ones_time(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for visibility in ["joined", "invited", "shared"] {
+            let setting = json!({ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } });
+            let room = alice.creates(json!({ "preset": "private_chat", "initial_state": [setting] })).await;
+            for topic in ["first", "second"] {
+                alice.sets(&room, "m.room.topic", "", json!({ "topic": topic })).await.good();
+            }
+            alice.invites(&room, &bob).await.good();
+            bob.joins(&room).await.good();
+            // As each way of reading state tells it.
+            let topics = async |user: &User| {
+                let short = encoded(r#"{"room":{"timeline":{"limit":1}}}"#);
+                let newest = user.pages(&room, "dir=b&limit=1").await["chunk"][0]["event_id"].as_str().unwrap().to_owned();
+                let context = user.in_room(&room, &format!("context/{}", encoded(&newest))).await.good();
+                let sync = user.syncs(&format!("filter={short}")).await;
+                let sync = &joined(&sync, &room)["state"]["events"];
+                let lists = [
+                    user.in_room(&room, "state").await.good(),
+                    user.in_room(&room, "initialSync").await.good()["state"].clone(),
+                    context["state"].clone(),
+                    sync.clone(),
+                ];
+                let mut found: Vec<Value> =
+                    lists.iter().filter_map(|list| state_of(list, "m.room.topic", "").cloned()).collect();
+                found.push(user.in_room(&room, "state/m.room.topic?format=event").await.good());
+                found
+            };
+            for (user, knows) in [(&alice, true), (&bob, visibility == "shared")] {
+                let found = topics(user).await;
+                assert_eq!(found.len(), 5);
+                for topic in found {
+                    let unsigned = &topic["unsigned"];
+                    assert_eq!(topic["content"]["topic"], "second");
+                    assert!(unsigned["replaces_state"].is_string(), "{visibility}: {topic}");
+                    assert_eq!(unsigned["prev_content"]["topic"] == "first", knows, "{visibility}: {topic}");
+                    assert_eq!(unsigned["prev_content"].is_object(), knows, "{visibility}: {topic}");
+                }
+            }
+            // What was there when one came one knows, and what one was oneself.
+            alice.sets(&room, "m.room.topic", "", json!({ "topic": "third" })).await.good();
+            let own = bob.in_room(&room, &format!("state/m.room.member/{}?format=event", encoded(bob.id.as_str()))).await;
+            assert_eq!(own.good()["unsigned"]["prev_content"]["membership"], "invite");
+            bob.leaves(&room).await.good();
+            for user in [&alice, &bob] {
+                let topic = user.in_room(&room, "state/m.room.topic?format=event").await.good();
+                assert_eq!(topic["unsigned"]["prev_content"]["topic"], "second", "{visibility}: {topic}");
+            }
+        }
+    }
+
     async fn visibility_is_as_the_room_had_it_at_the_time(server) {
         for (visibility, stay, expected) in [
             ("world_readable", true, vec!["before", "invited", "in"]),

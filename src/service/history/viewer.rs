@@ -235,7 +235,8 @@ impl Viewer {
         Ok(Some(membership.map_or(Cow::Borrowed("leave"), |e| Cow::Owned(e.pdu.membership().into_owned()))))
     }
 
-    fn is_own(&self, event: &StoredEvent) -> bool {
+    /// Whether an event says what the user is in the room.
+    pub(super) fn is_own(&self, event: &StoredEvent) -> bool {
         *event.pdu.event_type() == TimelineEventType::RoomMember && event.pdu.state_key() == Some(self.user_id.as_str())
     }
 

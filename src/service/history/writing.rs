@@ -58,6 +58,10 @@ impl History {
         let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
             - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
         let replaced = self.as_shown(event.replaces, viewer).await?;
+        let before = match &replaced {
+            Some(pdu) if self.knows_before(event, viewer).await? => Some(pdu),
+            _ => None,
+        };
         let redaction = self.as_shown(event.redacted_by, viewer).await?;
         let mut because = String::new();
         if let Some(redaction) = &redaction {
@@ -71,8 +75,8 @@ impl History {
             age_ms: Some(age),
             transaction_id: event.txn_id.as_deref().filter(|_| own),
             membership: membership.as_deref(),
-            prev_content: replaced.as_ref().map(|pdu| pdu.content_json()),
-            prev_sender: replaced.as_ref().map(|pdu| pdu.sender()),
+            prev_content: before.map(|pdu| pdu.content_json()),
+            prev_sender: before.map(|pdu| pdu.sender()),
             replaces_state: replaced.as_ref().map(|pdu| pdu.event_id()),
             redacted_by: redaction.as_ref().map(|pdu| pdu.event_id()),
             redacted_because: (!because.is_empty()).then_some(because.as_str()),
@@ -99,6 +103,21 @@ impl History {
     async fn is_in_force(&self, event: &StoredEvent, viewer: &Viewer) -> Result<bool> {
         let Some(key) = event.key else { return Ok(false) };
         Ok(self.state.current(&viewer.room).await?.get(&key) == Some(&event.nid))
+    }
+
+    /// Whether a viewer may know what a state event took the place of. Whoever saw the event come knew the state before it;
+    /// whoever sees it as part of a state may have come later than both.
+    async fn knows_before(&self, event: &StoredEvent, viewer: &Viewer) -> Result<bool> {
+        if viewer.is_own(event) || viewer.may_see(event).await? {
+            return Ok(true);
+        }
+        match event.replaces {
+            Some(nid) => match self.store.event(nid).await? {
+                Some(replaced) => viewer.may_see(&replaced).await,
+                None => Ok(false),
+            },
+            None => Ok(false),
+        }
     }
 
     /// Another event that is told of along with one.
