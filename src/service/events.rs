@@ -41,9 +41,8 @@ use heads::too_busy;
 use lane::{Builder, Head, Lane, Staged, Step};
 pub use lane::{Redaction, With};
 pub use restate::{Restating, Told};
+use sense::{check_names, check_txn_id};
 
-/// Bytes of a transaction id.
-const MAX_TXN_ID: usize = 512;
 /// How often an event is built again when the room keeps moving.
 const ATTEMPTS: usize = 8;
 
@@ -58,6 +57,8 @@ pub struct Events {
     clock: Clock,
     supervisor: Supervisor,
     lanes: Lasting<RoomNid, Arc<Lane>>,
+    /// One reaction at a time of a user in a room; an equal one finds it given.
+    annotating: Lasting<(UserNid, RoomNid), Arc<tokio::sync::Mutex<()>>>,
     /// Rooms whose branches nobody of ours could bring together lately.
     torn: Lasting<RoomNid, ()>,
     /// Transactions committed or on their way, so that a repetition costs no write and waits for the first. The unique
@@ -111,6 +112,7 @@ impl Events {
             clock,
             supervisor,
             lanes: Lasting::idle(10_000, Duration::from_secs(900)),
+            annotating: Lasting::idle(10_000, Duration::from_secs(60)),
             torn: Lasting::new(10_000, Duration::from_secs(600)),
             txns: moka::future::Cache::builder().max_capacity(20_000).time_to_live(Duration::from_secs(3600)).build(),
         }
@@ -143,6 +145,12 @@ impl Events {
         }
         self.check_sense(room_id, room, &out).await?;
         let is_state = out.state_key.is_some();
+        let _one = match out.event_type {
+            TimelineEventType::Reaction => {
+                Some(self.annotating.get_with((who.user_nid, room), Arc::default).lock_owned().await)
+            }
+            _ => None,
+        };
         if !is_state {
             relations::check(&self.store, room, who.user_nid, &out.event_type, out.content.get()).await?;
         }
@@ -362,25 +370,6 @@ fn shared(e: Arc<Error>) -> Error {
 
 fn txn_of(who: &Requester, txn_id: Option<String>) -> Option<(String, String)> {
     Some((who.device_id.as_ref()?.to_string(), txn_id?))
-}
-
-/// What becomes a column of its own cannot hold NUL (PostgreSQL has no such texts), nor is there sense in it.
-fn check_names(out: &Outgoing<'_>) -> Result<()> {
-    let state_key = out.state_key.as_deref().unwrap_or("");
-    if out.event_type.to_string().contains('\0') || state_key.contains('\0') {
-        return Err(Error::invalid_param("Event types and state keys cannot contain NUL"));
-    }
-    check_txn_id(out.txn_id.as_deref())
-}
-
-/// Transaction ids are stored.
-fn check_txn_id(txn_id: Option<&str>) -> Result<()> {
-    match txn_id {
-        Some(id) if id.contains('\0') || id.len() > MAX_TXN_ID => {
-            Err(Error::invalid_param("The transaction id is too long or contains NUL"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Suspended accounts read, leave and take back what is theirs; they do not write (spec: "Account suspension").

@@ -241,6 +241,18 @@ on_both! {
         relates(&bob, &room, &reply, "m.thread", json!({})).await.refused(400, "M_UNKNOWN");
         let first = event_id(&reacts(&bob, &room, &root, "+1").await.good());
         reacts(&bob, &room, &root, "+1").await.refused(400, "M_DUPLICATE_ANNOTATION");
+        // Nor by a client that asks again before it is answered.
+        let asked: Vec<_> = (0..6)
+            .map(|_| {
+                let (user, room, root) = (bob.clone(), room.clone(), root.clone());
+                tokio::spawn(async move { reacts(&user, &room, &root, "at once").await.status })
+            })
+            .collect();
+        let mut taken = 0;
+        for answer in asked {
+            taken += i32::from(answer.await.unwrap().is_success());
+        }
+        assert_eq!(taken, 1);
         // Nor is there anything to say to what the room does not have.
         let other = bob.creates(json!({})).await;
         let elsewhere = bob.says(&other, "elsewhere").await;

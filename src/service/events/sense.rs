@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use super::{Events, Outgoing};
 use crate::{federation::acl, state::Tombstone};
 
+/// Bytes of a transaction id.
+const MAX_TXN_ID: usize = 512;
+
 impl Events {
     /// Looks at an event that a client wants to send.
     ///
@@ -65,6 +68,25 @@ impl Events {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// What becomes a column of its own cannot hold NUL (PostgreSQL has no such texts), nor is there sense in it.
+pub(super) fn check_names(out: &Outgoing<'_>) -> Result<()> {
+    let state_key = out.state_key.as_deref().unwrap_or("");
+    if out.event_type.to_string().contains('\0') || state_key.contains('\0') {
+        return Err(Error::invalid_param("Event types and state keys cannot contain NUL"));
+    }
+    check_txn_id(out.txn_id.as_deref())
+}
+
+/// Transaction ids are stored.
+pub(super) fn check_txn_id(txn_id: Option<&str>) -> Result<()> {
+    match txn_id {
+        Some(id) if id.contains('\0') || id.len() > MAX_TXN_ID => {
+            Err(Error::invalid_param("The transaction id is too long or contains NUL"))
+        }
+        _ => Ok(()),
     }
 }
 
