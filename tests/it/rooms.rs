@@ -119,7 +119,9 @@ on_both! {
         assert_eq!(content("m.room.power_levels", "")["ban"], 50);
         assert_eq!(content("m.room.create", "")["m.federate"], false);
         assert_eq!(content("m.room.create", "")["type"], "m.space");
-        let other = alice.post(&format!("{V3}/createRoom"), json!({ "room_alias_name": "other" })).await.good();
+        let itself = json!({ "type": "m.room.canonical_alias", "content": { "alias": "#other:localhost", "alt_aliases": [] } });
+        let other = json!({ "room_alias_name": "other", "initial_state": [itself] });
+        let other = alice.post(&format!("{V3}/createRoom"), other).await.good();
         assert_eq!(other["room_alias"], "#other:localhost", "clients of old look for it");
         let taken = json!({ "room_alias_name": "pub" });
         alice.post(&format!("{V3}/createRoom"), taken).await.refused(400, "M_ROOM_IN_USE");
@@ -128,6 +130,7 @@ on_both! {
     async fn what_cannot_be_a_room_leaves_none(server) {
         let alice = server.user("alice").await;
         let create = format!("{V3}/createRoom");
+        let named = |content: Value| json!({ "initial_state": [{ "type": "m.room.canonical_alias", "content": content }] });
         for (body, status, errcode) in [
             (json!({ "room_alias_name": "a b" }), 400, "M_INVALID_PARAM"),
             (json!({ "room_alias_name": "a:b" }), 400, "M_INVALID_PARAM"),
@@ -141,6 +144,9 @@ on_both! {
             (json!({ "initial_state": [{ "type": "x", "content": { "n": 1.5 } }] }), 400, "M_BAD_JSON"),
             (json!({ "initial_state": [{ "type": "m.room.create", "content": {} }] }), 400, "M_INVALID_ROOM_STATE"),
             (json!({ "power_level_content_override": { "users": { "@a:b": "x" } } }), 400, "M_INVALID_ROOM_STATE"),
+            (named(json!({ "alias": "#none:localhost" })), 400, "M_BAD_ALIAS"),
+            (named(json!({ "alt_aliases": ["#none:localhost"] })), 400, "M_BAD_ALIAS"),
+            (named(json!({ "alias": "none" })), 400, "M_INVALID_PARAM"),
             (
                 json!({ "invite_3pid": [
                     { "id_server": "x", "id_access_token": "y", "medium": "email", "address": "a@b" }

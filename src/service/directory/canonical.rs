@@ -1,7 +1,7 @@
 //! Which aliases a room calls itself by: only those that lead to it, wherever they are kept.
 
 use hearth_base::{Error, Requester, Result, ids::RoomNid};
-use ruma::{OwnedEventId, RoomAliasId, RoomId, events::TimelineEventType};
+use ruma::{OwnedEventId, OwnedRoomAliasId, RoomAliasId, RoomId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -17,6 +17,11 @@ struct CanonicalAlias {
 }
 
 impl CanonicalAlias {
+    fn read(content: &RawValue) -> Result<Self> {
+        serde_json::from_str(content.get())
+            .map_err(|_| Error::bad_json("`alias` is not a string or `alt_aliases` not a list of strings"))
+    }
+
     fn all(&self) -> impl Iterator<Item = &str> {
         let alias = self.alias.iter().filter(|a| !a.is_empty());
         alias.chain(self.alt_aliases.iter().flatten()).map(String::as_str)
@@ -35,21 +40,14 @@ impl Directory {
         content: &RawValue,
         timestamp: Option<u64>,
     ) -> Result<OwnedEventId> {
-        let new: CanonicalAlias = serde_json::from_str(content.get())
-            .map_err(|_| Error::bad_json("`alias` is not a string or `alt_aliases` not a list of strings"))?;
+        let new = CanonicalAlias::read(content)?;
         if let Some(nid) = self.store.room_nid(room_id).await? {
             let room = self.state.room_by_nid(nid).await?;
             let event = self.state.current_entry(&room, "m.room.canonical_alias", "").await?;
             let old: CanonicalAlias = event.and_then(|e| e.pdu.content_as()).unwrap_or_default();
             for alias in new.all().filter(|a| !old.all().any(|o| o == *a)) {
-                let parsed = RoomAliasId::parse(alias)
-                    .map_err(|_| Error::invalid_param(format!("{alias:?} is not a room alias")))?;
-                if !self.leads_to(&parsed, nid, room_id).await? {
-                    return Err(Error::told(
-                        http::StatusCode::BAD_REQUEST,
-                        "M_BAD_ALIAS",
-                        format!("The alias {alias} does not point to this room"),
-                    ));
+                if !self.leads_to(&parsed(alias)?, nid, room_id).await? {
+                    return Err(leads_elsewhere(alias));
                 }
             }
         }
@@ -63,6 +61,19 @@ impl Directory {
         self.events.send(who, room_id, out).await
     }
 
+    /// Looks at the `m.room.canonical_alias` that a room is to begin with: only `own`, the alias it is made with, leads to it.
+    ///
+    /// # Errors
+    /// As of [`Self::set_canonical_alias`].
+    pub(crate) fn check_first_aliases(content: &RawValue, own: Option<&RoomAliasId>) -> Result<()> {
+        for alias in CanonicalAlias::read(content)?.all() {
+            if own != Some(&*parsed(alias)?) {
+                return Err(leads_elsewhere(alias));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether an alias points to a room; one of another server is asked for there.
     async fn leads_to(&self, alias: &RoomAliasId, nid: RoomNid, room_id: &RoomId) -> Result<bool> {
         if alias.server_name() == self.server_name {
@@ -74,4 +85,13 @@ impl Directory {
             Err(_) => Ok(false),
         }
     }
+}
+
+fn parsed(alias: &str) -> Result<OwnedRoomAliasId> {
+    RoomAliasId::parse(alias).map_err(|_| Error::invalid_param(format!("{alias:?} is not a room alias")))
+}
+
+fn leads_elsewhere(alias: &str) -> Error {
+    let error = format!("The alias {alias} does not point to this room");
+    Error::told(http::StatusCode::BAD_REQUEST, "M_BAD_ALIAS", error)
 }

@@ -82,6 +82,12 @@ impl Rooms {
         {
             return Err(in_use(alias));
         }
+        let names = |(kind, key, _): &&(TimelineEventType, String, Box<RawValue>)| {
+            *kind == TimelineEventType::RoomCanonicalAlias && key.is_empty()
+        };
+        for (_, _, content) in new.initial_state.iter().filter(names) {
+            crate::directory::Directory::check_first_aliases(content, alias.as_deref())?;
+        }
         let invites = self.invites(&new, who).await?;
         let own = self.membership.content("join", who.user_nid, None).await?;
         let now = self.birth_ms();
