@@ -190,6 +190,10 @@ on_both! {
         assert_eq!(member["join_authorised_via_users_server"], alice.id.as_str());
         // Their own words about themselves are still theirs.
         bob.says(&inner, "in").await;
+        // A room that nobody here knows lets nobody in.
+        let rule = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": "!x:localhost" }] });
+        alice.sets(&inner, "m.room.join_rules", "", rule).await.good();
+        carol.joins(&inner).await.refused(403, "M_FORBIDDEN");
     }
 
     async fn a_forgotten_room_is_gone_until_it_comes_back(server) {

@@ -92,8 +92,11 @@ impl Membership {
                             self.follow(who, room).await;
                             Ok(room.room_id.clone())
                         }
-                        // Nobody else is there who could.
-                        Err(other) if other.errcode() == "M_NOT_FOUND" => Err(e),
+                        // Nobody else is there who could; which of us cannot is between servers.
+                        Err(other) if other.errcode() == "M_NOT_FOUND" => {
+                            tracing::debug!(room.id = %room.room_id, error = %e, "nobody lets a user into a restricted room");
+                            Err(Error::forbidden("Nobody can tell that you are in a room that this room lets in"))
+                        }
                         Err(other) => Err(other),
                     };
                 }
