@@ -229,6 +229,9 @@ on_both! {
         };
         assert_eq!(list(&alice, "").await, ["@alice:localhost", "@bob:localhost", "@carol:localhost"]);
         assert_eq!(list(&alice, "?membership=join").await, ["@alice:localhost", "@bob:localhost"]);
+        for query in ["membership=foo", "not_membership=foo", "membership=join&not_membership=JOIN"] {
+            alice.in_room(&room, &format!("members?{query}")).await.refused(400, "M_INVALID_PARAM");
+        }
         assert_eq!(list(&alice, "?not_membership=join").await, ["@carol:localhost"]);
         assert_eq!(list(&alice, "?membership=invite&not_membership=invite").await.len(), 3);
         assert_eq!(list(&alice, &format!("?at={before}")).await, ["@alice:localhost"]);

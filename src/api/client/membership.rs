@@ -7,6 +7,7 @@ use ruma::{
     api::client::membership::{
         ban_user, forget_room, get_member_events, joined_members, joined_rooms, kick_user, leave_room, unban_user,
     },
+    events::room::member::MembershipState,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -252,6 +253,10 @@ async fn list_joined_rooms(
 async fn list_members(cx: Cx, req: Client<get_member_events::v3::Request, Guests>) -> Result<RawJson> {
     let b = &req.body;
     let (is, is_not) = (b.membership.as_ref(), b.not_membership.as_ref());
+    let is_known = |m: &&MembershipState| matches!(m.as_str(), "join" | "leave" | "invite" | "ban" | "knock");
+    if [is, is_not].into_iter().flatten().any(|m| !is_known(&m)) {
+        return Err(Error::invalid_param("`membership` and `not_membership` are join, leave, invite, ban or knock"));
+    }
     let members = cx.history.members_json(&req.requester, &b.room_id, b.at.as_deref(), is, is_not).await?;
     Ok(RawJson(members.into()))
 }
