@@ -123,3 +123,16 @@ async fn nothing_outlives_a_server() {
     let left = || format!("{} {} {}", services.strong_count(), notifier.strong_count(), typing.strong_count());
     tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.unwrap_or_else(|_| panic!("{}", left()));
 }
+
+/// Spec, "Third-party Lookup": nothing is bridged, so nothing is found.
+#[tokio::test]
+async fn no_network_of_others_is_known() {
+    let server = TestServer::start().await;
+    let ada = server.user("ada").await;
+    let at = |rest: &str| format!("/_matrix/client/v3/thirdparty/{rest}");
+    assert_eq!(ada.get(&at("protocols")).await.good(), json!({}));
+    for rest in ["protocol/irc", "location/irc", "user/irc", "location?alias=%23a%3Ab.c", "user?userid=%40a%3Ab.c"] {
+        ada.get(&at(rest)).await.refused(404, "M_NOT_FOUND");
+        server.nobody().get(&at(rest)).await.refused(401, "M_MISSING_TOKEN");
+    }
+}

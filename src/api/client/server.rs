@@ -1,11 +1,14 @@
 //! What this server is: versions, capabilities, TURN, protocols bridged.
 
-use hearth_base::Result;
+use hearth_base::{Error, Result};
 use hearth_rules::RoomVersion;
 use hearth_service::{Settings, rooms::Preset};
 use ruma::api::client::{
     discovery::{get_capabilities, get_supported_versions},
-    thirdparty::get_protocols,
+    thirdparty::{
+        get_location_for_protocol, get_location_for_room_alias, get_protocol, get_protocols, get_user_for_protocol,
+        get_user_for_user_id,
+    },
     voip::get_turn_server_info,
 };
 use serde_json::{Map, Value, json};
@@ -20,7 +23,16 @@ use crate::{
 /// Its routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(versions).on(capabilities).on(turn).on(protocols)
+    Routes::new()
+        .on(versions)
+        .on(capabilities)
+        .on(turn)
+        .on(protocols)
+        .on(protocol)
+        .on(locations_of_protocol)
+        .on(users_of_protocol)
+        .on(locations_of_alias)
+        .on(users_of_id)
 }
 
 /// Versions of the specification: clients ask for threads, authenticated media, private receipts and much else by them.
@@ -108,4 +120,41 @@ async fn turn(cx: Cx, req: Client<get_turn_server_info::v3::Request, Guests>) ->
 /// Networks that are bridged: those of application services, of which there are none.
 async fn protocols(_: Cx, _: Client<get_protocols::v3::Request>) -> Result<get_protocols::v3::Response> {
     Ok(get_protocols::v3::Response::new(std::collections::BTreeMap::new()))
+}
+
+async fn protocol(_: Cx, _: Client<get_protocol::v3::Request>) -> Result<get_protocol::v3::Response> {
+    Err(not_bridged())
+}
+
+async fn locations_of_protocol(
+    _: Cx,
+    _: Client<get_location_for_protocol::v3::Request>,
+) -> Result<get_location_for_protocol::v3::Response> {
+    Err(not_bridged())
+}
+
+async fn users_of_protocol(
+    _: Cx,
+    _: Client<get_user_for_protocol::v3::Request>,
+) -> Result<get_user_for_protocol::v3::Response> {
+    Err(not_bridged())
+}
+
+async fn locations_of_alias(
+    _: Cx,
+    _: Client<get_location_for_room_alias::v3::Request>,
+) -> Result<get_location_for_room_alias::v3::Response> {
+    Err(not_bridged())
+}
+
+async fn users_of_id(
+    _: Cx,
+    _: Client<get_user_for_user_id::v3::Request>,
+) -> Result<get_user_for_user_id::v3::Response> {
+    Err(not_bridged())
+}
+
+/// What is asked of a network of others, where there is none.
+fn not_bridged() -> Error {
+    Error::not_found("No network of others is bridged here")
 }
