@@ -66,7 +66,7 @@ impl Answer for Html {
         headers.insert(
             http::header::CONTENT_SECURITY_POLICY,
             HeaderValue::from_static(
-                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'self'",
+                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; form-action 'self'; frame-ancestors 'self'",
             ),
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

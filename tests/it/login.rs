@@ -321,3 +321,19 @@ async fn a_password_may_be_for_confirming_only() {
     confirmed["auth"]["session"] = session.into();
     ada.delete(&delete, confirmed).await.good();
 }
+
+/// Spec, "Login Fallback": the page is told the answer of /login, and tells the client.
+#[tokio::test]
+async fn who_knows_no_way_to_log_in_is_shown_a_page() {
+    let path = "/_matrix/static/client/login/?device_id=PHONE";
+    let page = TestServer::start().await.nobody().get(path).await;
+    assert_eq!(page.status, 200);
+    assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("connect-src 'self'") && !policy.contains("default-src 'self'"), "{policy}");
+    for words in ["/_matrix/client/v3/login", "window.matrixLogin.onLogin(answer)", "location.search"] {
+        assert!(page.text.contains(words), "no {words} in {}", page.text);
+    }
+    let without = Plan::default().services(|s| s.accounts.password_login = false).start().await;
+    assert!(!without.nobody().get(path).await.text.contains("<form"));
+}

@@ -18,10 +18,12 @@ use crate::{
     uiaa,
 };
 
+mod fallback;
+
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(flows).on(log_in).on(login_token).on(refresh).on(log_out).on(log_out_everywhere)
+    Routes::new().on(flows).on(log_in).on(login_token).on(refresh).on(log_out).on(log_out_everywhere).on(fallback::show)
 }
 
 /// Ways to log in.
