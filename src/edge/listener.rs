@@ -12,10 +12,12 @@ use crate::{
     settings::{Listener, Place, Resources, Serves, Settings},
 };
 
+mod activity;
 pub(crate) mod bind;
 pub(crate) mod connection;
 mod io;
 mod proxied;
+pub(crate) mod sending;
 
 /// What a connection knows of the listener it came in by.
 #[derive(Debug)]

@@ -5,16 +5,13 @@ use std::{
     future::Future,
     net::{IpAddr, Ipv4Addr},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use axum::body::Body;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -27,20 +24,18 @@ use pingora_core::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    time::{sleep, timeout},
+    time::timeout,
 };
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, trace};
 
 use super::{
     Door,
-    io::{Guarded, Unread},
+    activity::{Activity, Running},
+    io::Guarded,
     proxied,
+    sending::Sending,
 };
-use crate::{
-    Shared, dispatch,
-    limits::{Pass, body::Arriving},
-};
+use crate::{Shared, dispatch, limits::body::Arriving};
 
 /// What Pingora calls for each connection of a listener.
 pub(crate) struct DoorApp {
@@ -58,15 +53,6 @@ pub(crate) struct Caller {
     /// Whether there is an address at all (a Unix socket has none).
     pub unix: bool,
     pub activity: Arc<Activity>,
-}
-
-/// How busy a connection is; holds its place among the counted ones.
-pub(crate) struct Activity {
-    running: AtomicU32,
-    begun: AtomicU32,
-    unread: Unread,
-    _pass: Pass,
-    _open: TaskTrackerToken,
 }
 
 /// The first bytes of HTTP/2 with prior knowledge; no HTTP/1 request begins so.
@@ -116,13 +102,7 @@ impl DoorApp {
                 }
             }
         }
-        let activity = Arc::new(Activity {
-            running: AtomicU32::new(0),
-            begun: AtomicU32::new(0),
-            unread: Unread::default(),
-            _pass: pass,
-            _open: self.shared.open.token(),
-        });
+        let activity = Arc::new(Activity::new(pass, self.shared.open.token()));
         let caller =
             Caller { shared: self.shared.clone(), door: self.door.clone(), ip, unix: address.is_none(), activity };
         if self.door.tls { self.secure(caller, stream).await } else { self.plain(caller, stream).await }
@@ -211,23 +191,29 @@ impl DoorApp {
             .max_send_buf_size(BUFFER)
             .keep_alive_interval(limits.header_timeout)
             .keep_alive_timeout(H2_PING_TIMEOUT);
-        let activity = caller.activity.clone();
+        let (activity, ip) = (caller.activity.clone(), caller.ip);
         let io = TokioIo::new(Guarded::new(stream, limits.body_timeout));
         let mut connection = pin!(http.serve_connection(io, caller));
         let mut idle = pin!(activity.idle(limits.header_timeout));
+        let mut stalled = pin!(activity.stalled(limits.body_timeout));
         let mut stop = pin!(self.shared.stopping.cancelled());
         let mut leaving = false;
         let ended = loop {
             tokio::select! {
                 ended = connection.as_mut() => break ended,
-                () = idle.as_mut(), if !leaving => leaving = true,
-                () = stop.as_mut(), if !leaving => {
-                    if activity.is_unused() {
+                () = stalled.as_mut() => {
+                    return debug!(listener = %self.door.name, %ip, "connection closed, its client takes nothing");
+                }
+                () = idle.as_mut() => {
+                    // hyper would wait for ever for whoever has not even begun, or does not leave when told to.
+                    if leaving || activity.is_unused() {
                         return;
                     }
-                    leaving = true;
+                    idle.set(activity.idle(limits.header_timeout));
                 }
+                () = stop.as_mut(), if !leaving => if activity.is_unused() { return },
             }
+            leaving = true;
             connection.as_mut().graceful_shutdown();
         };
         if let Err(e) = ended {
@@ -245,43 +231,6 @@ const H2_LOCAL_RESETS: usize = 128;
 /// How long a client may take to answer a ping.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-impl Activity {
-    /// Whether no request has come yet.
-    fn is_unused(&self) -> bool {
-        self.begun.load(Ordering::Relaxed) == 0
-    }
-
-    /// Ends when for a whole period nothing ran and nothing began.
-    async fn idle(&self, period: Duration) {
-        let mut seen = self.begun.load(Ordering::Relaxed);
-        loop {
-            sleep(period).await;
-            let begun = self.begun.load(Ordering::Relaxed);
-            if begun == seen && self.running.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-            seen = begun;
-        }
-    }
-}
-
-/// Counts a request as running until it is answered, or dropped because its client left.
-struct Running<'a>(&'a Activity);
-
-impl<'a> Running<'a> {
-    fn new(activity: &'a Activity) -> Self {
-        activity.begun.fetch_add(1, Ordering::Relaxed);
-        activity.running.fetch_add(1, Ordering::Relaxed);
-        Self(activity)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl hyper::service::Service<Request<Incoming>> for Caller {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -290,12 +239,14 @@ impl hyper::service::Service<Request<Incoming>> for Caller {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let caller = self.clone();
         Box::pin(async move {
-            let _running = Running::new(&caller.activity);
+            let running = Running::new(&caller.activity);
             let version = request.version();
             let unread = &caller.activity.unread;
             unread.store(false, Ordering::Relaxed);
             let request = request.map(|body| Arriving::new(body, version, &caller.shared.supervisor, unread));
-            Ok(dispatch::answer(&caller, request).await)
+            let response = dispatch::answer(&caller, request).await;
+            // What stalls by HTTP/1 stalls the socket, and is seen there.
+            Ok(if version == Version::HTTP_2 { response.map(|body| Sending::body(body, running)) } else { response })
         })
     }
 }

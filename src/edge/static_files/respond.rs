@@ -75,7 +75,7 @@ pub(super) fn respond<B>(path: &str, file: &Opened, request: &Request<B>) -> Res
                 let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
                 Body::from(bytes.slice(at(range.start)..at(range.end)))
             }
-            Content::File(file) => Body::new(FileBody::new(file.clone(), range, request.version())),
+            Content::File(file) => Body::new(FileBody::new(file.clone(), range)),
         };
     }
     response

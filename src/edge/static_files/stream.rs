@@ -11,15 +11,15 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
 use http_body::{Frame, SizeHint};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// A frame of HTTP/2 with its head of nine bytes fills a TLS record exactly; a byte more would cost a second record.
-const H2_FRAME: usize = 16 * 1024 - 9;
-/// From the page cache: small enough to come from the allocator's own memory, and to be copied without being missed.
-const CACHED_PIECE: usize = 4 * H2_FRAME;
+use crate::listener::sending::PIECE;
+
+/// From the page cache: small enough to come from the allocator's own memory, and to be copied without being missed. By
+/// HTTP/2 it goes in whole pieces.
+const CACHED_PIECE: usize = 4 * PIECE;
 /// From the disk: a hop to the blocking pool each, so larger.
 const DISK_PIECE: usize = 256 * 1024;
 
@@ -29,22 +29,15 @@ pub(super) struct FileBody {
     /// Whether the file system can say that something is not in the page cache.
     direct: bool,
     buffer: BytesMut,
-    /// Read and not handed on yet.
-    rest: Bytes,
-    /// The most that is handed on at once.
-    frame: usize,
     reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
 
 impl FileBody {
-    pub fn new(file: Arc<File>, range: Range<u64>, version: Version) -> Self {
-        let frame = if version == Version::HTTP_2 { H2_FRAME } else { usize::MAX };
-        Self { file, range, direct: true, buffer: BytesMut::new(), rest: Bytes::new(), frame, reading: None }
+    pub fn new(file: Arc<File>, range: Range<u64>) -> Self {
+        Self { file, range, direct: true, buffer: BytesMut::new(), reading: None }
     }
 
-    /// Hands on of what was read as much as goes at once.
-    fn hand_on(&mut self) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let piece = self.rest.split_to(self.rest.len().min(self.frame));
+    fn hand_on(&mut self, piece: Bytes) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.range.start += piece.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -91,15 +84,9 @@ impl http_body::Body for FileBody {
         if self.range.is_empty() {
             return Poll::Ready(None);
         }
-        if !self.rest.is_empty() {
-            return self.hand_on();
-        }
         if self.direct && self.reading.is_none() {
             match self.cached() {
-                Ok(Some(piece)) => {
-                    self.rest = piece;
-                    return self.hand_on();
-                }
+                Ok(Some(piece)) => return self.hand_on(piece),
                 Ok(None) => {}
                 Err(e) => return Poll::Ready(Some(Err(e))),
             }
@@ -109,10 +96,7 @@ impl http_body::Body for FileBody {
         let read = ready!(Pin::new(reading).poll(cx)).unwrap_or_else(|e| Err(io::Error::other(e)));
         self.reading = None;
         match read {
-            Ok(piece) => {
-                self.rest = piece.into();
-                self.hand_on()
-            }
+            Ok(piece) => self.hand_on(piece.into()),
             Err(e) => Poll::Ready(Some(Err(e))),
         }
     }

@@ -1,5 +1,7 @@
 //! What strangers try: too much, too slowly, too often, and where they should not.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -90,7 +92,7 @@ async fn one_address_may_hold_so_many_connections() {
     drop(one);
     // The place is free once the server has noticed; until then newcomers are still turned away.
     let again = async { while !hello().await.0 {} };
-    tokio::time::timeout(std::time::Duration::from_secs(10), again).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), again).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +115,7 @@ async fn slow_senders_are_cut_off() {
     assert_eq!((silent.as_str(), hello.as_str(), nothing.as_str()), ("", "", ""));
     assert!(head.is_empty() || head.starts_with("HTTP/1.1 408"), "{head}");
     assert!(body.starts_with("HTTP/1.1 4"), "{body}");
-    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "all are cut off at once, after a second");
+    assert!(begun.elapsed() < Duration::from_secs(8), "all are cut off at once, after a second");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,8 +130,72 @@ async fn a_client_that_takes_nothing_is_cut_off() {
     // so that it ends well before its deadline shows that the connection was closed.
     stream.readable().await.unwrap();
     let begun = std::time::Instant::now();
-    assert!(front.edge.stop(std::time::Duration::from_secs(20)).await);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+    assert!(front.edge.stop(Duration::from_secs(20)).await);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_agrees_on_http2_and_says_nothing_is_cut_off() {
+    let (front, _) = open("header_timeout: 1", "");
+    let mut any = rustls::ClientConfig::builder().with_root_certificates(front.roots()).with_no_client_auth();
+    any.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(any));
+    for said in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &by_http2::begin(65_535)] {
+        let stream = TcpStream::connect(front.at("https")).await.unwrap();
+        let mut stream = connector.connect("example.com".try_into().unwrap(), stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        stream.write_all(said).await.unwrap();
+        // Closed without a word of TLS, which is an error to whoever reads.
+        let closed = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "{} bytes", said.len());
+    }
+}
+
+/// By HTTP/2 a client holds answers back without its socket ever stalling: it grants no room for them, or room for less
+/// than their last piece.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_room_for_nothing_is_cut_off() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("big"), vec![0u8; 1 << 20]).unwrap();
+    let app = format!("apps: [{{folder: {:?}, at: /app}}]", root.path().display().to_string());
+    let (front, _) = open("body_timeout: 1", &app);
+    for (room, path) in [(0, "/app/big"), (0, "/_matrix/client/long"), (1, "/_matrix/client/long"), (1000, "/app/big")]
+    {
+        let mut stream = TcpStream::connect(front.at("8008")).await.unwrap();
+        stream.write_all(&by_http2::begin(room)).await.unwrap();
+        for number in [1, 3, 5] {
+            stream.write_all(&by_http2::get(number, path)).await.unwrap();
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(10), to_end(&mut stream)).await;
+        assert!(!answer.unwrap().is_empty(), "{path} with room for {room} was begun");
+    }
+    // Whoever takes it gets it, over the same kind of connection.
+    let mut stream = TcpStream::connect(front.at("8008")).await.unwrap();
+    stream.write_all(&by_http2::begin(65_535)).await.unwrap();
+    stream.write_all(&by_http2::get(1, "/_matrix/client/long")).await.unwrap();
+    let mut taken = vec![0; 11_001];
+    stream.read_exact(&mut taken).await.unwrap();
+}
+
+/// Frames of HTTP/2 (RFC 9113), for what no client of good manners does.
+mod by_http2 {
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// The preface, and settings with room for so much of each answer.
+    pub fn begin(room: u32) -> Vec<u8> {
+        let settings = frame(4, 0, 0, &[&[0, 4][..], &room.to_be_bytes()].concat());
+        [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat()
+    }
+
+    /// A request without a body: `:method GET` and `:scheme http` by number, `:authority` and `:path` as they are.
+    pub fn get(stream: u32, path: &str) -> Vec<u8> {
+        let length = u8::try_from(path.len()).unwrap();
+        let head = [&[0x82, 0x86, 0x01, 1, b'x', 0x04, length], path.as_bytes()].concat();
+        frame(1, 0x4 | 0x1, stream, &head)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
