@@ -82,7 +82,10 @@ pub(crate) async fn answer(caller: &Caller, request: Request<Arriving>) -> Respo
         Told { ip: caller.ip, tls: None }
     };
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let (target, response) = route(caller, &live, told, request).await;
+    let (target, mut response) = route(caller, &live, told, request).await;
+    if method == Method::HEAD {
+        response = answer::without_body(response);
+    }
     caller.shared.counted.count(&caller.door.name, target, response.status());
     debug!(
         target: "hearth_edge::access",

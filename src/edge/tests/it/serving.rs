@@ -70,6 +70,35 @@ async fn discovery_documents_are_open_to_all_on_both_hosts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn head_is_answered_as_get_is_without_its_body() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let front = Front::open(settings(&format!(
+        "{{local_ca: true, admin_api: {{allow: []}}, upstreams: [{{at: /gone, to: 'http://{closed}'}}]}}"
+    )));
+    let port = front.at("https").port();
+    for http2 in [false, true] {
+        let client = front.client("https", http2);
+        for (path, status) in [
+            ("/.well-known/matrix/client", 200),
+            ("/.well-known/matrix/support", 404),
+            ("/.well-known/acme-challenge/nothing", 404),
+            ("/_synapse/admin/v1/server_version", 403),
+            ("/_matrix/client/versions", 200),
+            ("/gone", 502),
+            ("/nothing", 404),
+        ] {
+            let url = format!("https://example.com:{port}{path}");
+            let (get, head) = (client.get(&url).send().await.unwrap(), client.head(&url).send().await.unwrap());
+            assert_eq!((get.status().as_u16(), head.status().as_u16()), (status, status), "{path}");
+            for name in ["content-type", "content-length"] {
+                assert_eq!(head.headers().get(name), get.headers().get(name), "{path}: {name}");
+            }
+            assert!(!get.bytes().await.unwrap().is_empty() && head.bytes().await.unwrap().is_empty(), "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plain_http_is_sent_on_to_https() {
     let front = Front::open(settings(LOCAL));
     let at = front.at("http");
