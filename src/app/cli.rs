@@ -21,7 +21,7 @@ use hearth_service::accounts::passwords::normal;
 use super::{
     doctor,
     lifecycle::{self, usual},
-    register, settings,
+    register, settings, telemetry,
 };
 
 /// A Matrix homeserver with its own front door.
@@ -148,23 +148,15 @@ pub(super) fn run() -> ExitCode {
 /// Reads all that a start reads, and writes nothing.
 fn check_config(paths: &[PathBuf]) -> ExitCode {
     let Some(Loaded { config, notices }) = load_to_serve(paths) else { return ExitCode::FAILURE };
-    let mut wrong = Vec::new();
-    let mut all = notices;
-    match config.telemetry.log() {
-        Ok((_, notices)) => all.extend(notices),
-        Err(mistakes) => wrong.push(mistakes.to_string()),
-    }
-    // Upstreams, the certificate of `listeners`, and whether the listeners get along.
+    let of_log = config.telemetry.log().map(|(_, notices)| notices).unwrap_or_default();
+    notices.iter().chain(&of_log).for_each(|notice| say(&notice.to_string()));
+    // Certificates that were ordered before are read as well.
     if let Err(e) = Edge::new(settings::edge(&config, lifecycle::data_dir_of(&config)), Supervisor::new()) {
-        wrong.push(e.to_string());
+        complain(&e.to_string());
+        return ExitCode::FAILURE;
     }
-    all.iter().for_each(|notice| say(&notice.to_string()));
-    if wrong.is_empty() {
-        say("the configuration is fine");
-        return ExitCode::SUCCESS;
-    }
-    complain(&wrong.join("\n"));
-    ExitCode::FAILURE
+    say("the configuration is fine");
+    ExitCode::SUCCESS
 }
 
 fn federation_test(name: Option<String>, config: &[PathBuf]) -> ExitCode {
@@ -207,10 +199,19 @@ pub(super) fn load(paths: &[PathBuf]) -> Option<Loaded> {
     or_complain(Config::load(paths, Env::of_process()))
 }
 
-/// The configuration for a server, whose front door can use all that is named for it. Other commands do not look there:
+/// The configuration for a server, whose front door and log can use all that is named for them. Other commands do not look there:
 /// they may run as somebody who may not read it.
 pub(super) fn load_to_serve(paths: &[PathBuf]) -> Option<Loaded> {
-    or_complain(Config::load_examined(paths, Env::of_process(), hearth_edge::examine))
+    or_complain(Config::load_examined(paths, Env::of_process(), examine))
+}
+
+fn examine(config: &Config) -> Vec<hearth_config::edge::Mistake> {
+    let mut found = hearth_edge::examine(&settings::edge(config, lifecycle::data_dir_of(config)));
+    if let Ok((log, _)) = config.telemetry.log() {
+        let wrong = telemetry::examine(&log);
+        found.extend((!wrong.is_empty()).then(|| ("log_config".to_owned(), wrong.join("; "))));
+    }
+    found
 }
 
 fn or_complain(read: Result<Loaded, Mistakes>) -> Option<Loaded> {

@@ -20,6 +20,7 @@ mod process;
 mod sink;
 
 use layer::{Layer, Routes};
+use sink::Sink;
 
 /// The routes of this process's log.
 static LOG: OnceLock<Arc<layer::Live>> = OnceLock::new();
@@ -46,6 +47,11 @@ pub(super) fn log(config: &LogConfig) -> Result<()> {
         warn!("log_config: no part of this server is called {name}; what is said of it has no effect");
     }
     Ok(())
+}
+
+/// What keeps the log from being set up so: files and sockets that cannot be opened. Makes none.
+pub(super) fn examine(config: &LogConfig) -> Vec<String> {
+    config.handlers.iter().filter_map(|handler| Sink::look(&handler.target).err()).collect()
 }
 
 /// Whether errors of the log are seen on standard error.

@@ -71,6 +71,11 @@ const SSL_MODES: &[(&str, &str)] = &[
 ];
 
 impl Database {
+    /// In the place of one that could not be read.
+    pub(crate) fn nowhere() -> Self {
+        Self { main: Engine::Sqlite { path: ":memory:".into() }, state: None }
+    }
+
     pub(crate) fn read(root: &At<'_>) -> Option<Self> {
         let (single, several) = (root.get("database"), root.get("databases"));
         if !several.entries().is_empty() {

@@ -37,8 +37,10 @@ pub struct EdgeConfig {
     pub certificates: Vec<CertificateFiles>,
     /// Issue certificates from a certificate authority of our own, kept in the data directory; for a laptop or a
     /// closed network.
+    #[serde(deserialize_with = "amounts::flag")]
     pub local_ca: bool,
     /// Send plain HTTP on `listen.http` to HTTPS (ACME challenges excepted).
+    #[serde(deserialize_with = "amounts::maybe_flag")]
     pub redirect: Option<bool>,
     /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed on listeners with `x_forwarded`; private and
     /// loopback addresses when absent.
@@ -49,6 +51,7 @@ pub struct EdgeConfig {
     #[serde(deserialize_with = "nets::list")]
     pub proxy_protocol: Vec<IpNet>,
     /// Answer in gzip on `listen`, to clients that take it; `listeners` have an option of their own.
+    #[serde(deserialize_with = "amounts::flag")]
     pub compress: bool,
     /// Element Web.
     pub element: Option<Element>,
@@ -194,7 +197,7 @@ pub struct WebApp {
     /// Where it appears: `/path`, `host` or `host/path`.
     pub at: At,
     /// Answer unknown paths with `index.html`, for apps that route in the browser.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "amounts::flag")]
     pub spa: bool,
     /// Headers to add to each answer.
     #[serde(default)]
@@ -213,10 +216,10 @@ pub struct Upstream {
     /// `http://host:port`, `https://host:port` or `unix:/path`.
     pub to: String,
     /// Take the path of `at` away before passing on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "amounts::flag")]
     pub strip: bool,
     /// Pass the caller's `Host` on (default) or the upstream's own.
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "amounts::flag")]
     pub preserve_host: bool,
     /// Seconds without a byte from the upstream before it counts as dead; 120 when absent.
     #[serde(default, deserialize_with = "amounts::maybe_seconds")]
@@ -243,10 +246,13 @@ pub struct AdminApi {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections in total.
+    #[serde(deserialize_with = "amounts::count")]
     pub connections: u32,
     /// Connections of one address (an IPv6 /64 counts as one).
+    #[serde(deserialize_with = "amounts::count")]
     pub connections_per_address: u32,
     /// Requests a second of one address, averaged over ten seconds.
+    #[serde(deserialize_with = "amounts::count")]
     pub requests_per_address: u32,
     /// Not counted: addresses that stand for many (a proxy without `x_forwarded`), loopback when absent.
     #[serde(deserialize_with = "nets::maybe")]
@@ -255,6 +261,7 @@ pub struct Limits {
     #[serde(deserialize_with = "amounts::size")]
     pub header_size: u32,
     /// Most header lines.
+    #[serde(deserialize_with = "amounts::count")]
     pub headers: u32,
     /// Largest body; what `max_upload_size` asks for when absent.
     #[serde(deserialize_with = "amounts::maybe_size")]
@@ -269,6 +276,7 @@ pub struct Limits {
     #[serde(deserialize_with = "amounts::seconds")]
     pub body_timeout: u64,
     /// Requests at once on one HTTP/2 connection.
+    #[serde(deserialize_with = "amounts::count")]
     pub h2_streams: u32,
 }
 

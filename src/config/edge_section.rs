@@ -1,54 +1,149 @@
 //! From our tree to [`EdgeConfig`] by serde, with each mistake at its line.
+//!
+//! serde ends at the first value that it cannot take. So that value is cut out and the rest is read again, until all of
+//! them are told.
+
+use std::collections::BTreeSet;
 
 use crate::{
-    edge::{self, EdgeConfig},
+    edge::EdgeConfig,
     mistakes::Mistake,
     read::{At, show, to_json},
     yaml::{Node, Value},
 };
 
-/// What is wrong with a section whose values all have their form, for whoever can see more of it than we do.
-pub(crate) type Examine<'a> = &'a dyn Fn(&EdgeConfig) -> Vec<edge::Mistake>;
+/// The section as far as it can be read.
+#[derive(Default)]
+pub(crate) struct Section {
+    /// None where it is absent or null, or is no mapping.
+    pub config: Option<EdgeConfig>,
+    /// The paths of what could not be taken.
+    cuts: BTreeSet<String>,
+}
 
-/// Reads the section; `Some(None)` if it is absent or null, `None` after a mistake.
-pub(crate) fn read(at: &At<'_>, examine: Examine<'_>) -> Option<Option<EdgeConfig>> {
-    let Some(node) = at.node() else { return Some(None) };
-    let config = match serde_path_to_error::deserialize::<_, EdgeConfig>(to_json(node)) {
-        Ok(config) => config,
-        Err(error) => {
-            let path = error.path().to_string();
-            wrong(at, node, if path == "." { "" } else { &path }, &error.into_inner().to_string());
+/// Reads the section that stands under a key of the top.
+pub(crate) fn read(top: &At<'_>, key: &str) -> Section {
+    let mut section = Section::default();
+    let (Some(root), Some(node)) = (top.node(), top.get(key).node()) else { return section };
+    while let Some(rest) = section.rest(node, key) {
+        match serde_path_to_error::deserialize::<_, EdgeConfig>(rest) {
+            Ok(config) => {
+                config.check().iter().for_each(|(path, sentence)| section.wrong(top, path, sentence));
+                section.config = Some(config);
+                break;
+            }
+            Err(error) => {
+                let below = Some(error.path().to_string()).filter(|path| path != ".");
+                let path = section.path(&below.map_or(key.to_owned(), |below| format!("{key}.{below}")));
+                let sentence = error.into_inner().to_string();
+                if !section.lacks_by_cut(&path, &sentence) {
+                    note(top, &path, &sentence);
+                }
+                section.cuts.insert(find(root, &path).1);
+            }
+        }
+    }
+    section
+}
+
+impl Section {
+    /// Notes a mistake by its path, in this section as it was read or anywhere else in the configuration. What follows from
+    /// another mistake is left out.
+    pub fn wrong(&self, top: &At<'_>, path: &str, sentence: &str) {
+        let path = self.path(path);
+        let is_below =
+            |cut: &String| cut.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        if !self.cuts.iter().any(is_below) {
+            note(top, &path, sentence);
+        }
+    }
+
+    /// What is left of a part of the section.
+    fn rest(&self, node: &Node, path: &str) -> Option<serde_json::Value> {
+        if self.cuts.contains(path) {
             return None;
         }
-    };
-    for (path, sentence) in config.check().into_iter().chain(examine(&config)) {
-        wrong(at, node, &path, &sentence);
+        Some(match &node.value {
+            Value::List(items) => {
+                let items = items.iter().enumerate();
+                items.filter_map(|(n, item)| self.rest(item, &format!("{path}[{n}]"))).collect()
+            }
+            Value::Map(map) => {
+                let entries = map.0.iter();
+                entries
+                    .filter_map(|(key, node)| Some((key.clone(), self.rest(node, &format!("{path}.{key}"))?)))
+                    .collect()
+            }
+            _ => to_json(node),
+        })
     }
-    Some(Some(config))
+
+    /// The path in the file of what stands at a path of what is left.
+    fn path(&self, left: &str) -> String {
+        let mut path = String::new();
+        for step in steps(left) {
+            path = match step {
+                Step::Index(index) => {
+                    let kept = |n: &usize| !self.cuts.contains(&format!("{path}[{n}]"));
+                    format!("{path}[{}]", (0..).filter(kept).nth(index).unwrap_or(index))
+                }
+                Step::Key(key) => join(&path, key),
+            };
+        }
+        path
+    }
+
+    /// Whether something is only missing because it was cut out.
+    fn lacks_by_cut(&self, path: &str, sentence: &str) -> bool {
+        let missing = sentence.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+        missing.is_some_and(|key| self.cuts.contains(&join(path, key)))
+    }
 }
 
-fn wrong(at: &At<'_>, section: &Node, path: &str, sentence: &str) {
-    let path = path.strip_prefix("edge.").unwrap_or(path);
-    let (node, whole) = find(section, path);
-    let key = if path.is_empty() { at.path().to_owned() } else { format!("{}.{path}", at.path()) };
-    let mut mistake = Mistake::new(&key, sentence).at(node.place.clone());
-    if whole {
-        mistake = mistake.value(show(&key, node));
-    }
-    at.cx().mistake(mistake);
-}
-
-/// The node at a path such as `apps[0].folder`, or the deepest one on the way, and whether it is the whole way.
-fn find<'a>(mut node: &'a Node, path: &str) -> (&'a Node, bool) {
-    for part in path.split(['.', '[']).filter(|part| !part.is_empty()) {
-        let next = match (&node.value, part.strip_suffix(']').and_then(|index| index.parse::<usize>().ok())) {
-            (Value::List(items), Some(index)) => items.get(index),
-            _ => node.get(part),
-        };
-        match next {
-            Some(next) => node = next,
-            None => return (node, false),
+fn note(top: &At<'_>, path: &str, sentence: &str) {
+    let mut mistake = Mistake::new(path, sentence);
+    if let Some(root) = top.node() {
+        let (node, found) = find(root, path);
+        if !found.is_empty() {
+            mistake = mistake.at(node.place.clone());
+        }
+        if found == path {
+            mistake = mistake.value(show(path, node));
         }
     }
-    (node, true)
+    top.cx().mistake(mistake);
+}
+
+enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+/// The steps of a path such as `edge.apps[0].folder`.
+fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
+    path.split(['.', '[']).filter(|part| !part.is_empty()).map(|part| {
+        let index = part.strip_suffix(']').and_then(|index| index.parse().ok());
+        index.map_or(Step::Key(part), Step::Index)
+    })
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// The node at a path, or the deepest one on the way, and its own path.
+fn find<'a>(mut node: &'a Node, path: &str) -> (&'a Node, String) {
+    let mut found = String::new();
+    for step in steps(path) {
+        let (next, path) = match (&step, &node.value) {
+            (Step::Index(index), Value::List(items)) => (items.get(*index), format!("{found}[{index}]")),
+            (Step::Index(_), _) => (None, String::new()),
+            (Step::Key(key), _) => (node.get(key), join(&found, key)),
+        };
+        match next {
+            Some(next) => (node, found) = (next, path),
+            None => break,
+        }
+    }
+    (node, found)
 }

@@ -48,10 +48,10 @@ pub use self::{
     server::Server,
     telemetry::Telemetry,
 };
-use crate::{
-    edge_section::Examine,
-    read::{At, Cx},
-};
+use crate::read::{At, Cx};
+
+/// What is wrong with a configuration that whoever uses it can see: pairs of key path and sentence.
+type Examine<'a> = &'a dyn Fn(&Config) -> Vec<edge::Mistake>;
 
 /// The whole configuration; one field a section.
 #[derive(Clone, Debug)]
@@ -94,19 +94,24 @@ impl Config {
     /// # Errors
     /// All mistakes, by file and line.
     pub fn load(paths: &[PathBuf], env: Env) -> Result<Loaded, Mistakes> {
-        Self::load_examined(paths, env, |_| Vec::new())
+        Self::load_by(paths, env, None)
     }
 
-    /// Like [`Config::load`], and what `examine` finds wrong with the `edge:` section is among the mistakes: files and
-    /// folders that are named there are for those to judge who use them.
+    /// Like [`Config::load`], and all that a start looks at besides is among the mistakes: what is wrong with the file of
+    /// `log_config`, and what `examine` finds, such as files that are for those to judge who use them. It may be shown a
+    /// configuration that has other mistakes, where values that could not be read are some nothing.
     ///
     /// # Errors
     /// All mistakes, by file and line.
     pub fn load_examined(
         paths: &[PathBuf],
         env: Env,
-        examine: impl Fn(&EdgeConfig) -> Vec<edge::Mistake>,
+        examine: impl Fn(&Self) -> Vec<edge::Mistake>,
     ) -> Result<Loaded, Mistakes> {
+        Self::load_by(paths, env, Some(&examine))
+    }
+
+    fn load_by(paths: &[PathBuf], env: Env, examine: Option<Examine<'_>>) -> Result<Loaded, Mistakes> {
         let named = files::named(paths, &env);
         let cx = Cx::new(env, files::directory(&named));
         files::check_environment(&cx);
@@ -114,8 +119,13 @@ impl Config {
         old::respell(&mut root, &cx);
         check::all(&root, &cx);
         old::modernise(&mut root);
-        let config = cx.is_readable().then(|| Self::read(&At::root(&cx, &root), &examine)).flatten();
+        let config = cx.is_readable().then(|| Self::read(&At::root(&cx, &root), examine)).flatten();
         let (mut mistakes, mut notices) = cx.finish();
+        if let (Some(config), Some(_)) = (&config, examine) {
+            let named = root.get("log_config").map(|node| node.place.clone());
+            let of_log = config.telemetry.log().err().into_iter().flat_map(|of_log| of_log.0);
+            mistakes.extend(of_log.map(|one| Mistake { place: one.place.or_else(|| named.clone()), ..one }));
+        }
         let order = |place: &Option<Place>| place.as_ref().map(|place| (place.file.clone(), place.line));
         mistakes.sort_by_key(|mistake| order(&mistake.place));
         notices.sort_by_key(|notice| order(&notice.place));
@@ -125,18 +135,24 @@ impl Config {
         }
     }
 
-    fn read(root: &At<'_>, examine: Examine<'_>) -> Option<Self> {
-        // Each section is read even when another one failed, so that all mistakes are found.
+    fn read(root: &At<'_>, examine: Option<Examine<'_>>) -> Option<Self> {
+        // Each section is read even when another one failed, so that all mistakes are found. Nobody acts by what stands in
+        // the place of one.
         let server = Server::read(root);
-        let database = Database::read(root);
+        let database = Database::read(root).unwrap_or_else(Database::nowhere);
         let accounts = Accounts::read(root);
         let limits = Limits::read(root);
         let media = Media::read(root);
         let rooms = Rooms::read(root);
         let telemetry = Telemetry::read(root);
-        let edge = edge_section::read(&root.get(check::EDGE), examine);
+        let mut edge = edge_section::read(root, check::EDGE);
         let server = server?;
         let federation = Federation::read(root, &server.name);
-        Some(Self { database: database?, server, accounts, federation, media, limits, rooms, telemetry, edge: edge? })
+        let config =
+            Self { server, database, accounts, federation, media, limits, rooms, telemetry, edge: edge.config.take() };
+        for (path, sentence) in examine.iter().flat_map(|examine| examine(&config)) {
+            edge.wrong(root, &path, &sentence);
+        }
+        Some(config)
     }
 }

@@ -22,7 +22,7 @@ impl fmt::Display for Place {
 pub struct Mistake {
     /// The option, as `listeners[0].port`; empty when the file as a whole is meant.
     pub key: String,
-    /// Where it stands; none when the option is absent.
+    /// Where it stands; when the option is absent, where what it belongs to does, if that is anywhere.
     pub place: Option<Place>,
     /// What it is set to, shortened; secrets are not shown.
     pub value: Option<String>,

@@ -74,6 +74,8 @@ impl Cx {
 pub(crate) struct At<'a> {
     cx: &'a Cx,
     node: Option<&'a Node>,
+    /// What it stands in, below the top: where to look if it is absent.
+    around: Option<&'a Node>,
     path: String,
     row: String,
 }
@@ -81,7 +83,7 @@ pub(crate) struct At<'a> {
 impl<'a> At<'a> {
     /// The top of the tree.
     pub(crate) fn root(cx: &'a Cx, node: &'a Node) -> Self {
-        Self { cx, node: Some(node), path: String::new(), row: String::new() }
+        Self { cx, node: Some(node), around: None, path: String::new(), row: String::new() }
     }
 
     pub(crate) fn cx(&self) -> &'a Cx {
@@ -102,6 +104,7 @@ impl<'a> At<'a> {
         Self {
             cx: self.cx,
             node: self.node.and_then(|node| node.get(key)),
+            around: self.node.filter(|_| !self.path.is_empty()).or(self.around),
             path: join(&self.path, key),
             row: join(&self.row, row_key),
         }
@@ -130,8 +133,11 @@ impl<'a> At<'a> {
     /// Notes that this place is wrong.
     pub(crate) fn wrong(&self, fault: impl Into<String>, way_out: impl Into<String>) {
         let mut mistake = Mistake::new(self.path.clone(), fault).way_out(way_out);
-        if let Some(node) = self.node.filter(|node| node.place.file.as_os_str() != known::DEFAULT_FILE) {
+        let is_written = |node: &&Node| node.place.file.as_os_str() != known::DEFAULT_FILE;
+        if let Some(node) = self.node.filter(is_written) {
             mistake = mistake.at(node.place.clone()).value(show(&self.path, node));
+        } else if let Some(around) = self.around.filter(is_written) {
+            mistake = mistake.at(around.place.clone());
         }
         self.cx.mistake(mistake);
     }
@@ -276,6 +282,7 @@ impl<'a> At<'a> {
         let entry = |(i, node)| At {
             cx: self.cx,
             node: Some(node),
+            around: None,
             path: format!("{}[{i}]", self.path),
             row: format!("{}[]", self.row),
         };

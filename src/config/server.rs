@@ -125,7 +125,8 @@ impl Server {
         };
         let monthly = MonthlyUsers::read(root);
         let has_public_baseurl = baseurl.is_some();
-        let name = name?;
+        // In the place of a name that could not be read, so that the rest is.
+        let name = name.or_else(|| "nobody.invalid".try_into().ok())?;
         let baseurl = baseurl.or_else(|| format!("https://{name}/").parse().ok());
         Some(Self {
             public_baseurl: baseurl?,

@@ -12,11 +12,16 @@ pub(crate) fn bool(node: &Node) -> Option<bool> {
         Value::Bool(b) => Some(*b),
         Value::Int(0) => Some(false),
         Value::Int(1) => Some(true),
-        Value::Str(s) => match s.trim().to_ascii_lowercase().as_str() {
-            "y" | "yes" | "t" | "true" | "on" | "1" => Some(true),
-            "n" | "no" | "f" | "false" | "off" | "0" => Some(false),
-            _ => None,
-        },
+        Value::Str(s) => bool_of(s),
+        _ => None,
+    }
+}
+
+/// A boolean as text.
+pub(crate) fn bool_of(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" | "t" | "true" | "on" | "1" => Some(true),
+        "n" | "no" | "f" | "false" | "off" | "0" => Some(false),
         _ => None,
     }
 }

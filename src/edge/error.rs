@@ -8,9 +8,6 @@ pub enum Error {
     /// Another program has the port.
     #[error("{0} is in use by another program: stop that one, or choose another port for `{1}`")]
     Busy(String, String),
-    /// Two listeners of ours want the same.
-    #[error("{0} is wanted by two listeners, `{1}` and `{2}`: give one of them another port or address")]
-    Twice(String, String, String),
     /// The port needs rights we do not have.
     #[error(
         "no permission to listen on {0} (`{1}`): ports below 1024 need root or CAP_NET_BIND_SERVICE \

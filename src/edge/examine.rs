@@ -1,20 +1,47 @@
-//! What can be wrong with the `edge:` section that only the disk tells: files that cannot be read or do not belong
-//! together, folders that are not there. Told as the configuration tells its own mistakes: each with its key, all at once.
+//! What can be wrong with the settings that their values alone do not tell: files that cannot be read or do not belong
+//! together, folders that are not there, listeners that are in each other's way. Told as the configuration tells its own
+//! mistakes: each with its key, all at once.
 
 use std::{fs, path::Path};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use hearth_config::edge::{Acme, EdgeConfig, Mistake};
+use hearth_config::edge::{Acme, CertificateFiles, EdgeConfig, Mistake};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Map, Value};
 
-use crate::tls::files;
+use crate::{Settings, listener, proxy::Upstream, tls::files};
 
-/// Looks at every file and folder that the section names: pairs of key path and sentence, empty when all is well. Reads
-/// only.
+/// The names of the edge's own listeners, open or not.
+const OWN: [&str; 3] = ["http", "https", "federation"];
+
+/// Looks at every listener, and at every file and folder that the `edge:` section names: pairs of key path and sentence,
+/// empty when all is well. Reads only.
 #[must_use]
-pub fn examine(edge: &EdgeConfig) -> Vec<Mistake> {
+pub fn examine(settings: &Settings) -> Vec<Mistake> {
+    let doors = listener::plan(settings);
+    let mut found = listener::clashes(&doors);
+    if settings.listeners.iter().any(|listener| listener.tls)
+        && let (Some(cert), Some(key)) = (&settings.tls_certificate_path, &settings.tls_private_key_path)
+    {
+        let pair = CertificateFiles { cert: cert.clone(), key: key.clone() };
+        for (part, what) in files::faults(&pair) {
+            let key = if part == "cert" { "tls_certificate_path" } else { "tls_private_key_path" };
+            found.push((key.to_owned(), what));
+        }
+    }
+    let Some(edge) = &settings.edge else { return found };
+    let is_door = |name: &str| OWN.contains(&name) || doors.iter().any(|planned| *planned.door.name == *name);
+    for (n, name) in edge.admin_api.listeners.iter().flatten().enumerate().filter(|(_, name)| !is_door(name)) {
+        let what = format!("`{name}` is no listener; its names are {}", OWN.join(", "));
+        let what = format!("{what}, and the tag, port or path of each under `listeners`");
+        found.push((format!("edge.admin_api.listeners[{n}]"), what));
+    }
+    found.extend(of_section(edge));
+    found
+}
+
+fn of_section(edge: &EdgeConfig) -> Vec<Mistake> {
     let mut found = Vec::new();
     let mut say = |key: String, what: String| found.push((format!("edge.{key}"), what));
     for (n, pair) in edge.certificates.iter().enumerate() {
@@ -39,6 +66,11 @@ pub fn examine(edge: &EdgeConfig) -> Vec<Mistake> {
             && let Err(what) = element_config(folder)
         {
             say("element.folder".to_owned(), what);
+        }
+    }
+    for (n, upstream) in edge.upstreams.iter().enumerate() {
+        if let Err(what) = Upstream::new(upstream) {
+            say(format!("upstreams[{n}].to"), what);
         }
     }
     found

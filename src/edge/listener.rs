@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use hearth_config::edge::{Listen, Ports};
+use hearth_config::edge::{Listen, Mistake, Ports};
 
 use crate::{
     Error,
@@ -41,6 +41,8 @@ pub(crate) struct Door {
 /// A listener as it is to be opened.
 #[derive(Debug)]
 pub(crate) struct Planned {
+    /// Where it stands in the configuration.
+    pub key: String,
     pub door: Arc<Door>,
     pub place: Place,
 }
@@ -64,7 +66,7 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
                 compress: false,
                 own: true,
             });
-            all.push(Planned { door, place: Place::Tcp(sockets) });
+            all.push(Planned { key: format!("edge.listen.{name}"), door, place: Place::Tcp(sockets) });
         }
     };
     own("http", http, false, redirect);
@@ -73,17 +75,15 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
     all
 }
 
-/// Looks whether all of them can be open at once.
-///
-/// # Errors
-/// The first socket that two of them want.
-pub(crate) fn check(planned: &[Planned]) -> Result<(), Error> {
+/// What keeps them from being open at once: the sockets that two of them want, each under the key of the later.
+pub(crate) fn clashes(planned: &[Planned]) -> Vec<Mistake> {
     let clash = |one: &SocketAddr, two: &SocketAddr| {
         let alike = one.is_ipv4() == two.is_ipv4() && (one.ip().is_unspecified() || two.ip().is_unspecified());
         one.port() == two.port() && one.port() != 0 && (one.ip() == two.ip() || alike)
     };
-    for (n, one) in planned.iter().enumerate() {
-        for two in planned.iter().skip(n + 1) {
+    let mut found = Vec::new();
+    for (n, two) in planned.iter().enumerate() {
+        for one in planned.iter().take(n) {
             let place = match (&one.place, &two.place) {
                 (Place::Unix(one, _), Place::Unix(two, _)) if one == two => one.display().to_string(),
                 (Place::Tcp(one), Place::Tcp(two)) => match one.iter().find(|a| two.iter().any(|b| clash(a, b))) {
@@ -92,10 +92,14 @@ pub(crate) fn check(planned: &[Planned]) -> Result<(), Error> {
                 },
                 _ => continue,
             };
-            return Err(Error::Twice(place, one.door.name.to_string(), two.door.name.to_string()));
+            let (one, name) = (&one.door.name, &two.door.name);
+            let what = format!(
+                "{place} is wanted by two listeners, `{one}` and `{name}`: give one of them another port or address"
+            );
+            found.push((two.key.clone(), what));
         }
     }
-    Ok(())
+    found
 }
 
 /// Whether a listener could be opened.
@@ -125,5 +129,5 @@ fn from_homeserver(listener: &Listener) -> Planned {
         compress: listener.compress,
         own: false,
     };
-    Planned { door: Arc::new(door), place: listener.place.clone() }
+    Planned { key: listener.key.clone(), door: Arc::new(door), place: listener.place.clone() }
 }

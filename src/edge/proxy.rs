@@ -21,7 +21,7 @@ use hyper_util::{
 };
 use tracing::warn;
 
-use crate::{Error, answer, client_ip, limits::body, listener::connection::Caller};
+use crate::{answer, client_ip, limits::body, listener::connection::Caller};
 
 mod connect;
 mod upgrade;
@@ -47,15 +47,14 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 impl Upstream {
     /// # Errors
     /// If its address cannot be one, or there are no roots to check a certificate against.
-    pub fn new(config: &hearth_config::edge::Upstream) -> Result<Self, Error> {
-        let wrong = |what: String| Error::Setting(format!("edge.upstreams `{}`", config.at), what);
+    pub fn new(config: &hearth_config::edge::Upstream) -> Result<Self, String> {
         let (target, scheme, authority) = if let Some(path) = config.to.strip_prefix("unix:") {
             (Target::Unix(path.into()), Scheme::HTTP, Authority::from_static("localhost"))
         } else {
-            let uri: Uri = config.to.parse().map_err(|e: http::uri::InvalidUri| wrong(e.to_string()))?;
-            let authority = uri.authority().cloned().ok_or_else(|| wrong("names no host".to_owned()))?;
+            let uri: Uri = config.to.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
+            let authority = uri.authority().cloned().ok_or_else(|| "names no host".to_owned())?;
             let scheme = uri.scheme().cloned().unwrap_or(Scheme::HTTP);
-            (Target::new(&scheme, &authority).map_err(wrong)?, scheme, authority)
+            (Target::new(&scheme, &authority)?, scheme, authority)
         };
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(KEPT)

@@ -40,6 +40,8 @@ pub struct Settings {
 /// One entry of `listeners`.
 #[derive(Clone, Debug)]
 pub struct Listener {
+    /// Where it stands in the configuration, as `listeners[0]`.
+    pub key: String,
     /// Its `tag`, or its port or path: the name in logs, metrics and `admin_api.listeners`.
     pub name: String,
     /// Where it listens.

@@ -462,7 +462,11 @@ fn a_log_file_that_is_wrong_stops_the_start() {
         "version: 1\nhandlers: { f: { class: logging.FileHandler, filename: /nowhere/x.log } }\nroot: { level: INFO, handlers: [f] }\n",
     )
     .unwrap();
-    says(&home.fails(), &["/nowhere/x.log"]);
+    let told = home.run(&["check-config", "-c", home.config().to_str().unwrap()]);
+    assert_eq!(told.code, Some(1), "{told:?}");
+    for told in [home.fails(), told.stderr] {
+        says(&told, &["homeserver.yaml:15: log_config", "/nowhere/x.log"]);
+    }
     home.is_untouched();
 }
 

@@ -37,6 +37,7 @@ fn listener(from: &hearth_config::server::Listener) -> Listener {
     };
     let names: Vec<&str> = from.resources.iter().flat_map(|r| &r.names).map(|r| resource(*r)).collect();
     Listener {
+        key: from.key.clone(),
         name: from.tag.clone().unwrap_or(name),
         place,
         tls: from.tls,

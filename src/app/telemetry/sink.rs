@@ -1,6 +1,6 @@
 //! Where lines go: the terminal, files, the system's log. A line that cannot be written is lost; the server goes on.
 
-use std::{io::Write as _, net::UdpSocket, os::unix::net::UnixDatagram};
+use std::{io::Write as _, net::UdpSocket, os::unix::net::UnixDatagram, path::Path};
 
 use chrono::{DateTime, Local};
 use hearth_base::{Error, Result};
@@ -8,7 +8,7 @@ use hearth_config::telemetry::LogTarget;
 use parking_lot::Mutex;
 use tracing::Level;
 
-use super::file::LogFile;
+use super::file::{self, LogFile};
 
 /// An open target.
 #[derive(Debug)]
@@ -37,18 +37,26 @@ impl Sink {
             LogTarget::Stderr => Ok(Self::Stderr),
             LogTarget::File { path, rotation } => match LogFile::open(path, *rotation) {
                 Ok(file) => Ok(Self::File(Mutex::new(file))),
-                Err(e) => Err(Error::fault(
-                    format!(
-                        "log_config: the log file {} cannot be written (check its folder and owner)",
-                        path.display()
-                    ),
-                    e,
-                )),
+                Err(e) => Err(Error::fault(format!("log_config: {}", not_written(path)), e)),
             },
             LogTarget::Syslog { address, facility } => match syslog(address) {
                 Ok(socket) => Ok(Self::Syslog { socket, facility: *facility }),
                 Err(e) => Err(Error::fault(format!("log_config: the system's log at {address} cannot be reached"), e)),
             },
+        }
+    }
+
+    /// Looks whether a target could be opened, and makes nothing.
+    ///
+    /// # Errors
+    /// A sentence on the file or address.
+    pub(super) fn look(target: &LogTarget) -> std::result::Result<(), String> {
+        match target {
+            LogTarget::Stdout | LogTarget::Stderr => Ok(()),
+            LogTarget::File { path, .. } => file::look(path).map_err(|e| format!("{}: {e}", not_written(path))),
+            LogTarget::Syslog { address, .. } => {
+                syslog(address).map(drop).map_err(|e| format!("the system's log at {address} cannot be reached: {e}"))
+            }
         }
     }
 
@@ -69,6 +77,10 @@ impl Sink {
             }
         };
     }
+}
+
+fn not_written(path: &Path) -> String {
+    format!("the log file {} cannot be written (check its folder and owner)", path.display())
 }
 
 fn syslog(address: &str) -> std::io::Result<Syslog> {

@@ -1,9 +1,24 @@
-//! Sizes and times: whole numbers (of bytes, of seconds), or with a unit as elsewhere in the file.
+//! Booleans and whole numbers, in quotes or not; sizes and times, which are whole numbers (of bytes, of seconds) or have a
+//! unit. As generous as the rest of the file.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use crate::units;
+
+pub(super) fn flag<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    read_flag(&Value::deserialize(d)?)
+}
+
+pub(super) fn maybe_flag<'de, D: Deserializer<'de>>(d: D) -> Result<Option<bool>, D::Error> {
+    Option::<Value>::deserialize(d)?.as_ref().map(read_flag).transpose()
+}
+
+pub(super) fn count<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    let said = Value::deserialize(d)?;
+    let number = said.as_u64().and_then(|n| n.try_into().ok()).or_else(|| said.as_str()?.trim().parse().ok());
+    number.ok_or_else(|| de::Error::custom(format!("{said} is no whole number that could be meant")))
+}
 
 pub(super) fn size<'de, D: Deserializer<'de>, T: TryFrom<u64>>(d: D) -> Result<T, D::Error> {
     read_size(&Value::deserialize(d)?)
@@ -19,6 +34,16 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> 
 
 pub(super) fn maybe_seconds<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
     Option::<Value>::deserialize(d)?.as_ref().map(read_seconds).transpose()
+}
+
+fn read_flag<E: de::Error>(said: &Value) -> Result<bool, E> {
+    let flag = match said {
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) => units::bool_of(&number.to_string()),
+        Value::String(text) => units::bool_of(text),
+        _ => None,
+    };
+    flag.ok_or_else(|| E::custom(format!("{said} is neither true nor false")))
 }
 
 fn read_size<T: TryFrom<u64>, E: de::Error>(said: &Value) -> Result<T, E> {

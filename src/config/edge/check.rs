@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Acme, EdgeConfig, Limits, Mistake};
+use super::{Acme, At, EdgeConfig, Limits, Mistake};
 
 /// The directories that are known by a word.
 const AUTHORITIES: [&str; 3] = ["letsencrypt", "letsencrypt-staging", "zerossl"];
@@ -29,6 +29,12 @@ impl EdgeConfig {
                 say(format!("upstreams[{n}].to"), what);
             }
         }
+        let places = self.places();
+        for (n, (key, at)) in places.iter().enumerate() {
+            if places.iter().take(n).any(|(_, other)| other == at) {
+                say(format!("{key}.at"), format!("two things stand at `{at}`: give one of them another place"));
+            }
+        }
         self.limits.check(&mut say);
         if let Some(support) = &self.well_known.support
             && !support.contains_key("contacts")
@@ -37,6 +43,16 @@ impl EdgeConfig {
             say("well_known.support".to_owned(), "needs `contacts` or `support_page`".to_owned());
         }
         found
+    }
+
+    /// Where each app and upstream stands, by its key.
+    fn places(&self) -> Vec<(String, &At)> {
+        let element = self.element.iter().map(|element| ("element".to_owned(), &element.at));
+        let admin_ui = self.admin_ui.iter().map(|app| ("admin_ui".to_owned(), &app.at));
+        let apps = self.apps.iter().enumerate().map(|(n, app)| (format!("apps[{n}]"), &app.at));
+        let upstreams =
+            self.upstreams.iter().enumerate().map(|(n, upstream)| (format!("upstreams[{n}]"), &upstream.at));
+        element.chain(admin_ui).chain(apps).chain(upstreams).collect()
     }
 }
 

@@ -10,6 +10,8 @@ use crate::{mistakes::NoticeSort, read::At};
 /// A socket and what is served on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
+    /// Where it stands in the file, as `listeners[0]`.
+    pub key: String,
     /// Where it listens.
     pub socket: Socket,
     /// What speaks on it.
@@ -147,6 +149,7 @@ fn listener(at: &At<'_>) -> Option<Listener> {
         Some(Resources { names, compress: at.get("compress").bool() })
     });
     Some(Listener {
+        key: at.path().to_owned(),
         socket: socket(at, kind)?,
         kind,
         tls: at.get("tls").bool(),

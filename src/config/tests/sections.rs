@@ -131,7 +131,7 @@ fn keys_of_others_and_old_ones_of_ours() {
         wrong("old_signing_keys: {'ed25519:x': {key: AAAA, expired_ts: 1}}\n"),
         ["old_signing_keys.ed25519:x.key@2"]
     );
-    assert_eq!(wrong("trusted_key_servers: [{name: x}]\n"), ["trusted_key_servers[0].server_name@0"]);
+    assert_eq!(wrong("trusted_key_servers: [{name: x}]\n"), ["trusted_key_servers[0].server_name@2"]);
 }
 
 #[test]

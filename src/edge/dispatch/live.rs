@@ -5,10 +5,7 @@ use std::sync::Arc;
 use hearth_config::edge::{EdgeConfig, Limits as LimitsConfig};
 
 use super::{AdminRule, Live, routes::Routes};
-use crate::{Error, client_ip::Trust, examine, limits::Limits, listener, settings::Settings, well_known::WellKnown};
-
-/// The names of the edge's own listeners, open or not.
-const OWN: [&str; 3] = ["http", "https", "federation"];
+use crate::{Error, client_ip::Trust, examine, limits::Limits, settings::Settings, well_known::WellKnown};
 
 impl Live {
     /// Builds everything anew.
@@ -17,22 +14,14 @@ impl Live {
     /// What of the settings cannot be, e.g. a folder that is not there.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
         let edge = settings.edge.as_ref();
-        let mistakes = |e: &EdgeConfig| e.check().into_iter().chain(examine(e)).next();
-        if let Some((key, what)) = edge.and_then(mistakes) {
+        let of_values = edge.map(EdgeConfig::check).unwrap_or_default();
+        if let Some((key, what)) = of_values.into_iter().chain(examine(settings)).next() {
             return Err(Error::Setting(key, what));
         }
-        let doors = listener::plan(settings);
-        listener::check(&doors)?;
         let default_limits = LimitsConfig::default();
         let limits = Limits::new(edge.map_or(&default_limits, |e| &e.limits), settings.max_upload_size);
         let https_port = https_port(settings);
         let admin = edge.map(|e| e.admin_api.clone()).unwrap_or_default();
-        let is_door = |name: &str| OWN.contains(&name) || doors.iter().any(|planned| *planned.door.name == *name);
-        if let Some(name) = admin.listeners.iter().flatten().find(|name| !is_door(name)) {
-            let what = format!("`{name}` is no listener; its names are {}", OWN.join(", "));
-            let what = format!("{what}, and the tag, port or path of each under `listeners`");
-            return Err(Error::Setting("edge.admin_api.listeners".to_owned(), what));
-        }
         Ok(Arc::new(Self {
             trust: Trust::new(edge.and_then(|e| e.trusted_proxies.as_deref())),
             balancers: Trust::new(Some(edge.map_or(&[][..], |e| &e.proxy_protocol))),

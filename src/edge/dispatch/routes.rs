@@ -19,7 +19,7 @@ pub(crate) struct Routes(Vec<(At, Place)>);
 
 impl Routes {
     /// # Errors
-    /// If a folder is not there, an upstream cannot be, or two things stand at one place.
+    /// If a folder is not there, or an upstream cannot be.
     pub fn new(settings: &Settings, https_port: Option<u16>) -> Result<Self, Error> {
         let Some(edge) = &settings.edge else { return Ok(Self::default()) };
         let mut all: Vec<(At, Place)> = Vec::new();
@@ -34,16 +34,11 @@ impl Routes {
             all.push((app.at.clone(), files(Site::new(app)?)));
         }
         for upstream in &edge.upstreams {
-            all.push((upstream.at.clone(), Place::Upstream(Arc::new(Upstream::new(upstream)?))));
+            let reached = Upstream::new(upstream);
+            let reached = reached.map_err(|what| Error::Setting(format!("edge.upstreams `{}`", upstream.at), what))?;
+            all.push((upstream.at.clone(), Place::Upstream(Arc::new(reached))));
         }
         all.sort_by_key(|(at, _)| (at.host.is_none(), std::cmp::Reverse(at.path.len()), at.to_string()));
-        for pair in all.windows(2) {
-            if let [(one, _), (two, _)] = pair
-                && one == two
-            {
-                return Err(Error::Setting("edge".to_owned(), format!("two things stand at `{one}`")));
-            }
-        }
         Ok(Self(all))
     }
 

@@ -310,6 +310,44 @@ fn what_the_edge_names_is_looked_at_without_a_start() {
     home.is_untouched();
 }
 
+/// What the values alone do not tell stands among all other mistakes, with its line.
+#[test]
+fn check_config_tells_everything_at_once() {
+    let home = Home::new();
+    fs::write(home.path("log.yaml"), "version: 1\nroot: { level: LOUD }\n").unwrap();
+    home.add(
+        "enable_search: sometimes
+log_config: log.yaml
+edge:
+  listen: { http: 9081, https: 9081, federation: false }
+  local_ca: perhaps
+  apps:
+    - { folder: /nowhere, at: /a }
+    - { folder: ., at: /a }
+  admin_api: { listeners: [https, nope] }",
+    );
+    let yaml = fs::read_to_string(home.config()).unwrap();
+    home.write(&yaml.replace("server_name:", "sever_name:"));
+    let told = home.run(&["check-config", "-c", home.config().to_str().unwrap()]);
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let places: Vec<_> = told.stderr.lines().filter_map(|line| line.split("homeserver.yaml:").nth(1)).collect();
+    let wanted = [
+        "1: server_name must",
+        "15: enable_search",
+        "18: edge.listen.https",
+        "19: edge.local_ca",
+        "21: edge.apps[0].folder",
+        "22: edge.apps[1].at",
+        "23: edge.admin_api.listeners[1]",
+    ];
+    for (place, wanted) in places.iter().zip(wanted) {
+        assert!(place.starts_with(wanted), "{wanted}: {told:#?}");
+    }
+    assert_eq!(places.len(), wanted.len(), "{told:#?}");
+    says(&told.stderr, &["log.yaml:2: root.level", "wanted by two listeners"]);
+    home.is_untouched();
+}
+
 #[test]
 fn keys_and_passwords() {
     let home = Home::new();

@@ -60,6 +60,7 @@ pub fn settings(edge: &str) -> Settings {
 
 pub fn listener(name: &str, x_forwarded: bool, resources: &[&str]) -> Listener {
     Listener {
+        key: "listeners[0]".to_owned(),
         name: name.to_owned(),
         place: Place::Tcp(vec!["127.0.0.1:0".parse().unwrap()]),
         tls: false,

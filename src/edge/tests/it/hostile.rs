@@ -261,7 +261,7 @@ async fn a_name_that_no_listener_has_does_not_close_the_admin_api_unseen() {
     let settings = settings("{local_ca: true, admin_api: {listeners: [https, htpps]}}");
     let said = hearth_edge::Edge::new(settings, hearth_base::tasks::Supervisor::new()).err().unwrap().to_string();
     assert!(
-        said.contains("edge.admin_api.listeners") && said.contains("`htpps`") && said.contains("federation"),
+        said.contains("edge.admin_api.listeners[1]") && said.contains("`htpps`") && said.contains("federation"),
         "{said}"
     );
 }
