@@ -105,7 +105,7 @@ impl Site {
             None if !is_folder && self.find(&format!("{path}/index.html")).await.is_some() => {
                 return Some(self.to_folder(request, below));
             }
-            None if self.spa && !last(&path).contains('.') => {
+            None if self.spa && !kinds::names_a_file(&path) => {
                 self.find("index.html").await.map(|file| ("index.html".to_owned(), file))
             }
             None => None,
@@ -137,10 +137,6 @@ impl Site {
         self.cache.insert(path.to_owned(), found.clone());
         found
     }
-}
-
-fn last(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or_default()
 }
 
 /// A request's path decoded and without its first slash; none for whatever no file of an app is called: dots at the

@@ -2,8 +2,22 @@
 
 /// The type by the extension.
 pub(super) fn content_type(path: &str) -> &'static str {
-    let extension = path.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map_or("", |(_, e)| e);
-    match extension.to_ascii_lowercase().as_str() {
+    known(path).unwrap_or("application/octet-stream")
+}
+
+/// Whether a path looks like that of a file rather than of a place inside an app: there Matrix ids stand in paths, and
+/// server names have dots.
+pub(super) fn names_a_file(path: &str) -> bool {
+    known(path).is_some() && !name(path).contains(':')
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+fn known(path: &str) -> Option<&'static str> {
+    let (_, extension) = name(path).rsplit_once('.')?;
+    Some(match extension.to_ascii_lowercase().as_str() {
         "html" | "htm" => "text/html; charset=utf-8",
         "js" | "mjs" => "text/javascript; charset=utf-8",
         "css" => "text/css; charset=utf-8",
@@ -30,8 +44,8 @@ pub(super) fn content_type(path: &str) -> &'static str {
         "pdf" => "application/pdf",
         "zip" => "application/zip",
         "gz" => "application/gzip",
-        _ => "application/octet-stream",
-    }
+        _ => return None,
+    })
 }
 
 /// Kept for ever when the name carries a hash of the content, as build tools put them into `bundles` (Element) and
@@ -72,5 +86,15 @@ mod tests {
     fn types_go_by_the_extension() {
         assert_eq!(content_type("a/b.JS"), "text/javascript; charset=utf-8");
         assert_eq!(content_type("a.b/c"), "application/octet-stream");
+    }
+
+    #[test]
+    fn a_place_inside_an_app_is_not_a_file_for_its_dots() {
+        for place in ["home/!abc:matrix.org", "user/@a:b.zip", "docs/v1.2", "a.js/b", "#x:b.js", ""] {
+            assert!(!names_a_file(place), "{place}");
+        }
+        for file in ["missing.js", "assets/a.b.css", "img/A.PNG", "b.js.map"] {
+            assert!(names_a_file(file), "{file}");
+        }
     }
 }

@@ -181,7 +181,9 @@ async fn single_page_apps_answer_their_own_routes() {
     put(root.path(), "index.html", "app");
     let (_front, base) = serve(root.path(), "spa: true");
     let get = async |path: &str| plain().get(format!("{base}{path}")).send().await.unwrap();
-    assert_eq!(get("/app/users/@a:b").await.text().await.unwrap(), "app");
+    for place in ["users/@a:b", "home/!abc:matrix.org", "home/%23room%3Aexample.com/%24event", "docs/v1.2"] {
+        assert_eq!(get(&format!("/app/{place}")).await.text().await.unwrap(), "app", "{place}");
+    }
     assert_eq!(get("/app/missing.js").await.status(), 404);
 }
 
