@@ -300,7 +300,20 @@ impl Pools {
 }
 
 fn cannot_open(what: &str, e: sqlx::Error) -> Error {
-    Error::unavailable(format!("cannot open the {what}; check the section `database` of the configuration"), e)
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let is_full = match &e {
+        sqlx::Error::Io(e) => matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge),
+        // SQLITE_FULL, and SQLITE_IOERR*: SQLite does not say why a write failed.
+        sqlx::Error::Database(db) if db.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
+            db.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 10 | 13))
+        }
+        _ => false,
+    };
+    let way_out = match is_full {
+        true => "look whether its disk is full, and make room there",
+        false => "check the section `database` of the configuration",
+    };
+    Error::unavailable(format!("cannot open the {what}; {way_out}"), e)
 }
 
 impl Session {

@@ -59,6 +59,12 @@ fn a_start_without_room_is_one_sentence_and_leaves_no_empty_files() {
     let mut running = home.serve();
     running.signal("TERM");
     assert_eq!(running.ended(), Some(0), "nothing was left that would be in the way");
+
+    // Nor is there room for what SQLite writes beside a database that is there.
+    let told = starved(&home, &["serve", "-c", home.config().to_str().unwrap()]);
+    assert_eq!(told.code, Some(1), "{told:?}");
+    says(&told.stderr, &["cannot open the SQLite database", "disk is full", "make room"]);
+    assert!(!told.stderr.contains("section `database`"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
