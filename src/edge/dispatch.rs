@@ -11,6 +11,7 @@ use axum::{Router, body::Body};
 use hearth_base::{Error, peer::Peer};
 use http::{Method, Request, Response, StatusCode, Version, header};
 use ipnet::IpNet;
+use percent_encoding::percent_decode_str;
 use tower::Service;
 use tracing::debug;
 
@@ -60,10 +61,20 @@ struct AdminRule {
 }
 
 impl AdminRule {
+    /// Whether a path is the admin API's, whoever answers it, and closed to the caller. Another program may read as the
+    /// same path what is written otherwise.
+    fn closes(&self, path: &str, door: &Door, told: Told) -> bool {
+        percent_decode_str(path).decode_utf8_lossy().starts_with("/_synapse/admin") && !self.allows(door, told)
+    }
+
     fn allows(&self, door: &Door, told: Told) -> bool {
         self.listeners.as_ref().is_none_or(|names| names.iter().any(|n| **n == *door.name))
             && self.allow.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(&told.ip)))
     }
+}
+
+fn no_admin() -> Response<Body> {
+    answer::matrix(&Error::forbidden("The admin API does not answer here"))
 }
 
 impl Live {
@@ -135,6 +146,9 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<A
                 }
             }
             Place::Upstream(upstream) => {
+                if live.admin.closes(path, door, told) {
+                    return (Target::Refused, no_admin());
+                }
                 let (upstream, below) = (upstream.clone(), below.to_owned());
                 return (Target::Upstream, pass(caller, live, told, &upstream, &below, request).await);
             }
@@ -195,8 +209,8 @@ async fn homeserver(
         return (Target::Refused, answer::matrix(&Error::unrecognized("This listener does not answer this")));
     }
     let door = &caller.door;
-    if path.starts_with("/_synapse/admin") && !live.admin.allows(door, told) {
-        return (Target::Refused, answer::matrix(&Error::forbidden("The admin API does not answer here")));
+    if live.admin.closes(path, door, told) {
+        return (Target::Refused, no_admin());
     }
     if path == "/_synapse/metrics" {
         return (Target::Metrics, app(caller, live, told, &caller.shared.routers().metrics, request).await);

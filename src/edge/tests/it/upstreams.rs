@@ -109,6 +109,23 @@ async fn whose_fault_it_is_that_nothing_came_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_admin_api_is_closed_to_others_wherever_it_runs() {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = tcp.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(tcp, mirror()).await });
+    let (_front, base) = open(&format!(
+        "{{local_ca: true, admin_api: {{allow: [203.0.113.0/24]}}, upstreams: [{{at: /_synapse, to: 'http://{to}'}}]}}"
+    ));
+    let from = async |ip: &str, path: &str| {
+        plain().get(format!("{base}{path}")).header("x-forwarded-for", ip).send().await.unwrap().status().as_u16()
+    };
+    for path in ["/_synapse/admin/v1/users", "/_synapse/%61dmin/v1/users"] {
+        assert_eq!((from("203.0.113.9", path).await, from("198.51.100.1", path).await), (200, 403), "{path}");
+    }
+    assert_eq!(from("198.51.100.1", "/_synapse/client/x").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_is_reached() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("up.sock");
