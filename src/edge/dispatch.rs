@@ -121,6 +121,10 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<A
     let Ok(host) = host(&request).map(|host| host.map(str::to_owned)) else {
         return (Target::Refused, answer::empty(StatusCode::BAD_REQUEST));
     };
+    // By HTTP/1 hyper has refused them already.
+    if request.headers().len() > live.limits.headers {
+        return (Target::Refused, answer::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
     if too_large(&request, live.limits.body_size) {
         return (Target::Refused, answer::matrix(&Error::too_large("The body is larger than this server takes")));
     }

@@ -39,6 +39,9 @@ async fn heads_are_bounded() {
     let url = format!("https://example.com:{}/health", front.at("https").port());
     let big = client.get(&url).header("x", "y".repeat(9000)).send().await;
     assert!(big.is_err() || big.unwrap().status() == 431);
+    let many = (0..20).fold(client.get(&url), |asked, n| asked.header(format!("x-{n}"), "1"));
+    let many = many.send().await.unwrap();
+    assert_eq!((many.version(), many.status().as_u16()), (http::Version::HTTP_2, 431));
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
 }
 
