@@ -200,12 +200,20 @@ fn forwarded(headers: &mut HeaderMap, caller: &Caller, trusted: bool, tls: bool,
     const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     let before = headers.get_all(FOR).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(", ");
     let chain = if trusted && !before.is_empty() { format!("{before}, {}", caller.ip) } else { caller.ip.to_string() };
-    let first = chain.clone();
+    // Some programs read `_` as `-` in a name, so those are never passed on.
+    let says_so = |name: &&HeaderName| {
+        let folded = name.as_str().replace('_', "-");
+        let ours = folded.starts_with("x-forwarded-") || matches!(folded.as_str(), "x-real-ip" | "forwarded");
+        ours && !(trusted && folded == name.as_str())
+    };
+    for name in headers.keys().filter(says_so).cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
     let mut set = |name: &'static str, value: Option<HeaderValue>| {
         headers.remove(name);
         headers.extend(value.map(|v| (HeaderName::from_static(name), v)));
     };
-    set("x-forwarded-for", HeaderValue::try_from(first).ok());
+    set("x-forwarded-for", HeaderValue::try_from(chain).ok());
     set("x-real-ip", None);
     set("x-forwarded-proto", Some(HeaderValue::from_static(if tls { "https" } else { "http" })));
     set("x-forwarded-host", host.cloned());

@@ -39,7 +39,8 @@ async fn requests_are_passed_on_with_their_caller() {
         "{{local_ca: true, upstreams: [{{at: /hooks, to: 'http://{to}', strip: true}}, {{at: /_matrix/client/v3/login, to: 'http://{to}', preserve_host: false}}]}}"
     ));
     let ask = |url: String| {
-        plain().post(url).header("x-forwarded-for", "203.0.113.5").header("connection", "x-drop").header("x-drop", "1")
+        let asked = plain().post(url).header("x-forwarded-for", "203.0.113.5").header("x-forwarded-port", "4711");
+        asked.header("x_forwarded_for", "203.0.113.6").header("connection", "x-drop").header("x-drop", "1")
     };
     let told: Value = serde_json::from_str(
         &ask(format!("{base}/hooks/a?b=c")).body("four").send().await.unwrap().text().await.unwrap(),
@@ -50,11 +51,15 @@ async fn requests_are_passed_on_with_their_caller() {
     assert_eq!(headers["x-forwarded-for"], "203.0.113.5, 127.0.0.1");
     assert_eq!(headers["x-forwarded-proto"], "http");
     assert_eq!(headers["host"], base.trim_start_matches("http://"));
-    assert!(headers.get("x-drop").is_none());
+    assert_eq!(headers["x-forwarded-port"], "4711");
+    assert!(headers.get("x-drop").is_none() && headers.get("x_forwarded_for").is_none());
 
     let bare = format!("http://{}/hooks", front.at("bare"));
     let told: Value = serde_json::from_str(&ask(bare).send().await.unwrap().text().await.unwrap()).unwrap();
     assert_eq!(told["headers"]["x-forwarded-for"], "127.0.0.1", "a stranger's word is not passed on");
+    for name in ["x-forwarded-port", "x_forwarded_for"] {
+        assert!(told["headers"].get(name).is_none(), "{name} of a stranger");
+    }
     assert_eq!(told["uri"], "/");
 
     let login = format!("{base}/_matrix/client/v3/login");
