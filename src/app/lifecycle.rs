@@ -258,13 +258,17 @@ fn reload(server: &Server, sources: &Sources) {
                     warn!("log_config is missing; the old log configuration stays in force");
                 }
                 Ok((log, notices)) => match telemetry::log(&log) {
-                    Ok(()) => notices.iter().for_each(|notice| info!("{notice}")),
+                    Ok(()) => {
+                        notices.iter().for_each(|notice| info!("{notice}"));
+                        info!("log configuration read again");
+                    }
                     Err(e) => warn!("the old log configuration stays in force: {}", sentence(&e)),
                 },
                 Err(mistakes) => warn!("the old log configuration stays in force:\n{mistakes}"),
             }
             match server.reload(&loaded.config, sources.data_dir.clone()) {
-                Ok(()) => info!("certificates, log and static configuration read again"),
+                // The edge has said that it did.
+                Ok(()) => {}
                 Err(e) => warn!("the old configuration stays in force: {}", sentence(&e)),
             }
         }

@@ -73,7 +73,10 @@ root: {{level: {level}, handlers: [buffer, console]}}
     assert_eq!(lines(&main).len(), before, "the first file is closed");
     running.signal("TERM");
     assert_eq!(running.ended(), Some(0));
-    assert!(lines(&other).last().unwrap().contains("stopped"));
+    let told = lines(&other);
+    assert!(told.last().unwrap().contains("stopped"));
+    let read = told.iter().filter(|line| line.contains("log configuration read again")).count();
+    assert_eq!(read, 1, "of the mistake nobody says that it was taken: {told:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
