@@ -248,7 +248,12 @@ fn doors(config: &Config, running: bool) -> Vec<Finding> {
             _ => fine("certificates", what),
         });
     }
-    if certificates.is_empty() {
+    let authority = config.edge.as_ref().filter(|edge| edge.local_ca);
+    let authority = authority.and_then(|_| hearth_edge::local_authority(&lifecycle::data_dir_of(config)));
+    if let Some(authority) = authority {
+        let what = format!("those of its own authority, {}, are made and renewed by the server", authority.display());
+        found.push(fine("certificates", what));
+    } else if certificates.is_empty() {
         found.push(unknown("certificates", "none yet: they are ordered, or made, when the server starts"));
     }
     found

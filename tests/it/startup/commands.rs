@@ -40,6 +40,8 @@ async fn register_user_trusts_the_authority_of_its_own_server_alone() {
         let told = register(user, &["-c", &config, &format!("https://{host}:{port}")]);
         assert_eq!((told.code, told.stdout.contains(user)), (Some(0), true), "{told:?}");
     }
+    let told = home.run(&["doctor", "-c", &config]);
+    assert!(told.stdout.contains("local-ca.crt") && !told.stdout.contains("none yet"), "{told:?}");
     // Who names the secret names no server; and another server's authority says nothing of this one.
     other.add(&edge(free()));
     let _other = other.serve();
