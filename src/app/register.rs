@@ -133,7 +133,13 @@ impl Wanted {
         };
         let user = match args.user {
             Some(user) => user,
-            None => ask("New user localpart: ", true)?,
+            None => match who_asks() {
+                Some(name) => {
+                    let said = ask(&format!("New user localpart [{name}]: "), false)?;
+                    if said.is_empty() { name } else { said }
+                }
+                None => ask("New user localpart: ", true)?,
+            },
         };
         let password = match (args.password, args.password_file) {
             (Some(password), _) => password,
@@ -146,12 +152,18 @@ impl Wanted {
         let admin = if args.admin || args.no_admin {
             args.admin
         } else {
-            ask("Make admin [no]: ", false)?.to_lowercase().starts_with('y')
+            matches!(ask("Make admin [no]: ", false)?.to_lowercase().as_str(), "y" | "yes" | "true")
         };
         let url = args.server_url.or(from_config).unwrap_or_else(|| "http://localhost:8008".to_owned());
         let url = url.trim_end_matches('/').to_owned();
         Ok(Self { url, secret, user, password, admin, user_type: args.user_type, authority })
     }
+}
+
+/// Who is at the terminal, as the environment says (in the order of Python's `getpass.getuser`).
+fn who_asks() -> Option<String> {
+    let named = ["LOGNAME", "USER", "LNAME", "USERNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    named.into_iter().find(|name| !name.is_empty())
 }
 
 /// Asks; an answer that is needed must not be empty.

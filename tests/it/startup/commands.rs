@@ -108,17 +108,23 @@ async fn register_user_has_the_flags_of_synapses_script() {
     assert_eq!(told.code, Some(0), "{told:?}");
     fs::remove_dir_all(home.path("hearth-data")).unwrap();
 
-    // Without flags it asks.
-    let mut command = home.command(&["register-user", "-c", &config, &url]);
-    fs::write(home.path("answers"), "eve\neves password\n\n").unwrap();
-    command.stdin(fs::File::open(home.path("answers")).unwrap());
-    let told = finish(command);
-    assert_eq!((told.code, told.stdout.contains("@eve:localhost")), (Some(0), true), "{told:?}");
+    // Without flags it asks, and offers the name of whoever is there.
+    for (user, answers) in [("eve", "eve\neves password\n\n"), ("fay", "\nfays password\nTrue\n")] {
+        let mut command = home.command(&["register-user", "-c", &config, &url]);
+        fs::write(home.path("answers"), answers).unwrap();
+        command.env("LOGNAME", "fay").stdin(fs::File::open(home.path("answers")).unwrap());
+        let told = finish(command);
+        assert_eq!(told.code, Some(0), "{told:?}");
+        says(&told.stdout, &["New user localpart [fay]: ", &format!("@{user}:localhost")]);
+    }
 
     let http = http();
-    for (user, password, admin) in
-        [("ada", "pass one", true), ("bob", "from a file", false), ("eve", "eves password", false)]
-    {
+    for (user, password, admin) in [
+        ("ada", "pass one", true),
+        ("bob", "from a file", false),
+        ("eve", "eves password", false),
+        ("fay", "fays password", true),
+    ] {
         let login = json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user}, "password": password});
         let answer = http.post(running.url("/_matrix/client/v3/login")).json(&login).send().await.unwrap();
         let session: Value = answer.json().await.unwrap();
