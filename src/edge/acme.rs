@@ -82,13 +82,18 @@ fn is_public(name: &str) -> bool {
     name.contains('.') && name.parse::<std::net::IpAddr>().is_err() && !tls::local_ca::is_local(name)
 }
 
-/// Puts the certificates kept from earlier runs into the table. One that cannot be read is ordered anew.
+/// Puts the certificates kept from earlier runs into the table. One that cannot be read is ordered anew. Those that are
+/// not ordered any more leave the table, once each name of theirs that still is has another.
 ///
 /// # Errors
 /// If the authority's address is none.
 pub(crate) fn load_kept(settings: &Settings, into: &Certificates) -> Result<(), Error> {
-    let Some(config) = config(settings) else { return Ok(()) };
-    for group in groups(config, settings, into)? {
+    let Some(config) = config(settings) else {
+        into.retain(Source::Acme, |_, _| false);
+        return Ok(());
+    };
+    let groups = groups(config, settings, into)?;
+    for group in &groups {
         let kept = disk::read(&group.file)?;
         match kept.map(|text| files::parse(&text, &text, Source::Acme)) {
             Some(Ok(certificate)) => into.put(group.label(), certificate),
@@ -96,6 +101,11 @@ pub(crate) fn load_kept(settings: &Settings, into: &Certificates) -> Result<(), 
             None => {}
         }
     }
+    let has = |group: &Group, name: &String| into.get(group.label()).is_some_and(|c| c.names.contains(name));
+    let waits = |group: &Group| group.names.iter().filter(|name| !has(group, name)).cloned().collect::<Vec<_>>();
+    let waiting: Vec<String> = groups.iter().flat_map(waits).collect();
+    let is_ordered = |label: &str| groups.iter().any(|group| group.label() == label);
+    into.retain(Source::Acme, |label, old| is_ordered(label) || old.names.iter().any(|name| waiting.contains(name)));
     Ok(())
 }
 

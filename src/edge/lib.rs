@@ -53,7 +53,7 @@ use dispatch::{Live, counted::Counted};
 use limits::Gate;
 use listener::bind::{self, Bound};
 pub use tls::{CertificateInfo, Source, local_ca::local_authority};
-use tls::{Certificates, files::Files, local_ca, made};
+use tls::{Certificates, files::Files, own};
 
 /// The routers that the edge calls in-process.
 #[derive(Clone, Debug, Default)]
@@ -175,7 +175,7 @@ impl Edge {
         for planned in listener::plan(&settings) {
             bound.extend(bind::open(&planned)?);
         }
-        own_certificates(&settings, &self.shared.certificates)?;
+        own::refresh(&settings, &self.shared.certificates)?;
         let addresses: Vec<Address> = bound
             .iter()
             .map(|b| Address {
@@ -244,7 +244,7 @@ impl Edge {
                 while stopping.run_until_cancelled(tokio::time::sleep(WATCH_PERIOD)).await.is_some() {
                     let settings = settings.lock().clone();
                     files.refresh(&shared.certificates);
-                    let renewed = own_certificates(&settings, &shared.certificates);
+                    let renewed = own::refresh(&settings, &shared.certificates);
                     renewed.map_err(|e| hearth_base::Error::fault("renewing our own certificates", e))?;
                     tls::report(&shared.certificates);
                 }
@@ -261,8 +261,8 @@ impl Edge {
         let live = Live::new(&settings)?;
         acme::check(&settings)?;
         self.files.replace(certificate_files(&settings)?, &self.shared.certificates)?;
-        own_certificates(&settings, &self.shared.certificates)?;
         acme::load_kept(&settings, &self.shared.certificates)?;
+        own::refresh(&settings, &self.shared.certificates)?;
         self.shared.live.store(live);
         if self.serving.load(Ordering::Acquire) {
             let running = acme::start(&settings, &self.shared)?;
@@ -371,27 +371,4 @@ fn certificate_files(settings: &Settings) -> Result<Vec<hearth_config::edge::Cer
         _ => {}
     }
     Ok(all)
-}
-
-/// Certificates of our own making for names that have none, or whose own one grows old.
-fn own_certificates(settings: &Settings, certificates: &Certificates) -> Result<(), Error> {
-    const DAY: i64 = 86_400;
-    let Some(edge) = &settings.edge else { return Ok(()) };
-    let fresh = |label: &str, left: i64| {
-        certificates.get(label).is_some_and(|c| c.not_after - time::OffsetDateTime::now_utc().unix_timestamp() > left)
-    };
-    let names = names(settings);
-    if edge.local_ca {
-        let known = certificates.get("local CA").map(|c| c.names).unwrap_or_default();
-        if !fresh("local CA", 30 * DAY) || !names.iter().all(|n| known.contains(n)) {
-            certificates.put("local CA", local_ca::certificate(&folder(settings), &names)?);
-        }
-        return Ok(());
-    }
-    let bare: Vec<String> = names.into_iter().filter(|n| !certificates.covers(n, Source::LocalCa)).collect();
-    let known = certificates.get("self-signed").map(|c| c.names).unwrap_or_default();
-    if !bare.is_empty() && (!fresh("self-signed", 30 * DAY) || !bare.iter().all(|n| known.contains(n))) {
-        certificates.put("self-signed", made::self_signed(&bare)?);
-    }
-    Ok(())
 }

@@ -4,7 +4,11 @@
 //! are not touched. Where certificates come from is told in `tls/files`, `tls/local_ca` and `acme`; a name that has
 //! none yet is answered with a self-signed one.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -22,12 +26,13 @@ pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod local_ca;
 pub(crate) mod made;
+pub(crate) mod own;
 
 /// The protocol name of a TLS-ALPN-01 challenge (RFC 8737).
 pub(crate) const ACME_ALPN: &[u8] = b"acme-tls/1";
 
 /// Where a certificate comes from; the later, the more it counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// Made by ourselves until there is a better one.
     SelfSigned,
@@ -73,6 +78,8 @@ pub(crate) struct Certificates {
     challenges: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
     /// The name whose certificate answers clients that name none.
     principal: String,
+    /// Labels and sources that are on the metrics.
+    shown: Mutex<HashSet<(String, Source)>>,
 }
 
 #[derive(Default)]
@@ -90,7 +97,13 @@ struct Entry {
 
 impl Certificates {
     pub fn new(principal: String) -> Arc<Self> {
-        Arc::new(Self { all: Mutex::default(), table: ArcSwap::default(), challenges: ArcSwap::default(), principal })
+        Arc::new(Self {
+            all: Mutex::default(),
+            table: ArcSwap::default(),
+            challenges: ArcSwap::default(),
+            principal,
+            shown: Mutex::default(),
+        })
     }
 
     /// Adds a certificate, or puts it in the place of the one with the same label.
@@ -100,11 +113,14 @@ impl Certificates {
         self.table.store(Arc::new(Table::build(&all, &self.principal)));
     }
 
-    /// Takes away those certificates of a source whose label is not kept.
-    pub fn retain(&self, source: Source, keep: impl Fn(&str) -> bool) {
+    /// Takes away those certificates of a source that are not kept.
+    pub fn retain(&self, source: Source, keep: impl Fn(&str, &Certificate) -> bool) {
         let mut all = self.all.lock();
-        all.retain(|label, c| c.source != source || keep(label));
-        self.table.store(Arc::new(Table::build(&all, &self.principal)));
+        let before = all.len();
+        all.retain(|label, c| c.source != source || keep(label, c));
+        if all.len() != before {
+            self.table.store(Arc::new(Table::build(&all, &self.principal)));
+        }
     }
 
     /// The certificate of a label.
@@ -217,15 +233,20 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// Shows on the metrics how long each certificate still lasts.
+/// Shows on the metrics how long each certificate still lasts. One that is not in use any more has no time to show, as no
+/// series can be taken away.
 pub(crate) fn report(certificates: &Certificates) {
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    for CertificateInfo { label, not_after, source, .. } in certificates.list() {
+    let lasts: HashMap<(String, Source), f64> =
+        certificates.list().into_iter().map(|c| ((c.label, c.source), (c.not_after - now) as f64)).collect();
+    let mut shown = certificates.shown.lock();
+    shown.extend(lasts.keys().cloned());
+    for (label, source) in shown.iter() {
+        let left = lasts.get(&(label.clone(), *source)).copied().unwrap_or(f64::NAN);
         let source = format!("{source:?}").to_ascii_lowercase();
-        let left = (not_after - now) as f64;
         metrics::gauge!("hearth_certificate_expiry_seconds", "certificate" => label.clone(), "source" => source.clone())
             .set(left);
-        metrics::gauge!("hearth_certificate_expiry_days", "certificate" => label, "source" => source)
+        metrics::gauge!("hearth_certificate_expiry_days", "certificate" => label.clone(), "source" => source)
             .set(left / 86_400.0);
     }
 }

@@ -57,7 +57,7 @@ impl Files {
         for files in pairs {
             loaded.push((stamp(&files), read_pair(&files)?, files));
         }
-        into.retain(Source::File, |old| loaded.iter().any(|(_, _, files)| label(files) == old));
+        into.retain(Source::File, |old, _| loaded.iter().any(|(_, _, files)| label(files) == old));
         let watched = loaded.into_iter().map(|(seen, certificate, files)| {
             into.put(&label(&files), certificate);
             Watched { files, seen }

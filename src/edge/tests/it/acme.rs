@@ -122,6 +122,31 @@ async fn tls_alpn_needs_no_plain_port_and_one_order_may_hold_several_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_ordered_no_more_is_served_no_more() {
+    if !pebble::found() {
+        return;
+    }
+    let domains = |names: &[&str]| Some(names.iter().map(|name| Names::One((*name).to_owned())).collect());
+    let acme = Acme { domains: domains(&NAMES), ..Acme::default() };
+    let (front, mut pebble) = prepare(tutorial(), acme, json!({})).await;
+    front.serve();
+    until("certificates", || NAMES.iter().all(|name| has(&front, name))).await;
+    let self_signed = || front.edge.certificates().iter().any(|c| c.source == Source::SelfSigned);
+    until("the stand-in's end", || !self_signed()).await;
+    pebble.stop();
+    let reload = |domains: Option<Vec<Names>>| {
+        let mut settings = front.settings.clone();
+        settings.edge.as_mut().unwrap().acme.as_mut().unwrap().domains = domains;
+        front.edge.reload(settings).unwrap();
+    };
+    reload(Some(vec![Names::Many(NAMES.map(str::to_owned).to_vec())]));
+    assert!(NAMES.iter().all(|name| has(&front, name)), "until one for both is there, each keeps its own");
+    reload(domains(&NAMES[..1]));
+    assert_eq!((has(&front, NAMES[0]), has(&front, NAMES[1])), (true, false));
+    assert!(self_signed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_external_account_is_bound() {
     if !pebble::found() {
         return;

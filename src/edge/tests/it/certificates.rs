@@ -3,6 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use hearth_config::edge::CertificateFiles;
+use hearth_edge::Source;
 
 use crate::front::{Front, Seen, client_builder, settings};
 
@@ -90,6 +91,26 @@ async fn a_bad_reload_changes_nothing_and_a_bad_start_is_one_sentence() {
     let said = edge.err().unwrap().to_string();
     assert!(said.contains("edge.certificates[0].cert") && said.contains("/nowhere/x.crt"), "{said}");
     assert!(front.edge.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_needed_no_more_is_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let front = Front::open(settings("{}"));
+    let sources = || front.edge.certificates().into_iter().map(|c| c.source).collect::<Vec<_>>();
+    assert_eq!(sources(), [Source::SelfSigned]);
+    let mut changed = front.settings.clone();
+    let names = ["example.com", "chat.example.com"];
+    changed.edge.as_mut().unwrap().certificates = names.map(|name| write_pair(folder.path(), name).0).to_vec();
+    front.edge.reload(changed.clone()).unwrap();
+    assert_eq!(sources(), [Source::File, Source::File]);
+    changed.edge.as_mut().unwrap().certificates.clear();
+    changed.edge.as_mut().unwrap().local_ca = true;
+    front.edge.reload(changed.clone()).unwrap();
+    assert_eq!(sources(), [Source::LocalCa]);
+    changed.edge.as_mut().unwrap().local_ca = false;
+    front.edge.reload(changed).unwrap();
+    assert_eq!(sources(), [Source::SelfSigned]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
