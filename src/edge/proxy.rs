@@ -24,9 +24,11 @@ use tracing::warn;
 use crate::{answer, client_ip, limits::body, listener::connection::Caller};
 
 mod connect;
+mod turn;
 mod upgrade;
 
 use connect::{Connect, Target};
+use turn::Turn;
 
 /// One upstream, with the connections kept to it.
 pub(crate) struct Upstream {
@@ -86,10 +88,11 @@ impl Upstream {
         let Some(request) = self.rewrite(caller, trusted, tls, below, request, client_side.is_some()) else {
             return answer::empty(StatusCode::BAD_REQUEST);
         };
-        let sent = tokio::time::timeout(self.patience, self.client.request(request)).await;
-        let mut response = match sent {
-            Ok(Ok(response)) => response,
-            Ok(Err(e)) => {
+        let turn = Turn::of_upstream();
+        let request = request.map(|body| turn.during(body));
+        let mut response = match turn.within(self.patience, self.client.request(request)).await {
+            Some(Ok(response)) => response,
+            Some(Err(e)) => {
                 if let Some(refused) = fault_of_caller(&e) {
                     return answer::matrix(&refused);
                 }
@@ -101,7 +104,7 @@ impl Upstream {
                     "The server behind this address is away",
                 ));
             }
-            Err(_) => {
+            None => {
                 warn!(upstream = %self.name, "upstream did not answer in time");
                 let said = "The server behind this address did not answer";
                 return answer::matrix(&Told::told(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", said));

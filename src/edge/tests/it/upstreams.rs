@@ -108,6 +108,15 @@ async fn whose_fault_it_is_that_nothing_came_through() {
     let stalls = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
     let slow = plain().post(format!("{base}/up/x")).body(reqwest::Body::wrap_stream(stalls)).send().await.unwrap();
     assert!(matches!(slow.status().as_u16(), 408 | 504), "{}", slow.status());
+    // Who sends slowly and goes on is not cut off by the patience that there is with the upstream.
+    let slowly = futures_util::stream::unfold(0, |sent| async move {
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        (sent < 3).then_some((Ok::<_, std::io::Error>(vec![b'x'; 100]), sent + 1))
+    });
+    let slow = plain().post(format!("{base}/up/x")).body(reqwest::Body::wrap_stream(slowly)).send().await.unwrap();
+    assert_eq!(slow.status(), 200);
+    let told: Value = slow.json().await.unwrap();
+    assert_eq!(told["body"], 300);
     let begun = plain().get(format!("{base}/up/silent")).send().await.unwrap();
     assert_eq!(begun.status(), 200);
     assert!(begun.text().await.is_err(), "an upstream that falls silent is not waited for, for ever");
