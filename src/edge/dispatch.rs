@@ -84,7 +84,7 @@ impl Live {
 }
 
 /// Answers a request, whatever it is.
-pub(crate) async fn answer(caller: &Caller, request: Request<Arriving>) -> Response<Body> {
+pub(crate) async fn answer(caller: &Caller, mut request: Request<Arriving>) -> Response<Body> {
     let began = Instant::now();
     let live = caller.shared.live.load_full();
     let told = if caller.door.x_forwarded {
@@ -93,6 +93,10 @@ pub(crate) async fn answer(caller: &Caller, request: Request<Arriving>) -> Respo
         Told { ip: caller.ip, tls: None }
     };
     let (method, uri) = (request.method().clone(), request.uri().clone());
+    if method == Method::HEAD {
+        // Says nothing but to GET (RFC 9110, 14.2).
+        request.headers_mut().remove(header::RANGE);
+    }
     let (target, mut response) = route(caller, &live, told, request).await;
     if method == Method::HEAD {
         response = answer::without_body(response);

@@ -103,6 +103,8 @@ async fn ranges_of_small_and_large_files() {
             let given = plain().get(&url).header("range", "bytes=0-9").header(name, value).send().await.unwrap();
             assert_eq!(given.status(), status, "{name}: {value}");
         }
+        let head = plain().head(&url).header("range", "bytes=0-9").send().await.unwrap();
+        assert_eq!((head.status().as_u16(), &head.headers()["content-length"]), (200, &all.len().into()));
         let outside = plain().get(&url).header("range", "bytes=9999999-").send().await.unwrap();
         assert_eq!((outside.status().as_u16(), outside.content_length()), (416, Some(0)));
         assert_eq!(outside.headers()["content-range"], format!("bytes */{}", all.len()));
