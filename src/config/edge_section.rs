@@ -21,10 +21,28 @@ pub(crate) struct Section {
     cuts: BTreeSet<String>,
 }
 
+/// The parts that are mappings of known keys, below the section.
+const MAPPINGS: &[&str] = &[
+    "",
+    "listen",
+    "acme",
+    "acme.eab",
+    "certificates[]",
+    "element",
+    "admin_ui",
+    "apps[]",
+    "upstreams[]",
+    "admin_api",
+    "limits",
+    "well_known",
+];
+const MAPPING: &str = "must be a mapping of keys to values";
+
 /// Reads the section that stands under a key of the top.
 pub(crate) fn read(top: &At<'_>, key: &str) -> Section {
     let mut section = Section::default();
     let (Some(root), Some(node)) = (top.node(), top.get(key).node()) else { return section };
+    section.mappings(top, node, key, "");
     while let Some(rest) = section.rest(node, key) {
         match serde_path_to_error::deserialize::<_, EdgeConfig>(rest) {
             Ok(config) => {
@@ -35,7 +53,7 @@ pub(crate) fn read(top: &At<'_>, key: &str) -> Section {
             Err(error) => {
                 let below = Some(error.path().to_string()).filter(|path| path != ".");
                 let path = section.path(&below.map_or(key.to_owned(), |below| format!("{key}.{below}")));
-                let sentence = error.into_inner().to_string();
+                let sentence = in_words(&error.into_inner().to_string());
                 if !section.lacks_by_cut(&path, &sentence) {
                     note(top, &path, &sentence);
                 }
@@ -55,6 +73,27 @@ impl Section {
             |cut: &String| cut.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
         if !self.cuts.iter().any(is_below) {
             note(top, &path, sentence);
+        }
+    }
+
+    /// Cuts out lists that stand where serde would take them for mappings without keys.
+    fn mappings(&mut self, top: &At<'_>, node: &Node, path: &str, below: &str) {
+        match &node.value {
+            Value::List(_) if MAPPINGS.contains(&below) => {
+                note(top, path, MAPPING);
+                self.cuts.insert(path.to_owned());
+            }
+            Value::List(items) => {
+                for (n, item) in items.iter().enumerate() {
+                    self.mappings(top, item, &format!("{path}[{n}]"), &format!("{below}[]"));
+                }
+            }
+            Value::Map(map) => {
+                for (key, node) in &map.0 {
+                    self.mappings(top, node, &join(path, key), &join(below, key));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -97,6 +136,17 @@ impl Section {
     fn lacks_by_cut(&self, path: &str, sentence: &str) -> bool {
         let missing = sentence.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
         missing.is_some_and(|key| self.cuts.contains(&join(path, key)))
+    }
+}
+
+/// What serde says of a type, without the names of ours.
+fn in_words(sentence: &str) -> String {
+    if sentence.contains("expected struct ") {
+        MAPPING.to_owned()
+    } else if sentence.ends_with("expected a sequence") {
+        "must be a list".to_owned()
+    } else {
+        sentence.to_owned()
     }
 }
 

@@ -83,6 +83,12 @@ pub(crate) fn clashes(planned: &[Planned]) -> Vec<Mistake> {
     };
     let mut found = Vec::new();
     for (n, two) in planned.iter().enumerate() {
+        if let Place::Tcp(all) = &two.place
+            && let Some(twice) = all.iter().enumerate().find(|(n, a)| all.iter().take(*n).any(|b| clash(a, b)))
+        {
+            let what = format!("{} is wanted twice by `{}`: name it once", twice.1, two.door.name);
+            found.push((two.key.clone(), what));
+        }
         for one in planned.iter().take(n) {
             let place = match (&one.place, &two.place) {
                 (Place::Unix(one, _), Place::Unix(two, _)) if one == two => one.display().to_string(),

@@ -78,7 +78,14 @@ fn all_mistakes_of_the_edge_are_reported_and_none_that_only_follows() {
             "edge.upstreams@12",
         ]
     );
-    assert_eq!(wrong("edge: everything\n"), ["edge@2"]);
+    for nothing in ["everything", "[]", "[1]"] {
+        assert_eq!(wrong(&format!("edge: {nothing}\n")), ["edge@2"], "{nothing}");
+    }
+    let lists = "edge: {listen: [], limits: 5, apps: [[]], acme: {eab: []}}\n";
+    let told = load(&format!("{LEAST}{lists}")).unwrap_err();
+    let keys: Vec<_> = told.0.iter().map(|mistake| mistake.key.as_str()).collect();
+    assert_eq!(keys, ["edge.listen", "edge.apps[0]", "edge.acme.eab", "edge.limits"]);
+    assert!(told.0.iter().all(|mistake| mistake.fault == "must be a mapping of keys to values"), "{told}");
     let edge =
         with("edge: {local_ca: 'yes', redirect: 0, apps: [{folder: /a, at: /a, spa: 1}], limits: {headers: '50'}}")
             .edge;

@@ -343,9 +343,14 @@ async fn two_listeners_at_one_place_are_told_apart_from_a_busy_port() {
     settings.edge.as_mut().unwrap().listen.http = hearth_config::edge::Ports::one(1080);
     settings.listeners = vec![listener("clients", false, &["client"])];
     settings.listeners[0].place = hearth_edge::settings::Place::Tcp(vec!["0.0.0.0:1080".parse().unwrap()]);
-    let edge = hearth_edge::Edge::new(settings, hearth_base::tasks::Supervisor::new());
+    let edge = hearth_edge::Edge::new(settings.clone(), hearth_base::tasks::Supervisor::new());
     let said = edge.err().unwrap().to_string();
     assert!(said.contains("0.0.0.0:1080") && said.contains("`clients`") && said.contains("`http`"), "{said}");
+    settings.listeners.clear();
+    settings.edge.as_mut().unwrap().listen.http = serde_yaml::from_str("[1080, '127.0.0.1:1080']").unwrap();
+    let said = hearth_edge::examine(&settings);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].0 == "edge.listen.http" && said[0].1.contains("127.0.0.1:1080 is wanted twice"), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
