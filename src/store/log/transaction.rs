@@ -111,7 +111,7 @@ impl Tx {
     /// # Errors
     /// A fault if the database fails. A room that has moved on is no error but [`Appended::Conflict`].
     pub async fn append(&mut self, append: &Append) -> Result<Appended> {
-        let mut outcomes = crate::events::append_all(self, &[append]).await?;
+        let mut outcomes = Box::pin(crate::events::append_all(self, &[append])).await?;
         outcomes.pop().ok_or_else(|| Error::broken("an append without an outcome"))
     }
 

@@ -388,7 +388,8 @@ async fn write_appends(tx: &mut Tx, appends: &[Pending], last: bool) -> Result<V
         return Ok(Vec::new());
     }
     let all: Vec<&Append> = appends.iter().map(|(append, _)| &**append).collect();
-    let outcomes = append_all(tx, &all).await?;
+    // Boxed: what it holds on the way is large, and so would be whatever waits for it.
+    let outcomes = Box::pin(append_all(tx, &all)).await?;
     if !last {
         tx.ready().await?;
     }
