@@ -32,6 +32,7 @@ pub struct EdgeConfig {
     /// Ports to open.
     pub listen: Listen,
     /// Certificates from an ACME authority such as Let's Encrypt. Naming it here agrees to the authority's terms.
+    #[serde(deserialize_with = "given")]
     pub acme: Option<Acme>,
     /// Certificates from files, chosen by the names inside them; read again when they change.
     pub certificates: Vec<CertificateFiles>,
@@ -44,7 +45,7 @@ pub struct EdgeConfig {
     pub redirect: Option<bool>,
     /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed on listeners with `x_forwarded`; private and
     /// loopback addresses when absent.
-    #[serde(deserialize_with = "nets::maybe")]
+    #[serde(deserialize_with = "nets::given")]
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Balancers that pass TCP on: what comes from there to the ports of `listen` has to begin with the PROXY protocol
     /// (version 1 or 2), which names the caller.
@@ -54,8 +55,10 @@ pub struct EdgeConfig {
     #[serde(deserialize_with = "amounts::flag")]
     pub compress: bool,
     /// Element Web.
+    #[serde(deserialize_with = "given")]
     pub element: Option<Element>,
     /// The admin web interface (synapse-admin and its kin).
+    #[serde(deserialize_with = "given")]
     pub admin_ui: Option<WebApp>,
     /// Any other folder of files.
     pub apps: Vec<WebApp>,
@@ -103,13 +106,16 @@ pub struct Acme {
     /// The directory's URL, or `letsencrypt` (the default), `letsencrypt-staging`, `zerossl`.
     pub directory: Option<String>,
     /// External account binding, for authorities that ask for it.
+    #[serde(deserialize_with = "given")]
     pub eab: Option<Eab>,
     /// A PEM file with the root that the directory's own certificate hangs on; for test authorities.
     pub ca_root: Option<PathBuf>,
     /// Names to order for. An entry of several names gets one certificate for all of them. When absent: one
     /// certificate each for the server name, the host of `public_baseurl` and every host that an app names.
+    #[serde(deserialize_with = "given")]
     pub domains: Option<Vec<Names>>,
     /// Which challenges may be used; both when absent.
+    #[serde(deserialize_with = "given")]
     pub challenges: Option<Vec<Challenge>>,
 }
 
@@ -235,9 +241,10 @@ fn yes() -> bool {
 #[serde(deny_unknown_fields, default)]
 pub struct AdminApi {
     /// Address ranges that may call it; everybody (with an admin's token) when absent.
-    #[serde(deserialize_with = "nets::maybe")]
+    #[serde(deserialize_with = "nets::given")]
     pub allow: Option<Vec<IpNet>>,
     /// Listeners it answers on (`http`, `https`, `federation`, or a listener's `tag`, port or path); all when absent.
+    #[serde(deserialize_with = "given")]
     pub listeners: Option<Vec<String>>,
 }
 
@@ -255,7 +262,7 @@ pub struct Limits {
     #[serde(deserialize_with = "amounts::count")]
     pub requests_per_address: u32,
     /// Not counted: addresses that stand for many (a proxy without `x_forwarded`), loopback when absent.
-    #[serde(deserialize_with = "nets::maybe")]
+    #[serde(deserialize_with = "nets::given")]
     pub exempt: Option<Vec<IpNet>>,
     /// Largest head of a request.
     #[serde(deserialize_with = "amounts::size")]
@@ -307,7 +314,16 @@ pub struct WellKnown {
     /// Laid over `/.well-known/matrix/client`.
     pub client: Map<String, Value>,
     /// `/.well-known/matrix/support` (spec: "Server Discovery", `contacts` and `support_page`).
+    #[serde(deserialize_with = "given")]
     pub support: Option<Map<String, Value>>,
+}
+
+/// Reads a list or a section that may be absent. Written down without anything below it (all of it commented out) it must
+/// not mean the same: what was to be allowed there alone would be allowed to everybody.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    let empty =
+        || de::Error::custom("has nothing below it: fill it, write [] or {} for an empty one, or remove the line");
+    Option::deserialize(d)?.map(Some).ok_or_else(empty)
 }
 
 /// Reads a value by its text form, with the text form's own complaint.

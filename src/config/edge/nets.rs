@@ -18,10 +18,10 @@ impl<'de> Deserialize<'de> for Net {
 }
 
 pub(super) fn list<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<IpNet>, D::Error> {
-    Ok(maybe(d)?.unwrap_or_default())
+    Ok(given(d)?.unwrap_or_default())
 }
 
-pub(super) fn maybe<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<IpNet>>, D::Error> {
-    let nets = Option::<Vec<Net>>::deserialize(d)?;
+pub(super) fn given<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+    let nets: Option<Vec<Net>> = super::given(d)?;
     Ok(nets.map(|nets| nets.into_iter().map(|net| net.0).collect()))
 }

@@ -106,6 +106,31 @@ well_known: {support: {}}
     }
 }
 
+/// With its entries commented out, a list of those who may must not become "everybody may".
+#[test]
+fn a_list_or_section_with_nothing_below_it_is_refused() {
+    for empty in [
+        "admin_api: {allow: }",
+        "admin_api: {listeners: }",
+        "acme: ",
+        "acme: {domains: }",
+        "acme: {challenges: }",
+        "acme: {eab: }",
+        "trusted_proxies: ",
+        "proxy_protocol: ",
+        "element: ",
+        "admin_ui: ",
+        "limits: {exempt: }",
+        "well_known: {support: }",
+    ] {
+        let why = read(empty).unwrap_err();
+        assert!(why.contains("has nothing below it"), "{empty}: {why}");
+    }
+    let edge = read("{acme: {}, admin_api: {allow: [], listeners: []}, redirect: null}").unwrap();
+    assert!(edge.acme.is_some() && edge.admin_api.allow.is_some_and(|allow| allow.is_empty()));
+    assert!(read("{}").unwrap().admin_api.allow.is_none());
+}
+
 #[test]
 fn a_place_splits_at_segments() {
     let at: At = "Example.com/a/".parse().unwrap();
