@@ -29,7 +29,8 @@ const SQLITE_ABOUT: &str = "SELECT sqlite_version()";
 const STEPS: &str = "SELECT number FROM hearth_migrations";
 const POSTGRES_THERE: &str = "SELECT count(*) > 0 FROM pg_catalog.pg_tables \
     WHERE schemaname = 'hearth' AND tablename = 'hearth_migrations'";
-const POSTGRES_ABOUT: &str = "SELECT setting, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT) \
+const POSTGRES_ABOUT: &str = "SELECT setting, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT), \
+    current_setting('server_encoding') \
     FROM pg_catalog.pg_settings WHERE name = 'server_version'";
 const POSTGRES_FREE: &str = "SELECT pg_try_advisory_lock(hashtext('hearth writer'))";
 
@@ -66,8 +67,9 @@ impl Store {
                     Err(_) => return Err(unreachable(sqlx::Error::PoolTimedOut)),
                 };
                 let c = &mut connection;
-                let (version, now): (String, i64) =
+                let (version, now, encoding): (String, i64, String) =
                     sqlx::query_as(POSTGRES_ABOUT).fetch_one(&mut *c).await.map_err(failed)?;
+                ownership::check_encoding(&encoding)?;
                 let there: bool = sqlx::query_scalar(POSTGRES_THERE).fetch_one(&mut *c).await.map_err(failed)?;
                 let steps = match there {
                     true => Some(sqlx::query_scalar(STEPS).fetch_all(&mut *c).await.map_err(failed)?),

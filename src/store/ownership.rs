@@ -21,6 +21,7 @@ const SYNAPSES: [&str; 3] = ["schema_version", "applied_schema_deltas", "events"
 /// With what a SQLite file begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
+const POSTGRES_ENCODING: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'server_encoding'";
 const SQLITE_TABLES: &str = "SELECT name FROM sqlite_master WHERE type = 'table'";
 const POSTGRES_TABLES: &str = "SELECT CAST(tablename AS TEXT) FROM pg_catalog.pg_tables WHERE schemaname = 'hearth'";
 
@@ -101,13 +102,16 @@ pub(crate) async fn looking(path: &Path) -> std::result::Result<SqliteConnection
     options.connect().await
 }
 
-/// Makes sure that the schema `hearth` of a PostgreSQL database is ours or new.
+/// Makes sure that the schema `hearth` of a PostgreSQL database is ours or new, and that the database can hold any text.
 ///
 /// # Errors
 /// One sentence for the operator.
 pub(crate) async fn check_schema(session: &mut Session) -> Result<()> {
     if !session.is_postgres() {
         return Ok(());
+    }
+    for (encoding,) in fetch_all!(session, (String,), POSTGRES_ENCODING)? {
+        check_encoding(&encoding)?;
     }
     let tables: Vec<(String,)> = fetch_all!(session, (String,), POSTGRES_TABLES)?;
     if tables.is_empty() || tables.iter().any(|(t,)| t == OURS) {
@@ -117,4 +121,15 @@ pub(crate) async fn check_schema(session: &mut Session) -> Result<()> {
         "the PostgreSQL database that the section `database` names has a schema `hearth` of another program; nothing was \
          written to it. Name another database",
     ))
+}
+
+/// What people write has letters of every script; a database of another encoding takes them as errors, or as bytes.
+pub(crate) fn check_encoding(encoding: &str) -> Result<()> {
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Error::broken(format!(
+        "the PostgreSQL database that the section `database` names has the encoding {encoding}, and has to have UTF8; nothing \
+         was written to it. Name one that was made by: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+    )))
 }

@@ -279,7 +279,12 @@ fn a_database_that_may_not_be_used_is_one_sentence() {
     let home = Home::new();
     let Some(cluster) = tokio::runtime::Runtime::new().unwrap().block_on(async {
         let cluster = hearth_test_postgres::Cluster::start_on(free()).await?;
-        for statement in ["CREATE ROLE guest LOGIN PASSWORD 'hush'", "CREATE DATABASE theirs"] {
+        for statement in [
+            "CREATE ROLE guest LOGIN PASSWORD 'hush'",
+            "CREATE DATABASE theirs",
+            "CREATE DATABASE western OWNER guest ENCODING 'LATIN1' TEMPLATE template0",
+            "CREATE DATABASE bytes OWNER guest ENCODING 'SQL_ASCII' TEMPLATE template0",
+        ] {
             cluster.admin(statement).await;
         }
         Some(cluster)
@@ -293,6 +298,8 @@ fn a_database_that_may_not_be_used_is_one_sentence() {
         ("guest", "hush", "theirs", "GRANT CREATE ON DATABASE"),
         ("guest", "wrong", "theirs", "password authentication failed"),
         ("guest", "hush", "nobodys", "does not exist"),
+        ("guest", "hush", "western", "has the encoding LATIN1, and has to have UTF8"),
+        ("guest", "hush", "bytes", "has the encoding SQL_ASCII, and has to have UTF8"),
     ] {
         let mut yaml = home.yaml();
         let args = format!("user: {user}, password: {password}, database: {database}, host: 127.0.0.1, port: {port}");
