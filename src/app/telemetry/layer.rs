@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use arc_swap::ArcSwap;
 use chrono::Local;
 use hearth_base::Result;
-use hearth_config::telemetry::{Level, LogConfig, LogTarget};
+use hearth_config::telemetry::{Level, LogConfig, LogTarget, Logger};
 use serde_json::{Value, json};
 use tracing::{
     Event, Metadata, Subscriber,
@@ -54,7 +54,7 @@ pub(super) struct Routes {
     root: Level,
     root_handlers: Vec<usize>,
     /// The longest names first, so that the nearest logger comes before those above it.
-    loggers: Vec<hearth_config::telemetry::Logger>,
+    loggers: Vec<Logger>,
     handlers: Vec<Handler>,
     /// Levels that are stronger than those of loggers.
     forced: Option<Targets>,
@@ -87,12 +87,12 @@ impl Routes {
         Ok(Self { root: config.root, root_handlers: config.root_handlers.clone(), loggers, handlers, forced })
     }
 
-    fn enabled(&self, target: &str, level: tracing::Level) -> bool {
+    /// Whether a record of a module, which Synapse would call by `name`, is wanted.
+    fn enabled(&self, target: &str, name: &str, level: tracing::Level) -> bool {
         if let Some(forced) = &self.forced {
             return forced.would_enable(target, &level);
         }
-        let name = names::of_synapse(target);
-        let nearest = self.loggers.iter().filter(|l| names::covers(&l.name, target, &name)).find_map(|l| l.level);
+        let nearest = self.loggers.iter().filter(|l| names::covers(&l.name, target, name)).find_map(|l| l.level);
         match nearest {
             None if self.root == Level::Info && names::is_chatty(target) => LevelFilter::WARN >= level,
             _ => filter(nearest.unwrap_or(self.root)) >= level,
@@ -101,7 +101,16 @@ impl Routes {
 
     /// Spans are always heard, as records may stand in them; those of chatty libraries with their records only.
     fn hears(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && !names::is_chatty(metadata.target()) || self.enabled(metadata.target(), *metadata.level())
+        let (target, level) = (metadata.target(), *metadata.level());
+        metadata.is_span() && !names::is_chatty(target)
+            || self.enabled(target, &names::of_synapse(target), level)
+            // By which listener a request came in is in the record.
+            || target == names::ACCESS && self.of_listeners().any(|l| l.level.is_some_and(|of| filter(of) >= level))
+    }
+
+    /// The loggers for requests of one listener each.
+    fn of_listeners(&self) -> impl Iterator<Item = &Logger> {
+        self.loggers.iter().filter(|l| l.name.starts_with(names::OF_LISTENER))
     }
 
     /// The loudest level of anybody.
@@ -114,11 +123,10 @@ impl Routes {
     }
 
     /// The handlers of a record, each once.
-    fn handlers(&self, target: &str) -> Vec<&Handler> {
-        let name = names::of_synapse(target);
+    fn handlers(&self, target: &str, name: &str) -> Vec<&Handler> {
         let mut places: Vec<usize> = Vec::new();
         let mut rises = true;
-        for logger in self.loggers.iter().filter(|l| names::covers(&l.name, target, &name)) {
+        for logger in self.loggers.iter().filter(|l| names::covers(&l.name, target, name)) {
             places.extend(&logger.handlers);
             if !logger.propagate {
                 rises = false;
@@ -185,20 +193,32 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for La
         let metadata = normal.as_ref().unwrap_or_else(|| event.metadata());
         let routes = self.0.0.load();
         let level = *metadata.level();
-        let mut handlers = routes.handlers(metadata.target());
+        let target = metadata.target();
+        let mut name = names::of_synapse(target);
+        let mut fields = Fields::default();
+        let by_listener = target == names::ACCESS && routes.of_listeners().next().is_some();
+        if by_listener {
+            event.record(&mut fields);
+            name = format!("{}{}", names::OF_LISTENER, fields.text("listener"));
+            if !routes.enabled(target, &name, level) {
+                return;
+            }
+        }
+        let mut handlers = routes.handlers(target, &name);
         handlers.retain(|handler| handler.level == Level::Debug || filter(handler.level) >= level);
         if handlers.is_empty() {
             return;
         }
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        if !by_listener {
+            event.record(&mut fields);
+        }
         let request = context.event_scope(event).and_then(|mut scope| {
             scope.find_map(|span| span.extensions().get::<InCourseOf>().map(|course| course.0.clone()))
         });
         let record = Record {
             time: Local::now(),
             level,
-            target: metadata.target(),
+            target,
             file: metadata.file().unwrap_or_default(),
             line: metadata.line().unwrap_or_default(),
             message: fields.message,
@@ -219,6 +239,10 @@ struct Fields {
 }
 
 impl Fields {
+    fn text(&self, name: &str) -> &str {
+        self.others.iter().find(|(field, _)| field == name).and_then(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
     fn put(&mut self, field: &Field, value: Value) {
         match field.name() {
             "message" => self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned),

@@ -29,6 +29,11 @@ const SAME: &[(&str, &str)] = &[
     ("pingora_core", "twisted.internet"),
 ];
 
+/// Requests that were answered.
+pub(super) const ACCESS: &str = "hearth_edge::access";
+/// The logger of those that came in by one listener is called by this and its name.
+pub(super) const OF_LISTENER: &str = "synapse.access.http.";
+
 /// Libraries that tell at INFO, several times an event, what is no news to an operator.
 const CHATTY: &[&str] = &["ruma_state_res"];
 

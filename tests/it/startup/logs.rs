@@ -79,6 +79,39 @@ root: {{level: {level}, handlers: [buffer, console]}}
     assert_eq!(read, 1, "of the mistake nobody says that it was taken: {told:#?}");
 }
 
+/// `synapse.access.http.<port or tag>` are the requests of one listener.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_listener_has_a_logger_of_its_own() {
+    let (home, other) = (Home::new(), free());
+    let tagged = format!(
+        "listeners:\n  - {{ port: {other}, type: http, tag: inner, bind_addresses: [\"127.0.0.1\"], resources: [{{ names: [client] }}] }}\n"
+    );
+    let log = home.path("log.yaml");
+    home.write(&format!("{}log_config: {}\n", home.yaml().replace("listeners:\n", &tagged), log.display()));
+    fs::write(
+        log,
+        "version: 1
+handlers: {a: {class: logging.FileHandler, filename: all.log}, i: {class: logging.FileHandler, filename: inner.log}}
+loggers:
+  synapse.access.http.inner: {level: DEBUG, handlers: [i], propagate: false}
+root: {level: INFO, handlers: [a]}
+",
+    )
+    .unwrap();
+    let mut running = home.serve();
+    let (http, inner, all) = (http(), home.path("inner.log"), home.path("all.log"));
+    for port in [home.port, other, home.port, other] {
+        http.get(format!("http://127.0.0.1:{port}/_matrix/client/versions")).send().await.unwrap();
+    }
+    until("both requests", async || (lines(&inner).len() == 2).then_some(())).await;
+    running.signal("TERM");
+    assert_eq!(running.ended(), Some(0));
+    let (inner, all) = (lines(&inner), lines(&all));
+    assert_eq!(inner.len(), 2, "{inner:?}");
+    assert!(inner.iter().all(|line| line.starts_with("answered listener=inner ")), "{inner:?}");
+    assert!(!all.iter().any(|line| line.contains("answered") || line.contains("no part of")), "{all:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_logrotate_moves_is_opened_anew_on_hup() {
     let home = Home::new();
