@@ -194,6 +194,11 @@ pub struct PrejoinState {
 
 /// The versions of which rooms can be made here.
 const VERSIONS: &[(&str, RoomVersionId)] = &[
+    ("1", RoomVersionId::V1),
+    ("2", RoomVersionId::V2),
+    ("3", RoomVersionId::V3),
+    ("4", RoomVersionId::V4),
+    ("5", RoomVersionId::V5),
     ("6", RoomVersionId::V6),
     ("7", RoomVersionId::V7),
     ("8", RoomVersionId::V8),

@@ -147,7 +147,7 @@ fn one_option_needs_another() {
     assert_eq!(wrong("server_notices: {room_name: x}\n"), ["server_notices.system_mxid_localpart@2"]);
     assert_eq!(wrong("presence: {idle_timeout: 30s}\n"), ["presence.idle_timeout@2"]);
     assert_eq!(wrong("federation_verify_certificates: false\n"), ["trusted_key_servers[0]@0"]);
-    assert_eq!(wrong("default_room_version: '5'\n"), ["default_room_version@2"]);
+    assert_eq!(wrong("default_room_version: '0'\n"), ["default_room_version@2"]);
     assert_eq!(wrong("default_room_version: 13\n"), ["default_room_version@2"]);
 }
 

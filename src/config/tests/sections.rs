@@ -61,6 +61,13 @@ fn null_is_off_where_off_is_meant() {
 }
 
 #[test]
+fn a_limit_that_is_half_said_has_the_other_half_by_default() {
+    let redaction = |options: &str| with(options).limits.admin_redaction.map(|rate| (rate.per_second, rate.burst));
+    assert_eq!(redaction("rc_admin_redaction: {burst_count: 10}\n"), Some((0.17, 10.0)));
+    assert_eq!(redaction("rc_admin_redaction: {per_second: 1}\n"), Some((1.0, 3.0)));
+}
+
+#[test]
 fn yaml_booleans_where_words_were_meant() {
     let encryption = |text: &str| with(text).rooms.defaults.encryption;
     assert_eq!(encryption("encryption_enabled_by_default_for_room_type: off\n"), DefaultEncryption::Off);
@@ -70,6 +77,7 @@ fn yaml_booleans_where_words_were_meant() {
     assert_eq!(login("off"), PasswordLogin::Nowhere);
     assert_eq!(login("'yes'"), PasswordLogin::Everywhere);
     assert_eq!(with("default_room_version: 10\n").rooms.defaults.version.as_str(), "10");
+    assert_eq!(with("default_room_version: '1'\n").rooms.defaults.version.as_str(), "1");
 }
 
 #[test]
