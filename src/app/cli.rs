@@ -110,7 +110,7 @@ struct Generate {
     /// Let anybody register, without a check.
     #[arg(long)]
     enable_registration: bool,
-    /// Open plain HTTP on all addresses, as in a container whose port is published.
+    /// Open plain HTTP and metrics on all addresses, as in a container whose ports are published.
     #[arg(long)]
     open_private_ports: bool,
 }

@@ -68,10 +68,9 @@ fn listeners(plan: &Plan) -> String {
     };
     let bind = if plan.open_private_ports { "" } else { bind };
     let metrics = if plan.metrics {
-        "\n  # Prometheus metrics, at /_synapse/metrics.\n  - port: 19090\n    type: metrics\n    \
-         bind_addresses: [\"127.0.0.1\", \"::1\"]\n"
+        format!("\n  # Prometheus metrics, at /_synapse/metrics.\n  - port: 19090\n    type: metrics\n{bind}")
     } else {
-        ""
+        String::new()
     };
     let enable = if plan.metrics { "\nenable_metrics: true\n" } else { "" };
     format!(

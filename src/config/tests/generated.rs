@@ -55,6 +55,33 @@ fn generate_by_the_variables_of_the_image() {
     assert_eq!(fs::read(files.path("homeserver.yaml")).unwrap(), before);
 }
 
+/// As in a container: what is published there has to be open to more than the container itself.
+#[test]
+fn private_ports_that_are_to_be_open_are_all_open() {
+    let files = Files::new();
+    let dir = files.0.path().to_str().unwrap();
+    let vars = env(&[
+        ("SYNAPSE_SERVER_NAME", "a.example"),
+        ("SYNAPSE_REPORT_STATS", "no"),
+        ("SYNAPSE_CONFIG_DIR", dir),
+        ("SYNAPSE_DATA_DIR", dir),
+        ("SYNAPSE_ENABLE_METRICS", "1"),
+    ]);
+    for (open, name) in [(true, "open.yaml"), (false, "shut.yaml")] {
+        let plan = Plan { open_private_ports: open, config_path: files.path(name), ..Plan::from_env(&vars).unwrap() };
+        plan.write(&mut rand::rng()).unwrap();
+        let config = Config::load(&[files.path(name)], Env::default()).unwrap().config;
+        assert_eq!(config.server.listeners.len(), 2);
+        for listener in config.server.listeners {
+            let Socket::Tcp { addresses, .. } = &listener.socket else { panic!("{listener:?}") };
+            assert!(
+                addresses.iter().all(|ip| if open { ip.is_unspecified() } else { ip.is_loopback() }),
+                "{listener:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn generate_wants_its_two_variables() {
     let name = ("SYNAPSE_SERVER_NAME", "a.example");
