@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use hearth_base::{Doing, Error, clock::Clock, tasks::Supervisor};
 use hearth_config::{
-    Config, Env, Loaded, Mistakes,
+    Config, Env, Hashing, Loaded, Mistakes,
     federation::SigningKey,
     generate::{GenerateError, Plan, Written},
 };
@@ -214,9 +214,9 @@ fn examine(config: &Config) -> Vec<hearth_config::edge::Mistake> {
     found
 }
 
-fn or_complain(read: Result<Loaded, Mistakes>) -> Option<Loaded> {
+fn or_complain<T>(read: Result<T, Mistakes>) -> Option<T> {
     match read {
-        Ok(loaded) => Some(loaded),
+        Ok(read) => Some(read),
         Err(mistakes) => {
             complain(&mistakes.to_string());
             None
@@ -300,10 +300,9 @@ fn generate_keys(file: Option<&Path>) -> ExitCode {
 fn hash_password(password: Option<String>, config: &[PathBuf]) -> ExitCode {
     let (mut pepper, mut rounds) = (String::new(), 12);
     if !config.is_empty() {
-        let Some(loaded) = load(config) else { return ExitCode::FAILURE };
-        let passwords = &loaded.config.accounts.passwords;
-        pepper = passwords.pepper.as_ref().map(|p| p.expose().clone()).unwrap_or_default();
-        rounds = passwords.bcrypt_rounds;
+        let Some(hashing) = or_complain(Hashing::load(config, Env::of_process())) else { return ExitCode::FAILURE };
+        pepper = hashing.pepper.map(|p| p.expose().clone()).unwrap_or_default();
+        rounds = hashing.bcrypt_rounds;
     }
     let password = match password {
         Some(password) => password,

@@ -116,16 +116,21 @@ pub(super) fn is_in_environment() -> bool {
 /// keeps safe. Where that stands among read-only configuration, as in `/etc`, beside the database or the media. What was
 /// found once is found again by its folder.
 pub(super) fn data_dir_of(config: &Config) -> PathBuf {
-    let mut files = vec![&config.federation.signing_key_path];
+    let mut files = vec![config.federation.signing_key_path.clone()];
     if let Engine::Sqlite { path } = &config.database.main {
-        files.push(path);
+        files.push(path.clone());
     }
-    files.push(&config.media.store_path);
+    files.push(config.media.store_path.clone());
+    data_dir_beside(&files)
+}
+
+/// The same by the files that such a folder may be beside.
+pub(super) fn data_dir_beside(files: &[PathBuf]) -> PathBuf {
     let folder = |file: &PathBuf| match file.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
     };
-    let folders: Vec<PathBuf> = files.into_iter().map(folder).collect();
+    let folders: Vec<PathBuf> = files.iter().map(folder).collect();
     let writable = |dir: &&PathBuf| rustix::fs::access(*dir, rustix::fs::Access::WRITE_OK).is_ok();
     let used = folders.iter().find(|dir| dir.join("edge").is_dir());
     used.or_else(|| folders.iter().find(writable)).or(folders.first()).cloned().unwrap_or_default()

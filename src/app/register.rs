@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 use hearth_config::{
-    Config, Env,
+    EdgeConfig, Env, Registering,
     server::{Listener, ListenerKind, Resource, Socket},
 };
 use hmac::{Hmac, Mac};
@@ -22,7 +22,7 @@ use sha1::Sha1;
 
 use super::{
     cli::{complain, say},
-    lifecycle::{data_dir_of, is_in_environment, usual},
+    lifecycle::{data_dir_beside, is_in_environment, usual},
 };
 
 #[derive(Args, Debug)]
@@ -122,13 +122,13 @@ impl Wanted {
                 if paths.is_empty() && !is_in_environment() {
                     return Err("give the configuration by -c, or the shared secret by -k".to_owned().into());
                 }
-                let loaded = Config::load(&paths, Env::of_process()).map_err(|e| e.to_string())?;
-                let secret = loaded.config.accounts.registration.shared_secret.as_ref().map(|s| s.expose().clone());
-                let secret = secret.ok_or_else(|| {
+                let config = Registering::load(&paths, Env::of_process()).map_err(|e| e.to_string())?;
+                let secret = config.shared_secret.as_ref().map(|s| s.expose().clone()).ok_or_else(|| {
                     "registration_shared_secret is not set; set it, restart the server and try again".to_owned()
                 })?;
-                let url = listener_url(&loaded.config).or_else(|| own_https(&loaded.config));
-                (secret, url, authority(&loaded.config))
+                let edge = config.edge.as_ref().filter(|edge| edge.local_ca);
+                let url = listener_url(&config.listeners).or_else(|| edge.and_then(own_https));
+                (secret, url, edge.and_then(|_| hearth_edge::local_authority(&data_dir_beside(&config.data))))
             }
         };
         let user = match args.user {
@@ -224,13 +224,13 @@ impl Drop for Unseen {
 }
 
 /// The configuration's first plain listener for clients.
-fn listener_url(config: &Config) -> Option<String> {
+fn listener_url(listeners: &[Listener]) -> Option<String> {
     let for_clients = |l: &&Listener| {
         l.kind == ListenerKind::Http
             && !l.tls
             && l.resources.iter().flat_map(|r| &r.names).any(|name| *name == Resource::Client)
     };
-    config.server.listeners.iter().filter(for_clients).find_map(|l| match &l.socket {
+    listeners.iter().filter(for_clients).find_map(|l| match &l.socket {
         Socket::Tcp { port, addresses } => {
             let here = addresses.iter().any(|ip| ip.is_loopback() || ip.is_unspecified());
             Some(match addresses.first().filter(|_| !here) {
@@ -243,18 +243,11 @@ fn listener_url(config: &Config) -> Option<String> {
 }
 
 /// The port of `edge.listen` that speaks TLS to this machine with a certificate of the local authority.
-fn own_https(config: &Config) -> Option<String> {
-    let edge = config.edge.as_ref().filter(|edge| edge.local_ca)?;
+fn own_https(edge: &EdgeConfig) -> Option<String> {
     let listen = &edge.listen;
     let here = |socket: &SocketAddr| socket.ip().is_loopback() || socket.ip().is_unspecified();
     let sockets = [&listen.https, &listen.federation].map(|ports| ports.sockets(&listen.addresses));
     sockets.iter().flatten().find(|socket| here(socket)).map(|socket| format!("https://localhost:{}", socket.port()))
-}
-
-/// The certificate of the local authority, if the server has one: it is trusted for the calls to that server.
-fn authority(config: &Config) -> Option<PathBuf> {
-    config.edge.as_ref().filter(|edge| edge.local_ca)?;
-    hearth_edge::local_authority(&data_dir_of(config))
 }
 
 /// What makes the calls. It trusts the server's own authority as well; where that counts, it is sent on to nobody else.

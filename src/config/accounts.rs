@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub(crate) use self::registration::shared_secret;
 pub use self::{
     email::{AccountValidity, Email, EmailTls, Subjects},
     registration::{AutoJoin, Captcha, Medium, Registration, RoomPreset, ThreepidPattern},
@@ -209,6 +210,21 @@ fn user_types(root: &At<'_>) -> (Option<String>, Vec<String>) {
     (default, extra)
 }
 
+/// What is appended to each password.
+pub(crate) fn pepper(root: &At<'_>) -> Option<Secret<String>> {
+    root.get("password_config.pepper").opt_str().map(Secret::new)
+}
+
+/// The cost of bcrypt hashes.
+pub(crate) fn bcrypt_rounds(root: &At<'_>) -> u32 {
+    let at = root.get("bcrypt_rounds");
+    let rounds = at.int();
+    if !(4..=31).contains(&rounds) {
+        at.wrong("must be from 4 to 31", "12 is usual");
+    }
+    rounds
+}
+
 impl Passwords {
     fn read(root: &At<'_>, delegated: bool) -> Self {
         let at = root.get("password_config");
@@ -220,16 +236,11 @@ impl Passwords {
         } else {
             PasswordLogin::Nowhere
         };
-        let rounds = root.get("bcrypt_rounds");
-        let bcrypt_rounds = rounds.int();
-        if !(4..=31).contains(&bcrypt_rounds) {
-            rounds.wrong("must be from 4 to 31", "12 is usual");
-        }
         Self {
             login,
             local: at.get("localdb_enabled").bool(),
-            pepper: at.get("pepper").opt_str().map(Secret::new),
-            bcrypt_rounds,
+            pepper: pepper(root),
+            bcrypt_rounds: bcrypt_rounds(root),
             policy: PasswordPolicy::read(&at.get("policy")),
         }
     }

@@ -26,6 +26,7 @@ mod files;
 mod known;
 mod mistakes;
 mod old;
+mod parts;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ pub use self::{
     limits::Limits,
     media::Media,
     mistakes::{Mistake, Mistakes, Notice, NoticeSort, Place},
+    parts::{Hashing, Registering},
     rooms::Rooms,
     secret::Secret,
     server::Server,

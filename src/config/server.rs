@@ -14,6 +14,7 @@ use ruma::OwnedServerName;
 use serde_json::{Map, Value};
 use url::Url;
 
+pub(crate) use self::listeners::read as listeners;
 pub use self::listeners::{Listener, ListenerKind, Resource, Resources, Socket};
 use crate::read::At;
 

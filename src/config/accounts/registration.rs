@@ -168,7 +168,7 @@ impl Registration {
 }
 
 /// The secret, or the file to make it in when that is missing.
-fn shared_secret(root: &At<'_>) -> (Option<Secret<String>>, Option<PathBuf>) {
+pub(crate) fn shared_secret(root: &At<'_>) -> (Option<Secret<String>>, Option<PathBuf>) {
     let file = root.get("registration_shared_secret_path");
     let alone = !root.get("registration_shared_secret").is_set();
     match file.opt_path() {

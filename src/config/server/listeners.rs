@@ -105,7 +105,7 @@ const RESOURCES: &[(&str, Option<Resource>)] = &[
 ];
 
 /// All listeners that are opened.
-pub(super) fn read(root: &At<'_>) -> Vec<Listener> {
+pub(crate) fn read(root: &At<'_>) -> Vec<Listener> {
     let listeners = root.get("listeners").each(listener);
     let edge = root.get("edge").is_set();
     let files = root.get("tls_certificate_path").is_set() && root.get("tls_private_key_path").is_set();

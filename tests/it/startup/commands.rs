@@ -62,6 +62,33 @@ async fn register_user_trusts_the_authority_of_its_own_server_alone() {
     assert_eq!((told.code, told.stdout.contains("@ada:localhost")), (Some(0), true), "{told:?}");
 }
 
+/// Who makes accounts may be somebody who may not read the server's key, or have a file with the secret and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_read_what_they_need_of_the_configuration() {
+    let home = Home::new();
+    let running = home.serve();
+    // Rights do not bind root; a folder is no key that anybody could read.
+    fs::create_dir(home.path("unreadable")).unwrap();
+    let hidden =
+        home.yaml().replace("/signing.key", "/unreadable") + "bcrypt_rounds: 4\nlog_config: /nowhere/log.yaml\n";
+    fs::write(home.path("hidden.yaml"), hidden).unwrap();
+    fs::write(home.path("secret.yaml"), format!("registration_shared_secret: {SECRET}\nbcrypt_rounds: 4\n")).unwrap();
+    for (file, user) in [("hidden.yaml", "ada"), ("secret.yaml", "bob")] {
+        let told =
+            home.run(&["register-user", "-u", user, "-p", "pass one", "--no-admin", "-c", file, &running.url("")]);
+        assert_eq!((told.code, told.stdout.contains(user)), (Some(0), true), "{file}: {told:?}");
+        let told = home.run(&["hash-password", "-p", "pass one", "-c", file]);
+        assert_eq!((told.code, told.stdout.starts_with("$2b$04$")), (Some(0), true), "{file}: {told:?}");
+    }
+    // What is needed has to be right.
+    fs::write(home.path("wrong.yaml"), "registration_shared_secret: 5\nbcrypt_rounds: 99\n").unwrap();
+    let told = home.run(&["hash-password", "-p", "x", "-c", "wrong.yaml"]);
+    assert_eq!((told.code, told.stderr.contains("wrong.yaml:2: bcrypt_rounds")), (Some(1), true), "{told:?}");
+    fs::write(home.path("none.yaml"), "server_name: localhost\n").unwrap();
+    let told = home.run(&["register-user", "-u", "x", "-p", "x", "--no-admin", "-c", "none.yaml"]);
+    assert_eq!((told.code, told.stderr.contains("registration_shared_secret is not set")), (Some(1), true), "{told:?}");
+}
+
 /// By both names, with the flags that scripts and people use with Synapse.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn register_user_has_the_flags_of_synapses_script() {
