@@ -45,7 +45,7 @@ enum Command {
     /// Prints a new signing key, or writes it to a file.
     GenerateKeys {
         /// The file to write; must not exist.
-        #[arg(short, long)]
+        #[arg(short, long, alias = "output_file")]
         output_file: Option<PathBuf>,
     },
     /// Makes an account on a running server by the shared secret.

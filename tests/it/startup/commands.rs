@@ -389,7 +389,7 @@ fn keys_and_passwords() {
     let key = home.run(&["generate-keys"]);
     assert_eq!((key.code, key.stdout.starts_with("ed25519 a_")), (Some(0), true), "{key:?}");
     assert_ne!(home.run(&["generate-keys"]).stdout, key.stdout);
-    let told = home.run(&["generate-keys", "-o", "a.key"]);
+    let told = home.run(&["generate-keys", "--output_file", "a.key"]);
     assert_eq!(told.code, Some(0), "{told:?}");
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(fs::metadata(home.path("a.key")).unwrap().permissions().mode() & 0o777, 0o600);
