@@ -244,7 +244,7 @@ pub struct AdminApi {
     #[serde(deserialize_with = "nets::given")]
     pub allow: Option<Vec<IpNet>>,
     /// Listeners it answers on (`http`, `https`, `federation`, or a listener's `tag`, port or path); all when absent.
-    #[serde(deserialize_with = "given")]
+    #[serde(deserialize_with = "listen::names")]
     pub listeners: Option<Vec<String>>,
 }
 

@@ -112,3 +112,19 @@ impl Serialize for Ports {
         }
     }
 }
+
+/// Reads names of listeners; a port may be written without quotes.
+pub(super) fn names<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "must be the name of a listener")]
+    enum Name {
+        Port(u16),
+        Text(String),
+    }
+    let names: Option<Vec<Name>> = super::given(d)?;
+    let text = |name| match name {
+        Name::Port(port) => port.to_string(),
+        Name::Text(text) => text,
+    };
+    Ok(names.map(|names| names.into_iter().map(text).collect()))
+}

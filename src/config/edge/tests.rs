@@ -24,7 +24,7 @@ acme: {email: ops@example.com, domains: [example.com, [a.example.com, b.example.
 element: {folder: /srv/element, at: chat.example.com, config: {brand: Ours}}
 apps: [{folder: /srv/docs, at: /docs, headers: {X-Robots-Tag: noindex}}]
 upstreams: [{at: "example.com/hooks", to: "http://127.0.0.1:9000", strip: true}, {at: /sfu, to: "unix:/run/sfu"}]
-admin_api: {allow: [10.0.0.0/8, 192.0.2.7], listeners: [http]}
+admin_api: {allow: [10.0.0.0/8, 192.0.2.7], listeners: [http, 8008]}
 proxy_protocol: [192.0.2.10, "fd00::/8"]
 limits: {requests_per_address: 50}
 "#,
@@ -35,6 +35,7 @@ limits: {requests_per_address: 50}
     assert_eq!(edge.listen.https.sockets(&edge.listen.addresses).len(), 2);
     assert_eq!(edge.upstreams[0].at.host.as_deref(), Some("example.com"));
     assert_eq!(edge.admin_api.allow.unwrap()[1].to_string(), "192.0.2.7/32");
+    assert_eq!(edge.admin_api.listeners.unwrap(), ["http", "8008"]);
     assert_eq!(edge.proxy_protocol.len(), 2);
     assert_eq!(edge.acme.unwrap().domains.unwrap()[1].list().len(), 2);
 }
