@@ -36,12 +36,7 @@ impl EdgeConfig {
             }
         }
         self.limits.check(&mut say);
-        if let Some(support) = &self.well_known.support
-            && !support.contains_key("contacts")
-            && !support.contains_key("support_page")
-        {
-            say("well_known.support".to_owned(), "needs `contacts` or `support_page`".to_owned());
-        }
+        self.well_known.check(&mut say);
         found
     }
 
@@ -89,6 +84,30 @@ impl Acme {
             && eab.key.is_some() == eab.key_path.is_some()
         {
             say("acme.eab".to_owned(), "needs either `key` or `key_path`".to_owned());
+        }
+    }
+}
+
+impl super::WellKnown {
+    /// What other servers and clients would not take.
+    fn check(&self, say: &mut impl FnMut(String, String)) {
+        if let Some(server) = &self.server
+            && <&ruma::ServerName>::try_from(server.as_str()).is_err()
+        {
+            say("well_known.server".to_owned(), format!("`{server}` must be a host, or a host with a port"));
+        }
+        for key in ["m.homeserver", "m.identity_server"] {
+            let base_url = |value: &serde_json::Value| url::Url::parse(value.get("base_url")?.as_str()?).ok();
+            let is_web = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+            if self.client.get(key).is_some_and(|value| !base_url(value).is_some_and(|url| is_web(&url))) {
+                say("well_known.client".to_owned(), format!("`{key}` needs a `base_url`, an http or https address"));
+            }
+        }
+        if let Some(support) = &self.support
+            && !support.contains_key("contacts")
+            && !support.contains_key("support_page")
+        {
+            say("well_known.support".to_owned(), "needs `contacts` or `support_page`".to_owned());
         }
     }
 }

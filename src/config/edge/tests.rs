@@ -107,6 +107,29 @@ well_known: {support: {}}
     }
 }
 
+#[test]
+fn documents_for_others_are_such_as_they_take() {
+    for (section, key) in [
+        ("{server: 'https://chat.example.com'}", "edge.well_known.server"),
+        ("{server: 'chat.example.com/'}", "edge.well_known.server"),
+        ("{client: {m.homeserver: 5}}", "edge.well_known.client"),
+        ("{client: {m.homeserver: {base_url: chat.example.com}}}", "edge.well_known.client"),
+        ("{client: {m.identity_server: {base_url: 'ftp://id.example.com'}}}", "edge.well_known.client"),
+        ("{support: {}}", "edge.well_known.support"),
+    ] {
+        let mistakes = read(&format!("well_known: {section}")).unwrap().check();
+        assert!(matches!(&mistakes[..], [(at, _)] if at == key), "{section}: {mistakes:?}");
+    }
+    for section in [
+        "{server: chat.example.com}",
+        "{server: '[2001:db8::1]:8448'}",
+        "{client: {m.homeserver: {base_url: 'https://chat.example.com'}, org.example: 5}}",
+        "{support: {contacts: []}}",
+    ] {
+        assert_eq!(read(&format!("well_known: {section}")).unwrap().check(), [], "{section}");
+    }
+}
+
 /// With its entries commented out, a list of those who may must not become "everybody may".
 #[test]
 fn a_list_or_section_with_nothing_below_it_is_refused() {
