@@ -129,8 +129,19 @@ fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     all.map_err(|e| format!("not a PEM certificate: {e}"))
 }
 
+/// What the heads of keys with a passphrase have, in PKCS#8 as in the older forms.
+const ENCRYPTED: &[u8] = b"ENCRYPTED";
+
 fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(text).map_err(|e| format!("no private key: {e}"))
+    let is_encrypted = || text.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED);
+    PrivateKeyDer::from_pem_slice(text).map_err(|e| match is_encrypted() {
+        true => {
+            "the private key has a passphrase, which nobody is there to type: write it without one by openssl pkey \
+                 -in FILE -out FILE"
+                .to_owned()
+        }
+        false => format!("no private key: {e}"),
+    })
 }
 
 /// A certificate from its parts, checked to belong together.

@@ -66,6 +66,13 @@ fn a_key_of_another_certificate_is_refused() {
     assert!(why.contains("not that of the certificate"), "{why}");
     assert!(files::parse(b"", one.1.as_bytes(), Source::File).unwrap_err().contains("no certificate"));
     assert!(files::parse(one.0.as_bytes(), b"rubbish", Source::File).unwrap_err().contains("no private key"));
+    for locked in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMAAA\n-----END EC PRIVATE KEY-----\n",
+    ] {
+        let why = files::parse(one.0.as_bytes(), locked.as_bytes(), Source::File).unwrap_err();
+        assert!(why.contains("passphrase"), "{why}");
+    }
 }
 
 fn rcgen_pair(name: &str) -> (String, String) {
