@@ -108,6 +108,10 @@ const RESOURCES: &[(&str, Option<Resource>)] = &[
 pub(crate) fn read(root: &At<'_>) -> Vec<Listener> {
     let listeners = root.get("listeners").each(listener);
     let edge = root.get("edge").is_set();
+    if root.get("listeners").is_set() && root.get("listeners").items().is_empty() && !edge {
+        let text = "listeners is empty and there is no section edge: nobody can reach the server.".to_owned();
+        root.get("listeners").notice(NoticeSort::Other, text);
+    }
     let files = root.get("tls_certificate_path").is_set() && root.get("tls_private_key_path").is_set();
     if !edge && !files {
         for at in root.get("listeners").items().iter().map(|at| at.get("tls")).filter(|at| at.is_set() && at.bool()) {

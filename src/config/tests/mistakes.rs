@@ -225,6 +225,18 @@ fn options_not_yet_in_force_are_named_when_they_are_not_the_default() {
 }
 
 #[test]
+fn a_server_without_a_socket_is_noticed() {
+    for (options, keys) in [
+        ("listeners: []\n", &["listeners"][..]),
+        ("", &[]),
+        ("listeners: []\nedge: {}\n", &[]),
+        ("listeners: [{type: http, port: 8008}]\n", &[]),
+    ] {
+        assert_eq!(noticed(options, NoticeSort::Other), keys, "{options}");
+    }
+}
+
+#[test]
 fn unknown_keys_are_named_and_nothing_more() {
     let options = "enable_serach: false\npresence: {enabled: true, x: {y: 1}}\nlisteners:\n  - {port: 8008, colour: red}\n\
                    experimental_features: {msc9999_enabled: true}\n\
