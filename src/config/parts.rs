@@ -31,7 +31,7 @@ impl Registering {
     /// What is wrong with these options, by file and line.
     pub fn load(paths: &[PathBuf], env: Env) -> Result<Self, Mistakes> {
         read(paths, env, |root| {
-            let edge = edge_section::read(&root.get(check::EDGE), &|_| Vec::new()).flatten();
+            let edge = edge_section::read(root, check::EDGE).config;
             Self {
                 shared_secret: accounts::shared_secret(root).0,
                 listeners: server::listeners(root),

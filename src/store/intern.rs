@@ -86,7 +86,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
     }
 
     /// The number of a name, from memory or as `find` reads it; that there is none is remembered too.
-    async fn find(&self, name: &K, find: impl Future<Output = Result<Option<i64>>>) -> Result<Option<i64>> {
+    async fn find<F>(&self, name: &K, find: impl FnOnce() -> F) -> Result<Option<i64>>
+    where
+        F: Future<Output = Result<Option<i64>>>,
+    {
         if let Some(nid) = self.known(name) {
             return Ok(Some(nid));
         }
@@ -95,7 +98,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
             return Ok(found);
         }
         let ticket = self.by_name.ticket(name);
-        let found = find.await?;
+        let found = find().await?;
         match found {
             Some(nid) => self.remember(name.clone(), nid),
             None => self.by_name.fill(name.clone(), None, ticket),
@@ -229,7 +232,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn user_nid(&self, user: &UserId) -> Result<Option<UserNid>> {
-        let find = async {
+        let find = || async {
             let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), USER_BY_ID, user.as_str())?;
             Ok(row.map(|(nid,)| nid))
         };
@@ -331,7 +334,7 @@ impl Store {
         if check_name(event_type).is_err() || check_name(state_key).is_err() {
             return Ok(None);
         }
-        let find = async {
+        let find = || async {
             let row: Option<(i64,)> =
                 fetch_optional!(&mut self.read().await?, (i64,), KEY_BY_NAME, event_type, state_key)?;
             Ok(row.map(|(nid,)| nid))
