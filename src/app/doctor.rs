@@ -13,6 +13,9 @@ use rustix::fs::{Access, access, statvfs};
 
 use super::{cli, lifecycle, settings};
 
+#[cfg(test)]
+mod tests;
+
 /// Free space below which a disk is told about, bytes.
 const SMALL: u64 = 1 << 30;
 /// Free space below which a server does not live long, bytes.
@@ -350,37 +353,4 @@ fn stranger(config: &Config, report: &tester::Report) -> Option<Finding> {
         format!("at {} another server answers for {}: its keys are not ours", other.address, config.server.name),
         "Stop it, or lead the name here; if it is this one, restore the signing key it had.",
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_clock_is_judged_by_how_far_it_is_off() {
-        let day = 86_400_000;
-        assert_eq!(judge_clock(day, day + 900, "x.org").state, State::Fine);
-        assert!(matches!(judge_clock(day, day + 20_000, "x.org").state, State::Odd(_)));
-        let off = judge_clock(2 * day, day, "x.org");
-        assert!(matches!(off.state, State::Bad(_)));
-        assert_eq!(off.what, "86400 s ahead of that of x.org");
-    }
-
-    #[test]
-    fn the_time_is_read_from_a_header() {
-        let mut headers = http::HeaderMap::new();
-        assert_eq!(date_ms(&headers), None);
-        headers.insert(http::header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
-        assert_eq!(date_ms(&headers), Some(784_111_777_000));
-        headers.insert(http::header::DATE, "soon".parse().unwrap());
-        assert_eq!(date_ms(&headers), None);
-    }
-
-    #[test]
-    fn the_folder_that_stands_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(standing(&dir.path().join("a/b/c")), Some(dir.path()));
-        assert_eq!(standing(Path::new("not-there/x")), Some(Path::new(".")));
-    }
 }

@@ -33,7 +33,7 @@ const EDUS: usize = 100;
 /// How long threads may be busy for a server at once, and then: one part in so many of the time. And the longest wait for
 /// the next, which is less than others wait for an answer.
 const BURST: Duration = Duration::from_secs(2);
-const SHARE: u32 = 6;
+const SHARE: u32 = 9;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Bytes of transactions of one server that wait; one may always.
 const WAITING_BYTES: usize = 32 << 20;

@@ -13,6 +13,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
+    hostile::{answers, refused},
     joining::joins_through,
     support::{Peer, Peers},
 };
@@ -350,6 +351,18 @@ async fn a_trusted_notary_speaks_for_those_who_are_away() {
 }
 
 const KEYS: &str = "/_matrix/key/v2/server";
+
+/// Whose keys could not be had just now is asked again by their own next request, and not by that of each stranger.
+#[tokio::test]
+async fn a_server_that_failed_to_tell_its_keys_is_asked_again_at_once() {
+    let [here, there] = Peers::two().await;
+    let path = profile_of(&here.user("alice").await);
+    there.tricks(Some(answers(&[KEYS], || refused(502))));
+    there.asks(&here, &path).await.refused(401, "M_UNAUTHORIZED");
+    there.tricks(None);
+    there.asks(&here, &path).await.good();
+    assert_eq!(there.was_asked(KEYS), 1, "beside the failure");
+}
 
 /// A message as its sender's server sends it.
 fn message(version: &'static RoomVersion, signer: &Signer, text: &str, at: u64) -> String {
