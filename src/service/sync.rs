@@ -251,6 +251,7 @@ impl Sync {
             if let Some(answer) = answer {
                 return Ok(answer);
             }
+            let _waits = slot.waits();
             tokio::select! {
                 () = bell => {}
                 () = tokio::time::sleep_until(deadline) => {}

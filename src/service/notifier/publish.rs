@@ -39,7 +39,9 @@ impl Notifier {
             self.take_in(logged, &mut bells);
         }
         let senders: HashSet<UserNid> = changes.iter().filter_map(sender).collect();
-        let (later, now) = bells.into_iter().filter_map(|nid| self.slot(nid)).partition(|s| senders.contains(&s.nid));
+        // A timer costs more than a bell that nobody hears.
+        let is_early = |slot: &Arc<UserSlot>| senders.contains(&slot.nid) && slot.is_waited_for();
+        let (later, now) = bells.into_iter().filter_map(|nid| self.slot(nid)).partition(is_early);
         Bells { now, later, supervisor: self.supervisor.clone() }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
 };
 
 use hearth_base::ids::{StreamPos, UserNid};
@@ -18,6 +18,8 @@ pub struct UserSlot {
     /// The user.
     pub nid: UserNid,
     bell: Notify,
+    /// How many wait for the bell.
+    waiting: AtomicUsize,
     pub(super) last_own: AtomicI64,
     pub(super) last_to_device: AtomicI64,
     rooms: Mutex<Rooms>,
@@ -39,6 +41,7 @@ impl UserSlot {
         Self {
             nid,
             bell: Notify::new(),
+            waiting: AtomicUsize::new(0),
             last_own: AtomicI64::new(head),
             last_to_device: AtomicI64::new(head),
             rooms: Mutex::default(),
@@ -50,6 +53,17 @@ impl UserSlot {
     #[must_use]
     pub fn bell(&self) -> &Notify {
         &self.bell
+    }
+
+    /// Says that somebody waits for the bell, until this is dropped.
+    #[must_use]
+    pub fn waits(&self) -> Waits<'_> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waits(self)
+    }
+
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
     }
 
     /// Position of the newest change that is the user's alone (account data, rooms), since the slot came to be.
@@ -91,6 +105,16 @@ impl UserSlot {
     pub(super) fn forget_rooms(&self) {
         self.room_changes.fetch_add(1, Ordering::AcqRel);
         self.rooms.lock().is_right = false;
+    }
+}
+
+/// One who waits for a bell.
+#[derive(Debug)]
+pub struct Waits<'s>(&'s UserSlot);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
