@@ -30,10 +30,10 @@ use super::{edus::Edus, inbox::Inbox};
 /// Events and EDUs of a transaction.
 const PDUS: usize = 50;
 const EDUS: usize = 100;
-/// How long threads may be busy for a server at once, and then: one part in so many of the time. And the longest wait for
-/// the next, which is less than others wait for an answer.
+/// How long threads may be busy for a server at once; beyond that it waits so many times as long. And the longest wait, which
+/// is less than others wait for an answer.
 const BURST: Duration = Duration::from_secs(2);
-const SHARE: u32 = 9;
+const SHARE: u32 = 6;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Bytes of transactions of one server that wait; one may always.
 const WAITING_BYTES: usize = 32 << 20;
@@ -79,7 +79,7 @@ struct Origin {
 struct Budget {
     /// Time that threads may still be busy for it.
     left: Duration,
-    /// Since when.
+    /// From when on more is earned: not while it makes up for what it did not have.
     at: Instant,
 }
 
@@ -94,8 +94,9 @@ impl Budget {
     fn spend(&mut self, busy: Duration, now: Instant) -> Duration {
         let earned = now.saturating_duration_since(self.at) / SHARE;
         let had = self.left.saturating_add(earned).min(BURST);
-        (self.left, self.at) = (had.saturating_sub(busy), now);
-        (busy.saturating_sub(had) * SHARE).min(LONGEST_REST)
+        let rest = busy.saturating_sub(had).saturating_mul(SHARE).min(LONGEST_REST);
+        (self.left, self.at) = (had.saturating_sub(busy), now + rest);
+        rest
     }
 }
 
@@ -220,7 +221,8 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(budget.spend(ms(1_500), at(0)), Duration::ZERO, "a burst");
         assert_eq!(budget.spend(ms(1_500), at(0)), ms(1_000) * SHARE);
-        assert_eq!(budget.spend(ms(100), at(6)), Duration::ZERO, "a little is there again");
+        assert_eq!(budget.spend(ms(100), at(6)), ms(100) * SHARE, "who waits saves nothing meanwhile");
+        assert_eq!(budget.spend(ms(100), at(13)), Duration::ZERO, "a little is there again");
         assert_eq!(budget.spend(ms(100), at(60_000)), Duration::ZERO);
         assert!(budget.left < BURST, "no more than a burst is saved up");
         assert_eq!(budget.spend(Duration::from_secs(3_600), at(60_001)), LONGEST_REST);
