@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use hearth_base::{Doing, Error, clock::Clock, tasks::Supervisor};
 use hearth_config::{
-    Config, Env, Hashing, Loaded, Mistakes,
+    Config, Env, Examined, Hashing, Loaded, Mistakes,
     federation::SigningKey,
     generate::{GenerateError, Plan, Written},
 };
@@ -205,13 +205,14 @@ pub(super) fn load_to_serve(paths: &[PathBuf]) -> Option<Loaded> {
     or_complain(Config::load_examined(paths, Env::of_process(), examine))
 }
 
-fn examine(config: &Config) -> Vec<hearth_config::edge::Mistake> {
-    let mut found = hearth_edge::examine(&settings::edge(config, lifecycle::data_dir_of(config)));
+fn examine(config: &Config) -> Examined {
+    let settings = settings::edge(config, lifecycle::data_dir_of(config));
+    let mut mistakes = hearth_edge::examine(&settings);
     if let Ok((log, _)) = config.telemetry.log() {
         let wrong = telemetry::examine(&log);
-        found.extend((!wrong.is_empty()).then(|| ("log_config".to_owned(), wrong.join("; "))));
+        mistakes.extend((!wrong.is_empty()).then(|| ("log_config".to_owned(), wrong.join("; "))));
     }
-    found
+    Examined { mistakes, warnings: hearth_edge::out_of_time(&settings) }
 }
 
 fn or_complain<T>(read: Result<T, Mistakes>) -> Option<T> {

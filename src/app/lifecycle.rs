@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use hearth_base::{Error, Result};
 use hearth_config::{
-    Config, Env, Loaded,
+    Config, Env, Loaded, NoticeSort,
     database::Engine,
     generate::{Plan, Written},
 };
@@ -140,7 +140,10 @@ fn log(loaded: &Loaded) -> std::result::Result<(), String> {
     let (config, notices) = loaded.config.telemetry.log().map_err(|mistakes| mistakes.to_string())?;
     telemetry::log(&config).map_err(|e| sentence(&e))?;
     for notice in loaded.notices.iter().chain(&notices) {
-        tracing::info!("{notice}");
+        match notice.sort {
+            NoticeSort::Warning => warn!("{notice}"),
+            _ => info!("{notice}"),
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     edge::EdgeConfig,
-    mistakes::Mistake,
+    mistakes::{Mistake, NoticeSort},
     read::{At, show, to_json},
     yaml::{Node, Value},
 };
@@ -162,6 +162,17 @@ fn note(top: &At<'_>, path: &str, sentence: &str) {
         }
     }
     top.cx().mistake(mistake);
+}
+
+/// Notes what is told and is no mistake.
+pub(crate) fn warn(top: &At<'_>, path: &str, sentence: &str) {
+    let place = top.node().map(|root| find(root, path)).filter(|(_, found)| !found.is_empty());
+    top.cx().notice(
+        NoticeSort::Warning,
+        path,
+        place.map(|(node, _)| node.place.clone()),
+        format!("{path}: {sentence}."),
+    );
 }
 
 enum Step<'a> {

@@ -43,7 +43,7 @@ pub use self::{
     federation::Federation,
     limits::Limits,
     media::Media,
-    mistakes::{Mistake, Mistakes, Notice, NoticeSort, Place},
+    mistakes::{Examined, Mistake, Mistakes, Notice, NoticeSort, Place},
     parts::{Hashing, Registering},
     rooms::Rooms,
     secret::Secret,
@@ -52,8 +52,8 @@ pub use self::{
 };
 use crate::read::{At, Cx};
 
-/// What is wrong with a configuration that whoever uses it can see: pairs of key path and sentence.
-type Examine<'a> = &'a dyn Fn(&Config) -> Vec<edge::Mistake>;
+/// What whoever uses a configuration sees of it.
+type Examine<'a> = &'a dyn Fn(&Config) -> Examined;
 
 /// The whole configuration; one field a section.
 #[derive(Clone, Debug)]
@@ -105,11 +105,7 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes, by file and line.
-    pub fn load_examined(
-        paths: &[PathBuf],
-        env: Env,
-        examine: impl Fn(&Self) -> Vec<edge::Mistake>,
-    ) -> Result<Loaded, Mistakes> {
+    pub fn load_examined(paths: &[PathBuf], env: Env, examine: impl Fn(&Self) -> Examined) -> Result<Loaded, Mistakes> {
         Self::load_by(paths, env, Some(&examine))
     }
 
@@ -152,9 +148,9 @@ impl Config {
         let federation = Federation::read(root, &server.name);
         let config =
             Self { server, database, accounts, federation, media, limits, rooms, telemetry, edge: edge.config.take() };
-        for (path, sentence) in examine.iter().flat_map(|examine| examine(&config)) {
-            edge.wrong(root, &path, &sentence);
-        }
+        let found = examine.map(|examine| examine(&config)).unwrap_or_default();
+        found.mistakes.iter().for_each(|(path, sentence)| edge.wrong(root, path, sentence));
+        found.warnings.iter().for_each(|(path, sentence)| edge_section::warn(root, path, sentence));
         Some(config)
     }
 }

@@ -95,6 +95,15 @@ impl From<Mistake> for Mistakes {
     }
 }
 
+/// What whoever uses a configuration sees of it: pairs of key path and sentence.
+#[derive(Clone, Debug, Default)]
+pub struct Examined {
+    /// Reasons not to start.
+    pub mistakes: Vec<crate::edge::Mistake>,
+    /// What is told, and keeps nothing from starting.
+    pub warnings: Vec<crate::edge::Mistake>,
+}
+
 /// What is worth a line in the log at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -117,6 +126,8 @@ pub enum NoticeSort {
     NotYet,
     /// Nobody knows the option; perhaps a slip of the pen.
     Unknown,
+    /// What the option names will not do as it is; the server starts all the same.
+    Warning,
     /// Anything else: a skipped file, a value that was replaced.
     Other,
 }

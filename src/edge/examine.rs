@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::{Settings, listener, proxy::Upstream, tls::files};
 
+const CERTIFICATE: &str = "tls_certificate_path";
 /// The names of the edge's own listeners, open or not.
 const OWN: [&str; 3] = ["http", "https", "federation"];
 
@@ -21,14 +22,9 @@ const OWN: [&str; 3] = ["http", "https", "federation"];
 pub fn examine(settings: &Settings) -> Vec<Mistake> {
     let doors = listener::plan(settings);
     let mut found = listener::clashes(&doors);
-    if settings.listeners.iter().any(|listener| listener.tls)
-        && let (Some(cert), Some(key)) = (&settings.tls_certificate_path, &settings.tls_private_key_path)
-    {
-        let pair = CertificateFiles { cert: cert.clone(), key: key.clone() };
-        for (part, what) in files::faults(&pair) {
-            let key = if part == "cert" { "tls_certificate_path" } else { "tls_private_key_path" };
-            found.push((key.to_owned(), what));
-        }
+    for (part, what) in of_listeners(settings).iter().flat_map(files::faults) {
+        let key = if part == "cert" { CERTIFICATE } else { "tls_private_key_path" };
+        found.push((key.to_owned(), what));
     }
     let Some(edge) = &settings.edge else { return found };
     let is_door = |name: &str| OWN.contains(&name) || doors.iter().any(|planned| *planned.door.name == *name);
@@ -39,6 +35,23 @@ pub fn examine(settings: &Settings) -> Vec<Mistake> {
     }
     found.extend(of_section(edge));
     found
+}
+
+/// The certificates from files that clients refuse at this time, since they have run out or hold only later: as
+/// [`examine`] tells it. Nothing else depends on them, so they keep nothing from starting.
+#[must_use]
+pub fn out_of_time(settings: &Settings) -> Vec<Mistake> {
+    let told = |key: String, pair: &CertificateFiles| files::out_of_time(pair).map(|what| (key, what));
+    let named = settings.edge.iter().flat_map(|edge| &edge.certificates).enumerate();
+    let named = named.filter_map(|(n, pair)| told(format!("edge.certificates[{n}].cert"), pair));
+    of_listeners(settings).iter().filter_map(|pair| told(CERTIFICATE.to_owned(), pair)).chain(named).collect()
+}
+
+/// The pair that homeserver.yaml names, if a listener speaks TLS by it.
+fn of_listeners(settings: &Settings) -> Option<CertificateFiles> {
+    let tls = settings.listeners.iter().any(|listener| listener.tls);
+    let (cert, key) = (settings.tls_certificate_path.clone()?, settings.tls_private_key_path.clone()?);
+    tls.then_some(CertificateFiles { cert, key })
 }
 
 fn of_section(edge: &EdgeConfig) -> Vec<Mistake> {

@@ -44,7 +44,7 @@ mod tls;
 mod well_known;
 
 pub use error::Error;
-pub use examine::examine;
+pub use examine::{examine, out_of_time};
 pub use listener::Trial;
 pub use settings::Settings;
 

@@ -17,6 +17,7 @@ mod commands;
 mod disk;
 mod first_account;
 mod logs;
+mod reload;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_hearth");
 const SECRET: &str = "the shared secret";

@@ -11,7 +11,8 @@ use hearth_config::edge::CertificateFiles;
 use parking_lot::Mutex;
 use rustls::{crypto::ring::sign::any_supported_type, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tracing::{error, info};
+use time::OffsetDateTime;
+use tracing::{error, info, warn};
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
@@ -55,7 +56,9 @@ impl Files {
     pub fn replace(&self, pairs: Vec<CertificateFiles>, into: &Certificates) -> Result<(), Error> {
         let mut loaded = Vec::new();
         for files in pairs {
-            loaded.push((stamp(&files), read_pair(&files)?, files));
+            let (seen, certificate) = (stamp(&files), read_pair(&files)?);
+            warn_if_refused(&files, &certificate);
+            loaded.push((seen, certificate, files));
         }
         into.retain(Source::File, |old, _| loaded.iter().any(|(_, _, files)| label(files) == old));
         let watched = loaded.into_iter().map(|(seen, certificate, files)| {
@@ -79,6 +82,7 @@ impl Files {
             match read_pair(&watched.files) {
                 Ok(certificate) => {
                     info!(%file, names = ?certificate.names, "certificate changed on disk, now in use");
+                    warn_if_refused(&watched.files, &certificate);
                     into.put(&label(&watched.files), certificate);
                 }
                 Err(e) => error!(%file, error = %e, "changed certificate cannot be used, the old one stays"),
@@ -114,6 +118,38 @@ pub(crate) fn faults(pair: &CertificateFiles) -> Vec<(&'static str, String)> {
     };
     let cert_is = cert_is.map(|what| of("cert", &pair.cert, what));
     cert_is.into_iter().chain(key_is.map(|what| of("key", &pair.key, what))).collect()
+}
+
+/// Why clients refuse the certificate of a pair of files at this time, and the way out. Nothing of one that cannot be read.
+pub(crate) fn out_of_time(pair: &CertificateFiles) -> Option<String> {
+    refused_now(pair, &read_pair(pair).ok()?)
+}
+
+fn refused_now(files: &CertificateFiles, certificate: &Certificate) -> Option<String> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let day =
+        |at: i64| OffsetDateTime::from_unix_timestamp(at).map_or_else(|_| at.to_string(), |at| at.date().to_string());
+    let why = if certificate.not_after < now {
+        let ran_out = day(certificate.not_after);
+        format!(
+            "ran out on {ran_out}, so clients refuse it: put a renewed one there, which is taken up without a restart"
+        )
+    } else if now < certificate.not_before {
+        let begins = day(certificate.not_before);
+        format!(
+            "holds from {begins} on and not yet, so clients refuse it: put one there that holds, or set the clock of \
+             this machine right"
+        )
+    } else {
+        return None;
+    };
+    Some(format!("`{}` {why}", files.cert.display()))
+}
+
+fn warn_if_refused(files: &CertificateFiles, certificate: &Certificate) {
+    if let Some(why) = refused_now(files, certificate) {
+        warn!("certificate {why}");
+    }
 }
 
 /// A certificate from PEM: its chain from one text, its key from another (which may be the same).

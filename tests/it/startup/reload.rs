@@ -1,0 +1,59 @@
+//! What a start and a reload say of what will not do, though nothing stands in their way.
+
+use super::*;
+
+/// Writes a pair of files for `localhost`, good between two years.
+fn pair(home: &Home, from: i32, to: i32) {
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(from, 3, 1);
+    params.not_after = rcgen::date_time_ymd(to, 3, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    fs::write(home.path("a.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(home.path("a.key"), key.serialize_pem()).unwrap();
+}
+
+fn log(home: &Home) -> String {
+    fs::read_to_string(home.path("stderr")).unwrap()
+}
+
+/// Waits until a line of the log has these words, as often as that.
+async fn told(home: &Home, times: usize, words: &[&str]) {
+    let is_told = |line: &str| words.iter().all(|word| line.contains(word));
+    let what = format!("{words:?}, {times} times");
+    until(&what, async || (log(home).lines().filter(|line| is_told(line)).count() == times).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_clients_refuse_is_told_and_keeps_nothing_from_starting() {
+    let home = Home::new();
+    let tls = home.yaml().replace("    type: http\n", "    type: http\n    tls: true\n");
+    let files = "tls_certificate_path: a.crt\ntls_private_key_path: a.key\n";
+    let edge = "edge:\n  listen: { http: false, https: false, federation: false }\n  certificates:\n    - { cert: a.crt, key: a.key }\n";
+    home.write(&format!("{tls}{files}{edge}"));
+    let check = || home.run(&["check-config", "-c", home.config().to_str().unwrap()]);
+    let expired = ["`a.crt` ran out on 2020-03-01", "put a renewed one there"];
+    for (from, to, words) in
+        [(2019, 2020, expired), (2999, 3000, ["`a.crt` holds from 2999-03-01 on and not yet", "clock"])]
+    {
+        pair(&home, from, to);
+        let checked = check();
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        let lines: Vec<&str> = checked.stdout.lines().filter(|line| line.contains("a.crt")).collect();
+        assert_eq!(lines.len(), 2, "{checked:?}");
+        says(lines[0], &["homeserver.yaml:16: tls_certificate_path: ", words[0], words[1]]);
+        says(lines[1], &["homeserver.yaml:21: edge.certificates[0].cert: ", words[0], words[1]]);
+    }
+    pair(&home, 2019, 2020);
+    let mut running = home.serve();
+    told(&home, 1, &[" - WARNING - ", "tls_certificate_path: ", expired[0]]).await;
+    // A reload reads the file again, and looks again: of each pair that names it.
+    running.signal("HUP");
+    told(&home, 2, &[" - WARNING - ", "certificate `a.crt` ran out on 2020-03-01"]).await;
+    pair(&home, 2019, 2999);
+    running.signal("HUP");
+    told(&home, 2, &["certificates and static configuration read again"]).await;
+    told(&home, 2, &[" - WARNING - ", "certificate `a.crt` ran out on 2020-03-01"]).await;
+    running.signal("TERM");
+    assert_eq!(running.ended(), Some(0));
+    assert!(!check().stdout.contains("a.crt"), "{:?}", check());
+}
