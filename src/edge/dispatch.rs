@@ -50,6 +50,7 @@ pub(crate) struct Live {
     routes: Routes,
     admin: AdminRule,
     https_port: Option<u16>,
+    redirect: bool,
     web_client_location: Option<String>,
 }
 
@@ -136,7 +137,7 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<A
         return (Target::Challenge, challenge(caller, token));
     }
     // Whoever asks how we are may know no other port.
-    if door.redirect && path != "/health" {
+    if door.redirect && live.redirect && path != "/health" {
         return (Target::Redirect, to_https(live, host.as_deref(), &request));
     }
     if let Some(document) = path.strip_prefix("/.well-known/matrix/") {

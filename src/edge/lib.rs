@@ -26,7 +26,7 @@ use pingora_core::{
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{info, warn};
 
 mod acme;
 mod answer;
@@ -49,9 +49,12 @@ pub use listener::Trial;
 pub use settings::Settings;
 
 use acme::challenges::Challenges;
-use dispatch::{Live, counted::Counted};
+use dispatch::{Live, counted::Counted, live};
 use limits::Gate;
-use listener::bind::{self, Bound};
+use listener::{
+    Opened,
+    bind::{self, Bound},
+};
 pub use tls::{CertificateInfo, Source, local_ca::local_authority};
 use tls::{Certificates, files::Files, own};
 
@@ -68,6 +71,7 @@ pub struct Routers {
 pub struct Edge {
     shared: Arc<Shared>,
     settings: Arc<Mutex<Settings>>,
+    opened: Opened,
     files: Arc<Files>,
     supervisor: Supervisor,
     bound: Mutex<Vec<Bound>>,
@@ -132,6 +136,7 @@ impl Edge {
         // Pingora's own timers have a thread that wakes a hundred times a second from the first request on, for ever. They
         // pay where timeouts are many more than connections; ours are tokio's, all but those below a second.
         pingora_timeout::fast_timeout::set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
+        live::check(&settings)?;
         let live = Live::new(&settings)?;
         acme::check(&settings)?;
         let certificates = Certificates::new(principal(&settings));
@@ -152,6 +157,7 @@ impl Edge {
         };
         Ok(Self {
             shared: Arc::new(shared),
+            opened: Opened::of(&settings),
             settings: Arc::new(Mutex::new(settings)),
             files: Arc::new(files),
             supervisor,
@@ -253,11 +259,15 @@ impl Edge {
         });
     }
 
-    /// Takes other settings: certificates, routes, limits. Listeners stay as they are until the next start.
+    /// Takes other settings: certificates, routes, limits. Listeners stay as they are until the next start; that some were
+    /// to be others is said.
     ///
     /// # Errors
     /// A sentence on what is wrong; then everything stays as it was.
     pub fn reload(&self, settings: Settings) -> Result<(), Error> {
+        live::check(&settings)?;
+        let otherwise = self.opened.wanted_otherwise(&settings);
+        let settings = self.opened.within(settings);
         let live = Live::new(&settings)?;
         acme::check(&settings)?;
         self.files.replace(certificate_files(&settings)?, &self.shared.certificates)?;
@@ -270,6 +280,12 @@ impl Edge {
         }
         *self.settings.lock() = settings;
         info!("certificates and static configuration read again");
+        if !otherwise.is_empty() {
+            warn!(
+                "{}: changed, which takes a restart; until then the sockets are those of before",
+                otherwise.join(", ")
+            );
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use hearth_config::edge::{Listen, Mistake, Ports};
+use hearth_config::edge::{EdgeConfig, Listen, Mistake, Ports};
 
 use crate::{
     Error,
@@ -30,7 +30,7 @@ pub(crate) struct Door {
     pub x_forwarded: bool,
     /// What is answered here.
     pub serves: Serves,
-    /// Whether plain HTTP is sent on to HTTPS here.
+    /// Whether plain HTTP is sent on to HTTPS here, unless `edge.redirect` says otherwise.
     pub redirect: bool,
     /// Whether answers may be compressed here.
     pub compress: bool,
@@ -52,7 +52,6 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
     let mut all: Vec<Planned> = settings.listeners.iter().map(from_homeserver).collect();
     let Some(edge) = &settings.edge else { return all };
     let Listen { http, https, federation, addresses } = &edge.listen;
-    let redirect = edge.redirect.unwrap_or(true) && !https.0.is_empty();
     let mut own = |name: &str, ports: &Ports, tls: bool, redirect: bool| {
         let sockets: Vec<SocketAddr> = ports.sockets(addresses);
         if !sockets.is_empty() {
@@ -69,10 +68,56 @@ pub(crate) fn plan(settings: &Settings) -> Vec<Planned> {
             all.push(Planned { key: format!("edge.listen.{name}"), door, place: Place::Tcp(sockets) });
         }
     };
-    own("http", http, false, redirect);
+    own("http", http, false, !https.0.is_empty());
     own("https", https, true, false);
     own("federation", federation, true, false);
     all
+}
+
+/// The listeners that were asked for at the start: they are open, and no others are before the next one.
+pub(crate) struct Opened {
+    listeners: Vec<Listener>,
+    listen: Listen,
+}
+
+impl Opened {
+    pub fn of(settings: &Settings) -> Self {
+        let none =
+            || Listen { http: Ports(vec![]), https: Ports(vec![]), federation: Ports(vec![]), addresses: vec![] };
+        let listen = settings.edge.as_ref().map_or_else(none, |edge| edge.listen.clone());
+        Self { listeners: settings.listeners.clone(), listen }
+    }
+
+    /// Other settings with these listeners, so that nothing is told of sockets that are not open.
+    pub fn within(&self, settings: Settings) -> Settings {
+        let edge = settings.edge.map(|edge| EdgeConfig { listen: self.listen.clone(), ..edge });
+        Settings { listeners: self.listeners.clone(), edge, ..settings }
+    }
+
+    /// Which listeners the settings want otherwise.
+    pub fn wanted_otherwise(&self, settings: &Settings) -> Vec<String> {
+        let edge = EdgeConfig { listen: self.listen.clone(), ..EdgeConfig::default() };
+        let open = plan(&Settings { listeners: self.listeners.clone(), edge: Some(edge), ..Settings::default() });
+        let wanted = plan(settings);
+        let lacks = |all: &[Planned], one: &&Planned| !all.iter().any(|other| one.is_like(other));
+        let new = wanted.iter().filter(|one| lacks(&open, one));
+        let mut names = Vec::new();
+        for one in new.chain(open.iter().filter(|one| lacks(&wanted, one))) {
+            let name = if one.door.own { one.key.clone() } else { format!("listener {}", one.door.name) };
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+impl Planned {
+    /// Whether nobody could tell them apart; where they stand in the configuration is no matter.
+    fn is_like(&self, other: &Self) -> bool {
+        let of = |door: &Door| (door.name.clone(), door.tls, door.x_forwarded, door.serves, door.compress, door.own);
+        self.place == other.place && of(&self.door) == of(&other.door)
+    }
 }
 
 /// What keeps them from being open at once: the sockets that two of them want, each under the key of the later.

@@ -57,7 +57,7 @@ pub struct Listener {
 }
 
 /// Where a listener listens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// TCP sockets.
     Tcp(Vec<SocketAddr>),

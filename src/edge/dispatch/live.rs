@@ -14,10 +14,6 @@ impl Live {
     /// What of the settings cannot be, e.g. a folder that is not there.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
         let edge = settings.edge.as_ref();
-        let of_values = edge.map(EdgeConfig::check).unwrap_or_default();
-        if let Some((key, what)) = of_values.into_iter().chain(examine(settings)).next() {
-            return Err(Error::Setting(key, what));
-        }
         let default_limits = LimitsConfig::default();
         let limits = Limits::new(edge.map_or(&default_limits, |e| &e.limits), settings.max_upload_size);
         let https_port = https_port(settings);
@@ -31,9 +27,22 @@ impl Live {
             routes: Routes::new(settings, https_port)?,
             admin: AdminRule { allow: admin.allow, listeners: admin.listeners },
             https_port,
+            redirect: edge.is_none_or(|e| e.redirect.unwrap_or(true)),
             web_client_location: settings.web_client_location.clone(),
             limits,
         }))
+    }
+}
+
+/// Whether settings can be, with the listeners that they ask for.
+///
+/// # Errors
+/// The first of what is wrong.
+pub(crate) fn check(settings: &Settings) -> Result<(), Error> {
+    let of_values = settings.edge.as_ref().map(EdgeConfig::check).unwrap_or_default();
+    match of_values.into_iter().chain(examine(settings)).next() {
+        Some((key, what)) => Err(Error::Setting(key, what)),
+        None => Ok(()),
     }
 }
 

@@ -57,3 +57,43 @@ async fn a_certificate_that_clients_refuse_is_told_and_keeps_nothing_from_starti
     assert_eq!(running.ended(), Some(0));
     assert!(!check().stdout.contains("a.crt"), "{:?}", check());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_sockets_take_a_restart_and_a_reload_says_so() {
+    let home = Home::new();
+    let (plain, tls, other) = (free(), free(), free());
+    let edge = |https: u16, more: &str| {
+        format!(
+            "edge: {{ local_ca: true, listen: {{ http: '127.0.0.1:{plain}', https: '127.0.0.1:{https}', federation: false }}, {more} }}"
+        )
+    };
+    home.add(&edge(tls, ""));
+    let mut running = home.serve();
+    let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let leads_to = async || {
+        let answer = http.get(format!("http://127.0.0.1:{plain}/_matrix/client/versions")).send().await.unwrap();
+        answer.headers().get("location").map(|to| to.to_str().unwrap().to_owned())
+    };
+    let port = format!(":{tls}/");
+    assert!(leads_to().await.unwrap().contains(&port));
+    let needs = ["changed, which takes a restart"];
+
+    // A listener more, and another port: named, each time, and nothing leads where nobody listens.
+    let more = format!("listeners:\n  - {{ port: {other}, type: metrics, bind_addresses: [\"127.0.0.1\"] }}\n");
+    home.write(&format!("{}{}\n", home.yaml().replace("listeners:\n", &more), edge(other - 1, "")));
+    for times in 1..3 {
+        running.signal("HUP");
+        let words = [" - WARNING - ", &format!("listener {other}, edge.listen.https: "), needs[0]];
+        told(&home, times, &words).await;
+    }
+    assert!(leads_to().await.unwrap().contains(&port), "{:?}", leads_to().await);
+
+    // What is not of the sockets themselves is in force at once.
+    home.add(&edge(tls, "redirect: false"));
+    running.signal("HUP");
+    told(&home, 3, &["certificates and static configuration read again"]).await;
+    assert_eq!(leads_to().await, None);
+    told(&home, 2, &needs).await;
+    running.signal("TERM");
+    assert_eq!(running.ended(), Some(0));
+}
