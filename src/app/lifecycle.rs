@@ -202,7 +202,7 @@ async fn serve(mut config: Config, sources: Sources) -> ExitCode {
     for address in server.addresses() {
         info!(listener = %address.listener, tls = address.tls, "listening on {}", address.label);
     }
-    if let Err(e) = greeting::say_hello(&server, &config, sources.folder.as_deref()).await {
+    if let Err(e) = greeting::say_hello(&server, &config, &sources.paths, sources.folder.as_deref()).await {
         warn!("whether there is an account cannot be told: {e}");
     }
     // Fails where no service manager waits for it, which is no fault.

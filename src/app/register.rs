@@ -54,8 +54,8 @@ pub(super) struct RegisterUser {
     /// The registration_shared_secret, instead of a configuration.
     #[arg(short = 'k', long, conflicts_with = "config")]
     shared_secret: Option<String>,
-    /// Where the server answers; by default the configuration's first plain listener, else its own HTTPS with a local
-    /// authority, or http://localhost:8008.
+    /// Where the server answers, which may be a Unix socket (unix:/path); by default the configuration's first plain
+    /// listener, else its own HTTPS with a local authority, its Unix socket, or http://localhost:8008.
     server_url: Option<String>,
 }
 
@@ -128,6 +128,7 @@ impl Wanted {
                 })?;
                 let edge = config.edge.as_ref().filter(|edge| edge.local_ca);
                 let url = listener_url(&config.listeners).or_else(|| edge.and_then(own_https));
+                let url = url.or_else(|| for_clients(&config.listeners).find_map(unix));
                 (secret, url, edge.and_then(|_| hearth_edge::local_authority(&data_dir_beside(&config.data))))
             }
         };
@@ -223,14 +224,26 @@ impl Drop for Unseen {
     }
 }
 
-/// The configuration's first plain listener for clients.
-fn listener_url(listeners: &[Listener]) -> Option<String> {
-    let for_clients = |l: &&Listener| {
+/// The configuration's plain listeners for clients.
+fn for_clients(listeners: &[Listener]) -> impl Iterator<Item = &Listener> {
+    listeners.iter().filter(|l| {
         l.kind == ListenerKind::Http
             && !l.tls
             && l.resources.iter().flat_map(|r| &r.names).any(|name| *name == Resource::Client)
-    };
-    listeners.iter().filter(for_clients).find_map(|l| match &l.socket {
+    })
+}
+
+/// The address of a listener that is a Unix socket.
+fn unix(listener: &Listener) -> Option<String> {
+    match &listener.socket {
+        Socket::Unix { path, .. } => Some(format!("{UNIX}{}", path.display())),
+        Socket::Tcp { .. } => None,
+    }
+}
+
+/// The configuration's first plain listener for clients that has a port.
+fn listener_url(listeners: &[Listener]) -> Option<String> {
+    for_clients(listeners).find_map(|l| match &l.socket {
         Socket::Tcp { port, addresses } => {
             let here = addresses.iter().any(|ip| ip.is_loopback() || ip.is_unspecified());
             Some(match addresses.first().filter(|_| !here) {
@@ -250,11 +263,17 @@ fn own_https(edge: &EdgeConfig) -> Option<String> {
     sockets.iter().flatten().find(|socket| here(socket)).map(|socket| format!("https://localhost:{}", socket.port()))
 }
 
+/// With what the address of a Unix socket begins.
+const UNIX: &str = "unix:";
+
 /// What makes the calls. It trusts the server's own authority as well; where that counts, it is sent on to nobody else.
 fn client(wanted: &Wanted) -> Result<reqwest::Client, String> {
     // Installed once; a second time is no fault.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut http = reqwest::Client::builder().no_proxy();
+    if let Some(path) = wanted.url.strip_prefix(UNIX) {
+        http = http.unix_socket(path);
+    }
     if let Some(path) = wanted.authority.as_ref().filter(|_| wanted.url.starts_with("https://")) {
         let wrong = |why: String| format!("the server's own authority, {}, cannot be used: {why}", path.display());
         let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
@@ -278,10 +297,11 @@ fn causes(e: &reqwest::Error) -> String {
 }
 
 async fn register(wanted: Wanted) -> Result<String, Failure> {
-    if !wanted.url.starts_with("http://") && !wanted.url.starts_with("https://") {
+    if !["http://", "https://", UNIX].iter().any(|start| wanted.url.starts_with(start)) {
         return Err(format!("{} is no address of a server: write it as http://localhost:8008", wanted.url).into());
     }
-    let url = format!("{}/_synapse/admin/v1/register", wanted.url);
+    let base = if wanted.url.starts_with(UNIX) { "http://localhost" } else { wanted.url.as_str() };
+    let url = format!("{base}/_synapse/admin/v1/register");
     let http = client(&wanted)?;
     let answer = http.get(&url).send().await.map_err(|e| format!("{} does not answer: {}", wanted.url, causes(&e)))?;
     let status = answer.status();

@@ -146,3 +146,30 @@ async fn the_page_answers_over_tls_of_the_local_authority() {
     let front = get(&https, &format!("https://localhost:{port}/")).await.1;
     says(&front, &[&format!("https://localhost:{port}</code>")]);
 }
+
+/// Behind a Unix socket there is no address for a browser on this machine, and there are two ways all the same.
+#[test]
+fn with_a_unix_socket_alone_it_is_told_how_the_first_account_is_made() {
+    let home = Home::new();
+    let start = home.yaml().find("listeners:").unwrap();
+    let end = home.yaml().find("database:").unwrap();
+    let mut yaml = home.yaml();
+    let socket = home.path("hearth.sock").display().to_string();
+    let listener = format!("listeners: [{{ path: {socket}, type: http, resources: [{{ names: [client] }}] }}]\n");
+    yaml.replace_range(start..end, &format!("{listener}public_baseurl: https://chat.example.com/\n"));
+    home.write(&yaml);
+    let _running = home.serve();
+    let link = link(&home).expect("no link was printed");
+    assert!(link.starts_with("https://chat.example.com/_hearth/first?token="), "{link}");
+    let said = fs::read_to_string(home.path("stdout")).unwrap();
+    let config = home.config().display().to_string();
+    says(&said, &[&socket, "pass /_hearth on", &format!("hearth register-user -a -c {config}")]);
+    let told = home.run(&["register-user", "-a", "-c", &config, "-u", "ada", "-p", "x"]);
+    assert_eq!((told.code, &*told.stdout), (Some(0), "registered @ada:localhost\n"), "{told:?}");
+    let by_name = format!("unix:{socket}");
+    let told = home.run(&["register-user", "--no-admin", "-k", SECRET, "-u", "eve", "-p", "x", &by_name]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let told = home.run(&["register-user", "--no-admin", "-k", SECRET, "-u", "eve", "-p", "x", "unix:/nowhere/s"]);
+    assert_eq!(told.code, Some(1));
+    says(&told.stderr, &["unix:/nowhere/s does not answer"]);
+}
