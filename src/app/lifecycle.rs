@@ -178,7 +178,19 @@ fn undo(sources: &Sources) {
 /// Serves until SIGTERM or SIGINT; a second one does not wait for what is under way. SIGHUP reads certificates, log
 /// configuration and the static parts of the configuration again.
 async fn serve(mut config: Config, sources: Sources) -> ExitCode {
-    let server = match open(&mut config, &sources).await {
+    // A signal may come before all is open: to wait for a database is no reason to be deaf.
+    let (Ok(mut stop), Ok(mut hup)) = (Stop::listen(), signal(SignalKind::hangup())) else {
+        error!("hearth cannot listen for signals");
+        return ExitCode::FAILURE;
+    };
+    let opened = tokio::select! {
+        opened = open(&mut config, &sources) => opened,
+        () = stop.asked() => {
+            info!("stopped before the start was over");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let server = match opened {
         Ok(server) => server,
         Err(e) => {
             let why = format!("cannot start: {}", sentence(&e));
@@ -189,10 +201,6 @@ async fn serve(mut config: Config, sources: Sources) -> ExitCode {
             complain(&why);
             return ExitCode::FAILURE;
         }
-    };
-    let (Ok(mut stop), Ok(mut hup)) = (Stop::listen(), signal(SignalKind::hangup())) else {
-        error!("hearth cannot listen for signals");
-        return ExitCode::FAILURE;
     };
     if let Some(path) = &config.server.pid_file
         && let Err(e) = fs::write(path, format!("{}\n", std::process::id()))

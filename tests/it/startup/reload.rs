@@ -97,3 +97,26 @@ async fn other_sockets_take_a_restart_and_a_reload_says_so() {
     running.signal("TERM");
     assert_eq!(running.ended(), Some(0));
 }
+
+/// Who waits for a database that does not answer can be told to stop, and is not ended by what means "read again".
+#[test]
+fn signals_count_before_the_start_is_over() {
+    let home = Home::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (start, end) = (home.yaml().find("database:").unwrap(), home.yaml().find("media_store_path").unwrap());
+    let mut yaml = home.yaml();
+    let port = silent.local_addr().unwrap().port();
+    yaml.replace_range(
+        start..end,
+        &format!("database: {{ name: psycopg2, args: {{ user: u, database: d, host: 127.0.0.1, port: {port} }} }}\n"),
+    );
+    home.write(&yaml);
+    let mut command = home.command(&["serve", "-c", home.config().to_str().unwrap()]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut running = Running { child, port: home.port };
+    // It has come to the database once it calls there.
+    let _called = silent.accept().unwrap();
+    running.signal("HUP");
+    running.signal("TERM");
+    assert_eq!(running.ended(), Some(0));
+}
