@@ -256,6 +256,7 @@ fn generate(args: Generate) -> ExitCode {
         }
         Err(e) => {
             let way_out = match e {
+                _ if e.is_full() => "; make room there",
                 GenerateError::Io { .. } => {
                     "; name other folders by --config-dir and --data-dir, or let this user write there"
                 }

@@ -1,8 +1,8 @@
 //! From the configuration to the end of the process: the start in an order that leaves nothing half done, readiness,
 //! signals, reload, stop.
 //!
-//! Sockets are opened first, then missing keys are made, then the database is opened. What a first start wrote before
-//! its sockets turned out to be taken is taken away again.
+//! Sockets are opened first, then missing keys are made, then the database is opened. What a first start wrote that came to
+//! nothing is taken away again.
 
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -34,6 +34,8 @@ struct Sources {
     folder: Option<PathBuf>,
     /// What was written just now.
     written: Written,
+    /// Whether the folder was made just now.
+    is_new: bool,
 }
 
 /// Serves by these configuration files; without any by those that the environment names, or by `hearth-data/`, which is
@@ -51,15 +53,21 @@ pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
         // A file that may not grow (`LimitFSIZE=`) is an error to whoever writes it, as a full disk is, and not our end.
         let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
     }
-    let (mut folder, mut written) = (None, Written::default());
+    let (mut folder, mut written, mut is_new) = (None, Written::default(), false);
     if paths.is_empty() && !is_in_environment() {
         let dir = PathBuf::from(FIRST);
+        is_new = !dir.exists();
         match Plan::first_start(&dir).and_then(|plan| plan.write(&mut rand::rng())) {
             Ok(done) => written = done,
             Err(e) => {
-                complain(&format!(
-                    "{FIRST}/ cannot be made: {e}; start in a folder where this user may write, or name a configuration by -c"
-                ));
+                if is_new {
+                    let _ = fs::remove_dir(&dir);
+                }
+                let way_out = match e.is_full() {
+                    true => "make room there",
+                    false => "start in a folder where this user may write, or name a configuration by -c",
+                };
+                complain(&format!("{FIRST}/ cannot be made: {e}; {way_out}"));
                 return ExitCode::FAILURE;
             }
         }
@@ -74,7 +82,7 @@ pub(super) fn run(mut paths: Vec<PathBuf>) -> ExitCode {
     let config = loaded.config;
     raise_file_limit(config.server.soft_file_limit);
     let data_dir = folder.clone().unwrap_or_else(|| data_dir_of(&config));
-    let code = runtime.block_on(serve(config, Sources { paths, data_dir, folder, written }));
+    let code = runtime.block_on(serve(config, Sources { paths, data_dir, folder, written, is_new }));
     // Work that does not end by itself is not waited for: the stop had its deadline.
     runtime.shutdown_timeout(Duration::from_millis(500));
     code
@@ -150,13 +158,15 @@ fn log(loaded: &Loaded) -> std::result::Result<(), String> {
 
 /// Opens, in the order that leaves nothing half done.
 async fn open(config: &mut Config, sources: &Sources) -> Result<Server> {
-    let bound = match Bound::open(config, sources.data_dir.clone()) {
-        Ok(bound) => bound,
-        Err(e) => {
-            undo(sources);
-            return Err(e);
-        }
-    };
+    let bound = Bound::open(config, sources.data_dir.clone()).inspect_err(|_| undo(sources))?;
+    // The sockets are ours, so there is nobody else who would use a folder that was not there before.
+    let mut begun = Begun { folder: sources.folder.as_ref().filter(|_| sources.is_new) };
+    let server = go_on(bound, config).await?;
+    begun.folder = None;
+    Ok(server)
+}
+
+async fn go_on(bound: Bound, config: &mut Config) -> Result<Server> {
     config.make_missing(&mut rand::rng()).map_err(|mistakes| Error::broken(mistakes.to_string()))?;
     let metrics = telemetry::metrics(config.telemetry.metrics)?;
     bound.start(config, metrics).await
@@ -164,14 +174,24 @@ async fn open(config: &mut Config, sources: &Sources) -> Result<Server> {
 
 /// Takes away what a first start wrote.
 fn undo(sources: &Sources) {
-    for file in &sources.written.made {
-        let _ = fs::remove_file(file);
-    }
-    if let Some(folder) = &sources.folder
-        && !sources.written.made.is_empty()
-    {
+    sources.written.undo();
+    if let Some(folder) = sources.folder.as_ref().filter(|_| sources.is_new) {
+        let _ = fs::remove_dir_all(folder.join("edge"));
         // Only if there is nothing else in it.
         let _ = fs::remove_dir(folder);
+    }
+}
+
+/// A first start under way. One that comes to nothing, or is told to stop, leaves no folder.
+struct Begun<'a> {
+    folder: Option<&'a PathBuf>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder {
+            let _ = fs::remove_dir_all(folder);
+        }
     }
 }
 

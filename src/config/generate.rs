@@ -75,6 +75,20 @@ pub enum GenerateError {
     },
 }
 
+impl GenerateError {
+    /// Whether the disk is to blame.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if is_full(error))
+    }
+}
+
+/// Whether there is no room for a file, or it may not grow.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | FileTooLarge | QuotaExceeded)
+}
+
 impl Plan {
     /// By the variables of Synapse's container image: `SYNAPSE_SERVER_NAME` and `SYNAPSE_REPORT_STATS`, which must be
     /// set, `SYNAPSE_CONFIG_DIR` (that of `SYNAPSE_CONFIG_PATH`, or `/data`), `SYNAPSE_DATA_DIR` (`/data`),
@@ -152,8 +166,19 @@ impl Plan {
     }
 
     /// Writes configuration, log file and signing key; what exists is left as it is. The configuration names its files by
-    /// whole paths, so that it means the same wherever the server is started.
+    /// whole paths, so that it means the same wherever the server is started. If one cannot be written, the others go again.
     pub fn write(&self, rng: &mut (impl Rng + CryptoRng)) -> Result<Written, GenerateError> {
+        let mut written = Written::default();
+        match self.write_all(rng, &mut written) {
+            Ok(()) => Ok(written),
+            Err(e) => {
+                written.undo();
+                Err(e)
+            }
+        }
+    }
+
+    fn write_all(&self, rng: &mut (impl Rng + CryptoRng), written: &mut Written) -> Result<(), GenerateError> {
         for dir in [&self.config_dir, &self.data_dir] {
             // What is in them concerns nobody else on this machine.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
@@ -161,7 +186,6 @@ impl Plan {
         }
         let name = &self.server_name;
         let secrets = Secrets::generate(rng);
-        let mut written = Written::default();
         // The key first: a configuration without its key would look finished.
         let key = SigningKey::generate(rng);
         written.file(&self.signing_key_path(), |path| key.create(path))?;
@@ -175,7 +199,7 @@ impl Plan {
         let config = text::homeserver(&Self { config_dir, data_dir, ..self.clone() }, &secrets);
         written.file(&self.config_path, |path| create(path, &config, 0o600))?;
         tracing::debug!(server = %name, made = ?written.made, "wrote a configuration");
-        Ok(written)
+        Ok(())
     }
 
     fn signing_key_path(&self) -> PathBuf {
@@ -222,6 +246,14 @@ fn random_secret(rng: &mut (impl Rng + CryptoRng)) -> String {
 }
 
 impl Written {
+    /// Takes away what was made.
+    pub fn undo(&self) {
+        for file in &self.made {
+            // What is gone is gone; what stays is taken for what it is by the next who writes.
+            let _ = fs::remove_file(file);
+        }
+    }
+
     fn file(&mut self, path: &Path, create: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), GenerateError> {
         match create(path) {
             Ok(()) => self.made.push(path.to_owned()),
@@ -239,11 +271,9 @@ impl Config {
         let mut made = Vec::new();
         let mut mistakes = Vec::new();
         let fault = |key: &str, path: &Path, error: &io::Error| {
-            let way_out = match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge | io::ErrorKind::QuotaExceeded => {
-                    "make room there"
-                }
-                _ => "make its directory, and let this user write there",
+            let way_out = match is_full(error) {
+                true => "make room there",
+                false => "make its directory, and let this user write there",
             };
             Mistake::new(key, format!("names {}, which is missing and cannot be made: {error}", path.display()))
                 .way_out(way_out)

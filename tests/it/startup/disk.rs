@@ -22,9 +22,14 @@ fn limit(running: &Running, most: &str) {
 
 /// Runs a command whose files may not grow, to its end.
 fn starved(home: &Home, args: &[&str]) -> Told {
+    limited(home, 0, args)
+}
+
+/// Runs a command whose files may have so many bytes, to its end.
+fn limited(home: &Home, most: u64, args: &[&str]) -> Told {
     let plain = home.command(args);
     let mut command = Command::new("prlimit");
-    command.arg("--fsize=0").arg(plain.get_program()).args(plain.get_args()).current_dir(home.dir.path());
+    command.arg(format!("--fsize={most}")).arg(plain.get_program()).args(plain.get_args()).current_dir(home.dir.path());
     for (name, value) in plain.get_envs() {
         match value {
             Some(value) => command.env(name, value),
@@ -47,9 +52,23 @@ fn a_start_without_room_is_one_sentence_and_leaves_no_empty_files() {
 
     let told = starved(&home, &[]);
     assert_eq!(told.code, Some(1), "{told:?}");
-    says(&told.stderr, &["hearth-data"]);
-    let left: Vec<_> = fs::read_dir(home.path("hearth-data")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(left.is_empty(), "the next start would take them for whole: {left:?}");
+    says(&told.stderr, &["hearth-data", "make room"]);
+    assert!(!home.path("hearth-data").exists(), "the next start would take it for whole");
+
+    // There is room for the configuration, and then none: for its certificates, or for its database.
+    for most in [100, 1000, 5000, 50_000] {
+        let told = limited(&home, most, &[]);
+        assert_eq!(told.code, Some(1), "{told:?}");
+        // Or another test has the port.
+        assert!(["too large", "in use", "disk"].iter().any(|why| told.stderr.contains(why)), "{told:?}");
+        assert!(!home.path("hearth-data").exists(), "{told:?}");
+    }
+    // What was there before is nobody's to take away.
+    fs::create_dir(home.path("hearth-data")).unwrap();
+    fs::write(home.path("hearth-data/mine"), "").unwrap();
+    assert_eq!(limited(&home, 5000, &[]).code, Some(1));
+    assert!(home.path("hearth-data/mine").exists());
+    fs::remove_dir_all(home.path("hearth-data")).unwrap();
 
     // With its key, it is the database that there is no room for.
     assert_eq!(home.run(&["generate-keys", "-o", "signing.key"]).code, Some(0));
