@@ -9,7 +9,7 @@ use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use axum::{Router, body::Body};
 use hearth_base::{Error, peer::Peer};
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use tower::Service;
@@ -126,6 +126,10 @@ async fn route(caller: &Caller, live: &Arc<Live>, told: Told, request: Request<A
     let Ok(host) = host(&request).map(|host| host.map(str::to_owned)) else {
         return (Target::Refused, answer::empty(StatusCode::BAD_REQUEST));
     };
+    // We are no way to anywhere else.
+    if request.method() == Method::CONNECT {
+        return (Target::Refused, answer::empty(StatusCode::NOT_IMPLEMENTED));
+    }
     // By HTTP/1 hyper has refused them already.
     if request.headers().len() > live.limits.headers {
         return (Target::Refused, answer::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
@@ -192,6 +196,11 @@ async fn pass(
     let dots = |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
     if request.uri().path().split(['/', '\\']).any(dots) {
         return answer::empty(StatusCode::BAD_REQUEST);
+    }
+    // Bodies are passed on as they are sent, and no other coding is undone on the way (RFC 9112, 6.1).
+    let is_coded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if request.headers().get_all(header::TRANSFER_ENCODING).iter().any(is_coded) {
+        return answer::empty(StatusCode::NOT_IMPLEMENTED);
     }
     let trusted = caller.door.x_forwarded && (caller.unix || live.trust.believes(caller.ip));
     let (head, incoming) = request.into_parts();

@@ -10,10 +10,12 @@ use hearth_base::Error as Told;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
     header::{
-        CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
     },
     uri::{Authority, PathAndQuery, Scheme},
 };
+use http_body::Body as _;
 use http_body_util::LengthLimitError;
 use hyper_util::{
     client::legacy::Client,
@@ -154,6 +156,11 @@ impl Upstream {
             .ok()?;
         head.version = Version::HTTP_11;
         end_of_hop(&mut head.headers, upgrading);
+        // hyper would leave a body of unknown length out of a GET or HEAD, unless it is told that there is one.
+        let is_open = !body.is_end_stream() && body.size_hint().exact().is_none();
+        if is_open && !head.headers.contains_key(CONTENT_LENGTH) {
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         forwarded(&mut head.headers, caller, trusted, tls, host.as_ref());
         match host {
             Some(host) if self.preserve_host => head.headers.insert(HOST, host),

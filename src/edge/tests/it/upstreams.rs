@@ -18,7 +18,8 @@ fn mirror() -> Router {
             request.headers().iter().map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap()))).collect();
         let (method, uri) = (request.method().to_string(), request.uri().to_string());
         let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
-        json!({"method": method, "uri": uri, "headers": headers, "body": body.len()}).to_string()
+        let told = json!({"method": method, "uri": uri, "headers": headers, "body": body.len()}).to_string();
+        ([("x-method", method), ("x-body", body.len().to_string())], told)
     }))
 }
 
@@ -73,6 +74,51 @@ async fn requests_are_passed_on_with_their_caller() {
     let told: Value = serde_json::from_str(&client.get(url).send().await.unwrap().text().await.unwrap()).unwrap();
     assert_eq!(told["headers"]["x-forwarded-proto"], "https");
     assert!(told["headers"]["host"].as_str().unwrap().starts_with("chat.example.com"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_passed_on_whatever_the_method_and_however_they_come() {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = tcp.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(tcp, mirror()).await });
+    let (front, _) = open(&format!("{{local_ca: true, upstreams: [{{at: /up, to: 'http://{to}'}}]}}"));
+    let http2 = front.client("https", true);
+    let url = format!("https://chat.example.com:{}/up/x", front.at("https").port());
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PROPFIND", "POST"] {
+        let told = |answer: &str| {
+            let answer = answer.to_ascii_lowercase();
+            assert!(answer.contains(&format!("x-method: {}\r\n", method.to_ascii_lowercase())), "{method}: {answer}");
+            answer.contains("x-body: 4\r\n")
+        };
+        let head = format!("{method} /up/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        for rest in [
+            "Content-Length: 4\r\n\r\nfour",
+            "Transfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n",
+            // What is said twice is said by the chunks.
+            "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked\r\nTrailer: x-t\r\n\r\n2\r\nfo\r\n2\r\nur\r\n0\r\nx-t: 1\r\n\r\n",
+            "Expect: 100-continue\r\nContent-Length: 4\r\n\r\nfour",
+        ] {
+            assert!(told(&front.raw("bare", &format!("{head}{rest}")).await), "{method} {rest}");
+        }
+        assert!(!told(&front.raw("bare", &format!("{head}\r\n")).await), "{method} without a body");
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let chunks = futures_util::stream::iter(["fo", "ur"].map(Ok::<_, std::io::Error>));
+        let asked = http2.request(method.clone(), &url).body(reqwest::Body::wrap_stream(chunks));
+        let answer = asked.send().await.unwrap();
+        assert_eq!(
+            (answer.version(), &answer.headers()["x-body"]),
+            (http::Version::HTTP_2, &"4".parse().unwrap()),
+            "{method}"
+        );
+    }
+    // Another coding would be taken off the head and left on the body; and we are no tunnel.
+    let coded = "POST /up/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n";
+    let tunnel = "CONNECT /up/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    for refused in [coded, tunnel] {
+        let answer = front.raw("bare", refused).await;
+        assert!(answer.starts_with("HTTP/1.1 501"), "{refused}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
