@@ -20,11 +20,13 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
+mod away;
 mod later;
 mod lists;
 mod macros;
 mod readers;
 
+use away::Away;
 pub(crate) use later::Later;
 pub use lists::{Ints, Texts};
 use readers::Readers;
@@ -59,7 +61,7 @@ pub(crate) struct Db {
 #[derive(Debug)]
 enum Pools {
     Sqlite { write: SqlitePool, read: SqlitePool },
-    Postgres(PgPool),
+    Postgres(PgPool, Away),
 }
 
 /// A connection of either engine, for reading or inside the writer's transaction.
@@ -224,7 +226,7 @@ impl Db {
                     .connect_with(options.clone())
                     .await;
                 match opened {
-                    Ok(pool) => Ok(Self::of(Pools::Postgres(pool), readers)),
+                    Ok(pool) => Ok(Self::of(Pools::Postgres(pool, Away::default()), readers)),
                     // The pool tried again and again, and does not say why in vain; a connection by itself does.
                     Err(sqlx::Error::PoolTimedOut) => {
                         let again = tokio::time::timeout(Duration::from_secs(5), options.connect()).await;
@@ -259,10 +261,10 @@ impl Db {
                 connection.close_on_drop();
                 Ok(Session::Sqlite(connection))
             }
-            Pools::Postgres(pool) => {
+            Pools::Postgres(pool, away) => {
                 // Readers may have left connections that are lost.
                 for _ in 0..pool.options().get_max_connections() {
-                    let mut connection = pool.acquire().await.map_err(failed)?;
+                    let mut connection = away.acquire(pool).await?;
                     connection.close_on_drop();
                     if sqlx::Connection::ping(&mut *connection).await.is_ok() {
                         return Ok(Session::Postgres(connection));
@@ -284,7 +286,7 @@ impl Db {
                 }
                 write.close().await;
             }
-            Pools::Postgres(pool) => pool.close().await,
+            Pools::Postgres(pool, _) => pool.close().await,
         }
     }
 }
@@ -294,7 +296,7 @@ impl Pools {
     async fn reader(&self) -> Result<Session> {
         match self {
             Self::Sqlite { read, .. } => Ok(Session::Sqlite(read.acquire().await.map_err(failed)?)),
-            Self::Postgres(pool) => Ok(Session::Postgres(pool.acquire().await.map_err(failed)?)),
+            Self::Postgres(pool, away) => Ok(Session::Postgres(away.acquire(pool).await?)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hearth_base::{Error, Result, ids::UserNid};
@@ -196,6 +196,34 @@ async fn a_postgres_that_was_restarted_is_found_again() {
             open.store.ping().await.unwrap();
         }
     }
+    open.close().await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_is_known_to_be_away_is_waited_for_by_nobody() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let disk = Disk::on_postgres(cluster.create(None).await);
+    let open = disk.open().await;
+    let user = open.user("alice").await;
+    open.write(user, "before").await.unwrap();
+    cluster.down().await;
+    // It may be back in a moment, so the first wait for it.
+    let (written, read) = tokio::join!(open.write(user, "first"), open.store.ping());
+    assert_eq!((written.unwrap_err().status().as_u16(), read.unwrap_err().status().as_u16()), (503, 503));
+    let begun = Instant::now();
+    for n in 0..10 {
+        let text = format!("later {n}");
+        let (written, one, two) = tokio::join!(open.write(user, &text), open.store.ping(), open.store.ping());
+        for e in [written.unwrap_err(), one.unwrap_err(), two.unwrap_err()] {
+            assert_eq!(e.status(), 503, "{e}");
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "waited for {:?}", begun.elapsed());
+    cluster.up().await;
+    // Whoever comes first finds it back.
+    open.write(user, "after").await.unwrap();
+    open.store.ping().await.unwrap();
+    assert_eq!(open.read(user).await.as_deref(), Some("after"));
     open.close().await;
 }
 
