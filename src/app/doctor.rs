@@ -1,7 +1,7 @@
 //! `hearth doctor`: looks at all that a server needs before (or while) it runs, and says in a sentence what is wrong and
 //! what to change. Writes nothing; sockets are opened and closed again.
 
-use std::{fmt, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use hearth_base::{Result, clock::Clock, tasks::Supervisor};
 use hearth_config::{Config, database::Engine};
@@ -315,8 +315,13 @@ fn date_ms(headers: &http::HeaderMap) -> Option<u64> {
 async fn reachable(config: &Config, remote: &Federation, running: bool) -> Vec<Finding> {
     const ABOUT: &str = "federation";
     let name = &config.server.name;
-    if name.host() == "localhost" || name.is_ip_literal() {
+    if name.host() == "localhost" {
         return vec![unknown(ABOUT, format!("{name} is no public name: other servers do not look for it"))];
+    }
+    let literal = name.host().trim_matches(['[', ']']).parse::<IpAddr>().ok();
+    if literal.is_some_and(|ip| !remote.http().dialer().may_dial(ip)) {
+        let why = "is an address that is not asked from here; if others are to reach it, add it to ip_range_whitelist";
+        return vec![unknown(ABOUT, format!("{name} {why}"))];
     }
     if !running {
         return vec![unknown(

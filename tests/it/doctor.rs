@@ -65,3 +65,31 @@ async fn it_looks_at_postgresql_without_a_write() {
     assert!(said.contains("tables are up to date; a running hearth has it"), "{said}");
     assert!(server.stop().await.success());
 }
+
+#[tokio::test]
+async fn a_server_whose_name_is_an_address_is_looked_at_like_any_other() {
+    let port = pebble::free().port();
+    let home = Installation::generate(&format!("127.0.0.1:{port}")).await;
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    home.write("own.crt", &made.cert.pem());
+    home.write("own.key", &made.signing_key.serialize_pem());
+    home.add(&format!(
+        "trusted_key_servers: []\nfederation_custom_ca_list: [own.crt]\nedge:\n  listen: {{http: false, https: false, \
+         federation: '127.0.0.1:{port}'}}\n  certificates: [{{cert: own.crt, key: own.key}}]\n"
+    ));
+    let server = home.serve().await;
+    let said = home.run("doctor", &[]).await.unwrap();
+    assert!(said.contains("?    federation    127.0.0.1") && said.contains("ip_range_whitelist"), "{said}");
+    home.add("ip_range_whitelist: [127.0.0.1/32]\n");
+    let said = home.run("doctor", &[]).await.unwrap();
+    assert!(said.contains("ok   federation    other servers reach this one"), "{said}");
+    assert!(server.stop().await.success());
+
+    // One that answers under our name and is not ours is told from us here as well.
+    let server = home.serve().await;
+    let key = format!("127.0.0.1:{port}.signing.key");
+    home.write(&key, "ed25519 a_1 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n");
+    let said = home.run("doctor", &[]).await.unwrap_err();
+    assert!(said.contains("BAD  federation") && said.contains("another server answers"), "{said}");
+    assert!(server.stop().await.success());
+}
