@@ -62,6 +62,9 @@ pub(super) fn on_terminal() -> bool {
 /// The metrics in Prometheus' form, at `/metrics` and at Synapse's path; nothing where they are off.
 ///
 /// # Errors
+/// How often what was measured is summed up, if nobody asks for it meanwhile.
+const SUMMED_UP: Duration = Duration::from_secs(10);
+
 /// If something else collects metrics in this process already.
 pub(super) fn metrics(enabled: bool) -> Result<Router> {
     if !enabled {
@@ -72,8 +75,8 @@ pub(super) fn metrics(enabled: bool) -> Result<Router> {
     let show = move || {
         let handle = handle.clone();
         async move {
-            process::measure();
-            ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
+            let counted = process::measure();
+            ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render() + &counted)
         }
     };
     Ok(Router::new().route("/metrics", get(show.clone())).route("/_synapse/metrics", get(show)))

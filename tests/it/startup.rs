@@ -649,6 +649,11 @@ async fn metrics_are_on_their_listener_alone() {
         let text = answer.text().await.unwrap();
         says(&text, &["# TYPE hearth_api_request_seconds", "hearth_edge_connections", "hearth_build_info{version="]);
         says(&text, &["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"]);
+        // What is called a total only grows, and says so: rates are made of it.
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let totals: Vec<_> = types.filter(|(name, _)| name.ends_with("_total")).collect();
+        assert!(totals.contains(&("process_cpu_seconds_total", "counter")), "{text}");
+        assert!(totals.iter().all(|(_, kind)| *kind == "counter"), "{totals:?}");
     }
     assert_eq!(http.get(running.url("/_synapse/metrics")).send().await.unwrap().status(), 404);
     assert_eq!(http.get(running.url("/metrics")).send().await.unwrap().status(), 404);

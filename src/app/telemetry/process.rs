@@ -1,13 +1,16 @@
 //! What the process takes of the machine, under the names that Prometheus' client libraries give it.
 
-use std::fs;
+use std::{fmt::Write, fs};
 
-/// Reads `/proc/self` and sets the gauges; what cannot be read stays as it was.
-pub(super) fn measure() {
+/// Reads `/proc/self` and sets the gauges; what cannot be read stays as it was. Gives what is no gauge, in the form of
+/// Prometheus: the counters of the other metrics are whole numbers, and CPU time is not.
+pub(super) fn measure() -> String {
+    let mut counted = String::new();
     if let Some((cpu_seconds, resident_bytes)) =
         fs::read_to_string("/proc/self/stat").ok().and_then(|text| usage(&text))
     {
-        metrics::gauge!("process_cpu_seconds_total").set(cpu_seconds);
+        const CPU: &str = "process_cpu_seconds_total";
+        let _ = write!(counted, "# TYPE {CPU} counter\n{CPU} {cpu_seconds}\n\n");
         metrics::gauge!("process_resident_memory_bytes").set(resident_bytes);
     }
     if let Ok(files) = fs::read_dir("/proc/self/fd") {
@@ -16,6 +19,7 @@ pub(super) fn measure() {
     if let Some(most) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         metrics::gauge!("process_max_fds").set(most as f64);
     }
+    counted
 }
 
 /// CPU time in seconds and resident memory in bytes, from proc(5)'s `stat`.
