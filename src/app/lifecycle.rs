@@ -168,11 +168,11 @@ async fn open(config: &mut Config, sources: &Sources) -> Result<Server> {
 
 async fn go_on(bound: Bound, config: &mut Config) -> Result<Server> {
     config.make_missing(&mut rand::rng()).map_err(|mistakes| Error::broken(mistakes.to_string()))?;
-    let metrics = telemetry::metrics(config.telemetry.metrics)?;
+    let metrics = telemetry::metrics(config.telemetry.metrics, &bound.supervisor)?;
     bound.start(config, metrics).await
 }
 
-/// Takes away what a first start wrote.
+/// Takes away what a first start wrote before it had its sockets.
 fn undo(sources: &Sources) {
     sources.written.undo();
     if let Some(folder) = sources.folder.as_ref().filter(|_| sources.is_new) {

@@ -3,10 +3,13 @@
 //! The log is one layer ([`layer`]) whose routes are replaced whole when `log_config` is read again. A record finds its
 //! loggers by name ([`names`]), gets its form ([`form`]), and goes to its sinks ([`sink`], [`file`]).
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
-use hearth_base::{Error, Result};
+use hearth_base::{Error, Result, tasks::Supervisor};
 use hearth_config::telemetry::LogConfig;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing::warn;
@@ -59,19 +62,25 @@ pub(super) fn on_terminal() -> bool {
     LOG.get().is_some_and(|live| live.on_terminal())
 }
 
-/// The metrics in Prometheus' form, at `/metrics` and at Synapse's path; nothing where they are off.
-///
-/// # Errors
 /// How often what was measured is summed up, if nobody asks for it meanwhile.
 const SUMMED_UP: Duration = Duration::from_secs(10);
 
+/// The metrics in Prometheus' form, at `/metrics` and at Synapse's path; nothing where they are off.
+///
+/// # Errors
 /// If something else collects metrics in this process already.
-pub(super) fn metrics(enabled: bool) -> Result<Router> {
+pub(super) fn metrics(enabled: bool, supervisor: &Supervisor) -> Result<Router> {
     if !enabled {
         return Ok(Router::new());
     }
     let handle = PrometheusBuilder::new().install_recorder().map_err(|e| Error::fault("metrics", e))?;
     metrics::gauge!("hearth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    // Each duration is kept by itself until it is summed up: for ever, where nobody asks.
+    let kept = handle.clone();
+    supervisor.every("metrics", SUMMED_UP, move || {
+        kept.run_upkeep();
+        std::future::ready(Ok(()))
+    });
     let show = move || {
         let handle = handle.clone();
         async move {
