@@ -212,7 +212,7 @@ impl Limits {
 
     fn act(&self, limit: Limit, key: impl std::hash::Hash, charge: bool) -> Result<()> {
         let Some(line) = self.lines.get(limit as usize) else { return Ok(()) };
-        let now = self.clock.now_ms().saturating_mul(1000);
+        let now = self.clock.steady_ms().saturating_mul(1000);
         line.act(self.hash(&key), now, charge)
     }
 
@@ -250,6 +250,12 @@ mod tests {
         clock.advance_ms(1000);
         limits.check(Limit::Message, "a").unwrap();
         limits.check(Limit::Message, "a").unwrap_err();
+        // A clock that was ahead is set right: nobody waits for the time it had.
+        clock.set_back_ms(3_600_000);
+        let ms = limits.check(Limit::Message, "a").unwrap_err().body()["retry_after_ms"].as_u64().unwrap();
+        assert!(ms <= 1000, "{ms}");
+        clock.advance_ms(1000);
+        limits.check(Limit::Message, "a").unwrap();
     }
 
     #[test]

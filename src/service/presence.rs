@@ -124,7 +124,7 @@ pub struct Syncing {
 
 impl Drop for Syncing {
     fn drop(&mut self) {
-        let now = self.presence.clock.now_ms();
+        let now = self.presence.clock.steady_ms();
         if let Some(state) = self.presence.users.lock().get_mut(&self.user) {
             state.syncing = state.syncing.saturating_sub(1);
             state.synced_ms = now;
@@ -248,7 +248,7 @@ impl Presence {
         if !self.settings.enabled {
             return Ok(());
         }
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let changed = {
             let mut users = self.users.lock();
             let Some(state) = entry(&mut users, who.user_nid, &who.user_id) else { return Ok(()) };
@@ -272,7 +272,7 @@ impl Presence {
         if !self.settings.enabled || wanted == PresenceState::Offline {
             return Ok(None);
         }
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let changed = {
             let mut users = self.users.lock();
             let Some(state) = entry(&mut users, who.user_nid, &who.user_id) else { return Ok(None) };
@@ -303,7 +303,7 @@ impl Presence {
         if !who.is(user) && !self.store.share_a_room(who.user_nid, nid).await? {
             return Err(Error::forbidden("You are not allowed to see their presence"));
         }
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let users = self.users.lock();
         Ok(users.get(&nid).map_or_else(|| json!({"presence": "offline"}), |s| s.content(now, &self.settings)))
     }
@@ -338,7 +338,7 @@ impl Presence {
                 sharers.into_iter().chain([who]).filter(here).collect()
             }
         };
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let users = self.users.lock();
         let event = |s: &State| {
             json!({"type": "m.presence", "sender": s.user, "content": s.content(now, &self.settings)}).to_string()
@@ -348,7 +348,7 @@ impl Presence {
 
     /// Sees who went idle or offline.
     pub(crate) async fn tick(&self) -> Result<()> {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let mut changed = Vec::new();
         for (nid, state) in self.users.lock().iter_mut() {
             let due = state.due(now, &self.settings);
@@ -371,7 +371,7 @@ impl Presence {
 
     /// Tells those who share a room with a user, and the user's other devices; other servers, if the user is ours.
     async fn tell(&self, user: UserNid) -> Result<()> {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         if let Some(state) = self.users.lock().get_mut(&user)
             && !state.remote
         {

@@ -155,7 +155,7 @@ impl Typing {
 
     /// Notes that somebody types; returns whether that is news.
     fn started(&self, room: RoomNid, user: &UserId, timeout: Duration, ours: bool) -> bool {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let until_ms = now.saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let mut rooms = self.rooms.lock();
         if rooms.len() >= MAX_ROOMS && !rooms.contains_key(&room) {
@@ -210,7 +210,7 @@ impl Typing {
 
     /// Forgets those whose time is over and has members told. Gives the time until the next one's is.
     pub(crate) async fn tick(&self) -> Result<Option<Duration>> {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let mut changed: HashSet<RoomNid> = std::mem::take(&mut *self.untold.lock());
         let mut next = None;
         self.rooms.lock().retain(|room, typists| {

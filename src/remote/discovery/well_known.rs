@@ -66,7 +66,7 @@ impl WellKnown {
 
     /// What a host says.
     pub async fn of(&self, host: &str) -> Delegation {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         if let Some(entry) = self.cache.get(host).await
             && now < entry.until
         {
@@ -76,7 +76,7 @@ impl WellKnown {
         let computed = self.cache.entry_by_ref(host).and_compute_with(|old| async move {
             let old = old.map(moka::Entry::into_value);
             match old {
-                Some(entry) if self.clock.now_ms() < entry.until => Op::Nop,
+                Some(entry) if self.clock.steady_ms() < entry.until => Op::Nop,
                 old => Op::Put(self.read(host, old).await),
             }
         });
@@ -88,7 +88,7 @@ impl WellKnown {
 
     async fn read(&self, host: &str, old: Option<Entry>) -> Entry {
         let read = tokio::time::timeout(PATIENCE, self.fetch(host)).await.unwrap_or(Err(Failure::TimedOut(PATIENCE)));
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         match read {
             Ok((authority, lifetime)) => {
                 tracing::debug!(host, %authority, "delegated");

@@ -158,7 +158,7 @@ impl Gate {
     pub async fn weigh(&self, from: IpAddr, bytes: u64) -> Result<()> {
         let scale = self.scales.get_with(network(from), Arc::default);
         let wait = {
-            let now = self.clock.now_ms().saturating_mul(1000);
+            let now = self.clock.steady_ms().saturating_mul(1000);
             let mut due = scale.lock();
             let next = (*due).max(now).saturating_add(bytes.saturating_mul(1_000_000) / BYTES);
             let wait = Duration::from_micros(next.saturating_sub(now).saturating_sub(BURST * 1_000_000 / BYTES));
@@ -215,7 +215,7 @@ impl Gate {
 
     /// Counts a request; whether there were too many of late.
     fn is_hasty(&self, guest: &Guest) -> bool {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let window = u64::try_from(self.settings.window.as_millis()).unwrap_or(u64::MAX);
         let mut counted = guest.window.lock();
         if now.saturating_sub(counted.0) >= window {
@@ -290,6 +290,20 @@ mod tests {
         drop(gate.enter(server, Errand::Asks).await.unwrap());
         // The next was delayed in any case; the place was free again by then.
         assert!(begun.elapsed() >= Duration::from_millis(500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_makes_nobody_hasty() {
+        let clock = Clock::new();
+        let settings = Settings { sleep_limit: 1, ..Settings::default() };
+        let gate = Arc::new(Gate::new(settings, clock.clone(), Supervisor::new()));
+        let (server, address) = (server_name!("one.org"), "192.0.2.1".parse().unwrap());
+        gate.weigh(address, BURST).await.unwrap();
+        assert_eq!(gate.enter(server, Errand::Asks).await.unwrap().delay(), None);
+        clock.set_back_ms(3_600_000);
+        clock.advance_ms(60_000);
+        gate.weigh(address, BURST).await.unwrap();
+        assert_eq!(gate.enter(server, Errand::Asks).await.unwrap().delay(), None, "another window");
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ impl Presence {
         if !self.settings.enabled || check_state(&said.presence).is_err() {
             return Ok(());
         }
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let status = said.status.filter(|s| !s.is_empty() && s.len() <= MAX_STATUS);
         let changed = {
             let mut users = self.users.lock();
@@ -52,7 +52,7 @@ impl Presence {
     /// How a user of ours is, as other servers are told; `None` if that is not known.
     #[must_use]
     pub fn for_server(&self, user: UserNid) -> Option<Value> {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let users = self.users.lock();
         let state = users.get(&user).filter(|state| !state.remote)?;
         let mut content = state.content(now, &self.settings);

@@ -185,12 +185,12 @@ impl Theirs {
     }
 
     pub fn may_ask(&self, server: &OwnedServerName) -> bool {
-        self.asked.get(server).is_none_or(|asked| asked.until <= self.clock.now_ms())
+        self.asked.get(server).is_none_or(|asked| asked.until <= self.clock.steady_ms())
     }
 
     /// The same for who wants keys that hold longer than those we have.
     pub fn may_ask_again(&self, server: &OwnedServerName) -> bool {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let few = |(first, count): (u64, u32)| count < OFTEN && now < first.saturating_add(AGAIN);
         self.may_ask(server) || self.asked.get(server).is_some_and(|asked| few(asked.tries))
     }
@@ -201,7 +201,7 @@ impl Theirs {
         if !wanted.for_request || !self.asked.contains_key(&wanted.server) {
             return false;
         }
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         let sought = self.sought.get_with(wanted.server.clone(), Arc::default);
         let mut sought = sought.lock();
         if sought.since.saturating_add(AGAIN) <= now {
@@ -256,7 +256,7 @@ impl Theirs {
                 got = Ok(());
             }
         }
-        let (now, before) = (self.clock.now_ms(), self.asked.get(server));
+        let (now, before) = (self.clock.steady_ms(), self.asked.get(server));
         let recent = before.map(|a| a.tries).filter(|(first, _)| first.saturating_add(AGAIN) > now);
         let tries = recent.map_or((now, 1), |(first, count)| (first, count + 1));
         let asked = match got {

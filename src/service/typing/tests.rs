@@ -66,6 +66,16 @@ async fn it_begins_ends_and_runs_out() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_keeps_nobody_typing() {
+    let w = world().await;
+    w.set("a", true, Some(30_000)).await.unwrap();
+    w.clock.set_back_ms(3_600_000);
+    w.clock.advance_ms(30_001);
+    w.typing.tick().await.unwrap();
+    assert_eq!(w.typing.users(w.house.room.nid), Vec::<OwnedUserId>::new());
+}
+
+#[tokio::test]
 async fn nobody_types_for_hours() {
     let w = world().await;
     w.set("a", true, Some(u64::MAX)).await.unwrap();
