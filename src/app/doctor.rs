@@ -246,6 +246,11 @@ fn doors(config: &Config, running: bool) -> Vec<Finding> {
         let (names, days) = (one.names.join(", "), (one.not_after - now) / 86_400);
         let what = format!("{} ({names}): {days} days left", one.label);
         found.push(match one.not_after - now {
+            _ if now < one.not_before => bad(
+                "certificates",
+                format!("{} ({names}) does not hold yet", one.label),
+                "Put one there that does, or look whether the clock is right.",
+            ),
             ..=0 => bad("certificates", format!("{} ({names}) has run out", one.label), RENEW),
             1..SOON => odd("certificates", what, RENEW),
             _ => fine("certificates", what),

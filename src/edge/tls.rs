@@ -52,6 +52,8 @@ pub struct CertificateInfo {
     /// The names it is for.
     pub names: Vec<String>,
     /// Seconds since the epoch.
+    pub not_before: i64,
+    /// Seconds since the epoch.
     pub not_after: i64,
     /// Where it comes from.
     pub source: Source,
@@ -140,6 +142,7 @@ impl Certificates {
         let info = |(label, c): (&String, &Certificate)| CertificateInfo {
             label: label.clone(),
             names: c.names.clone(),
+            not_before: c.not_before,
             not_after: c.not_after,
             source: c.source,
         };

@@ -47,6 +47,34 @@ async fn it_says_what_stands_in_the_way() {
 }
 
 #[tokio::test]
+async fn certificates_that_clients_refuse_are_told() {
+    let home = Installation::generate("localhost").await;
+    let at = pebble::free();
+    home.add(&format!(
+        "trusted_key_servers: []\nedge:\n  listen: {{http: false, https: '{at}', federation: false}}\n  certificates: \
+         [{{cert: own.crt, key: own.key}}]\n"
+    ));
+    for (from, to, wrong) in
+        [(2019, 2020, Some("has run out")), (2999, 3000, Some("does not hold yet")), (2019, 2999, None)]
+    {
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 3, 1);
+        params.not_after = rcgen::date_time_ymd(to, 3, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        home.write("own.crt", &params.self_signed(&key).unwrap().pem());
+        home.write("own.key", &key.serialize_pem());
+        let said = home.run("doctor", &[]).await;
+        match wrong {
+            Some(why) => {
+                let said = said.unwrap_err();
+                assert!(said.contains("BAD  certificates  own.crt (localhost)") && said.contains(why), "{said}");
+            }
+            None => assert!(said.as_ref().unwrap().contains("days left"), "{said:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn it_looks_at_postgresql_without_a_write() {
     let port = pebble::free().port();
     let Some(database) = Cluster::start_on(port).await else { return };
