@@ -10,7 +10,7 @@ use hearth_base::Error as Told;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
         TRANSFER_ENCODING, UPGRADE,
     },
     uri::{Authority, PathAndQuery, Scheme},
@@ -156,6 +156,7 @@ impl Upstream {
             .ok()?;
         head.version = Version::HTTP_11;
         end_of_hop(&mut head.headers, upgrading);
+        join_cookies(&mut head.headers);
         // hyper would leave a body of unknown length out of a GET or HEAD, unless it is told that there is one.
         let is_open = !body.is_end_stream() && body.size_hint().exact().is_none();
         if is_open && !head.headers.contains_key(CONTENT_LENGTH) {
@@ -202,6 +203,16 @@ fn end_of_hop(headers: &mut HeaderMap, upgrading: bool) {
     if let Some(upgrade) = upgrade.filter(|_| upgrading) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, upgrade);
+    }
+}
+
+/// By HTTP/2 each cookie may have a line of its own; by HTTP/1 there is one for all (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(line) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, line);
     }
 }
 

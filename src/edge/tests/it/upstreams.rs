@@ -71,8 +71,10 @@ async fn requests_are_passed_on_with_their_caller() {
 
     let client = front.client("https", true);
     let url = format!("https://chat.example.com:{}/hooks/x", front.at("https").port());
-    let told: Value = serde_json::from_str(&client.get(url).send().await.unwrap().text().await.unwrap()).unwrap();
+    let asked = client.get(url).header("cookie", "a=1").header("cookie", "b=2");
+    let told: Value = serde_json::from_str(&asked.send().await.unwrap().text().await.unwrap()).unwrap();
     assert_eq!(told["headers"]["x-forwarded-proto"], "https");
+    assert_eq!(told["headers"]["cookie"], "a=1; b=2", "in one line, as HTTP/1 has it");
     assert!(told["headers"]["host"].as_str().unwrap().starts_with("chat.example.com"));
 }
 
