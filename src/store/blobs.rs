@@ -10,13 +10,13 @@
 
 use std::{
     fmt,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64},
     },
     time::{Duration, UNIX_EPOCH},
@@ -92,25 +92,38 @@ struct Inner {
     /// Held for reading from the moment a blob may be taken over as it is until its row is committed, and for
     /// writing while an unreferred blob goes: so none goes that somebody is about to refer to.
     keeping: Arc<RwLock<()>>,
+    /// Held as long as the folder is ours alone: another process, with another database, would take away what is not in it.
+    lock: OnceLock<File>,
 }
 
 impl Blobs {
     /// Opens the folder, makes what is missing, and removes drafts that a crash left behind.
     ///
     /// # Errors
-    /// One sentence for the operator if the folder cannot be made or written.
+    /// One sentence for the operator if the folder cannot be made or written, or another process has it.
     pub async fn open(root: &Path) -> Result<Self> {
         let (blobs, tmp) = (root.join("blobs"), root.join("tmp"));
         let at = root.to_owned();
         let (drafts, direct) = (AtomicU64::new(0), AtomicBool::new(true));
-        let inner = Inner { blobs, tmp, drafts, direct, keeping: Arc::default() };
-        let inner = blocking(move || inner.prepare(&at).map(|()| inner)).await.map_err(|e| {
-            Error::unavailable(
+        let inner = Inner { blobs, tmp, drafts, direct, keeping: Arc::default(), lock: OnceLock::new() };
+        let inner = blocking(move || inner.prepare(&at).map(|()| inner)).await.map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => Error::broken(format!(
+                "the media folder {} is in use by another hearth; stop that one first, or name another by media_store_path",
+                root.display()
+            )),
+            _ => Error::unavailable(
                 format!("cannot use the media folder {}: check that it belongs to this user", root.display()),
                 e,
-            )
+            ),
         })?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Lets another process have the folder. For the end, when nobody writes any more.
+    pub(crate) fn release(&self) {
+        if let Some(lock) = self.inner.lock.get() {
+            let _ = lock.unlock();
+        }
     }
 
     /// Begins a blob.
@@ -218,6 +231,14 @@ impl Inner {
         for folder in [root, &self.blobs, &self.tmp] {
             made |= !folder.is_dir();
             fs::create_dir_all(folder)?;
+        }
+        // The folder itself is locked, so that there is no file more in it.
+        let lock = File::open(&self.blobs)?;
+        match lock.try_lock() {
+            Ok(()) => drop(self.lock.set(lock)),
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            // Some network file systems have no locks; that is no reason not to keep media there.
+            Err(TryLockError::Error(_)) => {}
         }
         for shard in 0..=255u8 {
             match fs::create_dir(self.blobs.join(format!("{shard:02x}"))) {

@@ -285,6 +285,9 @@ impl Store {
         if let Some(lock) = &self.inner.lock {
             let _ = lock.unlock();
         }
+        if let Some(blobs) = &self.inner.blobs {
+            blobs.release();
+        }
     }
 
     /// Checks that the database answers.

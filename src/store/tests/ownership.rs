@@ -1,11 +1,13 @@
 //! A database that is not ours is refused with one sentence, and nothing is written to it.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use bytes::Bytes;
+use hearth_base::tasks::Supervisor;
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::Disk;
-use crate::db::Engine;
+use crate::{Store, db::Engine};
 
 async fn made_by(sql: &'static str, disk: &Disk) {
     let Engine::Sqlite { path } = &disk.engine else { unreachable!() };
@@ -90,6 +92,25 @@ super::on_both! {
         assert!(e.to_string().contains("in use by another hearth"), "{e}");
         open.close().await;
         disk.open().await.close().await;
+    }
+
+    async fn one_process_a_media_folder(disk) {
+        let open = disk.open().await;
+        let mut draft = open.store.blobs().unwrap().draft();
+        draft.push(Bytes::from_static(b"on its way")).await.unwrap();
+        // Another database knows nothing of these media, and would have them swept.
+        let other = Disk::sqlite();
+        let mut settings = other.settings();
+        settings.media = disk.settings().media;
+        let Err(e) = Store::open(&settings, &Supervisor::new()).await else { panic!("opened twice") };
+        assert!(e.to_string().contains("media folder") && e.to_string().contains("media_store_path"), "{e}");
+        draft.finish().await.unwrap();
+        open.close().await;
+        let supervisor = Supervisor::new();
+        let store = Store::open(&settings, &supervisor).await.unwrap();
+        store.close().await;
+        drop(store);
+        assert!(supervisor.stop(Duration::from_secs(10)).await);
     }
 }
 
