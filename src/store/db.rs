@@ -134,6 +134,16 @@ pub fn failed(e: sqlx::Error) -> Error {
     if passing { Error::unavailable("database", e) } else { Error::fault("database", e) }
 }
 
+/// How long a connection that works takes to say so, at most.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Asks a connection whether it works. Nobody says no where a host has gone without a word, and the system would wait for it
+/// for a quarter of an hour.
+pub(crate) async fn ask(connection: &mut sqlx::PgConnection) -> sqlx::Result<()> {
+    let answer = tokio::time::timeout(ANSWER, sqlx::Connection::ping(connection)).await;
+    answer.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
 /// Readers of SQLite beside the one writer.
 const SQLITE_READERS: u32 = 4;
 /// Prepared statements kept by a connection; more than we have.
@@ -266,7 +276,7 @@ impl Db {
                 for _ in 0..pool.options().get_max_connections() {
                     let mut connection = away.acquire(pool).await?;
                     connection.close_on_drop();
-                    if sqlx::Connection::ping(&mut *connection).await.is_ok() {
+                    if ask(&mut connection).await.is_ok() {
                         return Ok(Session::Postgres(connection));
                     }
                 }

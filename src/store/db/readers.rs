@@ -11,7 +11,7 @@ use hearth_base::{Error, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Slot, OwnedMappedMutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
-use super::{HasSession, Pools, Session, failed};
+use super::{HasSession, Pools, Session, ask, failed};
 
 /// A connection of PostgreSQL that was not used for so long is asked whether it still is one.
 const IDLE: Duration = Duration::from_secs(1);
@@ -112,7 +112,14 @@ impl Readers {
         let mut held = self.slots.get(slot).ok_or_else(lacking)?.clone().lock_owned().await;
         let good = whole
             && match &mut *held {
-                Some(Session::Postgres(c)) => surely_good || sqlx::Connection::ping(&mut **c).await.is_ok(),
+                Some(Session::Postgres(c)) => {
+                    let answers = surely_good || ask(c).await.is_ok();
+                    if !answers {
+                        // The pool would ask again, and wait.
+                        c.close_on_drop();
+                    }
+                    answers
+                }
                 Some(Session::Sqlite(_)) => true,
                 None => false,
             };

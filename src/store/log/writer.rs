@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Store,
-    db::{HasSession as _, Later, Session},
+    db::{HasSession as _, Later, Session, ask},
     events::{Append, Appended, append_all},
     intern::{Settled, store_pending},
     rooms::{Room, Written},
@@ -229,7 +229,7 @@ impl Writer {
         let mut session = self.session.take_if(|session| session.is_postgres())?;
         if used.elapsed() >= FRESH
             && let Session::Postgres(c) = &mut session
-            && let Err(e) = sqlx::Connection::ping(&mut **c).await
+            && let Err(e) = ask(c).await
         {
             tracing::warn!(error = %e, "the writer's connection is lost; opening another");
             self.store.inner.db.doubt();

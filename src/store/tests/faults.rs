@@ -239,6 +239,8 @@ const PASS: u8 = 0;
 const COMMIT: u8 = 1;
 /// The answer to the next commit does not reach us.
 const ANSWER: u8 = 2;
+/// Nothing more passes, and nobody says so: a host that is gone.
+const SILENT: u8 = 3;
 /// What is written by [`write_at_once`] begins so.
 const AT_ONCE: &str = "ATONCE";
 
@@ -275,6 +277,12 @@ async fn relay(us: UnixStream, them: UnixStream, lose: Arc<AtomicU8>) {
         tokio::select! {
             n = from_us.read(&mut ours) => {
                 let Ok(n @ 1..) = n else { return };
+                let mut was_silent = false;
+                while lose.load(Ordering::SeqCst) == SILENT {
+                    was_silent = true;
+                    tokio::time::sleep(Duration::from_millis(25)).await;
+                }
+                if was_silent { return }
                 if ours[..n].windows(6).any(|w| w == b"COMMIT" || w == AT_ONCE.as_bytes()) {
                     match lose.swap(PASS, Ordering::SeqCst) {
                         COMMIT => return,
@@ -291,6 +299,33 @@ async fn relay(us: UnixStream, them: UnixStream, lose: Arc<AtomicU8>) {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_postgres_that_falls_silent_is_not_waited_for_by_everybody() {
+    let Some((disk, between)) = behind_a_relay().await else { return };
+    let open = disk.open().await;
+    let user = open.user("alice").await;
+    open.write(user, "before").await.unwrap();
+    open.store.ping().await.unwrap();
+    between.lose.store(SILENT, Ordering::SeqCst);
+    // A connection that was used just now is not asked first.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let begun = Instant::now();
+    let (written, read) = tokio::join!(open.write(user, "first"), open.store.ping());
+    assert_eq!((written.unwrap_err().status().as_u16(), read.unwrap_err().status().as_u16()), (503, 503));
+    assert!(begun.elapsed() < Duration::from_secs(40), "waited for {:?}", begun.elapsed());
+    let begun = Instant::now();
+    for _ in 0..10 {
+        let (written, read) = tokio::join!(open.write(user, "later"), open.store.ping());
+        assert!(written.is_err() && read.is_err());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "waited for {:?}", begun.elapsed());
+    between.lose.store(PASS, Ordering::SeqCst);
+    soon("it is found back", async || open.store.ping().await.is_ok()).await;
+    soon("writing goes on", async || open.write(user, "after").await.is_ok()).await;
+    assert_eq!(open.read(user).await.as_deref(), Some("after"));
+    open.close().await;
 }
 
 async fn behind_a_relay() -> Option<(Disk, Between)> {
