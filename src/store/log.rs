@@ -73,6 +73,8 @@ pub enum Change {
     DeviceList {
         /// Whose.
         user: UserNid,
+        /// Of one of the devices, and not of the cross-signing keys.
+        device: bool,
     },
     /// What a user alone sees of keys changed: their user-signing key, or their signatures on keys of others.
     OwnKeys {
@@ -197,9 +199,10 @@ impl From<&Logged> for LogRow {
                 row.user = Some(user.0);
                 row.extra = Some(kind.to_string());
             }
-            Change::DeviceList { user } => {
+            Change::DeviceList { user, device } => {
                 row.kind = 4;
                 row.user = Some(user.0);
+                row.extra = device.then(|| crate::outbox::DEVICE.to_owned());
             }
             Change::OwnKeys { user } => {
                 row.kind = 9;

@@ -21,6 +21,9 @@ pub(crate) const RELAY: &str = "relay";
 /// What it says beside one of ours that another server tells the others.
 pub(crate) const TOLD: &str = "told";
 
+/// What it says of a change of a user's keys that is one of a device.
+pub(crate) const DEVICE: &str = "device";
+
 /// How far a server is that is behind.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Cursor {
@@ -52,6 +55,8 @@ pub enum Owed {
     Devices {
         /// Whose.
         user: UserNid,
+        /// Of one of the devices, and not of the cross-signing keys.
+        device: bool,
     },
     /// A room in which servers were of which we did not know.
     Met {
@@ -181,7 +186,9 @@ impl Store {
                     let servers = r.extra.and_then(|extra| serde_json::from_str(&extra).ok()).unwrap_or_default();
                     Owed::Met { room: RoomNid(room), servers }
                 }
-                (4, _, Some(user), _) => Owed::Devices { user: UserNid(user) },
+                (4, _, Some(user), _) => {
+                    Owed::Devices { user: UserNid(user), device: r.extra.as_deref() == Some(DEVICE) }
+                }
                 _ => return None,
             };
             Some((StreamPos(r.pos), owed))

@@ -35,6 +35,7 @@ use super::servers::Servers;
 use crate::{keys::Keys, presence::Presence, typing::Typing};
 
 pub mod carrier;
+mod devices;
 mod hear;
 mod load;
 mod peer;
@@ -118,7 +119,7 @@ struct Heard {
 #[derive(Clone, Debug)]
 enum Item {
     Event(Arc<StoredEvent>),
-    Devices(UserNid),
+    Devices(devices::Changed),
     Receipt(RoomNid, UserNid),
     /// Servers in a room of which we did not know.
     Met(RoomNid, Arc<[OwnedServerName]>),

@@ -84,7 +84,7 @@ impl Notifier {
                     }
                 }
             }
-            Change::DeviceList { user } => {
+            Change::DeviceList { user, .. } => {
                 self.last_device_list.fetch_max(pos, Ordering::AcqRel);
                 self.tell_sharers(*user);
             }

@@ -8,10 +8,15 @@ use hearth_base::{
     ids::{StreamPos, UserNid},
 };
 
-use crate::{Store, db::Ints, fetch_all, fetch_optional, later, log::Tx, sql};
+use crate::{Store, db::Ints, fetch_all, fetch_optional, later, log::Tx, outbox::DEVICE, sql};
 
 const NOTE_CHANGE: &str = "INSERT INTO device_changes (user_nid, device_id, pos, prev) VALUES ($1, $2, $3, COALESCE((SELECT MAX(pos) FROM device_changes WHERE user_nid = $1 AND device_id <> ''), 0)) ON CONFLICT (user_nid, device_id) DO UPDATE SET pos = excluded.pos, prev = excluded.prev";
 const NEWEST_CHANGE: &str = "SELECT user_nid, device_id, pos, prev FROM device_changes WHERE user_nid = $1 AND device_id <> '' ORDER BY pos DESC LIMIT 1";
+
+const CHANGE_BEFORE: &str = "SELECT pos FROM log WHERE pos < $1 AND pos > $2 AND kind = 4 AND user_nid = $3 AND extra = $4 ORDER BY pos DESC LIMIT 1";
+
+/// How far the log is looked through for a change.
+const FAR: i64 = 200_000;
 
 /// A change of a device of ours, as other servers are told of it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -44,6 +49,18 @@ impl Store {
     pub async fn newest_device_change(&self, user: UserNid) -> Result<Option<DeviceChange>> {
         fetch_optional!(&mut self.read().await?, DeviceChange, NEWEST_CHANGE, user.0)
     }
+
+    /// The last change of a user's devices before a position, also if a later one replaced it; `None` if the log does not
+    /// tell.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn device_change_before(&self, user: UserNid, pos: StreamPos) -> Result<Option<StreamPos>> {
+        let far = pos.0.saturating_sub(FAR);
+        let row: Option<(i64,)> =
+            fetch_optional!(&mut self.read().await?, (i64,), CHANGE_BEFORE, pos.0, far, user.0, DEVICE)?;
+        Ok(row.map(|(pos,)| StreamPos(pos)))
+    }
 }
 
 impl Tx {
@@ -68,7 +85,7 @@ impl Tx {
     }
 
     async fn note_change(&mut self, user: UserNid, device: &str) -> Result<()> {
-        let pos = self.note_device_list(user).await?;
+        let pos = self.note_list(user, !device.is_empty()).await?;
         later!(self, NOTE_CHANGE, user.0, device, pos.0)
     }
 }

@@ -84,7 +84,7 @@ impl Recent {
     pub(super) fn note(&self, inner: &Inner, changes: &[Logged]) {
         for logged in changes {
             let news = match &logged.change {
-                Change::DeviceList { user } => Ok(News::Keys(*user)),
+                Change::DeviceList { user, .. } => Ok(News::Keys(*user)),
                 Change::OwnKeys { user } => Ok(News::Own(*user)),
                 Change::Whole { room, .. } => Ok(News::Whole(*room)),
                 // Seldom, and whoever stands before this asks the tables.
@@ -169,7 +169,12 @@ impl Tx {
     /// # Errors
     /// If the database fails.
     pub async fn note_device_list(&mut self, user: UserNid) -> Result<StreamPos> {
-        let pos = self.log(Change::DeviceList { user });
+        self.note_list(user, false).await
+    }
+
+    /// The same; or, of one of our devices, as a link of the chain that other servers are told.
+    pub(super) async fn note_list(&mut self, user: UserNid, device: bool) -> Result<StreamPos> {
+        let pos = self.log(Change::DeviceList { user, device });
         later!(self, NOTE, user.0, pos.0)?;
         Ok(pos)
     }

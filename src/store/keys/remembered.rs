@@ -36,7 +36,7 @@ impl Memory {
     /// Hears of a commit before anybody who waits for it.
     pub(crate) fn published(&self, inner: &Inner, changes: &[Logged]) {
         for logged in changes {
-            if let Change::DeviceList { user } | Change::OwnKeys { user } = &logged.change {
+            if let Change::DeviceList { user, .. } | Change::OwnKeys { user } = &logged.change {
                 self.users.invalidate(user);
             }
         }

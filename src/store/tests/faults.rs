@@ -66,7 +66,7 @@ on_both! {
         let failing = open.store.write(move |tx| {
             Box::pin(async move {
                 tx.put_account_data(user, None, "m.test", Some("{\"text\":\"after\"}")).await?;
-                tx.log(Change::DeviceList { user });
+                tx.log(Change::DeviceList { user, device: true });
                 Err::<(), _>(Error::forbidden("no"))
             })
         });

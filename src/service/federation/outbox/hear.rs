@@ -22,6 +22,7 @@ use crate::typing;
 
 use super::{
     Item, Outbox,
+    devices::Changed,
     load::{outsider, target},
     peer::News,
 };
@@ -38,7 +39,7 @@ impl Outbox {
     pub fn on_change(&self, logged: &Logged) {
         let item = match &logged.change {
             Change::Event(event) => self.concerns_others(event).then(|| Item::Event(event.clone())),
-            Change::DeviceList { user } => Some(Item::Devices(*user)),
+            Change::DeviceList { user, device } => Some(Item::Devices(Changed { user: *user, device: *device })),
             Change::Whole { room, met } => (!met.is_empty()).then(|| Item::Met(*room, met.clone())),
             Change::Receipt { room, user } => {
                 (!self.servers.is_ours_alone(*room)).then_some(Item::Receipt(*room, *user))
@@ -116,7 +117,7 @@ impl Outbox {
         for (pos, item) in items {
             match item {
                 Item::Event(event) => self.event(pos, &event).await?,
-                Item::Devices(user) => self.devices(pos, user).await?,
+                Item::Devices(changed) => self.devices(pos, changed).await?,
                 Item::Receipt(room, user) => self.receipt(pos, room, user).await?,
                 Item::Met(room, servers) => self.met(pos, room, &servers).await?,
             }
@@ -135,7 +136,7 @@ impl Outbox {
                 }
                 Ok(())
             }
-            Owed::Devices { user } => self.devices(pos, user).await,
+            Owed::Devices { user, device } => self.devices(pos, Changed { user, device }).await,
             Owed::Met { room, servers } => self.met(pos, room, &servers).await,
         }
     }
@@ -202,10 +203,10 @@ impl Outbox {
         Ok(())
     }
 
-    pub(super) async fn devices(self: &Arc<Self>, pos: StreamPos, user: UserNid) -> Result<()> {
-        if self.is_ours(user).await? {
-            for server in self.servers.of_user(user).await? {
-                self.push(&server, pos, News::Device, self.now_ms());
+    pub(super) async fn devices(self: &Arc<Self>, pos: StreamPos, changed: Changed) -> Result<()> {
+        if self.is_ours(changed.user).await? {
+            for server in self.servers.of_user(changed.user).await? {
+                self.push(&server, pos, News::Device(changed), self.now_ms());
             }
         }
         Ok(())

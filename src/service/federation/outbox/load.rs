@@ -10,13 +10,14 @@ use hearth_base::{
     Doing, Result,
     ids::{EventNid, RoomNid, StreamPos, UserNid},
 };
-use hearth_store::{events::StoredEvent, keys::changes::DeviceChange, outbox::Owed};
+use hearth_store::{events::StoredEvent, outbox::Owed};
 use ruma::{OwnedUserId, UserId, events::TimelineEventType};
 use serde_json::{Value, json, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use super::{
     Outbox, Transaction,
+    devices::Changed,
     peer::{Behind, News, Peer, Soft},
     share::Share,
 };
@@ -50,13 +51,15 @@ pub(super) struct Load {
 
 /// What of the log goes into a transaction.
 #[derive(Debug, Default)]
-struct Durable {
+pub(super) struct Durable {
     share: Share,
     events: Vec<EventNid>,
-    /// Positions of device changes.
-    devices: Vec<StreamPos>,
+    /// Device changes, in the order of the log.
+    pub(super) devices: Vec<(StreamPos, Changed)>,
+    /// The log does not reach back to here, where the server stands.
+    pub(super) after: Option<StreamPos>,
     /// Users whose newest device change is to be told.
-    newest: Vec<UserNid>,
+    pub(super) newest: Vec<UserNid>,
     news: usize,
     upto: Option<StreamPos>,
 }
@@ -80,7 +83,7 @@ impl Durable {
     fn add(&mut self, pos: StreamPos, news: &News) {
         match news {
             News::Event(nid) => self.events.push(*nid),
-            News::Device => self.devices.push(pos),
+            News::Device(changed) => self.devices.push((pos, *changed)),
             News::Newest(user) => self.newest.push(*user),
         }
     }
@@ -127,9 +130,7 @@ impl Outbox {
                 peer.pending.lock().to_device = false;
             }
         }
-        for change in self.changes(&durable).await? {
-            edus.extend(self.device_edu(&change).await?);
-        }
+        edus.extend(self.device_edus(&durable).await?);
         // Content that is there once only makes an id that says so, and is the same again after a restart.
         let once = !edus.is_empty() || !durable.events.is_empty();
         edus.extend(self.soft_edus(&soft, EDUS.saturating_sub(edus.len())).await?);
@@ -185,11 +186,12 @@ impl Outbox {
     async fn without_log(&self, peer: &Peer, after: StreamPos, share: Share) -> Result<Durable> {
         let upto = self.store.head();
         let events = self.store.newest_for(peer.name.as_str(), self.name.as_str(), after).await?;
-        let mut durable = Durable { upto: Some(upto), ..Durable::new(share) };
+        let mut durable = Durable { upto: Some(upto), after: Some(after), ..Durable::new(share) };
         let mut devices = Vec::new();
         for change in self.store.device_changes_at(&self.store.device_changes_since(after, 10_000).await?).await? {
-            if self.servers.of_user(UserNid(change.user_nid)).await?.contains(&peer.name) {
-                devices.push(StreamPos(change.pos));
+            let changed = Changed { user: UserNid(change.user_nid), device: !change.device_id.is_empty() };
+            if self.servers.of_user(changed.user).await?.contains(&peer.name) {
+                devices.push((StreamPos(change.pos), changed));
             }
         }
         // More rooms than fit are rooms of which it hears with the next event in them.
@@ -202,7 +204,7 @@ impl Outbox {
         // What does not fit keeps the cursor where it is: device lists are never lost.
         let fit = share.of(DEVICES);
         if devices.len() > fit || (share.is_alone() && !devices.is_empty()) {
-            durable.upto = devices.get(fit - 1).copied();
+            durable.upto = devices.get(fit - 1).map(|(pos, _)| *pos);
             devices.truncate(fit);
         }
         durable.devices = devices;
@@ -241,62 +243,11 @@ impl Outbox {
                 Ok(newest.map(News::Event))
             }
             Owed::Met { .. } => Ok(None),
-            Owed::Devices { user } => {
+            Owed::Devices { user, device } => {
                 let shares = self.is_ours(user).await? && self.servers.of_user(user).await?.contains(&peer.name);
-                Ok(shares.then_some(News::Device))
+                Ok(shares.then_some(News::Device(Changed { user, device })))
             }
         }
-    }
-
-    async fn changes(&self, durable: &Durable) -> Result<Vec<DeviceChange>> {
-        let mut changes = Vec::new();
-        if !durable.devices.is_empty() {
-            changes = self.store.device_changes_at(&durable.devices).await?;
-        }
-        for user in &durable.newest {
-            if let Some(change) = self.store.newest_device_change(*user).await?
-                && !changes.contains(&change)
-            {
-                changes.push(change);
-            }
-        }
-        Ok(changes)
-    }
-
-    /// `m.device_list_update`, or `m.signing_key_update`.
-    async fn device_edu(&self, change: &DeviceChange) -> Result<Option<Box<RawValue>>> {
-        let nid = UserNid(change.user_nid);
-        let user = self.store.user_id(nid).await?;
-        if change.device_id.is_empty() {
-            let shown = self.keys.devices_for_server(&user).await;
-            // An account that is gone has no keys.
-            let Ok(shown) = shown else { return Ok(None) };
-            let mut content = json!({"user_id": user});
-            for (name, key) in [("master_key", shown.master_key), ("self_signing_key", shown.self_signing_key)] {
-                if let Some(key) = key {
-                    content[name] = serde_json::from_str(key.get()).doing("reading a stored key")?;
-                }
-            }
-            return edu("m.signing_key_update", &content).map(Some);
-        }
-        let shown = self.keys.device_for_server(nid, &change.device_id).await?;
-        let prev: Vec<i64> = [change.prev].into_iter().filter(|prev| *prev > 0).collect();
-        let mut content = json!({
-            "user_id": user,
-            "device_id": change.device_id,
-            "stream_id": change.pos,
-            "prev_id": prev,
-            "deleted": shown.is_none(),
-        });
-        if let Some(shown) = shown {
-            if let Some(keys) = shown.keys {
-                content["keys"] = serde_json::from_str(keys.get()).doing("reading a stored key")?;
-            }
-            if let Some(name) = shown.name {
-                content["device_display_name"] = Value::String(name);
-            }
-        }
-        edu("m.device_list_update", &content).map(Some)
     }
 
     /// Typing, presence and receipts, as they are now.
@@ -375,19 +326,19 @@ fn raw(json: &str) -> Option<Box<RawValue>> {
     RawValue::from_string(json.to_owned()).ok()
 }
 
-fn edu(edu_type: &str, content: &Value) -> Result<Box<RawValue>> {
+pub(super) fn edu(edu_type: &str, content: &Value) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(&json!({"edu_type": edu_type, "content": content})).doing("writing an EDU")
 }
 
 /// An id that follows from the content, so that whoever has seen the transaction recognises it.
-fn named_by_content(events: &[Arc<StoredEvent>], devices: &[StreamPos], edus: &[Box<RawValue>]) -> String {
+fn named_by_content(events: &[Arc<StoredEvent>], devices: &[(StreamPos, Changed)], edus: &[Box<RawValue>]) -> String {
     let mut hash = Sha256::new();
     for event in events {
         hash.update(event.event_id().as_bytes());
         hash.update([0]);
     }
     // Keys may be again what they were before.
-    for pos in devices {
+    for (pos, _) in devices {
         hash.update(pos.0.to_be_bytes());
     }
     for edu in edus {

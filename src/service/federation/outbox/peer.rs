@@ -6,7 +6,7 @@ use hearth_base::ids::{EventNid, RoomNid, StreamPos, UserNid};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedUserId};
 
-use super::share::Disliked;
+use super::{devices::Changed, share::Disliked};
 
 /// News kept in memory for a server; beyond, it is behind and reads the log.
 const NEWS: usize = 400;
@@ -18,7 +18,7 @@ const SOFT: usize = 500;
 pub(super) enum News {
     Event(EventNid),
     /// The device change made at this position.
-    Device,
+    Device(Changed),
     /// The newest device change of a user whom the server may meet for the first time.
     Newest(UserNid),
 }
@@ -191,18 +191,19 @@ mod tests {
     #[test]
     fn too_much_news_stays_in_the_log() {
         let mut pending = Pending::default();
+        let device = News::Device(Changed { user: UserNid(1), device: true });
         for n in 10..10 + NEWS as i64 {
-            pending.push(StreamPos(n), News::Device, 5);
+            pending.push(StreamPos(n), device.clone(), 5);
         }
         assert_eq!((pending.behind, pending.acknowledged()), (None, Some(StreamPos(9))));
-        pending.push(StreamPos(9_000), News::Device, 5);
+        pending.push(StreamPos(9_000), device.clone(), 5);
         let behind = pending.behind.unwrap();
         assert_eq!((behind.pos, behind.newest, behind.since_ms), (StreamPos(9), StreamPos(9_000), 5));
         assert!(pending.news.is_empty() && pending.unsaved);
-        pending.push(StreamPos(9_001), News::Device, 6);
+        pending.push(StreamPos(9_001), device.clone(), 6);
         assert_eq!(pending.behind.unwrap().newest, StreamPos(9_001));
         pending.caught_up(StreamPos(9_001));
-        pending.push(StreamPos(9_001), News::Device, 6);
+        pending.push(StreamPos(9_001), device.clone(), 6);
         assert_eq!(pending.acknowledged(), None, "what was caught up with does not come again");
     }
 }

@@ -450,7 +450,7 @@ async fn device_changes_are_a_chain() {
     run.member(&mut house, "@bob:far.org", "join").await;
     others.until("it knows", |o| !o.got.lock().is_empty()).await;
     let user = device(&house, "alice").await;
-    let hear = |pos| run.outbox.on_change(&Logged { pos, change: Change::DeviceList { user } });
+    let hear = |pos| run.outbox.on_change(&Logged { pos, change: Change::DeviceList { user, device: true } });
     hear(house.store.head());
     others.until("told", |o| o.edus(far(), "m.device_list_update").len() == 1).await;
     house.store.rename_device(user, "DEV".to_owned(), Some("new".to_owned())).await.unwrap();
@@ -465,6 +465,50 @@ async fn device_changes_are_a_chain() {
     assert_eq!(told[2]["prev_id"], json!([told[1]["stream_id"]]));
     assert_eq!(told.iter().map(|t| t["deleted"].as_bool().unwrap()).collect::<Vec<_>>(), [false, false, true]);
     assert!(told[1].get("device_display_name").is_none(), "names are not for others unless that is wanted");
+    run.end().await;
+}
+
+async fn changes(house: &House, user: UserNid, device: &'static str) {
+    let devices = [device.to_owned()];
+    let note = house.store.write(move |tx| Box::pin(async move { tx.note_devices(user, &devices).await }));
+    note.await.unwrap();
+}
+
+/// A server that was away is told of each device once, and sees that it has missed nothing of what it is told.
+#[tokio::test]
+async fn device_changes_are_a_chain_for_who_was_away_too() {
+    let (mut house, others, run) = world().await;
+    run.member(&mut house, "@bob:far.org", "join").await;
+    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    let user = device(&house, "alice").await;
+    let hear = |pos| run.outbox.on_change(&Logged { pos, change: Change::DeviceList { user, device: true } });
+    hear(house.store.head());
+    others.until("told", |o| o.edus(far(), "m.device_list_update").len() == 1).await;
+    others.go_away(far());
+    for round in 0..3 {
+        for device in ["DEV", "OTHER"] {
+            changes(&house, user, device).await;
+            hear(house.store.head());
+        }
+        // More than goes into one transaction comes between.
+        for _ in 0..50 * (round % 2) {
+            changes(&house, user, "BUSY").await;
+            hear(house.store.head());
+        }
+    }
+    others.until("it was tried", |o| o.left_alone.lock().contains_key(far())).await;
+    others.come_back(far());
+    let newest = house.store.newest_device_change(user).await.unwrap().unwrap();
+    let is_told = |o: &Others| o.edus(far(), "m.device_list_update").iter().any(|e| e["stream_id"] == newest.pos);
+    others.until("told of the newest", is_told).await;
+    let told = others.edus(far(), "m.device_list_update");
+    assert!(told.len() < 8, "each device once a transaction: {told:?}");
+    for pair in told.windows(2) {
+        assert_eq!(pair[1]["prev_id"], json!([pair[0]["stream_id"]]), "{told:?}");
+    }
+    for device in ["DEV", "OTHER", "BUSY"] {
+        assert!(told.iter().any(|e| e["device_id"] == device), "{device}: {told:?}");
+    }
     run.end().await;
 }
 
