@@ -428,6 +428,74 @@ async fn who_knocked_hears_of_a_refusal() {
     assert_eq!(membership(&alice, &room, &bob).await, "knock");
 }
 
+/// Whoever may do so answers, also if their server never said a word of the room before.
+#[tokio::test]
+async fn who_knocked_or_was_invited_hears_of_a_refusal_by_others() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, third.user("carol").await);
+    let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+    let room = alice.creates(json!({ "initial_state": rules })).await;
+    alice.invites(&room, &carol).await.good();
+    carol.joins(&room).await.good();
+    let mut levels = alice.reads(&room, "m.room.power_levels", "").await.good();
+    levels["users"][carol.id.as_str()] = json!(50);
+    alice.sets(&room, "m.room.power_levels", "", levels.clone()).await.good();
+    let raised = async {
+        while carol.reads(&room, "m.room.power_levels", "").await.good() != levels {
+            carol.syncs(&format!("timeout=2000&since={}", encoded(&carol.now().await))).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), raised).await.expect("carol never gets any power");
+    let path = format!("{V3}/knock/{}?via={}", encoded(&room), encoded(here.name().as_str()));
+    for what in ["knock", "invite"] {
+        if what == "knock" {
+            bob.post(&path, json!({})).await.good();
+        } else {
+            alice.invites(&room, &bob).await.good();
+        }
+        assert_eq!(seen_as(&carol, &room, &bob, what).await, what);
+        let since = bob.now().await;
+        carol.does_to(&room, "kick", &bob).await.good();
+        hears_of(&bob, &since, &room).await;
+        assert!(bob.syncs("").await["rooms"][what].is_null());
+    }
+}
+
+/// A withdrawal counts once: whoever repeats it says nothing of a new invite.
+#[tokio::test]
+async fn an_old_withdrawal_ends_no_new_invite() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = invited(&alice, "10", &bob).await;
+    let since = bob.now().await;
+    alice.does_to(&room, "kick", &bob).await.good();
+    hears_of(&bob, &since, &room).await;
+    let left = alice.in_room(&room, "state").await.good();
+    let id = state_of(&left, "m.room.member", bob.id.as_str()).unwrap()["event_id"].as_str().unwrap().to_owned();
+    let leave = here.services().store.event_by_id((*id).try_into().unwrap()).await.unwrap().unwrap();
+    let leave: Value = serde_json::from_str(leave.pdu.json()).unwrap();
+    alice.invites(&room, &bob).await.good();
+    let transaction = json!({ "origin": here.name(), "origin_server_ts": here.clock().now_ms(), "pdus": [leave] });
+    here.calls(&there, Method::PUT, "/_matrix/federation/v1/send/again", Some(transaction)).await.good();
+    assert!(bob.syncs("").await["rooms"]["invite"][&room].is_object());
+}
+
+/// What a user is in a room, once somebody there sees it so.
+async fn seen_as(asked: &User, room: &str, whose: &User, wanted: &str) -> String {
+    let seen = async {
+        loop {
+            let since = asked.now().await;
+            let path = format!("state/m.room.member/{}", encoded(whose.id.as_str()));
+            let answer = asked.in_room(room, &path).await;
+            if answer.status == 200 && answer.body["membership"] == wanted {
+                return wanted.to_owned();
+            }
+            asked.syncs(&format!("timeout=2000&since={}", encoded(&since))).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), seen).await.expect("never seen so")
+}
+
 #[tokio::test]
 async fn nobody_else_withdraws_an_invite() {
     let [here, there, third] = Peers::three().await;

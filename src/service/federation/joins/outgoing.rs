@@ -267,7 +267,9 @@ impl Joins {
     }
 
     /// Which of our users an event from outside makes leave, if it can. Whoever's server invited them may say so, or for a
-    /// knock a server that spoke of the room; nothing else can be told from outside.
+    /// knock a server that spoke of the room; and anybody by an event that stands on the invite or knock, whose name
+    /// only those in the room know. Nothing else can be told from outside. What was heard before says nothing of an invite
+    /// that came after it.
     ///
     /// # Errors
     /// If the database fails.
@@ -285,12 +287,15 @@ impl Joins {
         if !matches!(told.membership, MembershipState::Invite | MembershipState::Knock) {
             return Ok(None);
         }
+        if self.store.event_by_id(event.event_id()).await?.is_some() {
+            return Ok(None);
+        }
         let from = event.sender().server_name();
-        let inviter = self.store.event(told.event).await?;
         let spoke = told.stripped.as_deref().map(super::stripped::senders).unwrap_or_default();
-        let known = inviter.is_some_and(|e| e.pdu.sender().server_name() == from)
-            || spoke.iter().any(|u| u.server_name() == from);
-        Ok(known.then_some(nid))
+        let ends = self.store.event(told.event).await?.is_some_and(|ended| {
+            ended.pdu.sender().server_name() == from || event.auth_events().iter().any(|id| id == ended.event_id())
+        });
+        Ok((ends || spoke.iter().any(|u| u.server_name() == from)).then_some(nid))
     }
 }
 
