@@ -55,6 +55,9 @@ pub struct Settings {
     pub public_rooms: bool,
     /// How older history is fetched.
     pub backfill: backfill::Settings,
+    /// How long servers are looked for that let a user into a room, or take a knock or a rejection; who is being asked then
+    /// may still answer.
+    pub searching: Duration,
     /// How the rest of a room's state is fetched.
     pub completion: completion::Settings,
     /// How events are tried again whose gaps could not be filled.
@@ -72,6 +75,7 @@ impl Default for Settings {
             device_names: false,
             public_rooms: false,
             backfill: backfill::Settings::default(),
+            searching: Duration::from_secs(60),
             completion: completion::Settings::default(),
             held: inbox::held::Settings::default(),
         }

@@ -1,10 +1,18 @@
 //! Going into rooms of other servers: through whom, into what, and with answers that lie.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use axum::Router;
+use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::support::{Lie, Peers};
+use super::support::{Lie, Peers, on_the_web};
 use crate::support::{
     Answer, User,
     rooms::{V3, encoded, joined, state_of},
@@ -96,6 +104,42 @@ async fn several_servers_are_tried_and_the_most_telling_answer_is_told() {
     let banning = alice.opens().await;
     alice.does_to(&banning, "ban", &carol).await.good();
     joins_through(&carol, &banning, &[here.name().as_str()]).await.refused(403, "M_FORBIDDEN");
+}
+
+/// However many servers a client names: so many are asked, and for so long.
+#[tokio::test]
+async fn a_search_for_servers_that_let_one_in_has_an_end() {
+    let [here, _] = Peers::two().await;
+    let there = Peers::one(5, |plan| plan.services(|s| s.federation.searching = Duration::from_secs(1))).await;
+    let bob = there.user("bob").await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let refuses = Router::new().fallback(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready((StatusCode::NOT_FOUND, json!({ "errcode": "M_NOT_FOUND", "error": "?" }).to_string()))
+    });
+    let mut via = Vec::new();
+    for last in 20..32 {
+        via.push(on_the_web(last, refuses.clone(), &here).await.replace("https://", ""));
+    }
+    let named: Vec<&str> = via.iter().map(String::as_str).collect();
+    let room = format!("!nowhere:{}", here.name());
+    joins_through(&bob, &room, &named).await.refused(404, "M_NOT_FOUND");
+    assert!((1..=10).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
+    // Who says nothing at all has no turn after the time is up.
+    let silent = Router::new().fallback(std::future::pending::<StatusCode>);
+    let mut via = Vec::new();
+    for last in 40..50 {
+        via.push(on_the_web(last, silent.clone(), &here).await.replace("https://", ""));
+    }
+    let named: Vec<&str> = via.iter().map(String::as_str).collect();
+    let paths = [format!("knock/{}", encoded(&room)), format!("join/{}", encoded(&room))];
+    for path in paths {
+        let via: Vec<String> = named.iter().map(|s| format!("via={}", encoded(s))).collect();
+        let path = format!("{V3}/{path}?{}", via.join("&"));
+        let answer = tokio::time::timeout(Duration::from_secs(19), bob.post(&path, json!({}))).await;
+        answer.expect("it goes on and on").refused(504, "M_UNKNOWN");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! What our users do to rooms of other servers beside joining: reject an invite, knock; and whom of other servers they
 //! invite into rooms of ours.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use hearth_base::{Error, Requester, Result, ids::UserNid};
@@ -56,8 +59,11 @@ impl Joins {
             .job(async move {
                 let lane = this.lanes.get_with(room.room_id.clone(), Arc::default);
                 let _one = lane.lock().await;
-                let mut left = None;
+                let (mut left, until) = (None, this.searching_until());
                 for server in servers.iter().take(MAX_SERVERS) {
+                    if Instant::now() >= until {
+                        break;
+                    }
                     match this.leave_through(server, &room, &user, &content).await {
                         Ok(pdu) => {
                             left = Some(pdu);
@@ -142,8 +148,11 @@ impl Joins {
                 if this.resident(&room_id).await?.is_some() {
                     return Ok(Went::Open);
                 }
-                let mut refused = None;
+                let (mut refused, until) = (None, this.searching_until());
                 for server in this.federation.likeliest_first(&servers).await?.iter().take(MAX_SERVERS) {
+                    if Instant::now() >= until {
+                        break;
+                    }
                     match this.knock_through(server, &room_id, &user, &content).await {
                         Ok((version, pdu, stripped)) => {
                             let creator = this.store.intern_user(&user).await?;

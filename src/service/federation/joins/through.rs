@@ -1,6 +1,10 @@
 //! Joining a room through servers that are in it: one after the other, until one lets us in with an answer that holds.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hearth_base::{Error, Requester, Result, ids::RoomNid};
 use hearth_remote::Failure;
@@ -48,7 +52,7 @@ impl Wish {
 }
 
 /// Servers that are tried.
-const MAX_SERVERS: usize = 20;
+const MAX_SERVERS: usize = 10;
 /// How long one may take for a template, and for the room's state.
 const FOR_TEMPLATE: Duration = Duration::from_secs(20);
 const FOR_STATE: Duration = Duration::from_secs(180);
@@ -140,7 +144,11 @@ impl Joins {
 
     async fn try_servers(&self, servers: &[OwnedServerName], wish: &Wish) -> Result<()> {
         let mut refused: Option<Error> = None;
+        let until = self.searching_until();
         for server in self.federation.likeliest_first(servers).await?.iter().take(MAX_SERVERS) {
+            if Instant::now() >= until {
+                break;
+            }
             match self.join_through(server, wish).await {
                 Ok(()) => return Ok(()),
                 Err(e) => {
@@ -152,6 +160,11 @@ impl Joins {
         Err(refused.unwrap_or_else(|| Error::not_found("No known servers are in this room")))
     }
 
+    /// The end of a search for servers that help: whoever answers nothing is not to be the first of many.
+    pub(super) fn searching_until(&self) -> Instant {
+        Instant::now() + self.federation.settings().searching
+    }
+
     async fn join_through(&self, server: &ServerName, wish: &Wish) -> Result<()> {
         let Wish { user, room_id, content, is_guest } = wish;
         if *is_guest {
@@ -159,7 +172,7 @@ impl Joins {
         }
         let mut request = prepare_join_event::v1::Request::new(room_id.clone(), user.clone());
         request.ver = RoomVersion::supported().map(|v| v.id.clone()).collect();
-        let patience = self.federation.once().within(FOR_TEMPLATE);
+        let patience = self.federation.once().within(FOR_TEMPLATE.min(self.federation.settings().searching));
         let made = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let version = version_named(made.room_version.as_ref().map_or("1", |v| v.as_str()))?;
         let given = Given::read(server, made.event.get(), version, room_id, user, "join")?;
