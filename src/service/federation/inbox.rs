@@ -26,6 +26,7 @@ mod asking;
 mod gaps;
 pub mod held;
 mod placing;
+mod vain;
 mod whole;
 
 use placing::Taken;
@@ -53,6 +54,7 @@ pub struct Inbox {
     /// One write at a time in a room.
     lanes: Lasting<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
+    vain: vain::Vain,
     clock: Clock,
     /// Rings when events are held, or are to be tried again.
     held: Notify,
@@ -110,6 +112,7 @@ impl Inbox {
             policy,
             lanes,
             heavy,
+            vain: vain::Vain::new(),
             clock,
             held,
             awaited: parking_lot::Mutex::default(),

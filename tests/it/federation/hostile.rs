@@ -633,3 +633,45 @@ async fn a_file_without_end_is_cut_off() {
     assert!(pieces < 4_000, "{pieces} pieces of 64 KiB were taken");
     alice.syncs("").await;
 }
+
+/// Whoever makes one wish for more, and gives nothing of use, is not asked for ever.
+#[tokio::test]
+async fn who_tells_nothing_of_use_is_asked_less() {
+    let here = Peers::one(2, |plan| plan.services(|s| s.federation.held.first = Duration::from_secs(3600))).await;
+    let (alice, rogue) = besieges(&here).await;
+    let honest = rogue.signed(rogue.message(&here, "honest").await).1;
+    let mut junk = Vec::new();
+    for n in 0..100 {
+        let mut event = rogue.message(&here, "junk").await;
+        event["prev_events"] = json!([format!("${n:043}")]);
+        junk.push(rogue.signed(event).1);
+    }
+    let mut event = rogue.message(&here, "lost").await;
+    event["prev_events"] = json!([format!("${:043}", 1_000)]);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let nonsense: Trick = Arc::new(move |path: &str| {
+        let about = ["get_missing_events", "/state_ids/", "/state/", "/event/", "/event_auth/"];
+        let part = *about.iter().find(|part| path.contains(**part))?;
+        let n = count.fetch_add(1, Ordering::Relaxed);
+        let body = match part {
+            "get_missing_events" => {
+                let told: Vec<Value> = junk.iter().cycle().skip(n * 20).take(20).cloned().collect();
+                json!({ "events": told })
+            }
+            "/state_ids/" => {
+                let ids: Vec<String> = (0..30).map(|i| format!("${:043}", 10_000 + n * 30 + i)).collect();
+                json!({ "pdu_ids": ids, "auth_chain_ids": [] })
+            }
+            _ => return Some(refused(404)),
+        };
+        Some(async { as_json(body).into_response() }.boxed())
+    });
+    rogue.peer.tricks(Some(nonsense));
+    rogue.sends(&here, vec![rogue.signed(event).1]).await.good();
+    let first = asked.load(Ordering::Relaxed);
+    assert!((2..150).contains(&first), "asked {first} times for one event");
+    rogue.peer.tricks(None);
+    rogue.sends(&here, vec![honest]).await.good();
+    hears(&alice, &rogue.room, "honest").await;
+}

@@ -21,7 +21,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::{sync::OnceCell, time::Instant};
 
-use super::{Inbox, Sort};
+use super::{Inbox, Sort, vain::Asked};
 
 /// Events asked for in a round.
 pub(super) const A_ROUND: u32 = 20;
@@ -103,8 +103,11 @@ impl<'a> Search<'a> {
     }
 
     /// Notes a call that failed; whether it may succeed later.
-    fn failed(&self, failure: &Failure) -> bool {
+    fn failed(&self, server: &ServerName, failure: &Failure) -> bool {
         let may_pass = may_pass(failure);
+        if !may_pass {
+            self.inbox.vain.note(server, false);
+        }
         self.hindered.fetch_or(may_pass, Ordering::Relaxed);
         may_pass
     }
@@ -119,14 +122,25 @@ impl<'a> Search<'a> {
         self.servers.get_or_try_init(read).await.map(Vec::as_slice)
     }
 
-    /// For one more call; `None` if there were enough.
-    fn patience(&self) -> Option<Patience> {
+    /// For one more call of a server; `None` if there were enough.
+    fn patience(&self, server: &ServerName) -> Option<Patience> {
+        let asked = self.inbox.vain.about(server);
+        if asked == Asked::Never {
+            self.hindered.store(true, Ordering::Relaxed);
+            return None;
+        }
+        self.patience_if(asked)
+    }
+
+    fn patience_if(&self, asked: Asked) -> Option<Patience> {
         let Some(left) = self.until.checked_duration_since(Instant::now()) else {
             self.hindered.store(true, Ordering::Relaxed);
             return None;
         };
         let more = self.calls.fetch_add(1, Ordering::Relaxed) < CALLS;
-        more.then(|| self.inbox.federation.twice().within(self.wait.min(left)))
+        let federation = &self.inbox.federation;
+        let patience = if asked == Asked::Well { federation.twice() } else { federation.once() };
+        more.then(|| patience.within(self.wait.min(left)))
     }
 
     /// Events between those at the room's ends and these; `None` if the server does not tell.
@@ -141,13 +155,15 @@ impl<'a> Search<'a> {
         let mut request = get_missing_events::v1::Request::new(self.room.room_id.clone(), earliest, latest);
         request.limit = UInt::from(A_ROUND);
         request.min_depth = UInt::try_from(self.room.head.entered).unwrap_or_default();
-        match self.inbox.federation.send(server, request, self.patience()?).await {
+        // A few calls a search, and what lies before the newest events must not wait for what lies before old ones.
+        let patience = self.patience_if(self.inbox.vain.about(server))?;
+        match self.inbox.federation.send(server, request, patience).await {
             Ok(mut answer) => {
                 answer.events.truncate(A_ROUND as usize);
                 Some(answer.events)
             }
             Err(e) => {
-                self.failed(&e);
+                self.failed(server, &e);
                 tracing::debug!(%server, room.id = %self.room.room_id, error = %e, "missing events were not told");
                 None
             }
@@ -158,7 +174,14 @@ impl<'a> Search<'a> {
     pub(super) async fn state(&self, id: &EventId, after: bool) -> Result<Told> {
         let mut ended = Told::Nothing;
         for server in self.servers().await? {
-            match self.state_by(server, id, after).await? {
+            let told = self.state_by(server, id, after).await?;
+            match &told {
+                Told::State(_) => self.inbox.vain.note(server, true),
+                // That it does not know counted when it said so.
+                Told::Incomplete => self.inbox.vain.note(server, false),
+                Told::Nothing | Told::NoAnswer => {}
+            }
+            match told {
                 Told::State(state) => return Ok(Told::State(state)),
                 Told::NoAnswer if *server == *self.origin => ended = Told::NoAnswer,
                 Told::Incomplete if matches!(ended, Told::Nothing) => ended = Told::Incomplete,
@@ -170,25 +193,25 @@ impl<'a> Search<'a> {
 
     async fn state_by(&self, server: &ServerName, id: &EventId, after: bool) -> Result<Told> {
         let (inbox, room) = (self.inbox, self.room);
-        let Some(patience) = self.patience() else { return Ok(Told::NoAnswer) };
+        let Some(patience) = self.patience(server) else { return Ok(Told::NoAnswer) };
         let Ok(_permit) = inbox.heavy.acquire().await else { return Ok(Told::NoAnswer) };
         let request = get_room_state_ids::v1::Request::new(id.to_owned(), room.room_id.clone());
         let ids = match inbox.federation.send(server, request, patience.up_to(MAX_IDS)).await {
             Ok(ids) => ids,
-            Err(failure) if self.failed(&failure) => return Ok(Told::NoAnswer),
+            Err(failure) if self.failed(server, &failure) => return Ok(Told::NoAnswer),
             Err(_) => return Ok(Told::Nothing),
         };
         let mut unknown = inbox.unknown(room, ids.pdu_ids.iter().chain(&ids.auth_chain_ids)).await?;
         let mut asked = true;
         let many = unknown.len() > FEW && unknown.len() * 10 > ids.pdu_ids.len() + ids.auth_chain_ids.len();
         if unknown.len() > ONE_BY_ONE || many {
-            let Some(patience) = self.patience() else { return Ok(Told::NoAnswer) };
+            let Some(patience) = self.patience(server) else { return Ok(Told::NoAnswer) };
             let request = get_room_state::v1::Request::new(id.to_owned(), room.room_id.clone());
             match inbox.federation.send(server, request, patience.up_to(MAX_STATE)).await {
                 Ok(state) => {
                     drop(inbox.outliers.take_in(room.nid, state.pdus.into_iter().chain(state.auth_chain)).await?);
                 }
-                Err(failure) => asked = !self.failed(&failure),
+                Err(failure) => asked = !self.failed(server, &failure),
             }
             unknown.clear();
         }
@@ -232,14 +255,14 @@ impl<'a> Search<'a> {
         let asked = &asked;
         let fetched = |id: OwnedEventId| -> BoxFuture<'_, Option<Box<RawValue>>> {
             Box::pin(async move {
-                let Some(patience) = self.patience() else {
+                let Some(patience) = self.patience(server) else {
                     asked.store(false, Ordering::Relaxed);
                     return None;
                 };
                 match self.inbox.federation.send(server, get_event::v1::Request::new(id), patience).await {
                     Ok(answer) => Some(answer.pdu),
                     Err(failure) => {
-                        asked.fetch_and(!self.failed(&failure), Ordering::Relaxed);
+                        asked.fetch_and(!self.failed(server, &failure), Ordering::Relaxed);
                         None
                     }
                 }
@@ -247,7 +270,9 @@ impl<'a> Search<'a> {
         };
         let found: Vec<Option<Box<RawValue>>> =
             stream::iter(ids.to_vec()).map(fetched).buffer_unordered(AT_ONCE).collect().await;
-        self.inbox.outliers.take_in(self.room.nid, found.into_iter().flatten()).await?;
+        let told = found.iter().flatten().count();
+        let taken = self.inbox.outliers.take_in(self.room.nid, found.into_iter().flatten()).await?.len();
+        (0..told).for_each(|n| self.inbox.vain.note(server, n < taken));
         Ok(asked.load(Ordering::Relaxed))
     }
 
@@ -255,11 +280,11 @@ impl<'a> Search<'a> {
     pub(super) async fn fetch_auth(&self, pdu: &Pdu) -> Result<()> {
         let (inbox, room) = (self.inbox, self.room);
         for server in self.servers().await? {
-            let Some(patience) = self.patience() else { return Ok(()) };
+            let Some(patience) = self.patience(server) else { return Ok(()) };
             let request = get_event_authorization::v1::Request::new(room.room_id.clone(), pdu.event_id().to_owned());
             match inbox.federation.send(server, request, patience).await {
                 Ok(answer) => drop(inbox.outliers.take_in(room.nid, answer.auth_chain).await?),
-                Err(failure) => drop(self.failed(&failure)),
+                Err(failure) => drop(self.failed(server, &failure)),
             }
             let left = inbox.unknown(room, pdu.auth_events()).await?;
             if left.is_empty() {
