@@ -10,7 +10,7 @@ use ruma::{
     events::{TimelineEventType, room::member::MembershipState},
 };
 
-use crate::{account_data::AccountData, federation::backfill::Backfill, state::State};
+use crate::{account_data::AccountData, federation::backfill::Backfill, state::State, sync::filter};
 
 mod answers;
 mod by_time;
@@ -40,7 +40,13 @@ pub struct History {
 }
 
 /// Which events of a page are wanted.
-pub type Wanted<'a> = &'a (dyn Fn(&StoredEvent) -> bool + Send + Sync);
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What the client wants.
+    pub filter: &'a filter::Events,
+    /// It wants events of this room.
+    pub here: bool,
+}
 
 /// A page of history.
 #[derive(Debug)]

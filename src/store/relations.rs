@@ -75,6 +75,17 @@ pub struct Child {
     pub event: EventNid,
 }
 
+/// That something relates to an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelationTo {
+    /// Event id of what is related to.
+    pub target: String,
+    /// How.
+    pub rel_type: String,
+    /// Whose event it is.
+    pub sender: UserNid,
+}
+
 /// Rooms of which is remembered what kinds of relations they have.
 const KNOWN: u64 = 20_000;
 
@@ -215,6 +226,18 @@ impl Store {
             Ok(Kinds { threads: threads > 0, edits: edits > 0, references: references > 0 })
         };
         self.inner.relations.0.get_or(room, load).await
+    }
+
+    /// In which ways, and by whom, others relate to these events of a room.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn relations_to(&self, room: RoomNid, targets: Vec<String>) -> Result<Vec<RelationTo>> {
+        let sql = sql!("SELECT DISTINCT target_id, rel_type, sender_nid FROM relations WHERE room_nid = $1 AND target_id " [in 2]);
+        let rows: Vec<(String, String, i64)> =
+            fetch_all!(&mut self.read().await?, (String, String, i64), sql, room.0, Texts(targets))?;
+        let relation = |(target, rel_type, sender)| RelationTo { target, rel_type, sender: UserNid(sender) };
+        Ok(rows.into_iter().map(relation).collect())
     }
 
     /// The threads that grow from these events.

@@ -193,6 +193,13 @@ on_both! {
             (json!({ "org.matrix.msc3874.rel_types": ["m.thread", "m.reference"] }), vec!["m.thread", "m.reference"]),
             (json!({ "org.matrix.msc3874.not_rel_types": ["m.thread"] }), vec!["root", "m.reference"]),
             (json!({ "org.matrix.msc3874.not_rel_types": ["m.thread", "m.reference"] }), vec!["root"]),
+            (json!({ "related_by_rel_types": ["m.thread"] }), vec!["root"]),
+            (json!({ "related_by_rel_types": ["m.replace"] }), vec![]),
+            (json!({ "related_by_rel_types": [], "not_types": ["m.room.*"] }), vec![]),
+            (json!({ "related_by_senders": [alice.id, "@nobody:x.org"] }), vec!["root"]),
+            (json!({ "related_by_senders": ["@nobody:x.org"] }), vec![]),
+            (json!({ "related_by_senders": [alice.id], "related_by_rel_types": ["m.replace"] }), vec![]),
+            (json!({ "related_by_senders": [alice.id], "related_by_rel_types": ["m.reference"] }), vec!["root"]),
         ] {
             let page = alice.pages(&room, &format!("dir=f&limit=100&filter={}", encoded(&filter.to_string()))).await;
             assert_eq!(bodies(&page["chunk"]), found, "{filter}");
@@ -200,6 +207,10 @@ on_both! {
             let sync = alice.syncs(&format!("filter={}", encoded(&sync.to_string()))).await;
             assert_eq!(bodies(&joined(&sync, &room)["timeline"]["events"]), found, "{filter}");
         }
+        let last = alice.says(&room, "last").await;
+        let filter = encoded(r#"{"related_by_rel_types":["m.thread"]}"#);
+        let around = alice.in_room(&room, &format!("context/{}?filter={filter}", encoded(&last))).await.good();
+        assert_eq!((bodies(&around["events_before"]), around["state"].as_array().unwrap().len()), (vec!["root"], 0));
     }
 
     async fn a_limited_sync_goes_on_in_messages(server) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_base::{Error, OrNotFound, Requester, Result, ids::UserNid};
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     api::client::filter::{EventFormat, FilterDefinition, RoomEventFilter},
 };
 use serde::Deserialize;
@@ -68,6 +68,12 @@ pub struct Unstable {
     /// Only events with one of these relations (MSC3874).
     #[serde(rename = "org.matrix.msc3874.rel_types")]
     pub only: Option<Vec<String>>,
+    /// Only events that others relate to in one of these ways (MSC3440).
+    #[serde(default)]
+    pub related_by_rel_types: Vec<String>,
+    /// Only events that others of one of these senders relate to.
+    #[serde(default)]
+    pub related_by_senders: Vec<OwnedUserId>,
     /// No events with one of these.
     #[serde(rename = "org.matrix.msc3874.not_rel_types", default)]
     pub never: Vec<String>,

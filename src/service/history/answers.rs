@@ -11,7 +11,7 @@ use hearth_store::{
 use ruma::{EventId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 
-use super::{Form, History};
+use super::{Form, History, Wanted};
 use crate::sync::filter;
 
 /// A page asked for (spec: `GET /rooms/{roomId}/messages`).
@@ -157,9 +157,8 @@ impl History {
     pub async fn messages_json(&self, who: &Requester, room_id: &RoomId, ask: &Messages<'_>) -> Result<String> {
         let viewer = self.enter(who, room_id).await?;
         let filter = ask.filter;
-        let here = filter.has_room(room_id);
-        let wanted = move |e: &StoredEvent| here && filter.has(&e.pdu);
-        let page = self.messages(&viewer, ask.direction, ask.from, ask.to, ask.limit, &wanted).await?;
+        let wanted = Wanted { filter, here: filter.has_room(room_id) };
+        let page = self.messages(&viewer, ask.direction, ask.from, ask.to, ask.limit, wanted).await?;
         let mut out = String::with_capacity(page.events.len() * 640 + 128);
         out.push_str("{\"chunk\":");
         self.write_with_children(&mut out, &page.events, &viewer, Form::WITH_ROOM).await?;
@@ -197,9 +196,8 @@ impl History {
             true => self.enter(who, room_id).await?,
             false => self.enter_whole(who, room_id).await?,
         };
-        let here = filter.has_room(room_id);
-        let wanted = move |e: &StoredEvent| here && filter.has(&e.pdu);
-        let context = self.context(&viewer, event_id, limit, &wanted).await?;
+        let wanted = Wanted { filter, here: filter.has_room(room_id) };
+        let context = self.context(&viewer, event_id, limit, wanted).await?;
         let mut state = if filter.lazy_members {
             let shown = context.before.iter().chain(&context.after).chain([&context.event]);
             let shown: Vec<Arc<StoredEvent>> = shown.cloned().collect();
@@ -207,7 +205,8 @@ impl History {
         } else {
             self.state_events(&context.state).await?
         };
-        state.retain(|e| filter.has(&e.pdu));
+        let related = filter.related(&self.store, viewer.room.nid, &state).await?;
+        state.retain(|e| filter.has(&e.pdu) && related.as_ref().is_none_or(|related| related.contains(&e.nid)));
         let shown = context.before.iter().chain(&context.after).chain([&context.event]);
         let bundles = self.bundles(shown, &viewer, Form::WITH_ROOM).await?;
         let form = Form { bundles: Some(&bundles), ..Form::WITH_ROOM };

@@ -87,8 +87,12 @@ impl History {
                 start = found.first().and_then(|e| e.place()).unwrap_or(start);
             }
             let (mut reached, count) = (last, found.len());
+            let related = wanted.filter.related(&self.store, viewer.room.nid, &found).await?;
             for (n, event) in found.into_iter().enumerate() {
-                if !viewer.shows(&event).await? || !wanted(&event) {
+                let passes = wanted.here
+                    && wanted.filter.has(&event.pdu)
+                    && related.as_ref().is_none_or(|related| related.contains(&event.nid));
+                if !passes || !viewer.shows(&event).await? {
                     continue;
                 }
                 let place = event.place();

@@ -3,8 +3,14 @@
 use ruma::api::client::filter::{EventFormat, FilterDefinition, LazyLoadOptions, RoomEventFilter, UrlFilter};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 
-use hearth_base::Result;
+use std::{collections::HashSet, sync::Arc};
+
+use hearth_base::{
+    Result,
+    ids::{EventNid, RoomNid, UserNid},
+};
 use hearth_rules::{client_format::EventFields, event::Pdu};
+use hearth_store::{Store, events::StoredEvent};
 
 use crate::{
     account_data::filters::{self, Unstable},
@@ -149,6 +155,42 @@ impl Events {
             && self.with_url.is_none()
             && self.unstable.only.is_none()
             && self.unstable.never.is_empty()
+            && !self.asks_relations()
+    }
+
+    /// Whether only events pass that others relate to in a certain way: what [`Self::has`] does not look at.
+    #[must_use]
+    pub fn asks_relations(&self) -> bool {
+        !self.unstable.related_by_rel_types.is_empty() || !self.unstable.related_by_senders.is_empty()
+    }
+
+    /// Those of a room's events that others relate to in the way asked for; `None` if any will do.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn related(
+        &self,
+        store: &Store,
+        room: RoomNid,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<Option<HashSet<EventNid>>> {
+        if !self.asks_relations() {
+            return Ok(None);
+        }
+        let Unstable { related_by_rel_types: types, related_by_senders: senders, .. } = &self.unstable;
+        let senders = store.user_nids(senders).await?;
+        let senders: Vec<UserNid> = senders.into_iter().map(|(_, nid)| nid).collect();
+        let is_any = self.unstable.related_by_senders.is_empty();
+        let ids = events.iter().map(|e| e.event_id().to_string()).collect();
+        let related: HashSet<String> = store
+            .relations_to(room, ids)
+            .await?
+            .into_iter()
+            .filter(|r| types.is_empty() || types.contains(&r.rel_type))
+            .filter(|r| is_any || senders.contains(&r.sender))
+            .map(|r| r.target)
+            .collect();
+        Ok(Some(events.iter().filter(|e| related.contains(e.event_id().as_str())).map(|e| e.nid).collect()))
     }
 
     /// Whether every event of a room passes.
@@ -177,7 +219,7 @@ impl Events {
             && self.senders.as_ref().is_none_or(|senders| senders.iter().any(|s| s == sender))
     }
 
-    /// Whether an event passes.
+    /// Whether an event passes, whatever relates to it ([`Self::related`]).
     #[must_use]
     pub fn has(&self, pdu: &Pdu) -> bool {
         self.is_open()

@@ -60,8 +60,10 @@ impl Sync {
             newest = newest.or_else(|| found.first().and_then(|e| e.place()));
             upto = StreamPos(oldest.0 - 1);
             let mut left_out = false;
+            let related = filter.related(&self.store, room.nid, &found).await?;
+            let is_related = |e: &StoredEvent| related.as_ref().is_none_or(|related| related.contains(&e.nid));
             // What was taken out of the timeline is still in the ring.
-            for event in found.into_iter().filter(|e| e.pos.is_some() && filter.has(&e.pdu)) {
+            for event in found.into_iter().filter(|e| e.pos.is_some() && filter.has(&e.pdu) && is_related(e)) {
                 if !viewer.shows(&event).await? {
                     continue;
                 }
