@@ -234,6 +234,7 @@ impl Services {
             acls.clone(),
             servers.clone(),
             federation.clone(),
+            push.clone(),
             server_keys.clone(),
             time(),
             supervisor.clone(),

@@ -20,7 +20,7 @@ use ruma::{OwnedRoomId, RoomId, ServerName, UserId, events::room::member::Member
 use serde_json::json;
 
 use super::{Federation, acl::Acls, outliers::Outliers, servers::Servers};
-use crate::{events::Events, server_keys::ServerKeys, state::State};
+use crate::{events::Events, push::Push, server_keys::ServerKeys, state::State};
 
 mod admitted;
 mod entering;
@@ -54,6 +54,7 @@ pub struct Joins {
     acls: Arc<Acls>,
     servers: Arc<Servers>,
     federation: Arc<Federation>,
+    push: Arc<Push>,
     server_keys: Arc<ServerKeys>,
     clock: Clock,
     supervisor: Supervisor,
@@ -83,6 +84,7 @@ impl Joins {
         acls: Arc<Acls>,
         servers: Arc<Servers>,
         federation: Arc<Federation>,
+        push: Arc<Push>,
         server_keys: Arc<ServerKeys>,
         clock: Clock,
         supervisor: Supervisor,
@@ -97,6 +99,7 @@ impl Joins {
             acls,
             servers,
             federation,
+            push,
             server_keys,
             clock,
             supervisor,

@@ -119,6 +119,40 @@ async fn an_invite_is_turned_down_even_if_nobody_hears_of_it() {
     bob.post_in_room(&room, "forget", json!({})).await.good();
 }
 
+/// Wherever the room is, an invite is among what one was notified of, once.
+#[tokio::test]
+async fn an_invite_from_elsewhere_is_among_the_notifications() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let notified = async || bob.get(&format!("{V3}/notifications")).await.good()["notifications"].clone();
+    assert_eq!(notified().await, json!([]));
+    let room = invited(&alice, "12", &bob).await;
+    let list = notified().await;
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    assert_eq!((&list[0]["room_id"], &list[0]["read"]), (&json!(room), &json!(false)));
+    assert_eq!((&list[0]["event"]["type"], &list[0]["event"]["sender"]), (&json!("m.room.member"), &json!(alice.id)));
+    assert_eq!(list[0]["actions"], json!(["notify", { "set_tweak": "sound", "value": "default" }]));
+    // Its server sends it again if it has not heard our answer.
+    let (path, again) =
+        invitation(&here, &alice, "!other:x.org", bob.id.as_str(), json!({ "membership": "invite" })).await;
+    for _ in 0..2 {
+        let body = json!({ "room_version": "10", "event": again, "invite_room_state": [] });
+        here.calls(&there, Method::PUT, &path, Some(body)).await.good();
+    }
+    assert_eq!(notified().await.as_array().unwrap().len(), 2);
+    // Who is in has read it.
+    bob.joins(&room).await.good();
+    bob.in_room(&room, "members").await.good();
+    let sync = bob.syncs("").await;
+    assert_eq!(sync["rooms"]["join"][&room]["unread_notifications"]["notification_count"], 0, "{sync}");
+    // Who wants to hear of no invites does not.
+    let rule = format!("{V3}/pushrules/global/override/.m.rule.invite_for_me/enabled");
+    bob.put(&rule, json!({ "enabled": false })).await.good();
+    let before = notified().await.as_array().unwrap().len();
+    invited(&alice, "10", &bob).await;
+    assert_eq!(notified().await.as_array().unwrap().len(), before);
+}
+
 #[tokio::test]
 async fn a_new_room_invites_users_of_other_servers() {
     let [here, there] = Peers::two().await;

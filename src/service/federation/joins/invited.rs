@@ -7,7 +7,7 @@ use hearth_base::{
     ids::{RoomNid, UserNid},
 };
 use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
-use hearth_store::events::{NewEvent, NewMembership};
+use hearth_store::events::{NewEvent, NewMembership, NewPushAction};
 use http::StatusCode;
 use ruma::{
     EventId, OwnedUserId, RoomId, ServerName, UserId,
@@ -21,6 +21,7 @@ use crate::{
     account_data::invites::{self, INVITE_PERMISSION},
     events::Arrival,
     federation::outliers::auth_ids,
+    relations::MAIN,
 };
 
 /// What another server sends to invite one of ours.
@@ -195,7 +196,10 @@ impl Joins {
         // Whoever made the room, we only know who invites.
         let creator = self.store.intern_user(pdu.sender()).await?;
         let room = self.stub(room_id.to_owned(), version, creator).await?;
-        self.tell(room, Arc::new(pdu), user, MembershipState::Invite, Some(stripped)).await
+        // As in rooms that we are in.
+        let outcome = self.push.evaluate(room, &pdu, creator, MAIN, || async { Ok(None) }).await?;
+        let push = outcome.actions.into_iter().find(|action| action.user == user);
+        self.note(room, Arc::new(pdu), (user, MembershipState::Invite), Some(stripped), push).await
     }
 
     /// Notes what a user of ours is in a room we are not in.
@@ -207,11 +211,23 @@ impl Joins {
         membership: MembershipState,
         stripped: Option<String>,
     ) -> Result<()> {
+        self.note(room, pdu, (user, membership), stripped, None).await
+    }
+
+    async fn note(
+        &self,
+        room: RoomNid,
+        pdu: Arc<Pdu>,
+        (user, membership): (UserNid, MembershipState),
+        stripped: Option<String>,
+        push: Option<NewPushAction>,
+    ) -> Result<()> {
         let sender = self.store.intern_user(pdu.sender()).await?;
         let state_key = pdu.state_key().unwrap_or_default();
         let key = self.store.intern_key("m.room.member", state_key).await?;
         let nid = self.store.new_event_nid().await?;
         let event = NewEvent::outlier(nid, pdu, sender, Some(key), None, false);
-        self.store.tell_from_outside(room, event, NewMembership { user, membership, local: true, stripped }).await
+        let is = NewMembership { user, membership, local: true, stripped };
+        self.store.tell_from_outside(room, event, is, push).await
     }
 }
