@@ -32,7 +32,7 @@ mod noted;
 mod offers;
 mod redactions;
 mod restate;
-mod sense;
+pub(crate) mod sense;
 mod unheard;
 
 pub use arrivals::{Arrival, Arrived};
@@ -136,7 +136,7 @@ impl Events {
             }
             let target: Redacts = serde_json::from_str(out.content.get())
                 .map_err(|_| Error::bad_json("A redaction names the event it redacts in `redacts`"))?;
-            return self.redact(who, room_id, &target.redacts, out.txn_id, Some(out.content)).await;
+            return self.redact_under(out.txn_id, who, room_id, &target.redacts, Some(out.content)).await;
         }
         check_may_write(who)?;
         let room = self.known_room(room_id).await?;
@@ -166,7 +166,8 @@ impl Events {
         self.append(room, who.user_nid, draft, with).await
     }
 
-    /// Redacts an event.
+    /// Redacts an event. Transaction ids are apart from those of [`Self::send`]: they are of another endpoint (spec:
+    /// "Transaction identifiers").
     ///
     /// # Errors
     /// 403 if the requester may not redact it, 404 if the room has no such event that we know of and they may not redact all.
@@ -179,6 +180,17 @@ impl Events {
         content: Option<&RawValue>,
     ) -> Result<OwnedEventId> {
         check_txn_id(txn_id.as_deref())?;
+        self.redact_under(txn_id.map(sense::of_redact), who, room_id, target, content).await
+    }
+
+    async fn redact_under(
+        self: &Arc<Self>,
+        txn_id: Option<String>,
+        who: &Requester,
+        room_id: &RoomId,
+        target: &EventId,
+        content: Option<&RawValue>,
+    ) -> Result<OwnedEventId> {
         let nid = self.known_room(room_id).await?;
         if let Some(done) = self.sent_before(who, nid, txn_id.as_deref()).await {
             return Ok(done);

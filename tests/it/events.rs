@@ -40,6 +40,17 @@ on_both! {
         let event = format!("event/{}", encoded(&first));
         assert_eq!(alice.in_room(&room, &event).await.good()["unsigned"]["transaction_id"], "same");
         assert!(tablet.in_room(&room, &event).await.good()["unsigned"]["transaction_id"].is_null());
+        // The same id at another endpoint is another transaction, and a repetition there one of that.
+        let redact = format!("{V3}/rooms/{}/redact/{}/same", encoded(&room), encoded(&first));
+        let redaction = event_id(&alice.put(&redact, json!({})).await.good());
+        assert_ne!(redaction, first);
+        assert_eq!(event_id(&alice.put(&redact, json!({})).await.good()), redaction);
+        let event = format!("event/{}", encoded(&redaction));
+        assert_eq!(alice.in_room(&room, &event).await.good()["unsigned"]["transaction_id"], "same");
+        assert!(!alice.in_room(&room, &format!("event/{}", encoded(&first))).await.good()["unsigned"]["redacted_because"].is_null());
+        // As an ordinary event a redaction has an id of that endpoint.
+        let sent = json!({ "redacts": other });
+        assert_eq!(event_id(&alice.sends(&room, "m.room.redaction", "same", sent).await.good()), first);
     }
 
     async fn without_a_transaction_each_request_is_another_event(server) {

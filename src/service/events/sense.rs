@@ -2,7 +2,8 @@
 //! mistakes (400), where what somebody lacks the power for is forbidden (403).
 
 use hearth_base::{Error, Result, ids::RoomNid};
-use ruma::{OwnedUserId, RoomId, UserId};
+use hearth_store::events::StoredEvent;
+use ruma::{OwnedUserId, RoomId, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -88,6 +89,21 @@ pub(super) fn check_txn_id(txn_id: Option<&str>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// What stands before transaction ids of `PUT /redact` where they are kept together with those of `PUT /send`.
+const OF_REDACT: &str = "redact/";
+
+/// A transaction id of `PUT /redact` as it is kept.
+pub(super) fn of_redact(txn_id: String) -> String {
+    OF_REDACT.to_owned() + &txn_id
+}
+
+/// The transaction id under which an event was sent, as its client gave it.
+pub(crate) fn transaction_id(event: &StoredEvent) -> Option<&str> {
+    let kept = event.txn_id.as_deref()?;
+    let is_redaction = *event.pdu.event_type() == TimelineEventType::RoomRedaction;
+    Some(kept.strip_prefix(OF_REDACT).filter(|_| is_redaction).unwrap_or(kept))
 }
 
 fn has_text(out: &Outgoing<'_>, key: &str) -> bool {

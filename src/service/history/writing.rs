@@ -11,7 +11,7 @@ use hearth_rules::{
 use hearth_store::{events::StoredEvent, rooms::Room};
 
 use super::{Bundles, History, Viewer};
-use crate::state::version_of;
+use crate::{events::sense::transaction_id, state::version_of};
 
 /// How events are to be written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,7 +73,7 @@ impl History {
         let membership = viewer.membership_at(event).await?;
         let unsigned = Unsigned {
             age_ms: Some(age),
-            transaction_id: event.txn_id.as_deref().filter(|_| own),
+            transaction_id: transaction_id(event).filter(|_| own),
             membership: membership.as_deref(),
             prev_content: before.map(|pdu| pdu.content_json()),
             prev_sender: before.map(|pdu| pdu.sender()),
