@@ -8,6 +8,7 @@ use std::{future::Future, marker::PhantomData, net::IpAddr, sync::Arc};
 use axum::{body::Body, extract::Request};
 use bytes::Bytes;
 use hearth_base::{Error, Result, peer::Peer, requester::Requester};
+use hearth_service::federation::gate::Pass;
 use http::{HeaderMap, HeaderValue, Method, Uri, request::Parts};
 use http_body::Body as _;
 use ruma::api::{
@@ -32,6 +33,11 @@ pub trait Extract: Sized {
 
     /// Reads, proves and decodes a request.
     fn extract(cx: &Cx, route: &Route, request: Request) -> impl Future<Output = Result<Self>> + Send;
+
+    /// The place that the request has, if what its answer costs is counted.
+    fn pass(&self) -> Option<Pass> {
+        None
+    }
 }
 
 /// Whence a request came.

@@ -12,7 +12,7 @@ use axum::{
     routing::{MethodFilter, any, on},
 };
 use futures_util::{FutureExt, future::BoxFuture};
-use hearth_base::{Error, Result};
+use hearth_base::{Error, Result, bill::charged};
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder};
@@ -43,7 +43,11 @@ where
 
     async fn call(self, cx: Cx, route: Arc<Route>, request: Request) -> Response {
         let result = match E::extract(&cx, &route, request).await {
-            Ok(decoded) => self(cx, decoded).await,
+            Ok(decoded) => match decoded.pass() {
+                None => self(cx, decoded).await,
+                // The place is kept until all of it is on the bill.
+                Some(pass) => charged(pass.bill(), self(cx, decoded).boxed()).await,
+            },
             Err(e) => Err(e),
         };
         respond::finish(result.and_then(Answer::into_answer))

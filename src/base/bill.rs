@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ tokio::task_local! {
 
 /// A bill. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Bill(Arc<AtomicU64>);
+pub struct Bill(Arc<AtomicI64>);
 
 impl Bill {
     /// The bill that the present work is on, if any.
@@ -28,20 +28,29 @@ impl Bill {
     /// What is on it so far.
     #[must_use]
     pub fn busy(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+        Duration::from_nanos(u64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or_default())
     }
 
     fn add(&self, busy: Duration) {
-        self.0.fetch_add(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.fetch_add(i64::try_from(busy.as_nanos()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// What is on a bill of its own is not on that of the work around it.
+    fn take_off(&self, busy: Duration) {
+        self.0.fetch_sub(i64::try_from(busy.as_nanos()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 }
 
-/// Work, put on a bill.
+/// Work, put on a bill, and on no other.
 pub async fn charged<F: Future + Unpin>(bill: Bill, mut work: F) -> F::Output {
     std::future::poll_fn(|cx| {
         let began = Instant::now();
         let ended = PRESENT.sync_scope(bill.clone(), || Pin::new(&mut work).poll(cx));
-        bill.add(began.elapsed());
+        let busy = began.elapsed();
+        bill.add(busy);
+        if let Some(around) = Bill::present().filter(|around| !Arc::ptr_eq(&around.0, &bill.0)) {
+            around.take_off(busy);
+        }
         ended
     })
     .await
@@ -87,5 +96,17 @@ mod tests {
         charged(bill.clone(), Box::pin(work)).await;
         assert!((70..900).contains(&bill.busy().as_millis()), "{:?}", bill.busy());
         assert!(Bill::present().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_has_a_bill_of_its_own_is_on_no_other() {
+        let (whole, part) = (Bill::default(), Bill::default());
+        let work = async {
+            busy(10);
+            charged(part.clone(), Box::pin(async { busy(100) })).await;
+        };
+        charged(whole.clone(), Box::pin(work)).await;
+        assert!(part.busy() >= Duration::from_millis(100), "{part:?}");
+        assert!((10..100).contains(&whole.busy().as_millis()), "{whole:?}");
     }
 }

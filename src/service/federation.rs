@@ -20,6 +20,7 @@ use ruma::{
 pub mod acl;
 pub mod answers;
 pub mod backfill;
+pub mod budget;
 pub mod completion;
 pub mod edus;
 pub mod gate;

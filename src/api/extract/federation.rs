@@ -41,6 +41,10 @@ impl<R: IncomingRequest + Send> Extract for Federation<R> {
         let body = decode(route, &parts, &json)?;
         Ok(Self { server, body, json, origin, uri: parts.uri, pass })
     }
+
+    fn pass(&self) -> Option<Pass> {
+        Some(self.pass.clone())
+    }
 }
 
 /// A server's request before it is decoded.

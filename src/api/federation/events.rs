@@ -1,8 +1,8 @@
 //! Events, states and auth chains, for other servers.
 
 use axum::{body::Body, response::Response};
-use futures_util::StreamExt as _;
-use hearth_base::{Error, Result};
+use futures_util::{StreamExt as _, stream};
+use hearth_base::{Error, Result, bill::charged};
 use hearth_service::federation::{answers::Pieces, gate::Pass};
 use http::{HeaderValue, header::CONTENT_TYPE};
 use ruma::{
@@ -27,10 +27,11 @@ pub fn routes() -> Routes {
     Routes::new().on(event).on(state).on(state_ids).on(event_auth).on(event_by_time)
 }
 
-/// JSON that is made while it is sent; who asked for it keeps its place as long.
+/// JSON that is made while it is sent; who asked for it keeps its place as long, and has it on the bill.
 pub(super) fn streamed(pieces: Pieces, pass: Pass) -> Plain {
-    let kept = pieces.into_stream().inspect(move |_| {
-        let _ = &pass;
+    let kept = stream::unfold((pieces.into_stream().boxed(), pass), async |(mut pieces, pass)| {
+        let next = charged(pass.bill(), pieces.next()).await;
+        next.map(|piece| (piece, (pieces, pass)))
     });
     let mut response = Response::new(Body::from_stream(kept));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -3,7 +3,8 @@
 //!
 //! Counted by server once a request has proved whose it is, since anybody can claim to be anybody. What the proof itself
 //! costs grows with the body, so bytes are counted by address before. A server that asks too much too often lets its place
-//! rest after each answer, longer the longer that took: however hard a question is, its server has a bounded share of us.
+//! rest after each answer, longer the longer that took; and so does one whose answers kept threads busy for more than its
+//! [`Budget`]: however hard a question is, its server has a bounded share of us.
 
 use std::{
     net::IpAddr,
@@ -14,10 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hearth_base::{Error, Result, cache::Lasting, clock::Clock, tasks::Supervisor};
+use hearth_base::{Error, Result, bill::Bill, cache::Lasting, clock::Clock, tasks::Supervisor};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::budget::{self, Budget};
 
 /// How the requests of one other server are held back.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,8 @@ pub struct Settings {
     pub reject_limit: u32,
     /// So many at the same time.
     pub concurrent: u32,
+    /// What all of them may cost. Transactions have a budget of their own.
+    pub budget: budget::Settings,
 }
 
 impl Default for Settings {
@@ -42,6 +47,7 @@ impl Default for Settings {
             sleep_delay: Duration::from_millis(500),
             reject_limit: 50,
             concurrent: 3,
+            budget: budget::Settings::default(),
         }
     }
 }
@@ -77,6 +83,7 @@ struct Guest {
     waiting: AtomicU32,
     /// When the window began, ms, and how many came since.
     window: Mutex<(u64, u32)>,
+    budget: Mutex<Budget>,
 }
 
 /// What a request is about. Each kind has places of its own: of what it is told a server may have to ask the teller back,
@@ -99,13 +106,18 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A place that a request has while it is answered.
+/// A place that a request has while it is answered. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Pass(Arc<Taken>);
+
 #[derive(Debug)]
-pub struct Pass {
+struct Taken {
     place: Option<OwnedSemaphorePermit>,
+    guest: Arc<Guest>,
     begun: Instant,
     /// How long the server is delayed at present.
     delay: Option<Duration>,
+    bill: Bill,
     supervisor: Supervisor,
 }
 
@@ -113,14 +125,24 @@ impl Pass {
     /// How long each request of the server is delayed, if it makes too many.
     #[must_use]
     pub fn delay(&self) -> Option<Duration> {
-        self.delay
+        self.0.delay
+    }
+
+    /// What the answer costs is to be put on this.
+    #[must_use]
+    pub fn bill(&self) -> Bill {
+        self.0.bill.clone()
     }
 }
 
-impl Drop for Pass {
+impl Drop for Taken {
     fn drop(&mut self) {
-        let (Some(place), Some(_)) = (self.place.take(), self.delay) else { return };
-        let rest = (self.begun.elapsed() * REST).min(LONGEST_REST);
+        let Some(place) = self.place.take() else { return };
+        let hasty = self.delay.map_or(Duration::ZERO, |_| (self.begun.elapsed() * REST).min(LONGEST_REST));
+        let rest = hasty.max(self.guest.budget.lock().spend(self.bill.busy(), Instant::now()));
+        if rest.is_zero() {
+            return;
+        }
         let stopping = self.supervisor.stopping();
         self.supervisor.detach(async move {
             // At the stop nobody comes after.
@@ -147,6 +169,7 @@ impl Gate {
                 telling: places(),
                 waiting: AtomicU32::new(0),
                 window: Mutex::default(),
+                budget: Mutex::new(Budget::new(self.settings.budget, Instant::now())),
             })
         })
     }
@@ -210,7 +233,8 @@ impl Gate {
         };
         let place = places.clone().acquire_owned().await.map_err(|e| Error::fault("waiting for a place", e))?;
         drop(waiting);
-        Ok(Pass { place: Some(place), begun: Instant::now(), delay, supervisor: self.supervisor.clone() })
+        let (begun, bill, supervisor) = (Instant::now(), Bill::default(), self.supervisor.clone());
+        Ok(Pass(Arc::new(Taken { place: Some(place), guest, begun, delay, bill, supervisor })))
     }
 
     /// Counts a request; whether there were too many of late.
@@ -304,6 +328,22 @@ mod tests {
         clock.advance_ms(60_000);
         gate.weigh(address, BURST).await.unwrap();
         assert_eq!(gate.enter(server, Errand::Asks).await.unwrap().delay(), None, "another window");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_what_is_dear_waits_and_nobody_else_does() {
+        let budget = budget::Settings { burst: Duration::ZERO, share: 1_000 };
+        let gate = gate(Settings { concurrent: 1, budget, ..Settings::default() });
+        let (one, two) = (server_name!("one.org"), server_name!("two.org"));
+        let pass = gate.enter(one, Errand::Asks).await.unwrap();
+        let work = async { std::thread::sleep(Duration::from_millis(20)) };
+        hearth_base::bill::charged(pass.bill(), Box::pin(work)).await;
+        drop(pass);
+        let begun = tokio::time::Instant::now();
+        drop(gate.enter(two, Errand::Asks).await.unwrap());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        drop(gate.enter(one, Errand::Asks).await.unwrap());
+        assert!(begun.elapsed() >= Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

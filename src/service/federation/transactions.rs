@@ -25,16 +25,15 @@ use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
-use super::{edus::Edus, inbox::Inbox};
+use super::{
+    budget::{self, Budget},
+    edus::Edus,
+    inbox::Inbox,
+};
 
 /// Events and EDUs of a transaction.
 const PDUS: usize = 50;
 const EDUS: usize = 100;
-/// How long threads may be busy for a server at once; beyond that it waits so many times as long. And the longest wait, which
-/// is less than others wait for an answer.
-const BURST: Duration = Duration::from_secs(2);
-const SHARE: u32 = 6;
-const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Bytes of transactions of one server that wait; one may always.
 const WAITING_BYTES: usize = 32 << 20;
 /// Answers remembered, and for how long.
@@ -64,7 +63,7 @@ impl std::fmt::Debug for Transactions {
 }
 
 /// One other server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Origin {
     /// One at a time: a server's events are in its order.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -73,30 +72,10 @@ struct Origin {
     budget: Mutex<Budget>,
 }
 
-/// What a server may have done for it: what is dear is done as well, and then it waits until that is made up for. So one
-/// server takes a part of one processor for long, whatever it sends, and most never notice.
-#[derive(Debug)]
-struct Budget {
-    /// Time that threads may still be busy for it.
-    left: Duration,
-    /// From when on more is earned: not while it makes up for what it did not have.
-    at: Instant,
-}
-
-impl Default for Budget {
+impl Default for Origin {
     fn default() -> Self {
-        Self { left: BURST, at: Instant::now() }
-    }
-}
-
-impl Budget {
-    /// Takes from it; gives how long the server is to wait until it has made up for what it did not have.
-    fn spend(&mut self, busy: Duration, now: Instant) -> Duration {
-        let earned = now.saturating_duration_since(self.at) / SHARE;
-        let had = self.left.saturating_add(earned).min(BURST);
-        let rest = busy.saturating_sub(had).saturating_mul(SHARE).min(LONGEST_REST);
-        (self.left, self.at) = (had.saturating_sub(busy), now + rest);
-        rest
+        let budget = Budget::new(budget::Settings::default(), Instant::now());
+        Self { turn: Arc::default(), bytes: AtomicUsize::new(0), budget: Mutex::new(budget) }
     }
 }
 
@@ -206,25 +185,5 @@ impl Transactions {
     /// What a transaction was answered that said just this.
     fn answered(&self, name: &(OwnedServerName, String), content: u64) -> Option<Arc<Outcomes>> {
         self.answers.get(name).filter(|(said, _)| *said == content).map(|(_, answer)| answer)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_keeps_threads_busy_waits_for_as_long_as_makes_up_for_it() {
-        let begun = Instant::now();
-        let at = |secs: u64| begun + Duration::from_secs(secs);
-        let mut budget = Budget { left: BURST, at: begun };
-        let ms = Duration::from_millis;
-        assert_eq!(budget.spend(ms(1_500), at(0)), Duration::ZERO, "a burst");
-        assert_eq!(budget.spend(ms(1_500), at(0)), ms(1_000) * SHARE);
-        assert_eq!(budget.spend(ms(100), at(6)), ms(100) * SHARE, "who waits saves nothing meanwhile");
-        assert_eq!(budget.spend(ms(100), at(13)), Duration::ZERO, "a little is there again");
-        assert_eq!(budget.spend(ms(100), at(60_000)), Duration::ZERO);
-        assert!(budget.left < BURST, "no more than a burst is saved up");
-        assert_eq!(budget.spend(Duration::from_secs(3_600), at(60_001)), LONGEST_REST);
     }
 }

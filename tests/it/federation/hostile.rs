@@ -675,3 +675,32 @@ async fn who_tells_nothing_of_use_is_asked_less() {
     rogue.sends(&here, vec![honest]).await.good();
     hears(&alice, &rogue.room, "honest").await;
 }
+
+/// What an answer costs its server waits for before it asks again; others do not.
+#[tokio::test]
+async fn who_asks_what_is_dear_waits_and_nobody_else() {
+    let here = Peers::one(2, |plan| {
+        plan.services(|s| {
+            s.gate.concurrent = 1;
+            s.gate.budget = hearth_service::federation::budget::Settings { burst: Duration::ZERO, share: 1_000_000 };
+        })
+    })
+    .await;
+    let asker = async |last| Peers::one(last, |plan| plan).await;
+    let alice = here.user("alice").await;
+    let questions = [
+        (3, "/_matrix/federation/v1/publicRooms".to_owned(), None),
+        (4, format!("/_matrix/federation/v1/query/profile?user_id={}", encoded(alice.id.as_str())), None),
+        (
+            5,
+            "/_matrix/federation/v1/user/keys/query".to_owned(),
+            Some(json!({ "device_keys": { alice.id.as_str(): [] } })),
+        ),
+    ];
+    for (last, path, body) in questions {
+        let (peer, method) = (asker(last).await, if body.is_some() { Method::POST } else { Method::GET });
+        peer.calls(&here, method.clone(), &path, body.clone()).await.good();
+        let again = tokio::time::timeout(Duration::from_secs(3), peer.calls(&here, method, &path, body)).await;
+        assert!(again.is_err(), "{path} was answered at once: {again:?}");
+    }
+}

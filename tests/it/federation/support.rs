@@ -330,6 +330,8 @@ fn plan(name: OwnedServerName) -> Plan {
         // Tests ask more at once than servers do.
         s.gate.sleep_limit = 1_000;
         s.gate.concurrent = 50;
+        // And what is built for tests is slow.
+        s.gate.budget.burst = Duration::from_secs(600);
     })
 }
 
