@@ -378,6 +378,14 @@ async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
         shows([&there, &here], &carol, &room, &alice, &shown).await.refused(400, "M_INVALID_PARAM");
         assert!(alice.syncs("").await["rooms"]["invite"].is_null(), "{shown}");
     }
+    // What no signature is about, and was changed on the way, is not shown.
+    let mut altered = name.clone();
+    altered["content"]["name"] = json!("Trap");
+    let grace = here.user("grace").await;
+    shows([&there, &here], &carol, &room, &grace, &json!([create, altered])).await.good();
+    let sync = grace.syncs("").await;
+    let seen = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+    assert_eq!(state_of(seen, "m.room.name", "").unwrap()["content"], json!({}), "{seen}");
     // Servers that know nothing of that show what they always did.
     let cases = [json!([strip(&create)]), json!([strip(&create), strip(&name)]), json!([create, name])];
     for (user, shown) in ["bob", "dave", "erin"].into_iter().zip(cases) {

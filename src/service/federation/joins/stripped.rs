@@ -62,8 +62,11 @@ impl Joins {
             match parsed {
                 Ok(event) if event.claimed().room_id() == room_id && event.claimed().is_state() => {
                     has_create |= event.claimed().is(&"m.room.create".into(), "");
-                    push(&mut out, |out| write_stripped(out, event.claimed(), false));
-                    events.push(event);
+                    if whole {
+                        events.push(event);
+                    } else {
+                        push(&mut out, |out| write_stripped(out, event.claimed(), false));
+                    }
                 }
                 Ok(_) if whole => return Err(Error::invalid_param("Stripped state of another room")),
                 Err(e) if whole => return Err(Error::invalid_param(format!("Stripped state: {e}"))),
@@ -82,13 +85,13 @@ impl Joins {
         if strict && !has_create {
             return Err(Error::invalid_param("The stripped state has no m.room.create event"));
         }
-        if whole {
-            for checked in self.server_keys.verify(events, version).await? {
-                checked.map_err(|e| match e {
-                    Error::Told(told) => Error::invalid_param(format!("Stripped state: {}", told.error)),
-                    fault => fault,
-                })?;
-            }
+        for checked in self.server_keys.verify(events, version).await? {
+            let event = checked.map_err(|e| match e {
+                Error::Told(told) => Error::invalid_param(format!("Stripped state: {}", told.error)),
+                fault => fault,
+            })?;
+            // Of one that was altered only that is left which its signature is about.
+            push(&mut out, |out| write_stripped(out, &event, false));
         }
         push(&mut out, |out| write_stripped(out, own, false));
         out.push(']');
