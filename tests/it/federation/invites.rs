@@ -232,6 +232,47 @@ async fn a_knock_is_heard_and_answered() {
     carol.post(&path, json!({})).await.refused(403, "M_FORBIDDEN");
 }
 
+/// What a server shows of a room that is knocked at is left out if it claims to be an event and is none (spec v1.16).
+#[tokio::test]
+async fn what_a_knock_is_shown_is_true_or_not_shown() {
+    type Change = fn(&mut Value);
+    let [here, there] = Peers::two().await;
+    let alice = here.user("alice").await;
+    let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+    let body = json!({ "initial_state": rules, "name": "Door", "topic": "True" });
+    let room = alice.creates(body).await;
+    let path = format!("{V3}/knock/{}?via={}", encoded(&room), encoded(here.name().as_str()));
+    let knocks: [(&str, Change, Option<Value>); 4] = [
+        ("bob", |_| {}, Some(json!({ "name": "Door" }))),
+        ("carol", |name| name["signatures"] = json!({}), None),
+        ("dave", |name| name["content"]["name"] = json!("Trap"), Some(json!({}))),
+        // Older servers show four fields of each.
+        (
+            "erin",
+            |name| {
+                for field in
+                    ["auth_events", "depth", "hashes", "origin_server_ts", "prev_events", "room_id", "signatures"]
+                {
+                    name.as_object_mut().unwrap().remove(field);
+                }
+            },
+            Some(json!({ "name": "Door" })),
+        ),
+    ];
+    for (user, change, seen) in knocks {
+        here.lies(Some(lie("/send_knock/", move |answer| {
+            let shown = answer["knock_room_state"].as_array_mut().unwrap();
+            change(shown.iter_mut().find(|e| e["type"] == "m.room.name").unwrap());
+        })));
+        let user = there.user(user).await;
+        user.post(&path, json!({})).await.good();
+        let sync = user.syncs("").await;
+        let shown = &sync["rooms"]["knock"][&room]["knock_state"]["events"];
+        assert_eq!(state_of(shown, "m.room.name", "").map(|e| e["content"].clone()), seen, "{sync}");
+        assert_eq!(state_of(shown, "m.room.topic", "").unwrap()["content"]["topic"], "True", "{sync}");
+    }
+}
+
 #[tokio::test]
 async fn a_knock_is_taken_back() {
     let [here, there] = Peers::two().await;
@@ -398,6 +439,35 @@ async fn what_is_shown_of_a_room_is_checked_if_it_can_be() {
         assert_eq!(seen.as_array().unwrap().len(), 1 + count, "{seen}");
         assert_eq!(state_of(seen, "m.room.name", "").is_some(), count > 1);
     }
+}
+
+/// What is shown of a room is checked by the keys of whoever sent it; an invite does not fail for those who are away.
+#[tokio::test]
+async fn an_invite_does_not_wait_for_third_servers() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, carol, dave) = (here.user("alice").await, there.user("carol").await, third.user("dave").await);
+    let room = carol.creates(json!({ "room_version": "12", "preset": "public_chat", "name": "Real" })).await;
+    joins_through(&dave, &room, &[there.name().as_str()]).await.good();
+    let mut levels = carol.reads(&room, "m.room.power_levels", "").await.good();
+    levels["users"] = json!({ dave.id.as_str(): 50 });
+    carol.sets(&room, "m.room.power_levels", "", levels).await.good();
+    let topic = async {
+        loop {
+            let since = carol.now().await;
+            let set = dave.sets(&room, "m.room.topic", "", json!({ "topic": "t" })).await;
+            if set.status == 200 && carol.reads(&room, "m.room.topic", "").await.status == 200 {
+                return;
+            }
+            carol.syncs(&format!("timeout=500&since={}", encoded(&since))).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), topic).await.expect("there is never a topic");
+    third.goes_away();
+    carol.invites(&room, &alice).await.good();
+    let sync = alice.syncs("").await;
+    let shown = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+    assert_eq!(state_of(shown, "m.room.name", "").unwrap()["content"]["name"], "Real", "{sync}");
+    assert!(state_of(shown, "m.room.create", "").is_some() && state_of(shown, "m.room.topic", "").is_none());
 }
 
 #[tokio::test]

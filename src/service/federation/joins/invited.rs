@@ -16,7 +16,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Joins, version_named};
+use super::{Joins, stripped::Care, version_named};
 use crate::{
     account_data::invites::{self, INVITE_PERMISSION},
     events::Arrival,
@@ -99,8 +99,8 @@ impl Joins {
         }
         let pdu = self.verified(event, version).await?;
         // Asked for since version 12, which alone needs it to be true: there the create event is what the room is.
-        let strict = version.room_id_is_create_hash();
-        let stripped = self.stripped(room_id, version, &invitation.invite_room_state, &pdu, strict).await?;
+        let care = if version.room_id_is_create_hash() { Care::Strict } else { Care::None };
+        let stripped = self.stripped(room_id, version, &invitation.invite_room_state, &pdu, care).await?;
         let pdu = pdu.co_signed(version, self.server_keys.signer())?;
         let answer = RawValue::from_string(pdu.json().to_owned()).doing("writing an invite")?;
         match resident {

@@ -27,6 +27,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     Joins, Went,
+    stripped::Care,
     template::{Given, nonsense},
     through::raw,
     version_named,
@@ -194,10 +195,10 @@ impl Joins {
         let answer = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         let shown = answer.knock_room_state.iter().filter_map(|e| serde_json::value::to_raw_value(e).ok());
         let shown: Vec<_> = shown.collect();
-        let stripped = match self.stripped(room_id, version, &shown, &pdu, false).await {
+        let stripped = match self.stripped(room_id, version, &shown, &pdu, Care::Choosy).await {
             Ok(stripped) => stripped,
             // The knock stands, whatever is shown of the room.
-            Err(_) => self.stripped(room_id, version, &[], &pdu, false).await?,
+            Err(_) => self.stripped(room_id, version, &[], &pdu, Care::None).await?,
         };
         Ok((version, pdu, stripped))
     }
