@@ -6,6 +6,18 @@ use serde_json::{Map, Value};
 
 use super::Membership;
 
+/// What of a member event is said anew with each: who vouched for a join does not for what follows it, and other servers
+/// would look for their signature.
+const SAID_ANEW: [&str; 7] = [
+    "membership",
+    "displayname",
+    "avatar_url",
+    "reason",
+    "is_direct",
+    "third_party_invite",
+    "join_authorised_via_users_server",
+];
+
 impl Membership {
     /// Writes the user's present name and avatar into the rooms they are joined to.
     ///
@@ -20,9 +32,9 @@ impl Membership {
                 .current_entry(&room, "m.room.member", who.user_id.as_str())
                 .await?
                 .and_then(|e| e.pdu.content_as());
-            // What else stands in the event (a space's badge, the voucher of a restricted join) stays.
+            // What else stands in the event (a space's badge) stays.
             content.more = old.unwrap_or_default();
-            for key in ["membership", "displayname", "avatar_url", "reason", "is_direct", "third_party_invite"] {
+            for key in SAID_ANEW {
                 content.more.remove(key);
             }
             if let Err(e) = self.write(&room, who, &who.user_id, &content, None).await {

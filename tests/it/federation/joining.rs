@@ -12,7 +12,10 @@ use axum::Router;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::support::{Lie, Peers, on_the_web};
+use super::{
+    hostile::hears,
+    support::{Lie, Peers, on_the_web},
+};
 use crate::support::{
     Answer, User,
     rooms::{V3, encoded, joined, state_of},
@@ -234,6 +237,14 @@ async fn members_of_a_space_are_let_in_by_who_may() {
         let join = carol.reads(&room, "m.room.member", carol.id.as_str()).await.good();
         assert_eq!(join["join_authorised_via_users_server"], alice.id.as_str());
         assert_eq!(state(&alice, &room).await, state(&carol, &room).await);
+        // Who vouched does not for a new name, and nobody holds it, or what follows, against her.
+        let name = format!("{V3}/profile/{}/displayname", encoded(carol.id.as_str()));
+        carol.put(&name, json!({ "displayname": format!("Carol {version}") })).await.good();
+        carol.says(&room, "renamed").await;
+        hears(&alice, &room, "renamed").await;
+        let renamed = alice.reads(&room, "m.room.member", carol.id.as_str()).await.good();
+        assert_eq!(renamed["displayname"], format!("Carol {version}"));
+        assert!(renamed["join_authorised_via_users_server"].is_null(), "{renamed}");
         // In both rooms, but with nobody here who could vouch: the other server does.
         bob.joins(&room).await.refused(403, "M_FORBIDDEN");
         alice.invites(&room, &dave).await.good();
