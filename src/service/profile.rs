@@ -234,8 +234,8 @@ impl Profile {
             }
             Err(Error::told(StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE", "The profile would exceed 64 KiB"))
         };
-        let changed = self.store.set_profile_field(who.user_nid, field, value, fits).await?;
-        self.show(who, field, changed && propagate).await
+        self.store.set_profile_field(who.user_nid, field, value, fits).await?;
+        self.show(who, field, propagate).await
     }
 
     /// Removes a field; no error if it is not set.
@@ -244,8 +244,8 @@ impl Profile {
     /// As [`Self::set`].
     pub async fn delete(&self, who: &Requester, user: &UserId, field: &str, propagate: bool) -> Result<()> {
         self.check_may_set(who, user, field)?;
-        let changed = self.store.set_profile_field(who.user_nid, field, None, |_| Ok(())).await?;
-        self.show(who, field, changed && propagate).await
+        self.store.set_profile_field(who.user_nid, field, None, |_| Ok(())).await?;
+        self.show(who, field, propagate).await
     }
 
     fn check_may_set(&self, who: &Requester, user: &UserId, field: &str) -> Result<()> {
@@ -286,9 +286,10 @@ impl Profile {
         Ok(())
     }
 
-    /// Has the rooms show a new name or avatar. The work is done even if the caller goes.
-    async fn show(&self, who: &Requester, field: &str, changed: bool) -> Result<()> {
-        if !changed || !matches!(field, NAME | AVATAR) {
+    /// Has the rooms show a name or avatar, also if it is not new: a stop may have cut short what was begun when it was, and
+    /// whoever says it again wants it shown. The work is done even if the caller goes.
+    async fn show(&self, who: &Requester, field: &str, propagate: bool) -> Result<()> {
+        if !propagate || !matches!(field, NAME | AVATAR) {
             return Ok(());
         }
         let (membership, who) = (self.membership.clone(), who.clone());
