@@ -151,13 +151,24 @@ impl Store {
     }
 
     /// Puts all that a server tells of a user in place of what we had, which is news to our clients unless it is the
-    /// first. If it is older than a change that was missed, it is to be fetched again.
+    /// first. If it is older than a change that was missed, it is to be fetched again; so it is if it was `overtaken` by
+    /// other news of the user, which is asked when it is its turn, and nothing is put then.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn put_remote_list(&self, user: UserNid, list: RemoteList, is_first: bool) -> Result<()> {
+    pub async fn put_remote_list(
+        &self,
+        user: UserNid,
+        list: RemoteList,
+        is_first: bool,
+        overtaken: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<()> {
         self.write(move |tx| {
             Box::pin(async move {
+                if overtaken() {
+                    tx.after_commit(|store| store.inner.stale_lists.0.notify_one());
+                    return Ok(());
+                }
                 later!(tx, DROP_ALL, user.0)?;
                 later!(tx, DROP_KEYS, user.0)?;
                 for device in &list.devices {

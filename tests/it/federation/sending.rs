@@ -38,7 +38,7 @@ async fn arrivals(user: &User, count: usize) -> Vec<Value> {
     arrived
 }
 
-async fn transaction(from: &Peer, to: &Peer, id: &str, pdus: Vec<Value>, edus: Vec<Value>) -> Told {
+pub async fn transaction(from: &Peer, to: &Peer, id: &str, pdus: Vec<Value>, edus: Vec<Value>) -> Told {
     let body = json!({ "origin": from.name(), "origin_server_ts": 1, "pdus": pdus, "edus": edus });
     from.calls(to, Method::PUT, &format!("{SEND}/{id}"), Some(body)).await
 }

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -58,11 +61,20 @@ pub struct DeviceLists {
     name: OwnedServerName,
     federation: Arc<Federation>,
     /// One fetch of a list at a time.
-    lanes: Lasting<UserNid, Arc<tokio::sync::Mutex<()>>>,
+    lanes: Lasting<UserNid, Arc<Lane>>,
     gone: Mutex<HashSet<Gone>>,
     unmet: Unmet,
     /// Rings when somebody is gone, or may be met.
     bell: Notify,
+}
+
+/// The fetches of a user's list.
+#[derive(Debug, Default)]
+struct Lane {
+    turn: tokio::sync::Mutex<()>,
+    /// Whether the user's signing keys changed since the list was asked for: what their server says of them has no number
+    /// by which the older could be told from the newer.
+    overtaken: AtomicBool,
 }
 
 /// Who may share no room with ours any more.
@@ -195,7 +207,13 @@ impl DeviceLists {
         let Ok(said) = serde_json::from_str::<SigningKeys>(content) else { return Ok(()) };
         let Some((user, _)) = self.of_origin(origin, &said.user_id).await? else { return Ok(()) };
         let keys = signing_keys(&said.user_id, said.master_key.as_deref(), said.self_signing_key.as_deref());
-        if keys.is_empty() { Ok(()) } else { self.store.put_remote_signing_keys(user, keys).await }
+        if keys.is_empty() {
+            return Ok(());
+        }
+        if let Some(lane) = self.lanes.get(&user) {
+            lane.overtaken.store(true, Ordering::Release);
+        }
+        self.store.put_remote_signing_keys(user, keys).await
     }
 
     /// A user of that server whom we follow. Others who share a room with ours hear that something changed.
@@ -275,7 +293,8 @@ impl DeviceLists {
 
     async fn fetch(&self, nid: UserNid, wait: Duration) -> Result<()> {
         let lane = self.lanes.get_with(nid, Arc::default);
-        let _one = lane.lock().await;
+        let _one = lane.turn.lock().await;
+        lane.overtaken.store(false, Ordering::Release);
         let followed = self.store.followed(nid).await?;
         if followed.is_some_and(|followed| !followed.stale) {
             return Ok(());
@@ -316,6 +335,7 @@ impl DeviceLists {
         let signing_keys = signing_keys(&user, master.as_deref(), own.as_deref());
         let stream_id = i64::from(list.stream_id);
         let list = RemoteList { stream_id, devices: devices.into_values().collect(), signing_keys };
-        self.store.put_remote_list(nid, list, is_first).await
+        let lane = lane.clone();
+        self.store.put_remote_list(nid, list, is_first, move || lane.overtaken.load(Ordering::Acquire)).await
     }
 }

@@ -1,0 +1,65 @@
+//! Devices and keys of other servers' users, as they change while they are asked for.
+
+use std::time::Duration;
+
+use axum::response::IntoResponse as _;
+use futures_util::FutureExt as _;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{
+    hostile::{answers, as_json},
+    joining::joins_through,
+    sending::transaction,
+    support::Peers,
+};
+use crate::support::{
+    User,
+    rooms::{V3, encoded},
+};
+
+/// An answer that was long on its way does not undo what was said meanwhile.
+#[tokio::test]
+async fn new_signing_keys_outlive_an_older_list() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    let list = json!({ "user_id": bob.id, "stream_id": 1, "devices": [], "master_key": master(&bob, "b2xk") });
+    let (late, reached) = (watch::Sender::new(false), watch::Sender::new(0));
+    let (opened, reaches) = (late.clone(), reached.clone());
+    there.tricks(Some(answers(&["/user/devices/"], move || {
+        let (list, opened) = (list.clone(), opened.clone());
+        reaches.send_modify(|n| *n += 1);
+        async move {
+            let _ = opened.subscribe().wait_for(|open| *open).await;
+            as_json(list).into_response()
+        }
+        .boxed()
+    })));
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+    let meanwhile = async {
+        reached.subscribe().wait_for(|n| *n > 0).await.unwrap();
+        let content = json!({ "user_id": bob.id, "master_key": master(&bob, "bmV3") });
+        let edu = json!({ "edu_type": "m.signing_key_update", "content": content });
+        transaction(&there, &here, "t", vec![], vec![edu]).await.good();
+        there.tricks(None);
+        late.send_replace(true);
+        // The list is asked for again, which by now has the truth: here none at all.
+        let mut since = alice.now().await;
+        while there.was_asked_for("/user/devices/") == 0 {
+            let sync = alice.get(&format!("{V3}/sync?timeout=500&since={}", encoded(&since))).await.good();
+            since = sync["next_batch"].as_str().unwrap().to_owned();
+        }
+    };
+    let path = format!("{V3}/keys/query");
+    let all = async { tokio::join!(alice.post(&path, query.clone()), meanwhile) };
+    assert!(tokio::time::timeout(Duration::from_secs(30), all).await.is_ok(), "the list was not asked for again");
+    let found = alice.post(&path, query).await.good();
+    assert_ne!(found["master_keys"][bob.id.as_str()]["keys"]["ed25519:b2xk"], "b2xk", "{found}");
+}
+
+/// A master key of a user.
+fn master(user: &User, key: &str) -> Value {
+    json!({ "user_id": user.id, "usage": ["master"], "keys": { format!("ed25519:{key}"): key } })
+}
