@@ -84,6 +84,44 @@ impl FromStr for HistoryToken {
     }
 }
 
+/// Where a page of history begins or ends. Where history forks, what came after an answer may stand before it: then the
+/// page leaves out what is newer than that answer, or its reader would have it twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageToken {
+    /// The place.
+    pub at: HistoryToken,
+    /// Pages back from there hold nothing newer than this.
+    pub upto: StreamPos,
+}
+
+impl From<HistoryToken> for PageToken {
+    fn from(at: HistoryToken) -> Self {
+        Self { at, upto: StreamPos(i64::MAX) }
+    }
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.upto {
+            StreamPos(i64::MAX) => self.at.fmt(f),
+            StreamPos(upto) => write!(f, "{}_{upto}", self.at),
+        }
+    }
+}
+
+impl FromStr for PageToken {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        if let Some((at, upto)) = s.rsplit_once('_')
+            && let (Ok(at), Ok(upto)) = (at.parse(), upto.parse())
+        {
+            return Ok(Self { at, upto: StreamPos(upto) });
+        }
+        s.parse::<HistoryToken>().map(Into::into)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -96,6 +134,18 @@ mod tests {
         let h = HistoryToken { depth: 5, pos: StreamPos(-9) };
         assert_eq!(h.to_string().parse::<HistoryToken>().unwrap(), h);
         assert_eq!(HistoryToken::START.to_string().parse::<HistoryToken>().unwrap(), HistoryToken::START);
+    }
+
+    #[test]
+    fn pages_may_have_a_bound() {
+        let at = HistoryToken { depth: 5, pos: StreamPos(-9) };
+        for token in [PageToken::from(at), PageToken { at, upto: StreamPos(7) }] {
+            assert_eq!(token.to_string().parse::<PageToken>().unwrap(), token);
+        }
+        assert_eq!(PageToken::from(at).to_string(), at.to_string());
+        for s in ["", "t", "t1", "t1_x", "x1_2", "t1_2_", "t1_2_x", "t1_2_3_4", "h1_2_3_4"] {
+            assert!(s.parse::<PageToken>().is_err(), "{s}");
+        }
     }
 
     #[test]

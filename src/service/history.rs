@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Error, OrNotFound, Requester, Result, clock::Clock, ids::EventNid, stream::HistoryToken};
+use hearth_base::{
+    Error, OrNotFound, Requester, Result,
+    clock::Clock,
+    ids::{EventNid, StreamPos},
+    stream::HistoryToken,
+};
 use hearth_rules::visibility::HistoryVisibility;
 use hearth_store::{Store, events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{
@@ -23,6 +28,7 @@ mod writing;
 pub use answers::Messages;
 pub(crate) use children::Bundles;
 pub use hearth_store::events::Direction;
+use pages::Bounds;
 pub use viewer::Viewer;
 pub use writing::Form;
 
@@ -57,6 +63,8 @@ pub struct Page {
     pub start: HistoryToken,
     /// Where the next begins; `None` if there was nothing and there is no more.
     pub end: Option<HistoryToken>,
+    /// What is newer is left out of it, and of those that follow.
+    pub upto: StreamPos,
 }
 
 /// An event with what stands around it.
@@ -149,9 +157,11 @@ impl History {
         let event = self.visible(viewer, event_id).await?;
         let place = event.place().or_not_found("Event")?;
         let limit = limit.min(MAX_PAGE);
-        let (start, end) = (HistoryToken::START, HistoryToken::END);
-        let before = self.page(viewer, Direction::Backward, place.before(), start, limit / 2, wanted).await?.events;
-        let after = self.page(viewer, Direction::Forward, place, end, limit - limit / 2, wanted).await?.events;
+        let (start, end, bounds) = (HistoryToken::START, HistoryToken::END, Bounds::default());
+        let before =
+            self.page(viewer, Direction::Backward, (place.before(), start), bounds, limit / 2, wanted).await?.events;
+        let after =
+            self.page(viewer, Direction::Forward, (place, end), bounds, limit - limit / 2, wanted).await?.events;
         let start = before.last().and_then(|e| e.place()).map_or(place.before(), HistoryToken::before);
         let end = after.last().and_then(|e| e.place()).unwrap_or(place);
         let state = self.state_beside(viewer, after.last().unwrap_or(&event)).await?;

@@ -198,7 +198,7 @@ impl Notifier {
                 .into_iter()
                 .partition(|m| m.membership == MembershipState::Join);
             let hubs = self.hubs(&joined.iter().map(|m| m.room).collect::<Vec<_>>()).await?;
-            let rooms = Arc::new(UserRooms { joined: joined.into_iter().zip(hubs).collect(), others });
+            let rooms = Arc::new(UserRooms::new(joined.into_iter().zip(hubs).collect(), others));
             if slot.keep_rooms(&rooms, before) {
                 return Ok(rooms);
             }

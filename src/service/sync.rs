@@ -92,6 +92,8 @@ enum FilterKey {
     Kept(UserNid, i64),
 }
 
+/// How often an answer begins anew because the user's rooms changed under it.
+const RACES: usize = 5;
 /// Filters remembered.
 const FILTERS: u64 = 2_000;
 /// Bytes of a filter that is worth remembering.
@@ -281,7 +283,16 @@ impl Sync {
 
     /// Puts an answer together; `None` if there is nothing to say and it need not be said.
     async fn look(&self, turn: &mut Turn<'_>, must_answer: bool) -> Result<Option<String>> {
-        let rooms = self.notifier.rooms_of(turn.slot).await?;
+        let mut rooms = self.notifier.rooms_of(turn.slot).await?;
+        for _ in 0..RACES {
+            if rooms.newest <= turn.now.pos {
+                break;
+            }
+            // A stay that began or ended since is told with what it came with.
+            turn.now = self.now(turn.since);
+            rooms = self.notifier.rooms_of(turn.slot).await?;
+        }
+        self.told.begin(turn);
         let mut out = String::with_capacity(if turn.since.is_some() { 2048 } else { 64 * 1024 });
         out.push('{');
         let own = self.own_data(turn).await?;
@@ -298,6 +309,7 @@ impl Sync {
         out.push('"');
         out.push_str(&turn.now.to_string());
         out.push_str("\"}");
+        self.told.end(turn);
         Ok(Some(out))
     }
 

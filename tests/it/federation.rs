@@ -2,7 +2,9 @@
 
 mod by_address;
 mod chaos;
+mod devices;
 mod finding;
+mod forks;
 mod held;
 mod history;
 mod hostile;

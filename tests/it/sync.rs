@@ -15,6 +15,7 @@ use crate::{
 mod echoes;
 mod filters;
 mod old;
+mod untold;
 
 fn next(sync: &Value) -> String {
     sync["next_batch"].as_str().unwrap().to_owned()

@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hearth_base::{Error, OrNotFound, Requester, Result, ids::EventNid, stream::HistoryToken};
+use hearth_base::{
+    Error, OrNotFound, Requester, Result,
+    ids::EventNid,
+    stream::{HistoryToken, PageToken},
+};
 use hearth_store::{
     events::{Direction, StoredEvent},
     state::StateMap,
@@ -162,8 +166,9 @@ impl History {
         let mut out = String::with_capacity(page.events.len() * 640 + 128);
         out.push_str("{\"chunk\":");
         self.write_with_children(&mut out, &page.events, &viewer, Form::WITH_ROOM).await?;
-        push_token(&mut out, "start", Some(page.start));
-        push_token(&mut out, "end", page.end);
+        let token = |at: HistoryToken| PageToken { at, upto: page.upto };
+        push_token(&mut out, "start", Some(token(page.start)));
+        push_token(&mut out, "end", page.end.map(token));
         let newest = match ask.direction {
             Direction::Backward => page.events.first(),
             Direction::Forward => page.events.last(),
@@ -219,8 +224,8 @@ impl History {
         self.write_all(&mut out, &context.after, &viewer, form).await?;
         out.push_str(",\"state\":");
         self.write_all(&mut out, &state, &viewer, Form::STATE).await?;
-        push_token(&mut out, "start", Some(context.start));
-        push_token(&mut out, "end", Some(context.end));
+        push_token(&mut out, "start", Some(context.start.into()));
+        push_token(&mut out, "end", Some(context.end.into()));
         out.push('}');
         Ok(out)
     }
@@ -239,7 +244,7 @@ impl History {
     }
 }
 
-fn push_token(out: &mut String, key: &str, token: Option<HistoryToken>) {
+fn push_token(out: &mut String, key: &str, token: Option<PageToken>) {
     if let Some(token) = token {
         out.push_str(&format!(",\"{key}\":\"{token}\""));
     }

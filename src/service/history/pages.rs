@@ -4,7 +4,7 @@
 use hearth_base::{
     Result,
     ids::StreamPos,
-    stream::{HistoryToken, SyncToken},
+    stream::{HistoryToken, PageToken, SyncToken},
 };
 use hearth_store::{
     events::{Direction, StoredEvent},
@@ -18,6 +18,22 @@ const MAX_ROUNDS: usize = 10;
 const MOST: usize = 200;
 /// How often history is fetched for one answer.
 const FILLINGS: usize = 4;
+
+/// What a page holds of the events between its ends, where history forks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bounds {
+    /// Nothing newer than that.
+    upto: Option<StreamPos>,
+    /// Only what is newer than that, or stands behind what was the last place then.
+    since: Option<(StreamPos, HistoryToken)>,
+}
+
+impl Bounds {
+    fn hold(&self, event: &StoredEvent) -> bool {
+        self.upto.is_none_or(|upto| event.pos <= Some(upto))
+            && self.since.is_none_or(|(since, last)| event.pos > Some(since) || event.place() > Some(last))
+    }
+}
 
 impl History {
     /// A page of a room's history (spec: `GET /rooms/{roomId}/messages`).
@@ -34,8 +50,12 @@ impl History {
         wanted: Wanted<'_>,
     ) -> Result<Page> {
         let room = &viewer.room;
+        let mut bounds = Bounds::default();
         let mut start = match from {
-            Some(token) => self.place(room, token).await?,
+            Some(token) => {
+                bounds.upto = token.parse::<PageToken>().ok().map(|token| token.upto);
+                self.place(room, token).await?
+            }
             None if direction == Direction::Backward => HistoryToken::END,
             None => HistoryToken::START,
         };
@@ -45,23 +65,35 @@ impl History {
             // They see nothing of what came later; it need not be looked through.
             start = start.min(left);
         }
-        let until = match to {
+        let mut until = match to {
             Some(token) => self.place(room, token).await?,
             None if direction == Direction::Backward => HistoryToken::START,
             None => HistoryToken::END,
         };
-        self.page(viewer, direction, start, until, limit.clamp(1, MAX_PAGE), wanted).await
+        if direction == Direction::Forward {
+            bounds = Bounds::default();
+        } else if room.head.forked
+            && let Some(since) = to.and_then(|token| token.parse::<SyncToken>().ok()).map(|token| token.pos)
+        {
+            // What came later may stand before what was the end then.
+            bounds.since = Some((since, until));
+            if let Some(first) = self.store.first_place(room.nid, since).await? {
+                until = until.min(first.before());
+            }
+        }
+        self.page(viewer, direction, (start, until), bounds, limit.clamp(1, MAX_PAGE), wanted).await
     }
 
     pub(super) async fn page(
         &self,
         viewer: &Viewer,
         direction: Direction,
-        mut start: HistoryToken,
-        until: HistoryToken,
+        (mut start, until): (HistoryToken, HistoryToken),
+        bounds: Bounds,
         limit: usize,
         wanted: Wanted<'_>,
     ) -> Result<Page> {
+        let upto = bounds.upto.unwrap_or(StreamPos(i64::MAX));
         let (mut events, mut at, mut fillings) = (Vec::new(), start, FILLINGS);
         let mut ask = limit;
         for _ in 0..MAX_ROUNDS {
@@ -73,14 +105,14 @@ impl History {
                 && fillings > 0
             {
                 let lowest = if exhausted { until } else { last.unwrap_or(until) };
-                if backfill.fill(&viewer.room, lowest.depth, at.depth).await? {
+                if Box::pin(backfill.fill(&viewer.room, lowest.depth, at.depth)).await? {
                     fillings -= 1;
                     continue;
                 }
             }
             let Some(last) = last else {
                 let end = (!events.is_empty()).then_some(at);
-                return Ok(Page { events, start, end });
+                return Ok(Page { events, start, end, upto });
             };
             if start == HistoryToken::END {
                 // The end of a room moves on; the page began here.
@@ -89,7 +121,8 @@ impl History {
             let (mut reached, count) = (last, found.len());
             let related = wanted.filter.related(&self.store, viewer.room.nid, &found).await?;
             for (n, event) in found.into_iter().enumerate() {
-                let passes = wanted.here
+                let passes = bounds.hold(&event)
+                    && wanted.here
                     && wanted.filter.has(&event.pdu)
                     && related.as_ref().is_none_or(|related| related.contains(&event.nid));
                 if !passes || !viewer.shows(&event).await? {
@@ -112,22 +145,22 @@ impl History {
                 // Only an empty page says that there is no more: clients take the last `end` for the beginning of the room,
                 // and where something is missing it is worth to ask once more.
                 let end = (!events.is_empty()).then_some(at);
-                return Ok(Page { events, start, end });
+                return Ok(Page { events, start, end, upto });
             }
             if events.len() >= limit {
                 break;
             }
         }
-        Ok(Page { events, start, end: Some(at) })
+        Ok(Page { events, start, end: Some(at), upto })
     }
 
-    /// The place in a room's history that a token stands for; tokens of /sync are taken too.
+    /// The place in a room's history that a token stands for; tokens of /sync are taken too, what bounds a page is not.
     ///
     /// # Errors
     /// 400 for a token that is not ours.
     pub async fn place(&self, room: &Room, token: &str) -> Result<HistoryToken> {
-        if let Ok(place) = token.parse::<HistoryToken>() {
-            return Ok(place);
+        if let Ok(page) = token.parse::<PageToken>() {
+            return Ok(page.at);
         }
         let sync: SyncToken = token.parse()?;
         self.newest_place(room, sync.pos).await

@@ -33,6 +33,16 @@ pub struct UserRooms {
     pub joined: Vec<(Membership, Arc<RoomHub>)>,
     /// All others, forgotten ones included.
     pub others: Vec<Membership>,
+    /// Where the newest of them all began.
+    pub newest: StreamPos,
+}
+
+impl UserRooms {
+    pub(super) fn new(joined: Vec<(Membership, Arc<RoomHub>)>, others: Vec<Membership>) -> Self {
+        let all = joined.iter().map(|(membership, _)| membership).chain(&others);
+        let newest = all.map(|membership| membership.pos).max().unwrap_or(StreamPos::ZERO);
+        Self { joined, others, newest }
+    }
 }
 
 impl UserSlot {
@@ -138,7 +148,7 @@ mod tests {
         let slot = UserSlot::new(UserNid(1), 0);
         assert!(slot.rooms().is_none());
         let weak = {
-            let rooms = Arc::new(UserRooms { joined: Vec::new(), others: Vec::new() });
+            let rooms = Arc::new(UserRooms::new(Vec::new(), Vec::new()));
             let hub = Arc::new(RoomHub::new(RoomNid(1)));
             let weak = Arc::downgrade(&hub);
             let membership = Membership {
@@ -151,7 +161,7 @@ mod tests {
                 forgotten: false,
                 stripped: None,
             };
-            let full = Arc::new(UserRooms { joined: vec![(membership, hub)], others: Vec::new() });
+            let full = Arc::new(UserRooms::new(vec![(membership, hub)], Vec::new()));
             assert!(slot.keep_rooms(&full, 0));
             assert!(slot.rooms().is_some());
             slot.forget_rooms();

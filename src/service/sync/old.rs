@@ -303,7 +303,7 @@ impl Sync {
         let timeline = self.timeline(turn, viewer, &hub, StreamPos::ZERO, upto).await?;
         let start = match timeline.start {
             Some(start) => start,
-            None => self.history.newest_place(room, upto).await?,
+            None => self.history.newest_place(room, upto).await?.into(),
         };
         let state = self.history.state_events(&self.history.state(viewer).await?).await?;
         out.push('{');

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
+use hearth_base::{Result, ids::StreamPos};
 use hearth_rules::client_format::write_stripped;
 use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
+use ruma::events::TimelineEventType;
 
 use super::{
     Sync, Turn,
@@ -62,28 +63,34 @@ impl Sync {
         let upto = turn.now.pos;
         let mut timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
         let full = newly || turn.ask.full_state;
+        if newly {
+            self.told.enter(turn, room.nid);
+        }
         // A room that was entered begins anew, whatever the client knew of it.
         timeline.limited |= newly && turn.since.is_some();
         if full && timeline.start.is_none() {
-            timeline.start = Some(self.history.newest_place(&room, upto).await?);
+            timeline.start = Some(self.history.newest_place(&room, upto).await?.into());
         }
         let newest = self.state.current(&room).await?;
-        let mut state = self.state_events(turn, &room, &timeline, Span { from, upto, full, newest: &newest }).await?;
+        let span = Span { from, upto, full, newest: &newest };
+        let mut state = self.state_events(turn, &room, &timeline, span).await?;
         let mut body = String::new();
         let mut beside = self.write_room_data(&mut body, turn, &room, own, newly).await?;
         beside |= self.write_ephemeral(&mut body, turn, &room, hub, newly, typing).await?;
         let counts = full || room.head.whole > after;
-        if timeline.events.is_empty() && state.is_empty() && !beside && !counts {
+        let counts = counts || hub.last_member() > after;
+        if timeline.events.is_empty() && !timeline.limited && state.is_empty() && !beside && !counts {
             return Ok(());
         }
         let mut summary = String::new();
-        if counts || hub.last_member() > after {
+        // Who names a room matters only to one without a name of its own.
+        if counts || state.iter().chain(&timeline.events).any(|e| names_room(e)) {
             let heroes = self.write_summary(&mut summary, turn, &room, &newest).await?;
             if turn.ask.filter.state.lazy_members {
-                self.add_members(turn, &mut state, &timeline, &newest, full, &heroes).await?;
+                self.add_members(turn, &room, &mut state, &timeline, span, &heroes).await?;
             }
         }
-        self.note_members(turn, &state, &timeline);
+        self.note_members(turn, hub.nid, &state, &timeline);
         self.write_state(&mut body, turn, &viewer, &state).await?;
         self.write_timeline(&mut body, turn, &viewer, &timeline, newly).await?;
         if !summary.is_empty() {
@@ -195,8 +202,14 @@ impl Sync {
         let newly = turn.since.is_none() || viewer.came_after(turn.after());
         let from = if newly { StreamPos::ZERO } else { turn.after() };
         let full = newly || turn.ask.full_state;
+        let filter = &turn.ask.filter.state;
+        let is_state = |e: &Arc<StoredEvent>| filter.has_room(&room.room_id) && filter.has(&e.pdu);
         let (timeline, state) = match (&own, viewer.left_with()) {
-            (Some(own), left) if !membership.forgotten && viewer.was_ever_in() && viewer.may_see(own).await? => {
+            (Some(own), left)
+                if !membership.forgotten
+                    && viewer.was_ever_in()
+                    && (viewer.may_see(own).await? || left.is_some_and(|left| left.pos > Some(from))) =>
+            {
                 let upto = membership.pos.min(turn.now.pos);
                 let mut timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
                 timeline.limited |= newly && turn.since.is_some();
@@ -206,16 +219,19 @@ impl Sync {
                     None => StateMap::new(),
                 };
                 let span = Span { from, upto, full, newest: &newest };
-                let state = self.state_events(turn, &room, &timeline, span).await?;
+                let mut state = self.state_events(turn, &room, &timeline, span).await?;
+                // Who was banned after they had left may see no more of the room than that.
+                if !viewer.may_see(own).await? {
+                    timeline.events.push(own.clone());
+                    state.extend(Some(own.clone()).filter(|e| is_state(e) && turn.wants_state_after()));
+                }
                 (timeline, state)
             }
             // An invite or knock came to nothing, a ban after leaving, a room forgotten since: that is all there is to see.
             _ => {
-                let start = own.as_ref().and_then(|e| e.place()).map(HistoryToken::before);
-                let filter = &turn.ask.filter.state;
-                let is_state = |e: &Arc<StoredEvent>| filter.has_room(&room.room_id) && filter.has(&e.pdu);
+                let start = own.as_ref().and_then(|e| e.place()).map(|place| place.before().into());
                 let after = own.clone().filter(|e| turn.wants_state_after() && is_state(e));
-                let timeline = Timeline { start, events: own.into_iter().collect(), limited: false };
+                let timeline = Timeline { start, events: own.into_iter().collect(), limited: false, hides: false };
                 (timeline, after.into_iter().collect())
             }
         };
@@ -233,4 +249,10 @@ impl Sync {
 /// Whether who types in a room may be others than the client knows.
 pub(super) fn typing_changed(turn: &Turn<'_>, hub: &RoomHub) -> bool {
     hub.last_typing() > turn.after_ephemeral() || turn.other_run()
+}
+
+/// Whether an event says what a room is called.
+fn names_room(event: &StoredEvent) -> bool {
+    let kinds = [TimelineEventType::RoomName, TimelineEventType::RoomCanonicalAlias];
+    event.pdu.is_state() && kinds.contains(event.pdu.event_type())
 }

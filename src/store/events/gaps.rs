@@ -30,6 +30,8 @@ const LOWEST: &str = "SELECT MIN(pos) FROM events WHERE room_nid = $1";
 const GAPS: &str = "SELECT event_id, depth, tries, retry_ms FROM missing_events WHERE room_nid = $1 AND depth > $2 AND depth <= $3 ORDER BY depth DESC, event_id LIMIT $4";
 const DEFER: &str = "UPDATE missing_events SET tries = $3, retry_ms = $4 WHERE room_nid = $1 AND event_id = $2";
 const NEWEST: &str = "SELECT MAX(pos) FROM gaps WHERE room_nid = $1 AND pos > $2 AND pos <= $3";
+const SHALLOWEST: &str = "SELECT depth, pos FROM (\
+     SELECT depth, pos FROM events WHERE room_nid = $1 AND pos > $2 ORDER BY pos LIMIT 10000) n ORDER BY depth, pos LIMIT 1";
 const DEEPEST: &str =
     "SELECT depth, pos FROM events WHERE room_nid = $1 AND pos > 0 AND pos <= $2 ORDER BY depth DESC, pos DESC LIMIT 1";
 
@@ -130,6 +132,16 @@ impl Store {
         let row: Option<(Option<i64>,)> =
             fetch_optional!(&mut self.read().await?, (Option<i64>,), NEWEST, room.0, after.0, upto.0)?;
         Ok(row.and_then(|(pos,)| pos).map(StreamPos))
+    }
+
+    /// The first place in history of what has been news since that position, of the oldest ten thousand.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn first_place(&self, room: RoomNid, after: StreamPos) -> Result<Option<HistoryToken>> {
+        let row: Option<(i64, i64)> =
+            fetch_optional!(&mut self.read().await?, (i64, i64), SHALLOWEST, room.0, after.0)?;
+        Ok(row.map(|(depth, pos)| HistoryToken { depth, pos: StreamPos(pos) }))
     }
 
     /// The last place in history of what was news up to that position: where branches meet, that need not be the newest.

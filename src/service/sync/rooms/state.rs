@@ -8,7 +8,7 @@ use std::{
 
 use hearth_base::{
     Result,
-    ids::{EventNid, KeyNid, StreamPos},
+    ids::{EventNid, KeyNid, RoomNid, StreamPos},
 };
 use hearth_store::{events::StoredEvent, rooms::Room, state::StateMap};
 use ruma::{OwnedUserId, UserId, events::TimelineEventType};
@@ -20,6 +20,7 @@ use super::{
 use crate::history::{Form, Viewer};
 
 /// The stretch of a room's history that an answer covers.
+#[derive(Clone, Copy)]
 pub(super) struct Span<'a> {
     pub(super) from: StreamPos,
     pub(super) upto: StreamPos,
@@ -46,15 +47,28 @@ impl Sync {
         let after_timeline = turn.wants_state_after();
         let first = timeline.events.first();
         // Then the timeline alone does not lead to its end: state changes also by what it does not show, since it stands on
-        // another branch or the filter leaves it out.
-        let partly = (room.head.forked || !shown_by.is_open_for(&room.room_id)) && !after_timeline;
+        // another branch, the user may not see it or the filter leaves it out.
+        let partly = (room.head.forked || timeline.hides || !shown_by.is_open_for(&room.room_id)) && !after_timeline;
+        let before = match first.and_then(|e| e.snap) {
+            _ if !span.full && !lazy => StateMap::new(),
+            Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
+            _ => span.newest.clone(),
+        };
+        let before = if partly && (span.full || lazy) { leading_to(before, span.newest, timeline) } else { before };
         let mut wanted: Vec<EventNid> = if span.full {
-            let state = match first.and_then(|e| e.snap) {
-                Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
-                _ => span.newest.clone(),
-            };
-            let state = if partly { leading_to(state, span.newest, timeline) } else { state };
-            if lazy { self.without_members(turn, &state).await? } else { state.values().copied().collect() }
+            if lazy {
+                let mut wanted = self.without_members(turn, &before).await?;
+                // Members that changed since are among those that the client knows.
+                if span.from > StreamPos::ZERO {
+                    let changes = self.store.state_changes(room.nid, span.from, span.upto).await?;
+                    wanted.extend(changes.keys().filter_map(|key| before.get(key)).copied());
+                    wanted.sort_unstable();
+                    wanted.dedup();
+                }
+                wanted
+            } else {
+                before.values().copied().collect()
+            }
         } else if timeline.limited || after_timeline || partly {
             // Whatever changed in the gap, members too: they may be members the client knows.
             let upto = match first.and_then(|e| e.pos) {
@@ -73,12 +87,8 @@ impl Sync {
             Vec::new()
         };
         if lazy {
-            let state = match first.and_then(|e| e.snap) {
-                Some(snap) if !after_timeline => self.store.snapshot(snap).await?,
-                _ => span.newest.clone(),
-            };
-            let listener = self.told.listener(turn).filter(|_| !span.full);
-            for nid in self.history.speakers(&state, &timeline.events).await? {
+            let listener = self.told.listener(turn, room.nid).filter(|_| !span.full);
+            for nid in self.history.speakers(&before, &timeline.events).await? {
                 if !wanted.contains(&nid) && !listener.is_some_and(|l| self.told.has(&l, nid)) {
                     wanted.push(nid);
                 }
@@ -104,17 +114,20 @@ impl Sync {
     pub(super) async fn add_members(
         &self,
         turn: &Turn<'_>,
+        room: &Room,
         state: &mut Vec<Arc<StoredEvent>>,
         timeline: &Timeline,
-        newest: &StateMap,
-        full: bool,
+        span: Span<'_>,
         users: &[OwnedUserId],
     ) -> Result<()> {
+        if !turn.ask.filter.state.has_room(&room.room_id) {
+            return Ok(());
+        }
         let users: Vec<&UserId> = users.iter().map(|u| &**u).collect();
-        let listener = self.told.listener(turn).filter(|_| !full);
-        for event in self.history.members_of(newest, &users).await? {
+        let listener = self.told.listener(turn, room.nid).filter(|_| !span.full);
+        for event in self.history.members_of(span.newest, &users).await? {
             if turn.ask.filter.state.has(&event.pdu)
-                && !state.iter().chain(&timeline.events).any(|e| e.nid == event.nid)
+                && !state.iter().chain(state_in(turn, timeline)).any(|e| e.nid == event.nid)
                 && !listener.is_some_and(|l| self.told.has(&l, event.nid))
             {
                 state.push(event);
@@ -124,9 +137,9 @@ impl Sync {
     }
 
     /// Notes which members the client has been told of when it has this answer.
-    pub(super) fn note_members(&self, turn: &Turn<'_>, state: &[Arc<StoredEvent>], timeline: &Timeline) {
-        if let Some(listener) = self.told.listener(turn) {
-            let members = state.iter().chain(&timeline.events);
+    pub(super) fn note_members(&self, turn: &Turn<'_>, room: RoomNid, state: &[Arc<StoredEvent>], timeline: &Timeline) {
+        if let Some(listener) = self.told.listener(turn, room) {
+            let members = state.iter().chain(state_in(turn, timeline));
             let members = members.filter(|e| *e.pdu.event_type() == TimelineEventType::RoomMember && e.pdu.is_state());
             self.told.note(&listener, members.map(|e| e.nid));
         }
@@ -150,6 +163,11 @@ impl Sync {
         out.push('}');
         Ok(())
     }
+}
+
+/// Events of a timeline from which a client learns state: none, if it is told the state after it.
+fn state_in<'t>(turn: &Turn<'_>, timeline: &'t Timeline) -> &'t [Arc<StoredEvent>] {
+    if turn.wants_state_after() { &[] } else { &timeline.events }
 }
 
 /// The state before a timeline such that the timeline leads to the newest state: what came of other branches of history,

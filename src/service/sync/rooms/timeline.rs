@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Result, ids::StreamPos, stream::HistoryToken};
+use hearth_base::{
+    Result,
+    ids::StreamPos,
+    stream::{HistoryToken, PageToken},
+};
 use hearth_store::events::StoredEvent;
 
 use super::super::{Sync, Turn, section::key};
@@ -19,8 +23,10 @@ pub(in crate::sync) struct Timeline {
     pub(in crate::sync) events: Vec<Arc<StoredEvent>>,
     /// Whether some between the last answer and these are left out.
     pub(super) limited: bool,
+    /// Whether the user may not see some state between the first of these and the newest event.
+    pub(super) hides: bool,
     /// Place before the first.
-    pub(in crate::sync) start: Option<HistoryToken>,
+    pub(in crate::sync) start: Option<PageToken>,
 }
 impl Sync {
     /// The newest events in `(after, upto]` that the user may see and the filter lets pass.
@@ -35,7 +41,7 @@ impl Sync {
         let filter = &turn.ask.filter.timeline;
         let limit = filter.timeline_limit(self.settings.timeline_limit);
         if !filter.has_room(&viewer.room.room_id) {
-            return Ok(Timeline { events: Vec::new(), limited: false, start: None });
+            return Ok(Timeline { events: Vec::new(), limited: false, hides: false, start: None });
         }
         let room = &viewer.room;
         // A timeline does not run over a hole: it begins behind the newest, and what lies before is paged to.
@@ -43,7 +49,9 @@ impl Sync {
         let after = gap.map_or(after, |gap| StreamPos(gap.0 - 1));
         // Who wants no events is still told that there are some; who wants few of many is not to get none of them.
         let page = if filter.is_open() { limit.max(1) } else { (limit * 2).clamp(FEWEST, MOST) };
+        let end = upto;
         let (mut events, mut limited, mut upto, mut newest) = (Vec::new(), false, upto, None);
+        let (mut hidden, mut hides) = (false, false);
         for _ in 0..ROUNDS {
             let (found, more) = match hub.news(after, upto, page) {
                 Some((nids, more)) => (self.store.events(&nids).await?, more),
@@ -65,6 +73,7 @@ impl Sync {
             // What was taken out of the timeline is still in the ring.
             for event in found.into_iter().filter(|e| e.pos.is_some() && filter.has(&e.pdu) && is_related(e)) {
                 if !viewer.shows(&event).await? {
+                    hidden |= event.pdu.is_state();
                     continue;
                 }
                 if events.len() == limit {
@@ -72,6 +81,7 @@ impl Sync {
                     break;
                 }
                 events.push(event);
+                hides |= hidden;
             }
             limited = more || left_out;
             if !more || events.len() >= limit {
@@ -80,16 +90,15 @@ impl Sync {
         }
         events.reverse();
         // If nothing is shown, all that is left out stands at or before the newest event.
-        let mut start = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(HistoryToken::before).or(newest);
+        let place = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(HistoryToken::before).or(newest);
+        let mut start = place.map(PageToken::from);
         limited |= gap.is_some();
-        if room.head.forked
-            && limited
-            && let Some(pos) = events.first().and_then(|e| e.pos)
-        {
-            // Where history forks, what is left out need not all stand before the first event shown.
-            start = start.max(self.store.last_place(room.nid, StreamPos(pos.0 - 1)).await?);
+        if room.head.forked && limited {
+            // Where history forks, what is left out need not all stand before the first event shown, nor what is shown after.
+            let upto = events.first().and_then(|e| e.pos).map_or(end, |pos| StreamPos(pos.0 - 1));
+            start = place.max(self.store.last_place(room.nid, upto).await?).map(|at| PageToken { at, upto });
         }
-        Ok(Timeline { events, limited, start })
+        Ok(Timeline { events, limited, hides, start })
     }
 
     /// Writes a timeline; what its events show of their children only where some children may be left out.
