@@ -58,8 +58,8 @@ pub struct Reader {
 pub struct Thread {
     /// Event id of the root.
     pub root: String,
-    /// The last event in it, topologically.
-    pub latest: EventNid,
+    /// The last events in it, topologically, newest first: at most ten.
+    pub newest: Vec<EventNid>,
     /// Events in it, the root not counted.
     pub count: u64,
     /// Whether the reader wrote one of them.
@@ -137,6 +137,8 @@ impl Memory {
     }
 }
 
+/// Events at the end of a thread that are told: the reader may not see the last.
+const NEWEST: i64 = 10;
 /// Replacements of an event looked at for the newest that is valid.
 const EDITS: i64 = 3;
 /// References of an event that are listed.
@@ -256,7 +258,7 @@ impl Store {
             [in 4]
             ") AND r.target_id "
             [in 5]
-            " WINDOW w AS (PARTITION BY r.target_id)) t WHERE n = 1"
+            " WINDOW w AS (PARTITION BY r.target_id)) t WHERE n <= $6 ORDER BY target_id, n"
         );
         let rows: Vec<(String, i64, i64, i64)> = fetch_all!(
             &mut self.read().await?,
@@ -266,17 +268,22 @@ impl Store {
             reader.user.0,
             reader.upto.0,
             nids(&reader.ignored),
-            Texts(roots)
+            Texts(roots),
+            NEWEST
         )?;
-        Ok(rows
-            .into_iter()
-            .map(|(root, latest, count, own)| Thread {
-                root,
-                latest: EventNid(latest),
-                count: count.unsigned_abs(),
-                participated: own > 0,
-            })
-            .collect())
+        let mut threads: Vec<Thread> = Vec::new();
+        for (root, event, count, own) in rows {
+            match threads.last_mut().filter(|thread| thread.root == root) {
+                Some(thread) => thread.newest.push(EventNid(event)),
+                None => threads.push(Thread {
+                    root,
+                    newest: vec![EventNid(event)],
+                    count: count.unsigned_abs(),
+                    participated: own > 0,
+                }),
+            }
+        }
+        Ok(threads)
     }
 
     /// The newest replacements of these events by who sent them, newest first as far as their times tell; those that

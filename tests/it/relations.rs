@@ -326,6 +326,24 @@ on_both! {
         assert_eq!(ids(&children(&bob, &room, &encoded(&root)).await.good()).len(), 1);
     }
 
+    async fn a_thread_ends_for_a_reader_with_what_they_may_see(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let visibility = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } }]);
+        let room = alice.creates(json!({ "preset": "public_chat", "initial_state": visibility })).await;
+        bob.joins(&room).await.good();
+        let root = alice.says(&room, "root").await;
+        let seen = replies(&bob, &room, &root, "seen").await;
+        bob.leaves(&room).await.good();
+        replies(&alice, &room, &root, "hidden").await;
+        bob.joins(&room).await.good();
+        let thread = relations_of(&bob, &room, &root).await["m.thread"].take();
+        assert_eq!(thread["latest_event"]["event_id"], json!(seen), "{thread}");
+        assert_eq!(thread["count"], 1);
+        let listed = &threads(&bob, &room, "").await["chunk"][0]["unsigned"]["m.relations"]["m.thread"];
+        assert_eq!(listed["latest_event"]["event_id"], json!(seen));
+        assert_eq!(relations_of(&alice, &room, &root).await["m.thread"]["count"], 2);
+    }
+
     async fn events_come_with_the_fields_and_in_the_format_asked_for(server) {
         let alice = server.user("alice").await;
         let room = alice.opens().await;

@@ -13,6 +13,12 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Form, History, Viewer};
 
+/// The last event of a thread that a user is shown, and how many of the newest they are not.
+struct Latest {
+    event: Arc<StoredEvent>,
+    hidden: u64,
+}
+
 /// The value of `m.relations` for each event that has one.
 pub(crate) type Bundles = HashMap<EventNid, String>;
 
@@ -57,15 +63,15 @@ impl History {
         }
         let reader = self.reader(viewer).await?;
         let threads = self.store.threads_of(viewer.room.nid, ids(&parents), &reader).await?;
-        let latest = self.load(threads.iter().map(|t| t.latest), viewer).await?;
+        let latest = self.latest(&threads, viewer).await?;
         // What ends a thread is shown with its own children; threads do not nest.
-        let all: Vec<&Arc<StoredEvent>> = parents.iter().copied().chain(latest.values()).collect();
+        let all: Vec<&Arc<StoredEvent>> = parents.iter().copied().chain(latest.values().map(|l| &l.event)).collect();
         let mut parts = self.edits_and_references(&all, viewer, &reader, form).await?;
         let mut bundles = Bundles::new();
         for thread in threads {
             let Some(root) = parents.iter().find(|e| e.event_id() == thread.root.as_str()) else { continue };
-            let Some(last) = latest.get(&thread.latest) else { continue };
-            let inner: Bundles = parts.get(&last.nid).map(|p| (last.nid, object(p))).into_iter().collect();
+            let Some(last) = latest.get(&thread.root) else { continue };
+            let inner: Bundles = parts.get(&last.event.nid).map(|p| (last.event.nid, object(p))).into_iter().collect();
             let part = self.thread(&thread, root, last, viewer, Form { bundles: Some(&inner), ..form }).await?;
             bundles.insert(root.nid, part);
         }
@@ -83,15 +89,32 @@ impl History {
         &self,
         thread: &Thread,
         root: &StoredEvent,
-        last: &StoredEvent,
+        last: &Latest,
         viewer: &Viewer,
         form: Form<'_>,
     ) -> Result<String> {
         let mut part = String::from("\"m.thread\":{\"latest_event\":");
-        self.write(&mut part, last, viewer, form).await?;
+        self.write(&mut part, &last.event, viewer, form).await?;
+        let count = thread.count.saturating_sub(last.hidden);
         let participated = thread.participated || root.sender == viewer.user;
-        part.push_str(&format!(",\"count\":{},\"current_user_participated\":{participated}}}", thread.count));
+        part.push_str(&format!(",\"count\":{count},\"current_user_participated\":{participated}}}"));
         Ok(part)
+    }
+
+    /// What the user is shown as the last of each thread, by its root: what comes after it, but for what is too far from
+    /// its end to be told, is not counted either if they may not see it.
+    async fn latest(&self, threads: &[Thread], viewer: &Viewer) -> Result<HashMap<String, Latest>> {
+        let mut shown = self.load(threads.iter().filter_map(|t| t.newest.first().copied()), viewer).await?;
+        let short = threads.iter().filter(|t| t.newest.first().is_some_and(|nid| !shown.contains_key(nid)));
+        let others = short.flat_map(|t| t.newest.iter().skip(1).copied()).collect::<Vec<_>>();
+        shown.extend(self.load(others.into_iter(), viewer).await?);
+        let latest = threads.iter().filter_map(|thread| {
+            let event = thread.newest.iter().find_map(|nid| shown.get(nid))?;
+            let looked_at = if thread.newest.first() == Some(&event.nid) { 0 } else { thread.newest.len() };
+            let hidden = thread.newest.iter().take(looked_at).filter(|nid| !shown.contains_key(nid)).count();
+            Some((thread.root.clone(), Latest { event: event.clone(), hidden: hidden as u64 }))
+        });
+        Ok(latest.collect())
     }
 
     /// The members of `m.relations` that are not of threads.
