@@ -287,6 +287,8 @@ impl Store {
                 (false, true) => {
                     entered.push(room.0);
                     came = true;
+                    // They may only have changed their name; who left is sorted out by who is still met.
+                    parted.extend(moves.iter().filter(|m| !m.joined).map(|m| m.user));
                 }
                 (true, false) => {
                     quit.push(room.0);
@@ -297,13 +299,13 @@ impl Store {
                         // All who were there already may be met now; who was known is sorted out by since when.
                         entered.push(room.0);
                     }
-                    // The first move says where somebody stood before, the last where they stand now.
+                    // The first move says where somebody stood before, as far as it is known, the last where they stand now.
                     let mut whole: HashMap<UserNid, (bool, bool)> = HashMap::new();
                     for m in moves {
                         whole.entry(m.user).or_insert((!m.joined, m.joined)).1 = m.joined;
                     }
                     met.extend(whole.iter().filter(|(_, was_now)| **was_now == (false, true)).map(|(u, _)| *u));
-                    parted.extend(whole.iter().filter(|(_, was_now)| **was_now == (true, false)).map(|(u, _)| *u));
+                    parted.extend(whole.iter().filter(|(_, (_, now))| !now).map(|(u, _)| *u));
                 }
                 (false, false) => {}
             }
