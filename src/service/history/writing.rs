@@ -55,8 +55,8 @@ impl History {
             write_federation_event(out, pdu, version_of(&viewer.room)?.event_id_is_hash());
             return Ok(());
         }
-        let age = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
-            - i64::try_from(event.pdu.origin_server_ts()).unwrap_or(0);
+        let now = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
+        let age_of = |pdu: &Pdu| Some(now - i64::try_from(pdu.origin_server_ts()).unwrap_or(0));
         let replaced = self.as_shown(event.replaces, viewer).await?;
         let before = match &replaced {
             Some(pdu) if self.knows_before(event, viewer).await? => Some(pdu),
@@ -65,14 +65,14 @@ impl History {
         let redaction = self.as_shown(event.redacted_by, viewer).await?;
         let mut because = String::new();
         if let Some(redaction) = &redaction {
-            let unsigned = Unsigned { age_ms: Some(age), ..Unsigned::default() };
+            let unsigned = Unsigned { age_ms: age_of(redaction), ..Unsigned::default() };
             write_client_event(&mut because, redaction, true, &unsigned);
         }
         let own = viewer.user == event.sender
             && event.device.as_deref().is_some_and(|d| viewer.device.as_ref().is_some_and(|own| own.as_str() == d));
         let membership = viewer.membership_at(event).await?;
         let unsigned = Unsigned {
-            age_ms: Some(age),
+            age_ms: age_of(&event.pdu),
             transaction_id: transaction_id(event).filter(|_| own),
             membership: membership.as_deref(),
             prev_content: before.map(|pdu| pdu.content_json()),
