@@ -23,6 +23,7 @@ mod elsewhere;
 mod meeting;
 
 pub use elsewhere::RemotePresence;
+pub(crate) use meeting::News;
 
 /// How presence is configured.
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ pub struct Presence {
     users: Mutex<HashMap<UserNid, State>>,
     changes: Mutex<Changes>,
     /// Our users whose presence changed: news for other servers.
-    news: broadcast::Sender<UserNid>,
+    news: broadcast::Sender<News>,
     met: meeting::Met,
 }
 
@@ -360,7 +361,7 @@ impl Presence {
                 && now.saturating_sub(state.told_ms) >= TELL_AGAIN_MS
             {
                 state.told_ms = now;
-                let _ = self.news.send(*nid);
+                let _ = self.news.send(News::of(*nid));
             }
         }
         for nid in changed {
@@ -376,7 +377,7 @@ impl Presence {
             && !state.remote
         {
             state.told_ms = now;
-            let _ = self.news.send(user);
+            let _ = self.news.send(News::of(user));
         }
         let mut recipients: HashSet<UserNid> = self.store.sharing_rooms_with(user).await?.into_iter().collect();
         recipients.insert(user);

@@ -5,7 +5,7 @@ use ruma::{UserId, presence::PresenceState};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use super::{MAX_STATUS, Presence, check_state, entry};
+use super::{MAX_STATUS, News, Presence, check_state, entry};
 
 /// How a user of another server is, as it says.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Presence {
 
     /// Hears whose presence changed of ours, from now on. Whoever is slow misses some.
     #[must_use]
-    pub fn watch(&self) -> broadcast::Receiver<UserNid> {
+    pub(crate) fn watch(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
     }
 

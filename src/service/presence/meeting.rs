@@ -2,8 +2,9 @@
 //! then, only who may see it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use hearth_base::{
@@ -13,13 +14,18 @@ use hearth_base::{
 };
 use hearth_store::log::{Change, Logged};
 use parking_lot::Mutex;
-use ruma::{UserId, events::TimelineEventType, presence::PresenceState};
+use ruma::{OwnedServerName, ServerName, UserId, events::TimelineEventType, presence::PresenceState};
 use tokio::sync::Notify;
 
 use super::Presence;
 
 /// Newcomers waiting to be introduced; beyond, they are seen when they next change.
 const MAX_WAITING: usize = 10_000;
+
+/// Users of ours of whom a server is told when one of its users comes into a room.
+const INTRODUCED: usize = 200;
+/// After so long a server whose user came into a room knows that it is in it: until then it may not listen.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Who may have come into which room lately.
 #[derive(Debug, Default)]
@@ -45,6 +51,20 @@ impl Waiting {
         self.count += 1;
         self.rooms.entry(room).or_default().entry(user).or_insert(before);
         true
+    }
+}
+
+/// News of a user of ours for other servers.
+#[derive(Clone, Debug)]
+pub(crate) struct News {
+    pub(crate) user: UserNid,
+    /// Only this one has not heard of them yet.
+    pub(crate) only: Option<OwnedServerName>,
+}
+
+impl News {
+    pub(super) fn of(user: UserNid) -> Self {
+        Self { user, only: None }
     }
 }
 
@@ -74,10 +94,20 @@ impl Presence {
             async move {
                 while let Some(this) = weak.upgrade() {
                     let waiting = std::mem::take(&mut *this.met.waiting.lock());
+                    let mut later = Vec::new();
                     for (room, joined) in waiting.rooms {
-                        this.meet(room, joined).await?;
+                        this.meet(room, joined, &mut later).await?;
                     }
+                    let news = this.news.clone();
                     drop(this);
+                    if !later.is_empty() {
+                        tokio::select! {
+                            () = stopping.cancelled() => break,
+                            () = tokio::time::sleep(SETTLED) => {}
+                        }
+                        later.truncate(MAX_WAITING);
+                        later.into_iter().for_each(|one| drop(news.send(one)));
+                    }
                     tokio::select! {
                         () = stopping.cancelled() => break,
                         () = wake.notified() => {}
@@ -88,8 +118,14 @@ impl Presence {
         });
     }
 
-    /// Introduces newcomers and members of a room to each other, as far as they are here.
-    async fn meet(&self, room: RoomNid, joined: HashMap<UserNid, Option<EventNid>>) -> Result<()> {
+    /// Introduces newcomers and members of a room to each other, as far as they are here; what the servers of newcomers are
+    /// to hear is for `later`.
+    async fn meet(
+        &self,
+        room: RoomNid,
+        joined: HashMap<UserNid, Option<EventNid>>,
+        later: &mut Vec<News>,
+    ) -> Result<()> {
         let mut newcomers = HashSet::with_capacity(joined.len());
         for (user, before) in joined {
             let before = match before {
@@ -110,7 +146,23 @@ impl Presence {
             let here = |nid: &UserNid| users.get(nid).is_some_and(|s| s.shown != PresenceState::Offline);
             members.iter().copied().filter(here).collect()
         };
+        let ours: HashSet<UserNid> = {
+            let users = self.users.lock();
+            here.iter().copied().filter(|nid| users.get(nid).is_some_and(|s| !s.remote)).collect()
+        };
         let (new, old): (Vec<UserNid>, Vec<UserNid>) = here.into_iter().partition(|nid| newcomers.contains(nid));
+        if !ours.is_empty() {
+            new.iter().filter(|nid| ours.contains(nid)).for_each(|nid| drop(self.news.send(News::of(*nid))));
+            let elsewhere = self.store.remote_members(room).await?;
+            let elsewhere = elsewhere.iter().filter(|(nid, _)| newcomers.contains(nid));
+            let servers: BTreeSet<&ServerName> = elsewhere
+                .filter_map(|(_, user)| Some(<&UserId>::try_from(user.as_str()).ok()?.server_name()))
+                .collect();
+            for server in servers {
+                let those = old.iter().filter(|nid| ours.contains(nid)).take(INTRODUCED);
+                later.extend(those.map(|nid| News { user: *nid, only: Some(server.to_owned()) }));
+            }
+        }
         if !new.is_empty() {
             self.show(new, members.into_iter().collect());
         }

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -18,7 +18,7 @@ use hearth_store::{
 use ruma::{OwnedServerName, events::room::member::MembershipState};
 use tokio::sync::broadcast;
 
-use crate::typing;
+use crate::{presence, typing};
 
 use super::{
     Item, Outbox,
@@ -270,7 +270,7 @@ impl Outbox {
     pub(super) async fn hear_soft(
         self: &Arc<Self>,
         mut typing: broadcast::Receiver<typing::News>,
-        mut presence: broadcast::Receiver<UserNid>,
+        mut presence: broadcast::Receiver<presence::News>,
     ) -> Result<()> {
         let stopping = self.supervisor.stopping();
         loop {
@@ -285,8 +285,12 @@ impl Outbox {
                         self.wake(&peer);
                     }
                 },
-                user = presence.recv() => if let Ok(user) = user {
-                    for server in self.servers.of_user(user).await? {
+                news = presence.recv() => if let Ok(presence::News { user, only }) = news {
+                    let servers = match only {
+                        Some(server) => HashSet::from([server]),
+                        None => self.servers.of_user(user).await?,
+                    };
+                    for server in servers {
                         let peer = self.peer(&server);
                         peer.pending.lock().presence(user, self.now());
                         self.wake(&peer);
