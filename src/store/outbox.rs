@@ -103,6 +103,7 @@ const WAITING: &str = "SELECT DISTINCT server FROM outbox_to_device";
 const PAGE: &str = "SELECT id, json FROM outbox_to_device WHERE server = $1 ORDER BY id LIMIT $2";
 const SHARED: &str = "SELECT DISTINCT m.room_nid FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.membership = 'join' AND NOT m.local AND u.user_id LIKE $1 ESCAPE '!'";
 const NEWEST_OF: &str = "SELECT e.event_nid FROM events e JOIN users u ON u.user_nid = e.sender_nid WHERE e.room_nid = $1 AND e.pos > $2 AND u.user_id LIKE $3 ESCAPE '!' ORDER BY e.pos DESC LIMIT 1";
+const PUT_OUT: &str = "SELECT m.event_nid FROM memberships m JOIN users u ON u.user_nid = m.user_nid JOIN events e ON e.event_nid = m.event_nid JOIN users s ON s.user_nid = e.sender_nid WHERE NOT m.local AND m.membership IN ('leave', 'ban') AND m.pos > $2 AND u.user_id LIKE $1 ESCAPE '!' AND s.user_id LIKE $3 ESCAPE '!' ORDER BY m.pos DESC LIMIT 25";
 const CHANGED_SINCE: &str = "SELECT pos FROM device_changes WHERE pos > $1 ORDER BY pos LIMIT $2";
 
 /// The same after the join by which the room was entered, which the server that let us in tells everybody.
@@ -205,18 +206,21 @@ impl Store {
         Ok(row.and_then(|r| r.0).map(StreamPos))
     }
 
-    /// For a server that was away for longer than the log reaches back: the newest event after `after` that users of
-    /// `ours` sent in each room it is in. Reads all remote members.
+    /// For a server that was away for longer than the log reaches back: by what users of `ours` took its users out of rooms
+    /// after `after`, the last 25 of that, and the newest event that they sent in each room it is in. Reads all remote
+    /// members.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn newest_for(&self, server: &str, ours: &str, after: StreamPos) -> Result<Vec<EventNid>> {
         let mut session = self.read().await?;
         let rooms: Vec<(i64,)> = fetch_all!(&mut session, (i64,), SHARED, users_of(server))?;
-        let mut newest = Vec::new();
+        let out: Vec<(i64,)> = fetch_all!(&mut session, (i64,), PUT_OUT, users_of(server), after.0, users_of(ours))?;
+        let mut newest: Vec<EventNid> = out.into_iter().rev().map(|(nid,)| EventNid(nid)).collect();
         for (room,) in rooms {
             let row: Option<(i64,)> = fetch_optional!(&mut session, (i64,), NEWEST_OF, room, after.0, users_of(ours))?;
-            newest.extend(row.map(|(nid,)| EventNid(nid)));
+            let nid = row.map(|(nid,)| EventNid(nid)).filter(|nid| !newest.contains(nid));
+            newest.extend(nid);
         }
         Ok(newest)
     }

@@ -45,6 +45,8 @@ pub(super) struct Load {
     pub(super) upto: Option<StreamPos>,
     /// To-device messages.
     pub(super) to_device: Vec<i64>,
+    /// What may be lost, but is kept if it does not arrive.
+    pub(super) soft: Soft,
     /// The events in it.
     pub(super) events: Vec<Arc<StoredEvent>>,
 }
@@ -141,7 +143,7 @@ impl Outbox {
         }
         let id = if once { named_by_content(&events, &durable.devices, &edus) } else { self.unique() };
         let transaction = Transaction { id, origin_server_ts: self.clock.now_ms(), pdus, edus };
-        Ok(Some(Load { transaction, news: durable.news, upto: durable.upto, to_device: ids, events }))
+        Ok(Some(Load { transaction, news: durable.news, upto: durable.upto, to_device: ids, soft, events }))
     }
 
     /// What a server that is behind is owed next. Once there is no more, it is behind no longer.

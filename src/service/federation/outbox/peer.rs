@@ -12,6 +12,8 @@ use super::{devices::Changed, share::Disliked};
 const NEWS: usize = 400;
 /// Ephemeral things of each sort kept for a server; beyond, they are lost.
 const SOFT: usize = 500;
+/// For a server that is left alone for longer, nothing that may be lost is kept, ms.
+const SOON: u64 = 3_600_000;
 
 /// Something of the log that the server is owed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,16 @@ pub(super) struct Soft {
 impl Soft {
     pub(super) fn is_empty(&self) -> bool {
         self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty()
+    }
+
+    /// Takes back what did not arrive, but for who types: that is over by the time it would.
+    pub(super) fn put_back(&mut self, lost: Self) {
+        let room = SOFT.saturating_sub(self.receipts.len());
+        for (whose, since) in lost.receipts.into_iter().take(room) {
+            self.receipts.entry(whose).and_modify(|at| *at = since.min(*at)).or_insert(since);
+        }
+        let room = SOFT.saturating_sub(self.presence.len());
+        self.presence.extend(lost.presence.into_iter().take(room));
     }
 }
 
@@ -139,9 +151,25 @@ impl Pending {
             && self.rests_until <= now_ms
     }
 
-    /// Whether what may be lost is worth keeping.
+    /// Whether who types is worth saying.
     fn listens(&self, now_ms: u64) -> bool {
         self.rests_until <= now_ms && self.behind.is_none()
+    }
+
+    /// Whether what may be lost, but holds for longer, is worth keeping.
+    fn listens_soon(&self, now_ms: u64) -> bool {
+        self.rests_until <= now_ms.saturating_add(SOON)
+    }
+
+    /// Leaves the server alone until then, ms. What may be lost is kept as far as it may still be news.
+    pub(super) fn rest(&mut self, until_ms: u64, now_ms: i64) {
+        self.sending = false;
+        self.rests_until = until_ms;
+        self.fall_behind(now_ms);
+        self.soft.typing.clear();
+        if !self.listens_soon(u64::try_from(now_ms).unwrap_or(0)) {
+            self.soft = Soft::default();
+        }
     }
 
     pub(super) fn typing(&mut self, room: RoomNid, user: &OwnedUserId, types: bool, now_ms: u64) {
@@ -152,7 +180,7 @@ impl Pending {
 
     /// Takes in a receipt that may wait until `from_ms`; whether it is the first that waits.
     pub(super) fn receipt(&mut self, room: RoomNid, user: UserNid, pos: StreamPos, from_ms: u64, now_ms: u64) -> bool {
-        if !self.listens(now_ms) || self.soft.receipts.len() >= SOFT {
+        if !self.listens_soon(now_ms) || self.soft.receipts.len() >= SOFT {
             return false;
         }
         let is_first = self.soft.receipts.is_empty();
@@ -164,7 +192,7 @@ impl Pending {
     }
 
     pub(super) fn presence(&mut self, user: UserNid, now_ms: u64) {
-        if self.listens(now_ms) && self.soft.presence.len() < SOFT {
+        if self.listens_soon(now_ms) && self.soft.presence.len() < SOFT {
             self.soft.presence.insert(user);
         }
     }

@@ -14,7 +14,7 @@ use hearth_store::outbox::Cursor;
 use super::{
     Outbox, Outcomes,
     load::Load,
-    peer::{Behind, Peer, Soft},
+    peer::{Behind, Peer},
     share::Disliked,
 };
 
@@ -87,6 +87,7 @@ impl Outbox {
                     }
                 }
                 Some(Err(failure)) => {
+                    peer.pending.lock().soft.put_back(load.soft);
                     let away = self.carrier.left_alone_until(&peer.name).await;
                     if away.is_some() {
                         peer.pending.lock().refusals = 0;
@@ -151,14 +152,9 @@ impl Outbox {
         Ok(())
     }
 
-    /// Leaves a server alone until then, ms. What may be lost is.
+    /// Leaves a server alone until then, ms.
     pub(super) fn rest(self: &Arc<Self>, peer: &Peer, until: u64) {
-        let mut pending = peer.pending.lock();
-        pending.sending = false;
-        pending.rests_until = until;
-        pending.fall_behind(self.now_ms());
-        pending.soft = Soft::default();
-        drop(pending);
+        peer.pending.lock().rest(until, self.now_ms());
         self.due.lock().push(Reverse((until, peer.name.clone())));
         self.bell.notify_one();
     }

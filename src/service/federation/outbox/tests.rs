@@ -542,3 +542,35 @@ async fn what_may_be_lost_is_said_as_it_is_now() {
     assert_eq!(receipt[room.as_str()].as_object().unwrap().len(), 1, "what is private stays here");
     run.end().await;
 }
+
+#[tokio::test]
+async fn a_receipt_waits_for_a_server_that_is_away_for_a_moment() {
+    let (mut house, others, run) = world().await;
+    run.member(&mut house, "@bob:far.org", "join").await;
+    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    run.quiet().await;
+    let alice = house.who("alice").await;
+    let read = async |house: &House, event: &Arc<StoredEvent>| {
+        house.read("alice", event, None, "m.read").await;
+        let change = Change::Receipt { room: house.room.nid, user: alice.user_nid };
+        run.outbox.on_change(&Logged { pos: house.store.head(), change });
+    };
+    others.go_away(far());
+    let event = house.events.last().unwrap().clone();
+    read(&house, &event).await;
+    others.until("tried", |o| o.tried.lock().iter().any(|(_, t)| holds(t, "m.receipt"))).await;
+    run.quiet().await;
+    // What was said while it is left alone waits too.
+    run.say(&mut house, "hello").await;
+    let event = house.events.last().unwrap().clone();
+    read(&house, &event).await;
+    run.handed_out().await;
+    assert!(others.edus(far(), "m.receipt").is_empty());
+    others.come_back(far());
+    let read_by_alice = |o: &Others| {
+        o.edus(far(), "m.receipt").into_iter().any(|content| {
+            content[house.room.room_id.as_str()]["m.read"]["@alice:x.org"]["event_ids"][0] == event.event_id().as_str()
+        })
+    };
+    others.until("the receipt", read_by_alice).await;
+}
