@@ -276,12 +276,19 @@ impl Answers {
     /// Appends an event as that server may see it.
     async fn write_seen(&self, out: &mut String, eyes: &mut Eyes, event: &StoredEvent) -> Result<()> {
         let was_there = !self.store.is_erased(event.sender) || self.was_there(eyes, event).await?;
-        if was_there && self.sees(eyes, event).await? {
+        if was_there && (self.sees(eyes, event).await? || self.stands(eyes, event).await?) {
             out.push_str(event.pdu.json());
         } else {
             out.push_str(event.pdu.redacted(version_of(&eyes.room)?)?.json());
         }
         Ok(())
+    }
+
+    /// Whether an event is of the room's present state, which every member has, whenever it came to be: redacted it would be
+    /// taken for what the state is.
+    async fn stands(&self, eyes: &Eyes, event: &StoredEvent) -> Result<bool> {
+        let Some(key) = event.key.filter(|_| eyes.visitors.joined) else { return Ok(false) };
+        Ok(self.state.current(&eyes.room).await?.get(&key) == Some(&event.nid))
     }
 
     /// Whether a server may see an event: by the state before it or after it, as a change of the setting or of a membership

@@ -191,6 +191,9 @@ async fn what_a_server_may_not_see_it_gets_redacted() {
     ] {
         let setting = json!({ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } });
         let room = alice.creates(json!({ "initial_state": [setting] })).await;
+        for topic in ["old", "new"] {
+            alice.sets(&room, "m.room.topic", "", json!({ "topic": topic })).await.good();
+        }
         let before = alice.says(&room, "before").await;
         places(&here, &room, &here, &alice, "m.room.member", Some(bob.id.as_str()), json!({ "membership": "invite" }))
             .await;
@@ -206,6 +209,11 @@ async fn what_a_server_may_not_see_it_gets_redacted() {
         let single = there.asks(&here, &format!("{V1}/event/{}", encoded(&before))).await.good();
         let shown = single["pdus"][0]["content"] == json!({ "msgtype": "m.text", "body": "before" });
         assert_eq!(shown, expected.contains(&"before"), "{visibility}: {single}");
+        // What stands in the room is what its members see, whenever it came to be.
+        let topics: Vec<&Value> =
+            pdus.iter().filter(|e| e["type"] == "m.room.topic").map(|e| &e["content"]["topic"]).collect();
+        let old = if shown { json!("old") } else { Value::Null };
+        assert_eq!(topics, [&json!("new"), &old], "{visibility}");
         // The server knows the member events it must know, whoever may see them.
         let joins = pdus.iter().filter(|e| e["type"] == "m.room.member" && e["content"]["membership"].is_string());
         assert_eq!(joins.count(), 3);
