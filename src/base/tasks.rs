@@ -153,9 +153,11 @@ impl Supervisor {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
+        // On its way to its task a future is moved several times, and some are large.
+        let work = Box::pin(work);
         match Bill::present() {
             None => self.spawn(work),
-            Some(bill) => self.spawn(charged(bill, Box::pin(work))),
+            Some(bill) => self.spawn(charged(bill, work)),
         }
     }
 

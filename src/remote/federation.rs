@@ -239,10 +239,11 @@ impl Federation {
         let began = Instant::now();
         let (mut left, mut pause) = (patience.tries.0, Duration::from_millis(250));
         loop {
-            let once = async {
+            // Everybody who asks another server would carry it about.
+            let once = Box::pin(async {
                 let (parts, body) = self.start(to, request.clone()).await?.into_parts();
                 Ok(Response::from_parts(parts, read(body, patience.max_body).await?))
-            };
+            });
             let patience_left = patience.in_all.saturating_sub(began.elapsed()).min(patience.timeout);
             let ended = tokio::time::timeout(patience_left, once).await;
             let failure = match ended.unwrap_or(Err(Failure::TimedOut(patience_left))) {

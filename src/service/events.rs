@@ -262,6 +262,7 @@ impl Events {
             let supervisor = this.supervisor.clone();
             supervisor.job(async move { this.append_now(room, sender, &draft, with).await }).await
         };
+        let work = Box::pin(work);
         match key {
             None => work.await,
             Some(key) => self.txns.try_get_with(key, work).await.map_err(shared),
@@ -278,7 +279,7 @@ impl Events {
             let Some(head) = newest.head.clone() else { return Err(Error::broken("a lane without a head")) };
             if let Some(server) = self.policy_server(&head, draft).await? {
                 drop(newest);
-                return self.append_signed(room, sender, draft, with, &server).await;
+                return Box::pin(self.append_signed(room, sender, draft, with, &server)).await;
             }
             let epoch = newest.epoch;
             let on_rev = head.room.head.rev;

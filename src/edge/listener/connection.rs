@@ -112,7 +112,7 @@ impl DoorApp {
         let patience = self.shared.live.load().limits.handshake_timeout;
         // Nothing was asked yet that a stop would have to wait for.
         let handshake = tokio::select! {
-            done = timeout(patience, self.shared.acceptor.tls_handshake(stream)) => done,
+            done = timeout(patience, Box::pin(self.shared.acceptor.tls_handshake(stream))) => done,
             () = self.shared.stopping.cancelled() => return,
         };
         let stream = match handshake {
@@ -127,10 +127,10 @@ impl DoorApp {
             }
         };
         match stream.selected_alpn_proto() {
-            Some(ALPN::H2) => self.http2(caller, stream).await,
+            Some(ALPN::H2) => Box::pin(self.http2(caller, stream)).await,
             // An ACME authority has seen its certificate and wants nothing more.
             Some(ALPN::Custom(_)) => {}
-            _ => self.http1(caller, stream).await,
+            _ => Box::pin(self.http1(caller, stream)).await,
         }
     }
 
@@ -145,7 +145,11 @@ impl DoorApp {
             () = stopping => return,
         }
         stream.rewind(&start);
-        if &start == H2_START { self.http2(caller, stream).await } else { self.http1(caller, stream).await }
+        if &start == H2_START {
+            Box::pin(self.http2(caller, stream)).await;
+        } else {
+            Box::pin(self.http1(caller, stream)).await;
+        }
     }
 
     async fn http1<S>(&self, caller: Caller, stream: S)

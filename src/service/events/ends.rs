@@ -50,7 +50,7 @@ impl Events {
             let draft =
                 Draft::of(room_id, sender, TimelineEventType::from(DUMMY), None, &json!({}), self.clock.now_ms())?;
             let with = With { quiet: true, ..With::default() };
-            match self.append(nid, member.user, draft, with).await {
+            match Box::pin(self.append(nid, member.user, draft, with)).await {
                 Ok(_) => return Ok(true),
                 Err(e) => tracing::debug!(room.id = %room.room_id, error = %e, "branches were not brought together"),
             }

@@ -30,7 +30,7 @@ impl History {
             && self.may_lack(&viewer, origin_ms).await?
         {
             let than = ours.as_ref().map(|e| e.pdu.origin_server_ts());
-            if let Some(theirs) = backfill.by_time(&viewer.room, direction, origin_ms, than).await?
+            if let Some(theirs) = Box::pin(backfill.by_time(&viewer.room, direction, origin_ms, than)).await?
                 && viewer.shows(&theirs).await?
             {
                 return Ok(theirs);

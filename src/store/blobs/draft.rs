@@ -15,13 +15,17 @@ use super::{BlobName, Blobs, CHUNK, Inner, blocking, disk, gathered::Gathered, s
 /// smaller pieces is as much as writing them. What is left at the end goes with the flush, so that most uploads are one
 /// hop.
 pub(super) const GATHER: usize = 4 * CHUNK;
+/// Bytes that are hashed at once, or a multiple: sixteen pieces of BLAKE3's tree, as many as a processor does side by side.
+const HASHED: usize = 16 * 1024;
 
 /// A blob that is being written. Dropped before its end, nothing stays of it.
 #[derive(Debug)]
 pub struct Draft {
     blobs: Blobs,
-    /// Of all that came: hashed as it comes, while the processor still has it at hand.
-    hash: blake3::Hasher,
+    /// Of what came, but for the last [`HASHED`] at most: it is hashed while the processor still has it at hand.
+    hash: Box<blake3::Hasher>,
+    /// How many of those gathered it has seen.
+    hashed: usize,
     /// Came, but not yet handed to the disk.
     gathered: Gathered,
     size: u64,
@@ -48,8 +52,8 @@ pub struct Kept {
 
 impl Draft {
     pub(super) fn new(blobs: Blobs) -> Self {
-        let hash = blake3::Hasher::new();
-        Self { blobs, hash, gathered: Gathered::default(), size: 0, sink: Sink::Here(Writing::default()) }
+        let hash = Box::default();
+        Self { blobs, hash, hashed: 0, gathered: Gathered::default(), size: 0, sink: Sink::Here(Writing::default()) }
     }
 
     /// Bytes so far.
@@ -64,20 +68,29 @@ impl Draft {
     /// 503 if the disk is full, a fault if it fails; the draft is of no use then.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
         self.size += bytes.len() as u64;
-        self.hash.update(&bytes);
         let mut left = &bytes[..];
         loop {
             left = self.gathered.take(left, GATHER);
+            self.hash_to(self.gathered.len() / HASHED * HASHED);
             if left.is_empty() {
                 return Ok(());
             }
             let mut writing = self.take_sink().await?;
             let (inner, full) =
                 (self.blobs.inner.clone(), std::mem::replace(&mut self.gathered, Gathered::more(GATHER)));
+            self.hashed = 0;
             self.sink = Sink::There(spawn_blocking(move || {
                 writing.write(&inner, full.bytes())?;
                 Ok(writing)
             }));
+        }
+    }
+
+    /// Hashes what has gathered up to there.
+    fn hash_to(&mut self, end: usize) {
+        if let Some(more) = self.gathered.bytes().get(self.hashed..end) {
+            self.hash.update(more);
+            self.hashed = end;
         }
     }
 
@@ -87,6 +100,7 @@ impl Draft {
     /// 503 if the disk is full, a fault if it fails; nothing stays then.
     pub async fn finish(mut self) -> Result<Kept> {
         let mut writing = self.take_sink().await?;
+        self.hash_to(self.gathered.len());
         let (inner, rest, size) = (self.blobs.inner.clone(), self.gathered, self.size);
         let name = BlobName(*self.hash.finalize().as_bytes());
         let keeping = inner.keeping.clone().read_owned().await;

@@ -20,8 +20,8 @@ const LARGE: usize = CHUNK;
 #[derive(Debug)]
 pub(super) struct TmpFile {
     file: File,
-    /// The same file, past the page cache.
-    direct: Option<File>,
+    /// Whether writes go past the page cache now.
+    direct: bool,
     size: u64,
     path: Option<PathBuf>,
 }
@@ -32,14 +32,17 @@ impl TmpFile {
         let n = inner.drafts.fetch_add(1, Ordering::Relaxed);
         let path = inner.tmp.join(format!("{}-{n}", std::process::id()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Self { file, direct: None, size: 0, path: Some(path) })
+        Ok(Self { file, direct: false, size: 0, path: Some(path) })
     }
 
     /// Writes at the end.
     pub(super) fn append(&mut self, inner: &Inner, bytes: &[u8]) -> io::Result<()> {
         let done = if bytes.len() >= LARGE { self.append_direct(inner, bytes)? } else { 0 };
         let (left, at) = (bytes.get(done..).unwrap_or_default(), self.size + done as u64);
-        self.file.write_all_at(left, at)?;
+        if !left.is_empty() {
+            self.set_direct(false)?;
+            self.file.write_all_at(left, at)?;
+        }
         self.size += bytes.len() as u64;
         Ok(())
     }
@@ -50,10 +53,9 @@ impl TmpFile {
             return Ok(0);
         }
         let blocks = bytes.get(..bytes.len() / BLOCK * BLOCK).unwrap_or_default();
-        let at = self.size;
-        match self.direct().and_then(|direct| direct.write_all_at(blocks, at)) {
+        match self.set_direct(true).and_then(|()| self.file.write_all_at(blocks, self.size)) {
             Ok(()) => Ok(blocks.len()),
-            // Not every file system can, and not all say so when the file is opened.
+            // Not every file system can, and not all say so before they are asked to write.
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
                 inner.direct.store(false, Ordering::Relaxed);
                 Ok(0)
@@ -62,12 +64,12 @@ impl TmpFile {
         }
     }
 
-    fn direct(&mut self) -> io::Result<&File> {
-        let path = self.path.as_deref().ok_or(io::ErrorKind::NotFound)?;
-        match &mut self.direct {
-            Some(direct) => Ok(direct),
-            none => Ok(none.insert(open_direct(path)?)),
+    fn set_direct(&mut self, direct: bool) -> io::Result<()> {
+        if self.direct != direct {
+            pass_cache(&self.file, direct)?;
+            self.direct = direct;
         }
+        Ok(())
     }
 
     /// Makes it durable, and gives it its name.
@@ -85,14 +87,17 @@ impl TmpFile {
 }
 
 #[cfg(target_os = "linux")]
-fn open_direct(path: &Path) -> io::Result<File> {
-    let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-    OpenOptions::new().write(true).custom_flags(direct).open(path)
+fn pass_cache(file: &File, pass: bool) -> io::Result<()> {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+    let mut flags = fcntl_getfl(file)?;
+    flags.set(OFlags::DIRECT, pass);
+    Ok(fcntl_setfl(file, flags)?)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open_direct(_: &Path) -> io::Result<File> {
-    Err(io::ErrorKind::Unsupported.into())
+fn pass_cache(_: &File, pass: bool) -> io::Result<()> {
+    if pass { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
 }
 
 impl Drop for TmpFile {

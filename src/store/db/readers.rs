@@ -125,7 +125,8 @@ impl Readers {
             };
         if !good {
             drop(held.take());
-            *held = Some(pools.reader().await?);
+            // Opening is rare and a large future, which every statement would carry about with it.
+            *held = Some(Box::pin(pools.reader()).await?);
         }
         let session = OwnedMutexGuard::try_map(held, Option::as_mut).map_err(|_| lacking())?;
         place.whole = true;

@@ -257,7 +257,7 @@ impl Writer {
         let (session, found) = match begun {
             Some(begun) => begun,
             None => {
-                let mut session = self.store.inner.db.writer().await?;
+                let mut session = Box::pin(self.store.inner.db.writer()).await?;
                 crate::claim(&mut session).await?;
                 let head = begin_on(&mut session).await?;
                 (session, head)

@@ -84,11 +84,11 @@ impl Inbox {
         let mut found = Found { events, ..Found::default() };
         // History is asked for from its newest end anyway.
         if sort != Sort::History {
-            search.events_between(&mut found).await?;
+            Box::pin(search.events_between(&mut found)).await?;
         }
         let put_off = sort == Sort::News && search.put_off(&mut found, &told).await?;
-        search.states(&mut found).await?;
-        search.auth_events(&found).await?;
+        Box::pin(search.states(&mut found)).await?;
+        Box::pin(search.auth_events(&found)).await?;
         (found.hindered, found.asked) = (search.hindered() || put_off, search.asked());
         Ok(found)
     }

@@ -157,7 +157,7 @@ impl Inbox {
         let ids: Vec<OwnedEventId> = arrivals.iter().map(|a| a.pdu.event_id().to_owned()).collect();
         let arrived: Vec<(OwnedEventId, Arrived)> = match arrived {
             Ok(arrived) => ids.into_iter().zip(arrived).collect(),
-            Err(e) if e.is_final() => self.place_each(room, arrivals, answers).await?,
+            Err(e) if e.is_final() => Box::pin(self.place_each(room, arrivals, answers)).await?,
             Err(e) => return Err(e),
         };
         for (id, arrived) in arrived {
