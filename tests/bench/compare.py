@@ -37,7 +37,7 @@ TICK_S = 0.01
 
 # Scenario of the load tool, how often it is run in a round, and by what its scale is multiplied (where the scale is only
 # the number of operations).
-PLAN = [("create", 1, 1), ("initial", 5, 1), ("media", 6, 1), ("e2ee", 1, 1), ("join", 4, 1), ("bigroom", 3, 10), ("syncidle", 2, 5),
+PLAN = [("create", 1, 1), ("initial", 5, 1), ("media", 3, 3.34), ("e2ee", 1, 1), ("join", 4, 1), ("bigroom", 3, 10), ("syncidle", 2, 5),
         ("syncnews", 2, 5), ("send", 1, 1), ("fanout", 1, 3), ("history", 1, 1), ("messages", 4, 1)]
 
 # Row: the share of Synapse's CPU that Hearth may use, 1/N, on PostgreSQL and on SQLite.
