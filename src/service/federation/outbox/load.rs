@@ -150,7 +150,9 @@ impl Outbox {
     async fn read_log(&self, peer: &Peer, behind: Behind, share: Share) -> Result<Durable> {
         let mut durable = Durable::new(share);
         let mut at = behind.pos;
-        if self.store.oldest_logged().await?.is_some_and(|oldest| oldest.0 > at.0 + 1) {
+        // If nothing is left of the log, all up to the head is gone.
+        let oldest = self.store.oldest_logged().await?.unwrap_or(StreamPos(self.store.head().0 + 1));
+        if oldest.0 > at.0 + 1 {
             return self.without_log(peer, at, share).await;
         }
         for _ in 0..PAGES {

@@ -574,3 +574,24 @@ async fn a_receipt_waits_for_a_server_that_is_away_for_a_moment() {
     };
     others.until("the receipt", read_by_alice).await;
 }
+
+#[tokio::test]
+async fn who_was_put_out_is_told_even_after_the_log_has_ended() {
+    let (mut house, others, run) = world().await;
+    run.member(&mut house, "@bob:far.org", "join").await;
+    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    run.quiet().await;
+    others.go_away(far());
+    run.member(&mut house, "@bob:far.org", "leave").await;
+    others.until("it was tried", |o| o.left_alone.lock().contains_key(far())).await;
+    run.quiet().await;
+    run.end().await;
+    house.store.prune_log(house.store.head(), 10_000).await.unwrap();
+    others.come_back(far());
+    let run = Run::begin(&house, &others).await;
+    let is_put_out = |t: &Transaction| {
+        t.pdus.iter().any(|pdu| pdu.get().contains(r#""membership":"leave""#) && pdu.get().contains("@bob:far.org"))
+    };
+    others.until("bob is out", |o| o.got.lock()[far()].iter().any(is_put_out)).await;
+    run.end().await;
+}
