@@ -355,3 +355,30 @@ async fn a_redaction_from_elsewhere_takes_back_that_something_notified() {
     alice.redacts(&room, &named).await.good();
     is_counted(&bob, &room, [1, 0]).await;
 }
+
+/// Who comes to share a room hears how the others are, and they hear of who came, though nobody changes.
+#[tokio::test]
+async fn servers_that_meet_hear_how_their_users_are() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let status = |of: &User| format!("{V3}/presence/{}/status", encoded(of.id.as_str()));
+    for user in [&alice, &bob] {
+        user.put(&status(user), json!({ "presence": "online", "status_msg": "hello" })).await.good();
+    }
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    for (user, other) in [(&alice, &bob), (&bob, &alice)] {
+        let hears = async {
+            let mut since = String::new();
+            loop {
+                let sync = user.get(&format!("{V3}/sync?timeout=1000{since}")).await.good();
+                let news = sync["presence"]["events"].as_array().into_iter().flatten();
+                if news.into_iter().any(|e| e["sender"] == other.id.as_str() && e["content"]["status_msg"] == "hello") {
+                    return;
+                }
+                since = format!("&since={}", encoded(sync["next_batch"].as_str().unwrap()));
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(20), hears).await.is_ok(), "{} hears nothing", user.id);
+    }
+}

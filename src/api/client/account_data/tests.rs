@@ -345,6 +345,10 @@ async fn profiles_and_their_rooms() {
     assert_eq!(w.services.store.head(), before, "the same name is no news");
     assert_eq!(w.put("bob", &format!("{name}?propagate=false"), json!({"displayname": "Q"})).await, done());
     assert_eq!(w.services.store.head(), before, "asked not to show it");
+    assert_eq!(w.put("bob", name, json!({"displayname": "Q"})).await, done());
+    let room = w.services.state.room(&w.room).await.unwrap();
+    let member = w.services.state.current_entry(&room, "m.room.member", "@bob:x.org").await.unwrap().unwrap();
+    assert_eq!(member.pdu.content_as::<Value>().unwrap()["displayname"], "Q", "said again, it is shown");
 
     assert_eq!(w.delete("bob", zone).await, done());
     assert_eq!(w.delete("bob", zone).await, done());
