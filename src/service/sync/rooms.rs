@@ -204,11 +204,15 @@ impl Sync {
         let full = newly || turn.ask.full_state;
         let filter = &turn.ask.filter.state;
         let is_state = |e: &Arc<StoredEvent>| filter.has_room(&room.room_id) && filter.has(&e.pdu);
+        let may_see = match &own {
+            Some(own) => viewer.may_see(own).await?,
+            None => false,
+        };
         let (timeline, state) = match (&own, viewer.left_with()) {
             (Some(own), left)
                 if !membership.forgotten
                     && viewer.was_ever_in()
-                    && (viewer.may_see(own).await? || left.is_some_and(|left| left.pos > Some(from))) =>
+                    && (may_see || left.is_some_and(|left| left.pos > Some(from))) =>
             {
                 let upto = membership.pos.min(turn.now.pos);
                 let mut timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
@@ -219,11 +223,13 @@ impl Sync {
                     None => StateMap::new(),
                 };
                 let span = Span { from, upto, full, newest: &newest };
-                let mut state = self.state_events(turn, &room, &timeline, span).await?;
                 // Who was banned after they had left may see no more of the room than that.
-                if !viewer.may_see(own).await? {
-                    timeline.events.push(own.clone());
-                    state.extend(Some(own.clone()).filter(|e| is_state(e) && turn.wants_state_after()));
+                let banned = Some(own.clone()).filter(|_| !may_see);
+                timeline.events.extend(banned.clone());
+                let mut state = self.state_events(turn, &room, &timeline, span).await?;
+                if let Some(banned) = banned.filter(|e| turn.wants_state_after() && is_state(e)) {
+                    state.retain(|told| told.key != banned.key);
+                    state.push(banned);
                 }
                 (timeline, state)
             }

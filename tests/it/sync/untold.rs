@@ -111,6 +111,10 @@ on_both! {
             assert_eq!(timeline[2]["content"]["membership"], "leave");
             assert_eq!(timeline[3]["content"]["membership"], "ban");
             assert!(!bodies(timeline).contains(&"hidden"));
+            let name = if after.is_empty() { "state" } else { "state_after" };
+            let members: Vec<&Value> = there[name]["events"].as_array().unwrap().iter().filter(|e| e["type"] == "m.room.member").collect();
+            let told: Vec<&Value> = members.iter().map(|e| &e["content"]["membership"]).collect();
+            assert_eq!(told, if after.is_empty() { vec![] } else { vec!["ban"] }, "{there}");
         }
         // Told once.
         let sync = bob.syncs_since(&bob.now().await).await;
