@@ -262,6 +262,7 @@ impl Events {
             let supervisor = this.supervisor.clone();
             supervisor.job(async move { this.append_now(room, sender, &draft, with).await }).await
         };
+        // The cache makes a future twice as large of what it is given.
         let work = Box::pin(work);
         match key {
             None => work.await,

@@ -14,7 +14,7 @@ use hearth_base::{
 };
 use hearth_store::log::{Change, Logged};
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName, UserId, events::TimelineEventType, presence::PresenceState};
+use ruma::{OwnedServerName, UserId, events::TimelineEventType, presence::PresenceState};
 use tokio::sync::Notify;
 
 use super::Presence;
@@ -141,26 +141,29 @@ impl Presence {
             return Ok(());
         }
         let members = self.store.joined_to(room).await?;
-        let here: Vec<UserNid> = {
+        let (mut here, mut ours, mut home) = (Vec::new(), HashSet::new(), None);
+        {
             let users = self.users.lock();
-            let here = |nid: &UserNid| users.get(nid).is_some_and(|s| s.shown != PresenceState::Offline);
-            members.iter().copied().filter(here).collect()
-        };
-        let ours: HashSet<UserNid> = {
-            let users = self.users.lock();
-            here.iter().copied().filter(|nid| users.get(nid).is_some_and(|s| !s.remote)).collect()
-        };
+            for nid in &members {
+                let Some(state) = users.get(nid).filter(|s| s.shown != PresenceState::Offline) else { continue };
+                here.push(*nid);
+                if !state.remote {
+                    ours.insert(*nid);
+                    home.get_or_insert_with(|| state.user.server_name().to_owned());
+                }
+            }
+        }
         let (new, old): (Vec<UserNid>, Vec<UserNid>) = here.into_iter().partition(|nid| newcomers.contains(nid));
-        if !ours.is_empty() {
+        if let Some(home) = home {
             new.iter().filter(|nid| ours.contains(nid)).for_each(|nid| drop(self.news.send(News::of(*nid))));
-            let elsewhere = self.store.remote_members(room).await?;
-            let elsewhere = elsewhere.iter().filter(|(nid, _)| newcomers.contains(nid));
-            let servers: BTreeSet<&ServerName> = elsewhere
-                .filter_map(|(_, user)| Some(<&UserId>::try_from(user.as_str()).ok()?.server_name()))
-                .collect();
+            let mut servers: BTreeSet<OwnedServerName> = BTreeSet::new();
+            for nid in &newcomers {
+                servers.insert(self.store.user_id(*nid).await?.server_name().to_owned());
+            }
+            servers.remove(&home);
             for server in servers {
                 let those = old.iter().filter(|nid| ours.contains(nid)).take(INTRODUCED);
-                later.extend(those.map(|nid| News { user: *nid, only: Some(server.to_owned()) }));
+                later.extend(those.map(|nid| News { user: *nid, only: Some(server.clone()) }));
             }
         }
         if !new.is_empty() {

@@ -223,6 +223,14 @@ async fn world() -> (House, Arc<Others>, Run) {
     (house, others, run)
 }
 
+/// The same with a user of another server in the room, who knows of it.
+async fn acquainted() -> (House, Arc<Others>, Run) {
+    let (mut house, others, run) = world().await;
+    run.member(&mut house, "@bob:far.org", "join").await;
+    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    (house, others, run)
+}
+
 fn numbers(n: usize) -> Vec<String> {
     (0..n).map(|n| n.to_string()).collect()
 }
@@ -296,9 +304,7 @@ async fn a_server_that_was_away_gets_all_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_restart_forgets_nothing_that_is_owed() {
-    let (mut house, others, run) = world().await;
-    run.member(&mut house, "@bob:far.org", "join").await;
-    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    let (mut house, others, run) = acquainted().await;
     others.go_away(far());
     for n in numbers(60) {
         run.say(&mut house, &n).await;
@@ -446,9 +452,7 @@ async fn to_device_messages_are_neither_lost_nor_doubled() {
 
 #[tokio::test]
 async fn device_changes_are_a_chain() {
-    let (mut house, others, run) = world().await;
-    run.member(&mut house, "@bob:far.org", "join").await;
-    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    let (house, others, run) = acquainted().await;
     let user = device(&house, "alice").await;
     let hear = |pos| run.outbox.on_change(&Logged { pos, change: Change::DeviceList { user, device: true } });
     hear(house.store.head());
@@ -477,9 +481,7 @@ async fn changes(house: &House, user: UserNid, device: &'static str) {
 /// A server that was away is told of each device once, and sees that it has missed nothing of what it is told.
 #[tokio::test]
 async fn device_changes_are_a_chain_for_who_was_away_too() {
-    let (mut house, others, run) = world().await;
-    run.member(&mut house, "@bob:far.org", "join").await;
-    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    let (house, others, run) = acquainted().await;
     let user = device(&house, "alice").await;
     let hear = |pos| run.outbox.on_change(&Logged { pos, change: Change::DeviceList { user, device: true } });
     hear(house.store.head());
@@ -514,9 +516,7 @@ async fn device_changes_are_a_chain_for_who_was_away_too() {
 
 #[tokio::test]
 async fn what_may_be_lost_is_said_as_it_is_now() {
-    let (mut house, others, run) = world().await;
-    run.member(&mut house, "@bob:far.org", "join").await;
-    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    let (house, others, run) = acquainted().await;
     let alice = house.who("alice").await;
     let room = house.room.room_id.clone();
     run.outbox.typing.set(&alice, &room, &alice.user_id, true, None).await.unwrap();
@@ -545,9 +545,7 @@ async fn what_may_be_lost_is_said_as_it_is_now() {
 
 #[tokio::test]
 async fn a_receipt_waits_for_a_server_that_is_away_for_a_moment() {
-    let (mut house, others, run) = world().await;
-    run.member(&mut house, "@bob:far.org", "join").await;
-    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    let (mut house, others, run) = acquainted().await;
     run.quiet().await;
     let alice = house.who("alice").await;
     let read = async |house: &House, event: &Arc<StoredEvent>| {
@@ -573,13 +571,12 @@ async fn a_receipt_waits_for_a_server_that_is_away_for_a_moment() {
         })
     };
     others.until("the receipt", read_by_alice).await;
+    run.end().await;
 }
 
 #[tokio::test]
 async fn who_was_put_out_is_told_even_after_the_log_has_ended() {
-    let (mut house, others, run) = world().await;
-    run.member(&mut house, "@bob:far.org", "join").await;
-    others.until("it knows", |o| !o.got.lock().is_empty()).await;
+    let (mut house, others, run) = acquainted().await;
     run.quiet().await;
     others.go_away(far());
     run.member(&mut house, "@bob:far.org", "leave").await;
