@@ -221,6 +221,12 @@ impl RoomHub {
         Listening { hub: self, user }
     }
 
+    /// How many look into the room at this moment, in it or not ([`Self::listen`]).
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.listeners.lock().len()
+    }
+
     /// Adds our users who would hear of an event of this room.
     pub(super) fn tell(&self, bells: &mut HashSet<UserNid>) {
         bells.extend(self.members.read().iter().flatten());

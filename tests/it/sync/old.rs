@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ruma::RoomId;
 use serde_json::{Value, json};
 
 use crate::{
@@ -28,6 +29,19 @@ async fn events(user: &User, from: &str, rest: &str) -> Value {
 fn waits(user: &User, from: &str, rest: &str) -> tokio::task::JoinHandle<Value> {
     let (user, path) = (user.clone(), format!("{V3}/events?timeout=20000&from={}{rest}", encoded(from)));
     tokio::spawn(async move { user.get(&path).await.good() })
+}
+
+/// Until somebody's request of one room's events has been let in.
+async fn is_looked_into(server: &TestServer, room: &str) {
+    let services = server.services();
+    let nid = services.store.room_nid(&RoomId::parse(room).unwrap()).await.unwrap().unwrap();
+    let hub = services.notifier.hub(nid).await.unwrap();
+    let looked_into = async {
+        while hub.listeners() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), looked_into).await.expect("nobody looks into it");
 }
 
 fn end(answer: &Value) -> &str {
@@ -368,6 +382,7 @@ on_both! {
         assert_eq!(types(&events(&eve, &start_of_it, "").await["chunk"]), ["m.presence"], "it is none of her own rooms");
         // Up to when it is closed, and not beyond.
         let waiting = waits(&eve, &from, &only);
+        is_looked_into(&server, &open).await;
         hides(&alice, &open).await;
         let news = waiting.await.unwrap();
         assert_eq!(types(&news["chunk"]), ["m.room.history_visibility"]);
