@@ -320,7 +320,11 @@ impl Store {
         Ok((met, parted))
     }
 
-    async fn is_encrypted(&self, room: RoomNid) -> Result<bool> {
+    /// Whether a room is encrypted by its present state.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_encrypted(&self, room: RoomNid) -> Result<bool> {
         let Some(key) = self.key_nid("m.room.encryption", "").await? else { return Ok(false) };
         let Some(room) = self.room(room).await? else { return Ok(false) };
         Ok(self.snapshot(room.head.snap).await?.contains_key(&key))

@@ -100,6 +100,14 @@ impl Store {
         .await
     }
 
+    /// Tells our clients that devices of a user changed whom nobody follows.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn tell_of_devices(&self, user: UserNid) -> Result<()> {
+        self.write(move |tx| Box::pin(async move { tx.note_device_list(user).await.map(drop) })).await
+    }
+
     /// Users whose devices are to be fetched whole, those behind `after`.
     ///
     /// # Errors

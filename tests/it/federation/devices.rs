@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{
+    finding::publishes_keys,
     hostile::{answers, as_json},
     joining::joins_through,
     sending::transaction,
@@ -57,6 +58,44 @@ async fn new_signing_keys_outlive_an_older_list() {
     assert!(tokio::time::timeout(Duration::from_secs(30), all).await.is_ok(), "the list was not asked for again");
     let found = alice.post(&path, query).await.good();
     assert_ne!(found["master_keys"][bob.id.as_str()]["keys"]["ed25519:b2xk"], "b2xk", "{found}");
+}
+
+/// The devices of members of open rooms are not fetched before somebody asks for them, though ours hear of a change all the
+/// same; those of encrypted rooms are.
+#[tokio::test]
+async fn devices_are_fetched_for_encrypted_rooms_and_for_who_asks() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, there.user("carol").await);
+    let fetched = |user: &User| there.was_asked_for(&format!("/user/devices/{}", user.id));
+    let open = alice.creates(json!({ "preset": "public_chat" })).await;
+    joins_through(&bob, &open, &[here.name().as_str()]).await.good();
+    let mut since = alice.now().await;
+    publishes_keys(&bob).await;
+    let hears = async {
+        loop {
+            let sync = alice.get(&format!("{V3}/sync?timeout=5000&since={}", encoded(&since))).await.good();
+            since = sync["next_batch"].as_str().unwrap().to_owned();
+            if sync["device_lists"]["changed"].as_array().is_some_and(|c| c.contains(&json!(bob.id))) {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), hears).await.is_ok(), "nothing was heard of bob");
+    let encryption = json!({ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } });
+    let secret = alice.creates(json!({ "preset": "public_chat", "initial_state": [encryption] })).await;
+    joins_through(&carol, &secret, &[here.name().as_str()]).await.good();
+    publishes_keys(&carol).await;
+    let is_fetched = async {
+        while fetched(&carol) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), is_fetched).await.is_ok(), "carol's are not fetched");
+    assert_eq!(fetched(&bob), 0);
+    let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+    let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
+    assert_eq!(found["device_keys"][bob.id.as_str()].as_object().unwrap().len(), 1, "{found}");
+    assert_eq!(fetched(&bob), 1);
 }
 
 /// A master key of a user.

@@ -1,8 +1,11 @@
 //! Follows the devices of other servers' users (server-server API, "Device Management").
 //!
 //! A list that is followed is handed out by us; each change says which change it comes after, and one that does not fit
-//! marks the list stale. Stale lists are fetched whole by a task, which goes round by itself and when woken. A user who
-//! shares no room with ours is followed no longer: their changes do not reach us any more.
+//! marks the list stale. Stale lists are fetched whole by a task, which goes round by itself and when woken. A user is
+//! followed from when ours ask for their keys, or they show up in an encrypted room of ours: then their keys are here when
+//! they are wanted, though their server may be away. Of others ours only hear that something changed, and may ask; most
+//! members of open rooms are never asked for. A user who shares no room with ours is followed no longer: their changes do
+//! not reach us any more.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -47,6 +50,8 @@ const AT_ONCE: usize = 8;
 const WAIT: Duration = Duration::from_secs(20);
 /// How often stale lists are looked at if nobody wakes.
 const ROUND: Duration = Duration::from_secs(60);
+/// Rooms that are looked at whether they are encrypted; who shares more with ours is followed in any case.
+const ROOMS: usize = 8;
 /// The least pause between two rounds.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Users and rooms that wait to be looked at because somebody went.
@@ -229,8 +234,12 @@ impl DeviceLists {
             if let Some(followed) = self.store.followed(nid).await? {
                 return Ok(Some((nid, followed)));
             }
-            if self.store.meets_ours(nid).await? {
-                self.store.follow_and_tell(nid).await?;
+            let shared = self.store.met_in(nid, ROOMS).await?;
+            if !shared.is_empty() {
+                match shared.len() == ROOMS || self.is_any_encrypted(&shared).await? {
+                    true => self.store.follow_and_tell(nid).await?,
+                    false => self.store.tell_of_devices(nid).await?,
+                }
                 return Ok(None);
             }
         }
@@ -238,6 +247,15 @@ impl DeviceLists {
         // All of a room may have come just now.
         self.tells_of(user).await?;
         Ok(None)
+    }
+
+    async fn is_any_encrypted(&self, rooms: &[RoomNid]) -> Result<bool> {
+        for room in rooms {
+            if self.store.is_encrypted(*room).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Looks at those who may share no room with ours any more.
