@@ -13,7 +13,7 @@ use hearth_base::{
 
 use crate::{
     Store,
-    db::Texts,
+    db::{Ints, Texts},
     execute, fetch_all, fetch_optional, later,
     log::{Change, Logged, Tx},
     sql,
@@ -163,12 +163,28 @@ impl Store {
         Ok(held.map_or(0, |(n,)| n.unsigned_abs()))
     }
 
-    /// Our users who are joined to a room and have global account data of one of two kinds.
+    /// Our users who are joined to a room and have global account data of one of two kinds; of all, or of some.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn members_with_account_data(&self, room: RoomNid, kinds: [&str; 2]) -> Result<Vec<UserNid>> {
-        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), DATA_HOLDERS, room.0, kinds[0], kinds[1])?;
+    pub async fn members_with_account_data(
+        &self,
+        room: RoomNid,
+        among: Option<&[UserNid]>,
+        kinds: [&str; 2],
+    ) -> Result<Vec<UserNid>> {
+        let rows: Vec<(i64,)> = match among {
+            Some([]) => Vec::new(),
+            Some(users) => {
+                let users = Ints(users.iter().map(|u| u.0).collect());
+                let sql = sql!(
+                    "SELECT DISTINCT a.user_nid FROM account_data a JOIN memberships m ON m.user_nid = a.user_nid WHERE m.room_nid = $1 AND m.local AND m.membership = 'join' AND a.room_nid = 0 AND a.kind IN ($2, $3) AND a.content <> '' AND a.user_nid "
+                    [in 4]
+                );
+                fetch_all!(&mut self.read().await?, (i64,), sql, room.0, kinds[0], kinds[1], users)?
+            }
+            None => fetch_all!(&mut self.read().await?, (i64,), DATA_HOLDERS, room.0, kinds[0], kinds[1])?,
+        };
         Ok(rows.into_iter().map(|(n,)| UserNid(n)).collect())
     }
 

@@ -313,20 +313,21 @@ impl Tx {
 
 /// Reads what there is of users' keys and puts it together.
 async fn load(session: &mut Reading, users: &[UserNid]) -> Result<HashMap<UserNid, UserKeys>> {
-    let devices = sql!(
-        "SELECT k.user_nid, k.device_id, k.json, d.display_name FROM device_keys k JOIN devices d ON d.user_nid = k.user_nid AND d.device_id = k.device_id WHERE k.user_nid "
+    // Devices, with `device` where a cross-signing key has its usage.
+    let keys = sql!(
+        "SELECT k.user_nid, 'device', k.device_id, k.json, d.display_name FROM device_keys k JOIN devices d ON d.user_nid = k.user_nid AND d.device_id = k.device_id WHERE k.user_nid "
         [in 1]
-        " UNION ALL SELECT r.user_nid, r.device_id, r.json, r.display_name FROM remote_devices r WHERE r.json IS NOT NULL AND r.user_nid "
+        " UNION ALL SELECT r.user_nid, 'device', r.device_id, r.json, r.display_name FROM remote_devices r WHERE r.json IS NOT NULL AND r.user_nid "
+        [in 1]
+        " UNION ALL SELECT c.user_nid, c.usage, '', c.json, NULL FROM cross_signing_keys c WHERE c.user_nid "
         [in 1]
     );
-    let cross_signing = sql!("SELECT user_nid, usage, json FROM cross_signing_keys WHERE user_nid " [in 1]);
     let signed = sql!("SELECT target_nid, target_key, signer_nid, key_id, signature FROM key_signatures WHERE signer_nid " [in 1]);
     let nids = Ints(users.iter().map(|u| u.0).collect());
     let mut found: HashMap<UserNid, UserKeys> = users.iter().map(|u| (*u, UserKeys::default())).collect();
-    type Device = (i64, String, String, Option<String>);
-    let device_rows: Vec<Device> = fetch_all!(session, Device, devices, nids.clone())?;
-    let key_rows: Vec<(i64, String, String)> = fetch_all!(session, (i64, String, String), cross_signing, nids.clone())?;
-    if device_rows.is_empty() && key_rows.is_empty() {
+    type Row = (i64, String, String, String, Option<String>);
+    let rows: Vec<Row> = fetch_all!(session, Row, keys, nids.clone())?;
+    if rows.is_empty() {
         // Whoever has no keys has signed nothing.
         return Ok(found);
     }
@@ -337,14 +338,15 @@ async fn load(session: &mut Reading, users: &[UserNid]) -> Result<HashMap<UserNi
     for r in own {
         own_signatures.entry((r.target_nid, r.target_key)).or_default().push((r.key_id, r.signature));
     }
-    for (user, device, json, name) in device_rows {
+    let (device_rows, key_rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, usage, ..)| usage == "device");
+    for (user, _, device, json, name) in device_rows {
         let signatures = own_signatures.get(&(user, device.clone())).map_or(&[][..], Vec::as_slice);
         let owner = names.get(&user).map_or("", String::as_str);
         let named = name.map(|name| ("device_display_name".to_owned(), Value::String(name)));
         let json = put_together(&json, owner, signatures, Some(named.into_iter().collect()))?;
         found.entry(UserNid(user)).or_default().devices.insert(device, json);
     }
-    for (user, usage, json) in key_rows {
+    for (user, usage, _, json, _) in key_rows {
         let usage = [Usage::Master, Usage::SelfSigning, Usage::UserSigning].into_iter().find(|u| u.as_str() == usage);
         let (Some(usage), Some(public)) = (usage, public_key(&json)) else {
             return Err(Error::broken("cross_signing_keys table: a key that is none"));

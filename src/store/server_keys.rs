@@ -9,7 +9,7 @@ use std::{
 use hearth_base::{Doing, Result, cache::Cache};
 use ruma::{OwnedServerName, ServerName};
 
-use crate::{Store, db::Texts, execute, fetch_all, log::Tx, sql};
+use crate::{Store, db::Texts, execute, fetch_all, insert_rows, later, log::Tx, sql};
 
 /// A public key of another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,13 +68,10 @@ impl Default for Memory {
     }
 }
 
-const PUT: &str = "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old";
-const PUT_UNKNOWN: &str = "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO NOTHING";
 const DOCUMENTS: &str = "SELECT json, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
 const DOCUMENTS_KEYS: &str =
     "SELECT fetched_ms, valid_ms, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
-const DOCUMENT_PUT: &str =
-    "INSERT INTO key_documents (server, json, valid_ms, fetched_ms, key_ids) VALUES ($1, $2, $3, $4, $5)";
+const DOCUMENT_PUT: &str = "INSERT INTO key_documents (server, json, valid_ms, fetched_ms, key_ids) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, fetched_ms) DO NOTHING";
 const DOCUMENT_DROP: &str = "DELETE FROM key_documents WHERE server = $1 AND fetched_ms = $2";
 
 impl Store {
@@ -134,29 +131,42 @@ impl Store {
         documents.sort_by_key(|d| d.valid_ms);
         self.write(move |tx| {
             Box::pin(async move {
+                let mut seen = BTreeSet::new();
                 for d in &documents {
-                    let put = if tx.keep_document(d).await? { PUT } else { PUT_UNKNOWN };
-                    for (key_id, key) in &d.keys {
-                        let (server, public) = (d.server.as_str(), key.public_key.as_str());
-                        execute!(tx, put, server, key_id.as_str(), public, key.valid_ms, key.old)?;
-                    }
+                    let is_first = seen.insert(&d.server) && tx.store().has_no_keys_of(&d.server);
+                    let is_newest = tx.keep_document(d, is_first).await?;
+                    tx.keep_keys(d, is_newest).await?;
                 }
-                tx.after_commit(move |store| {
-                    documents.iter().for_each(|d| store.inner.server_keys.0.invalidate(&d.server));
-                });
+                tx.after_commit(move |store| documents.into_iter().for_each(|d| store.remember_keys(d)));
                 Ok(())
             })
         })
         .await
     }
+
+    /// Whether it is known that there is no key of a server here.
+    fn has_no_keys_of(&self, server: &OwnedServerName) -> bool {
+        self.inner.server_keys.0.get(server).is_some_and(|keys| keys.is_empty())
+    }
+
+    /// Remembers what a commit has written: the first keys of a server are all it has.
+    fn remember_keys(&self, d: KeyDocument) {
+        match self.has_no_keys_of(&d.server) {
+            true => self.inner.server_keys.0.put(d.server, Arc::new(d.keys)),
+            false => self.inner.server_keys.0.invalidate(&d.server),
+        }
+    }
 }
 
 impl Tx {
     /// Keeps a document, and says whether it is the newest; those before it go whose keys are all in newer ones, and the
-    /// oldest of too many.
-    async fn keep_document(&mut self, d: &KeyDocument) -> Result<bool> {
+    /// oldest of too many. Of a server's first there is none before it.
+    async fn keep_document(&mut self, d: &KeyDocument, is_first: bool) -> Result<bool> {
         let server = d.server.as_str();
-        let before: Vec<(i64, i64, String)> = fetch_all!(self, (i64, i64, String), DOCUMENTS_KEYS, server)?;
+        let before: Vec<(i64, i64, String)> = match is_first {
+            true => Vec::new(),
+            false => fetch_all!(self, (i64, i64, String), DOCUMENTS_KEYS, server)?,
+        };
         let key_ids: Vec<&String> = d.keys.keys().collect();
         let key_ids = serde_json::to_string(&key_ids).doing("writing the ids of keys")?;
         let mut newer: BTreeSet<String> = BTreeSet::new();
@@ -183,8 +193,34 @@ impl Tx {
         }
         // The newest is the one that came last, whatever the clock says.
         let at = before.first().map_or(d.fetched_ms, |(newest, ..)| d.fetched_ms.max(newest.saturating_add(1)));
-        execute!(self, DOCUMENT_PUT, server, d.json.as_str(), d.valid_ms, at, key_ids)?;
+        later!(self, DOCUMENT_PUT, server, d.json.as_str(), d.valid_ms, at, key_ids)?;
         Ok(true)
+    }
+
+    /// Keeps the keys of a document; only the newest says how it is with keys that were known.
+    async fn keep_keys(&mut self, d: &KeyDocument, is_newest: bool) -> Result<()> {
+        if !is_newest {
+            return insert_rows!(self, &d.keys,
+            "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO NOTHING",
+            "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BOOLEAN[]) ON CONFLICT (server, key_id) DO NOTHING",
+            r => {
+                server: String = d.server.to_string(),
+                key_id: String = r.0.clone(),
+                public: String = r.1.public_key.clone(),
+                valid_ms: i64 = r.1.valid_ms,
+                old: bool = r.1.old,
+            });
+        }
+        insert_rows!(self, &d.keys,
+        "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old",
+        "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BOOLEAN[]) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old",
+        r => {
+            server: String = d.server.to_string(),
+            key_id: String = r.0.clone(),
+            public: String = r.1.public_key.clone(),
+            valid_ms: i64 = r.1.valid_ms,
+            old: bool = r.1.old,
+        })
     }
 }
 

@@ -162,7 +162,11 @@ impl Staged {
         let (mut map, mut ours) = (StateMap::new(), Vec::new());
         let mut members: HashMap<UserNid, MemberRow> = HashMap::new();
         // Who was there when we left and is not named any more is gone.
-        for old in store.members(self.head.room.nid, &MembershipState::Join).await? {
+        let were_here = match self.head.room.head.extremities.is_empty() {
+            true => Vec::new(),
+            false => store.members(self.head.room.nid, &MembershipState::Join).await?,
+        };
+        for old in were_here {
             let gone =
                 MemberRow { user: old.user, membership: MembershipState::Leave, event: old.event, local: old.local };
             members.insert(old.user, gone);

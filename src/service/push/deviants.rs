@@ -15,6 +15,9 @@ use crate::account_data::{PUSH_RULES, ignored::IGNORED_USERS};
 /// Changes of users' rules that rooms catch up with one by one; a room further behind looks at all its members again.
 const CHANGES: usize = 256;
 
+/// Account data by which an event may do something else to a member than to others.
+const KINDS: [&str; 2] = [PUSH_RULES, IGNORED_USERS];
+
 /// Whose rules changed lately.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -100,9 +103,9 @@ impl Push {
                 again.sort_unstable();
                 again.dedup();
                 deviants.extend(known.iter().filter(|u| again.binary_search(u).is_err()));
-                again = self.store.joined_among(room, &again).await?;
+                again = self.store.members_with_account_data(room, Some(&again), KINDS).await?;
             }
-            _ => again = self.store.members_with_account_data(room, [PUSH_RULES, IGNORED_USERS]).await?,
+            _ => again = self.store.members_with_account_data(room, None, KINDS).await?,
         }
         for user in again {
             if self.rules_of(user).await?.is_some_and(|rules| rules.deviates_in(room_id)) {

@@ -17,8 +17,9 @@ use ruma::{
 
 use super::{ServerKeys, theirs::Wanted};
 
-/// Events that are checked where they are: handing them to another thread would cost more.
-const FEW: usize = 2;
+/// Events that are checked where they are, a millisecond at most: threads for it are seldom there, and to make them and take
+/// them down costs more.
+const FEW: usize = 16;
 /// Signatures of a request that are looked at.
 const MAX_SIGNATURES: usize = 5;
 

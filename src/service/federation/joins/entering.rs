@@ -31,6 +31,8 @@ const MAX_SERVERS: usize = 20_000;
 pub(super) struct Answer<'a> {
     pub(super) server: &'a ServerName,
     pub(super) room: RoomNid,
+    /// Whether we were in the room when it was asked for; nobody else of ours gets in meanwhile.
+    pub(super) was_here: bool,
     pub(super) version: &'static RoomVersion,
     pub(super) chain: HashMap<OwnedEventId, Outlier>,
     pub(super) state: HashMap<OwnedEventId, Outlier>,
@@ -86,7 +88,7 @@ impl Joins {
 
     /// Goes into the room with the state before the join, or with part of it, if that holds.
     pub(super) async fn go_in(&self, answer: Answer<'_>, join: Pdu) -> Result<()> {
-        let Answer { server, room, version, chain, state, part } = answer;
+        let Answer { server, room, was_here, version, chain, state, part } = answer;
         let find = |id: &EventId| state.get(id).or_else(|| chain.get(id));
         let mut entries: HashMap<(StateEventType, &str), &Outlier> = HashMap::with_capacity(state.len());
         let mut map = StateMap::new();
@@ -131,7 +133,7 @@ impl Joins {
         let arrival = Arrival::placed(self.store.new_event_nid().await?, Arc::new(join), auth);
         // Of a room of which we know part only we cannot tell all others: the server that let us in does.
         let arrival = Arrival { missing, relay: false, told: part.is_some(), ..arrival };
-        if self.store.is_resident(room).await? {
+        if was_here && self.store.is_resident(room).await? {
             return self.place_among(room, arrival, map, part.is_some()).await;
         }
         let state: Vec<EventNid> = map.values().copied().collect();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Doing, Error, Result};
+use hearth_base::{Doing, Error, Result, ids::EventNid};
 use hearth_rules::{
     auth,
     event::{Draft, Pdu, Unverified},
@@ -146,20 +146,22 @@ impl Joins {
         let version = version_of(&room)?;
         let event = Pdu::parse_remote(reply.json, version)?;
         check_form(event.claimed(), &reply, &wish)?;
-        if let Some(known) = self.store.event_by_id(reply.event_id).await?.filter(|e| e.standing != Standing::Outlier) {
+        let outlier = match self.store.event_by_id(reply.event_id).await? {
+            Some(known) if known.standing == Standing::Outlier => Some(known.nid),
             // Its server did not get our answer.
-            return match known.standing {
-                Standing::Live if known.room == room.nid => Ok(Taken { room, event: known, is_news: false }),
-                _ => Err(Error::forbidden("This event was refused before")),
-            };
-        }
+            Some(known) if known.standing == Standing::Live && known.room == room.nid => {
+                return Ok(Taken { room, event: known, is_news: false });
+            }
+            Some(_) => return Err(Error::forbidden("This event was refused before")),
+            None => None,
+        };
         let event = self.vouched(event, &room, &wish).await?;
         let pdu = self.verified(event, version).await?;
         // Refused before anything is kept: a stranger could fill the disk otherwise.
         self.events.check_now(room.nid, &pdu).await?;
         // The other server is not in the room, and cannot know whom to ask.
         let pdu = self.events.vetted(&room, Arc::new(pdu)).await?;
-        let arrival = self.arrival(pdu, &room, version).await?;
+        let arrival = self.arrival(pdu, outlier, &room, version).await?;
         match self.events.receive(room.nid, vec![arrival]).await?.pop() {
             Some(Arrived::Placed) => {}
             Some(Arrived::SoftFailed(why) | Arrived::Rejected(why)) => return Err(Error::forbidden(why)),
@@ -199,8 +201,14 @@ impl Joins {
         checked.ok_or_else(|| Error::broken("a check without outcome"))?
     }
 
-    /// An event that leans on nothing but what we have.
-    async fn arrival(&self, pdu: Arc<Pdu>, room: &Room, version: &RoomVersion) -> Result<Arrival> {
+    /// An event that leans on nothing but what we have; `outlier` is its number if it is here already.
+    async fn arrival(
+        &self,
+        pdu: Arc<Pdu>,
+        outlier: Option<EventNid>,
+        room: &Room,
+        version: &RoomVersion,
+    ) -> Result<Arrival> {
         let ids = auth_ids(version, &pdu);
         let auth = self.store.events_by_id(&ids).await?;
         let auth: Vec<Arc<StoredEvent>> = auth.into_iter().filter(|e| e.room == room.nid).collect();
@@ -213,13 +221,12 @@ impl Joins {
         if placed == 0 || placed != pdu.prev_events().len() {
             return Err(Error::invalid_param("The event names predecessors that are not of this room"));
         }
-        let known = self.store.event_by_id(pdu.event_id()).await?;
-        let nid = match &known {
-            Some(known) => known.nid,
+        let nid = match outlier {
+            Some(nid) => nid,
             None => self.store.new_event_nid().await?,
         };
         let arrival = Arrival::placed(nid, pdu, auth.iter().map(|e| e.nid).collect());
-        Ok(Arrival { known: known.is_some(), ..arrival })
+        Ok(Arrival { known: outlier.is_some(), ..arrival })
     }
 
     /// Whether the room's ACL lets a server take part.

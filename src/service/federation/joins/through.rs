@@ -182,8 +182,9 @@ impl Joins {
         let json = raw(join.json())?;
         let mut request = create_join_event::v2::Request::new(room_id.clone(), join.event_id().to_owned(), json);
         // Where all of the state is known, part of one is no state to place an event on.
-        let may_omit = self.federation.settings().completion.enter_in_part
-            && self.resident(room_id).await?.is_none_or(|room| room.head.partial);
+        let among = self.resident(room_id).await?;
+        let may_omit =
+            self.federation.settings().completion.enter_in_part && among.as_ref().is_none_or(|room| room.head.partial);
         request.omit_members = may_omit;
         let patience = self.federation.once().within(FOR_STATE).up_to(MAX_STATE);
         let answer = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
@@ -204,7 +205,8 @@ impl Joins {
         if *is_guest {
             self.keep_guest_out(server, room, user, &state).await?;
         }
-        self.go_in(Answer { server, room, version, chain, state, part }, join).await
+        let was_here = among.is_some();
+        self.go_in(Answer { server, room, was_here, version, chain, state, part }, join).await
     }
 
     /// The join with the signature of the server that vouches for it.
