@@ -259,6 +259,7 @@ impl Services {
             inbox: inbox.clone(),
             servers: servers.clone(),
             federation: federation.clone(),
+            server_keys: server_keys.clone(),
         };
         let completion = Completion::new(disk(), parts, time(), settings.federation.completion);
         let membership = Membership::new(
