@@ -42,6 +42,7 @@ pub mod membership;
 pub mod migrate;
 pub mod outbox;
 mod ownership;
+pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
