@@ -1,8 +1,8 @@
 //! What the server does now and then, and how often: one list.
 //!
 //! Work whose memory must be written at the stop is started by the service that holds it, and named here: `Login` (which
-//! devices were seen, expired tokens and authentications), `Media` (what was asked for, expired uploads, retention). So
-//! is what runs down by itself: `Typing`, `Presence`, the notifier's memory.
+//! devices were seen, expired tokens and authentications), `Media` (what was asked for, expired uploads, retention),
+//! `Presence` (how users of other servers are). So is what runs down by itself: `Typing`, `Presence`, the notifier's memory.
 
 use std::{
     sync::{

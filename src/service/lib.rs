@@ -259,6 +259,7 @@ impl Services {
             inbox: inbox.clone(),
             servers: servers.clone(),
             federation: federation.clone(),
+            server_keys: server_keys.clone(),
         };
         let completion = Completion::new(disk(), parts, time(), settings.federation.completion);
         let membership = Membership::new(
@@ -313,6 +314,7 @@ impl Services {
         let receipts = Arc::new(Receipts::new(disk(), history.clone(), time()));
         let typing = Typing::new(disk(), notifier.clone(), time(), &supervisor);
         let presence = Presence::new(disk(), notifier.clone(), time(), settings.presence.clone(), &supervisor);
+        presence.remember().await?;
         let parts = edus::Parts {
             acls: acls.clone(),
             typing: typing.clone(),

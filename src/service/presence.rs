@@ -1,4 +1,4 @@
-//! Who is here (spec: "Presence"): in memory only.
+//! Who is here (spec: "Presence"): in memory; how users of other servers are outlives a restart ([`kept`]).
 //!
 //! A user is online while a client of theirs syncs and says so, or by their own word; idle and offline come with time. A
 //! change is kept with those who may hear of it (they share a room), in a bounded list that /sync reads by the notifier's
@@ -20,6 +20,7 @@ use tokio::sync::broadcast;
 use crate::{events::check_may_write, notifier::Notifier};
 
 mod elsewhere;
+mod kept;
 mod meeting;
 
 pub use elsewhere::RemotePresence;
@@ -71,6 +72,7 @@ pub struct Presence {
     /// Our users whose presence changed: news for other servers.
     news: broadcast::Sender<News>,
     met: meeting::Met,
+    kept: kept::Kept,
 }
 
 /// One user.
@@ -204,6 +206,7 @@ impl Presence {
             changes,
             news: broadcast::Sender::new(UNHEARD),
             met: meeting::Met::default(),
+            kept: kept::Kept::default(),
         });
         if this.settings.enabled {
             let (weak, stopping) = (Arc::downgrade(&this), supervisor.stopping());
@@ -222,6 +225,7 @@ impl Presence {
                 }
             });
             this.introduce(supervisor);
+            this.keep(supervisor);
         }
         this
     }

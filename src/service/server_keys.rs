@@ -24,6 +24,7 @@ mod notary;
 mod ours;
 mod theirs;
 
+pub use checks::Unproven;
 pub use notary::Criteria;
 use ours::Ours;
 use theirs::Theirs;

@@ -22,6 +22,7 @@ mod changes;
 mod gaps;
 mod heads;
 mod held;
+mod lacking;
 mod members;
 mod memory;
 mod news;
@@ -40,6 +41,7 @@ pub use append::{
 pub use changes::Changed;
 pub use gaps::Gap;
 pub use held::{HeldEvent, HeldGroup};
+pub use lacking::Lacking;
 pub(crate) use memory::Memory;
 pub(crate) use partial::Bell;
 pub use partial::{Part, PartialRoom, Restated, Wholeness};

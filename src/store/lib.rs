@@ -42,6 +42,7 @@ pub mod membership;
 pub mod migrate;
 pub mod outbox;
 mod ownership;
+pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
@@ -133,6 +134,7 @@ pub(crate) struct Inner {
     pub(crate) outgoing: outbox::Outgoing,
     pub(crate) stale_lists: keys::theirs::StaleLists,
     pub(crate) partial: events::Bell,
+    pub(crate) lacking: events::Bell,
     pub(crate) destinations: destinations::Memory,
     pub(crate) server_keys: server_keys::Memory,
     pub(crate) erased: accounts::Erased,
@@ -199,6 +201,7 @@ impl Store {
                 outgoing: outbox::Outgoing::default(),
                 stale_lists: keys::theirs::StaleLists::default(),
                 partial: events::Bell::default(),
+                lacking: events::Bell::default(),
                 destinations: destinations::Memory::default(),
                 server_keys: server_keys::Memory::default(),
                 erased,

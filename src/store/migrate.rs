@@ -25,6 +25,7 @@ macro_rules! migrations {
 pub const MIGRATIONS: &[Migration] = migrations![
     1 "0001_core", 2 "0002_accounts", 3 "0003_federation", 4 "0004_outbox", 5 "0005_partial", 6 "0006_previews",
     7 "0007_held", 8 "0008_entered", 9 "0009_key_documents", 10 "0010_own_keys", 11 "0011_erased",
+    12 "0012_lacking", 13 "0013_presence",
 ];
 
 const MADE: &str = "CREATE TABLE IF NOT EXISTS hearth_migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -10,6 +10,7 @@ mod history;
 mod hostile;
 mod invites;
 mod joining;
+mod lacking;
 mod media;
 mod odd;
 mod partial;

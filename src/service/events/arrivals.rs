@@ -53,6 +53,9 @@ pub struct Arrival {
     pub told: bool,
     /// What is said of the state before it is not all of it, as in a room of which we know part only.
     pub in_part: bool,
+    /// The present state says nothing of its sender, and what others told does: the present one has a hole, and it is both
+    /// together that may hide the event.
+    pub of_stranger: bool,
     /// What goes with it, if it is of our own.
     pub with: With,
 }
@@ -110,7 +113,7 @@ impl Staged {
             } else if before.snap != self.head.state.snap
                 // What holds now is not known well enough to hide anything.
                 && !of_part
-                && let Err(why) = self.allowed(store, &pdu, &self.head.state.map, &[]).await?
+                && let Err(why) = self.allowed_now(cx, state, &pdu, arrival.of_stranger.then_some(&before)).await?
             {
                 outcome = Arrived::SoftFailed(why.0);
             }

@@ -23,7 +23,7 @@ use ruma::{
 
 use super::{
     arrivals::{Arrival, Near},
-    lane::{Staged, pdu_of},
+    lane::{Builder, Staged, pdu_of},
 };
 use crate::state::State;
 
@@ -192,6 +192,21 @@ impl Staged {
             }
             .cloned()
         }))
+    }
+
+    /// Whether the present state allows an event, together with a state that fills its holes if there is one.
+    pub(super) async fn allowed_now(
+        &self,
+        cx: &Builder<'_>,
+        state: &State,
+        pdu: &Pdu,
+        beside: Option<&RoomState>,
+    ) -> Result<std::result::Result<(), NotAllowed>> {
+        let present = &self.head.state.map;
+        let Some(beside) = beside else { return self.allowed(cx.store, pdu, present, &[]).await };
+        let both = [present.clone(), beside.map.clone()];
+        let both = state.resolve(self.head.version, &both, &self.head.fresh).await?;
+        self.allowed(cx.store, pdu, &both, &[]).await
     }
 
     pub(super) async fn entries(

@@ -51,6 +51,7 @@ impl Arrival {
             relay: true,
             told: false,
             in_part: false,
+            of_stranger: false,
             with: With::default(),
         }
     }

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::state::State;
 
+mod again;
 mod whole;
 
 /// Events that get their states in one write.
@@ -188,8 +189,14 @@ impl Staged {
             }
         }
         let mut maps: Vec<StateMap> = Vec::new();
-        if prevs.len() < event.pdu.prev_events().len() {
+        // What is known of our beginning has a hole, whatever else has come of it since.
+        let is_beginning = anew.partial.again && event.nid == anew.partial.join;
+        if is_beginning || prevs.len() < event.pdu.prev_events().len() {
             match told {
+                _ if anew.partial.again && !is_beginning => match self.filled(cx.store, anew, event).await? {
+                    Some(map) => maps.push(map),
+                    None => return Ok(None),
+                },
                 None => return Ok(None),
                 Some(Told::Before(map)) => return self.numbered(cx, anew, map.clone()).await.map(Some),
                 Some(Told::After(told)) => maps.extend(told.iter().cloned()),
@@ -251,6 +258,7 @@ impl Staged {
         let is_allowed = self.is_allowed_anew(store, event, &before.map).await?;
         let standing = match (event.standing, is_allowed) {
             (Standing::Rejected, true) => Some(Standing::Backfilled),
+            (Standing::SoftFailed, true) if self.was_unknown(cx, anew, event).await? => Some(Standing::Backfilled),
             (Standing::Rejected, false) | (_, true) => None,
             (_, false) => Some(Standing::Rejected),
         };

@@ -4,6 +4,9 @@
 //! came since get their states ([`Events::restate`]). All that is needed to go on is on the disk, so a restart costs what was
 //! being fetched. If all who can be asked know nothing, or tell what cannot be, others are asked after a pause, longer each
 //! time.
+//!
+//! Rooms whose state at our join has a hole, as a server that had signed part of it was away, come here once that server's
+//! keys are had ([`lacking`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +16,7 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use hearth_base::{
-    Result,
+    OrNotFound, Result,
     clock::Clock,
     ids::{EventNid, RoomNid},
     tasks::Supervisor,
@@ -32,8 +35,11 @@ use super::{
 };
 use crate::{
     events::{Events, Restating, Told},
+    server_keys::ServerKeys,
     state::State,
 };
+
+mod lacking;
 
 /// How rooms are completed.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +52,8 @@ pub struct Settings {
     pub first: Duration,
     /// The longest.
     pub longest: Duration,
+    /// How long a server is waited for whose keys lacked when we came into a room.
+    pub lacking_for: Duration,
 }
 
 impl Default for Settings {
@@ -55,6 +63,7 @@ impl Default for Settings {
             worth_omitting: 100,
             first: Duration::from_secs(15),
             longest: Duration::from_secs(3600),
+            lacking_for: Duration::from_secs(30 * 86_400),
         }
     }
 }
@@ -84,6 +93,8 @@ pub struct Parts {
     pub servers: Arc<Servers>,
     /// Knows which can be reached.
     pub federation: Arc<Federation>,
+    /// Knows whose keys are had.
+    pub server_keys: Arc<ServerKeys>,
 }
 
 /// Completes rooms.
@@ -95,6 +106,7 @@ pub struct Completion {
     inbox: Arc<Inbox>,
     servers: Arc<Servers>,
     federation: Arc<Federation>,
+    server_keys: Arc<ServerKeys>,
     clock: Clock,
     settings: Settings,
 }
@@ -112,14 +124,16 @@ impl Completion {
     /// Made once.
     #[must_use]
     pub fn new(store: Store, parts: Parts, clock: Clock, settings: Settings) -> Arc<Self> {
-        let Parts { state, events, inbox, servers, federation } = parts;
-        Arc::new(Self { store, state, events, inbox, servers, federation, clock, settings })
+        let Parts { state, events, inbox, servers, federation, server_keys } = parts;
+        Arc::new(Self { store, state, events, inbox, servers, federation, server_keys, clock, settings })
     }
 
-    /// Starts the task; rooms that were left in the middle go on at once.
+    /// Starts the tasks; rooms that were left in the middle go on at once.
     pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
         let this = self.clone();
         super::until_stopping(supervisor, "completion", move || this.clone().run());
+        let this = self.clone();
+        super::until_stopping(supervisor, "lacking keys", move || this.clone().fill_holes());
     }
 
     async fn run(self: Arc<Self>) -> Result<()> {
@@ -169,10 +183,7 @@ impl Completion {
                 true
             }
         };
-        let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX / 4);
-        let doublings = u32::try_from(tries).unwrap_or(DOUBLINGS).min(DOUBLINGS);
-        let pause = ms(self.settings.first).saturating_mul(1 << doublings).min(ms(self.settings.longest));
-        let retry_ms = self.now().saturating_add(pause);
+        let retry_ms = self.again_ms(tries);
         if let Err(e) = self.store.defer_partial_room(room, tries + i64::from(in_vain), retry_ms).await {
             tracing::warn!(room.nid = room.0, error = %e, "a pause could not be noted");
             tokio::time::sleep(self.settings.first).await;
@@ -217,23 +228,29 @@ impl Completion {
             if told.len() + more.len() >= HELPED {
                 break;
             }
-            if told.contains_key(&nid) {
+            let is_join = nid == partial.join;
+            // What lacks in the others is what lacked at our beginning.
+            if told.contains_key(&nid) || partial.again && !is_join {
                 continue;
             }
             let Some(event) = self.store.event(nid).await? else { continue };
             let prevs = self.store.events_by_id(event.pdu.prev_events()).await?;
             let placed = prevs.iter().filter(|e| e.room == room.nid && e.after.is_some()).count();
-            if placed == event.pdu.prev_events().len() {
+            if placed == event.pdu.prev_events().len() && !partial.again {
                 continue;
             }
             // Before those it follows have theirs nothing that is told helps it; they are helped first.
             let prevs: Vec<EventNid> = prevs.iter().map(|e| e.nid).collect();
-            if !self.store.partial_among(&prevs).await?.is_empty() {
+            if !partial.again && !self.store.partial_among(&prevs).await?.is_empty() {
                 continue;
             }
-            let is_join = nid == partial.join;
             match self.ask_all(partial, &room, &event, is_join).await? {
                 Some(state) => drop(more.insert(nid, state)),
+                // It is known as well as before.
+                None if partial.again && partial.tries >= IN_VAIN => {
+                    let known = self.store.snapshot(event.snap.or_not_found("State")?).await?;
+                    more.insert(nid, Told::Before(known));
+                }
                 // Without our beginning there is nothing to go on with.
                 None if is_join => return Ok(more),
                 None if partial.tries >= IN_VAIN => drop(more.insert(nid, Told::Nothing)),
@@ -253,8 +270,18 @@ impl Completion {
     ) -> Result<Option<Told>> {
         let mut answered = false;
         for server in self.whom_to_ask(partial).await? {
-            match self.inbox.ask_whole(&server, room, event, is_join).await? {
-                Telling::State(state) => return Ok(Some(state)),
+            let told = match partial.again {
+                true => self.inbox.ask_beside(&server, room, event).await?,
+                false => self.inbox.ask_whole(&server, room, event, is_join).await?,
+            };
+            match told {
+                Telling::State(state, lacking) => {
+                    if is_join {
+                        let lacking = lacking.into_iter().collect();
+                        self.store.set_lacking_keys((room.nid, event.nid), &server, lacking, self.now()).await?;
+                    }
+                    return Ok(Some(state));
+                }
                 Telling::Nothing => {
                     answered = true;
                     tracing::info!(%server, room.id = %room.room_id, event.id = %event.event_id(), "a server does not tell the state before an event");
@@ -290,7 +317,18 @@ impl Completion {
         Ok(servers)
     }
 
+    /// When to ask again after so many tries in vain, ms.
+    fn again_ms(&self, tries: i64) -> i64 {
+        let doublings = u32::try_from(tries).unwrap_or(DOUBLINGS).min(DOUBLINGS);
+        let pause = ms(self.settings.first).saturating_mul(1 << doublings).min(ms(self.settings.longest));
+        self.now().saturating_add(pause)
+    }
+
     fn now(&self) -> i64 {
         i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
     }
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }

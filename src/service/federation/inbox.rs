@@ -26,6 +26,7 @@ mod asking;
 mod gaps;
 pub mod held;
 mod placing;
+mod strangers;
 mod vain;
 mod whole;
 
@@ -55,6 +56,7 @@ pub struct Inbox {
     lanes: Lasting<RoomNid, Arc<tokio::sync::Mutex<()>>>,
     heavy: Semaphore,
     vain: vain::Vain,
+    strangers: strangers::Asked,
     clock: Clock,
     /// Rings when events are held, or are to be tried again.
     held: Notify,
@@ -113,6 +115,7 @@ impl Inbox {
             lanes,
             heavy,
             vain: vain::Vain::new(),
+            strangers: strangers::Asked::default(),
             clock,
             held,
             awaited: parking_lot::Mutex::default(),

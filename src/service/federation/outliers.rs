@@ -4,7 +4,7 @@
 //! fails too.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -24,11 +24,14 @@ use hearth_store::{
     events::{NewEvent, Standing},
     intern::StateKey,
 };
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId};
 use serde_json::value::RawValue;
 
 use super::order::in_order;
-use crate::{server_keys::ServerKeys, state::version_of};
+use crate::{
+    server_keys::{ServerKeys, Unproven},
+    state::version_of,
+};
 
 /// Events checked and stored together.
 const PART: usize = 1_000;
@@ -42,6 +45,15 @@ pub struct Outlier {
     pub pdu: Arc<Pdu>,
     /// How it stands; it may have had a place already.
     pub standing: Standing,
+}
+
+/// What became of events that were to be taken in.
+#[derive(Debug, Default)]
+pub struct TakenIn {
+    /// Those that we have now, or had.
+    pub found: HashMap<OwnedEventId, Outlier>,
+    /// Servers of which no key was to be had, so that what they signed was left out.
+    pub lacking: BTreeSet<OwnedServerName>,
 }
 
 /// Takes in events without a place.
@@ -66,16 +78,12 @@ impl Outliers {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn take_in(
-        &self,
-        room: RoomNid,
-        events: impl IntoIterator<Item = Box<RawValue>>,
-    ) -> Result<HashMap<OwnedEventId, Outlier>> {
+    pub async fn take_in(&self, room: RoomNid, events: impl IntoIterator<Item = Box<RawValue>>) -> Result<TakenIn> {
         self.take(room, events, |_, _| {}).await
     }
 
     /// The same for a state and what allows it, each of which may lean on the other: what stands in a state need not stand
-    /// in its auth chain again (MSC3706). Gives those of the chain alone, and those of the state.
+    /// in its auth chain again (MSC3706). Gives those of the chain alone, those of the state, and whose keys lacked.
     ///
     /// # Errors
     /// If the database fails.
@@ -84,16 +92,16 @@ impl Outliers {
         room: RoomNid,
         chain: Vec<Box<RawValue>>,
         state: Vec<Box<RawValue>>,
-    ) -> Result<[HashMap<OwnedEventId, Outlier>; 2]> {
+    ) -> Result<([HashMap<OwnedEventId, Outlier>; 2], BTreeSet<OwnedServerName>)> {
         let (before, mut ids) = (chain.len(), HashSet::with_capacity(state.len()));
         let note = |n: usize, id: &EventId| {
             if n >= before {
                 ids.insert(id.to_owned());
             }
         };
-        let found = self.take(room, chain.into_iter().chain(state), note).await?;
-        let (state, chain) = found.into_iter().partition(|(id, _)| ids.contains(id));
-        Ok([chain, state])
+        let taken = self.take(room, chain.into_iter().chain(state), note).await?;
+        let (state, chain) = taken.found.into_iter().partition(|(id, _)| ids.contains(id));
+        Ok(([chain, state], taken.lacking))
     }
 
     /// As [`Self::take_in`]; `note` hears which event has which id.
@@ -102,12 +110,12 @@ impl Outliers {
         room: RoomNid,
         events: impl IntoIterator<Item = Box<RawValue>>,
         mut note: impl FnMut(usize, &EventId),
-    ) -> Result<HashMap<OwnedEventId, Outlier>> {
+    ) -> Result<TakenIn> {
         let known = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&known)?;
         let lane = self.lanes.get_with(room, Arc::default);
         let _one = lane.lock().await;
-        let mut found: HashMap<OwnedEventId, Outlier> = HashMap::new();
+        let TakenIn { mut found, mut lacking } = TakenIn::default();
         let mut fresh: Vec<Unverified> = Vec::new();
         let mut seen = HashSet::new();
         for (n, raw) in events.into_iter().enumerate() {
@@ -137,15 +145,21 @@ impl Outliers {
         while !fresh.is_empty() {
             let rest = fresh.split_off(fresh.len().min(PART));
             let part = std::mem::replace(&mut fresh, rest);
-            for pdu in self.server_keys.verify(part, version).await? {
+            for pdu in self.server_keys.prove(part, version).await? {
                 match pdu {
                     Ok(pdu) => verified.push(pdu),
-                    Err(e) => tracing::debug!(room.id = %known.room_id, error = %e, "an event was left out"),
+                    Err(Unproven::NoKey(server)) => drop(lacking.insert(server)),
+                    Err(Unproven::Wrong(e)) => {
+                        tracing::debug!(room.id = %known.room_id, error = %e, "an event was left out")
+                    }
                 }
             }
         }
+        if !lacking.is_empty() {
+            tracing::debug!(room.id = %known.room_id, servers = ?lacking, "events were left out: nobody gives keys of these servers");
+        }
         self.check_and_store(room, &known.room_id, version, verified, &told, &mut found).await?;
-        Ok(found)
+        Ok(TakenIn { found, lacking })
     }
 
     /// Invites and the like that were told to us from outside the room, when there was nothing to check them by.

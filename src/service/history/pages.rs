@@ -101,11 +101,16 @@ impl History {
             let mut exhausted = found.len() < ask;
             let last = found.last().and_then(|e| e.place());
             if let Some(backfill) = &self.backfill
-                && direction == Direction::Backward
                 && fillings > 0
+                // What lies before the first event that is here others tell from its end: who begins there would wait for all.
+                && (direction, at) != (Direction::Forward, HistoryToken::START)
             {
-                let lowest = if exhausted { until } else { last.unwrap_or(until) };
-                if Box::pin(backfill.fill(&viewer.room, lowest.depth, at.depth)).await? {
+                let far = if exhausted { until } else { last.unwrap_or(at) };
+                let (above, upto) = match direction {
+                    Direction::Backward => (far, at),
+                    Direction::Forward => (at, far),
+                };
+                if Box::pin(backfill.fill(&viewer.room, above.depth, upto.depth)).await? {
                     fillings -= 1;
                     continue;
                 }

@@ -36,9 +36,10 @@ impl Membership {
             if room.head.partial && was != MembershipState::Join {
                 self.check_guest(who, &room).await?;
                 // Whether they are banned, for one, only those know who know all of the state.
-                let content = self.joined(who, &wish).await?.object()?;
-                if self.joins.join_beside(who, &room, via, content).await? == Went::In {
+                let content = self.joined(who, &wish).await?;
+                if self.joins.join_beside(who, &room, via, content.object()?).await? == Went::In {
                     self.follow(who, &room).await;
+                    self.catch_up(who, &room, &content).await;
                     return Ok(room.room_id.clone());
                 }
                 let room = self.state.room(room_id).await?;
@@ -46,15 +47,17 @@ impl Membership {
             }
             return self.join_here(who, &room, via, wish).await;
         }
-        let content = self.joined(who, &wish).await?.object()?;
-        let went = self.joins.join(who, room_id, via, content).await.map_err(|e| match was {
+        let content = self.joined(who, &wish).await?;
+        let went = self.joins.join(who, room_id, via, content.object()?).await.map_err(|e| match was {
             // Others may have lifted the ban that we saw; if it does not work, it is why.
             MembershipState::Ban => Error::forbidden("You are banned from this room"),
             _ => e,
         })?;
         match went {
             Went::In => {
-                self.follow(who, &*self.state.room(room_id).await?).await;
+                let room = self.state.room(room_id).await?;
+                self.follow(who, &room).await;
+                self.catch_up(who, &room, &content).await;
                 Ok(room_id.to_owned())
             }
             Went::Open => {
@@ -90,6 +93,7 @@ impl Membership {
                     return match self.joins.join_vouched(who, room, via, content.object()?).await {
                         Ok(()) => {
                             self.follow(who, room).await;
+                            self.catch_up(who, room, &content).await;
                             Ok(room.room_id.clone())
                         }
                         // Nobody else is there who could; which of us cannot is between servers.

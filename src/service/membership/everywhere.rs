@@ -1,10 +1,11 @@
 //! What happens to a user in all their rooms at once: a new name or avatar is shown, a closed account leaves.
 
 use hearth_base::{Requester, Result};
+use hearth_store::rooms::Room;
 use ruma::events::room::member::MembershipState;
 use serde_json::{Map, Value};
 
-use super::Membership;
+use super::{Membership, content::MemberContent};
 
 /// What of a member event is said anew with each: who vouched for a join does not for what follows it, and other servers
 /// would look for their signature.
@@ -25,23 +26,40 @@ impl Membership {
     /// If the database fails; a room that refuses is passed over.
     pub async fn propagate_profile(&self, who: &Requester) -> Result<()> {
         for nid in self.store.joined_rooms(who.user_nid).await? {
-            let room = self.state.room_by_nid(nid).await?;
-            let mut content = self.content("join", who.user_nid, None).await?;
-            let old: Option<Map<String, Value>> = self
-                .state
-                .current_entry(&room, "m.room.member", who.user_id.as_str())
-                .await?
-                .and_then(|e| e.pdu.content_as());
-            // What else stands in the event (a space's badge) stays.
-            content.more = old.unwrap_or_default();
-            for key in SAID_ANEW {
-                content.more.remove(key);
-            }
-            if let Err(e) = self.write(&room, who, &who.user_id, &content, None).await {
-                tracing::debug!(room.id = %room.room_id, error = %e, "the profile could not be shown in a room");
-            }
+            self.show_profile(who, &*self.state.room_by_nid(nid).await?).await?;
         }
         Ok(())
+    }
+
+    /// Writes the user's present name and avatar into a room they are joined to. A room that refuses is left as it is.
+    async fn show_profile(&self, who: &Requester, room: &Room) -> Result<()> {
+        let mut content = self.content("join", who.user_nid, None).await?;
+        let old: Option<Map<String, Value>> = self
+            .state
+            .current_entry(room, "m.room.member", who.user_id.as_str())
+            .await?
+            .and_then(|e| e.pdu.content_as());
+        // What else stands in the event (a space's badge) stays.
+        content.more = old.unwrap_or_default();
+        for key in SAID_ANEW {
+            content.more.remove(key);
+        }
+        if let Err(e) = self.write(room, who, &who.user_id, &content, None).await {
+            tracing::debug!(room.id = %room.room_id, error = %e, "the profile could not be shown in a room");
+        }
+        Ok(())
+    }
+
+    /// Shows a name or avatar that the user took while another server let them into a room: then they were not in it yet,
+    /// and what had been said of them was on its way. That it fails is no reason not to be in the room.
+    pub(super) async fn catch_up(&self, who: &Requester, room: &Room, said: &MemberContent) {
+        let caught_up = async {
+            let now = self.content("join", who.user_nid, None).await?;
+            if now.says_the_same_of_them(said) { Ok(()) } else { self.show_profile(who, room).await }
+        };
+        if let Err(e) = caught_up.await {
+            tracing::warn!(room.id = %room.room_id, error = %e, "a name taken meanwhile could not be shown in a room");
+        }
     }
 
     /// Leaves every room, for an account that is closed.

@@ -14,8 +14,29 @@ use ruma::{
     serde::{Base64, base64::Standard},
     signatures::{PublicKeyMap, verify_canonical_json_bytes},
 };
+use tokio::sync::Notify;
 
 use super::{ServerKeys, theirs::Wanted};
+
+/// Why an event is not taken for its sender's.
+#[derive(Debug)]
+pub enum Unproven {
+    /// No key of this server is to be had that could prove it; another time there may be.
+    NoKey(OwnedServerName),
+    /// Its signatures or its form are wrong, for good.
+    Wrong(Error),
+}
+
+impl From<Unproven> for Error {
+    fn from(why: Unproven) -> Self {
+        match why {
+            Unproven::NoKey(server) => {
+                Self::forbidden(format!("No key of {server} is known by which the event could be checked"))
+            }
+            Unproven::Wrong(why) => why,
+        }
+    }
+}
 
 /// Events that are checked where they are, a millisecond at most: threads for it are seldom there, and to make them and take
 /// them down costs more.
@@ -55,12 +76,41 @@ impl ServerKeys {
         if is_signed { Ok(()) } else { Err(refused(format!("No key of {origin} is known that signed this request"))) }
     }
 
+    /// Whether a key of a server is had that holds today; asks for it if that may be done.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn has_any(&self, server: &ServerName) -> Result<bool> {
+        let at = self.now();
+        let wanted = Wanted { server: server.to_owned(), key_ids: Vec::new(), at, for_request: false };
+        let known = self.theirs.gather(&[wanted]).await?;
+        Ok(known.get(server).is_some_and(|keys| keys.values().any(|key| !key.old && key.valid_ms >= at)))
+    }
+
+    /// Rings when keys of other servers have come.
+    #[must_use]
+    pub fn came(&self) -> &Notify {
+        self.theirs.came()
+    }
+
     /// Checks signatures and hashes of events; the keys are gathered in one round. Answers stand in the order of the
     /// events; one whose hash is wrong is redacted.
     ///
     /// # Errors
     /// If the database fails. What is wrong with an event is its own answer: 403 for signatures, 400 for its form.
     pub async fn verify(&self, events: Vec<Unverified>, version: &'static RoomVersion) -> Result<Vec<Result<Pdu>>> {
+        Ok(self.prove(events, version).await?.into_iter().map(|proved| proved.map_err(Error::from)).collect())
+    }
+
+    /// [`Self::verify`] that tells apart why an event does not hold.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn prove(
+        &self,
+        events: Vec<Unverified>,
+        version: &'static RoomVersion,
+    ) -> Result<Vec<std::result::Result<Pdu, Unproven>>> {
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut signers = Vec::with_capacity(events.len());
         for event in &events {
@@ -93,8 +143,14 @@ impl ServerKeys {
             .into_iter()
             .zip(signers)
             .map(|(event, (at, signers))| match signers {
-                Ok(signers) => Ok((event, valid(&keys, &signers, at))),
-                Err(e) => Err(Error::from(e)),
+                Ok(signers) => {
+                    let valid = valid(&keys, &signers, at);
+                    let mut others = signers.into_iter().filter(|(server, _)| server != self.signer().server_name());
+                    let without =
+                        others.find(|(server, _)| valid.get(server.as_str()).is_none_or(|keys| keys.is_empty()));
+                    Ok((event, valid, without.map(|(server, _)| server)))
+                }
+                Err(e) => Err(Unproven::Wrong(e.into())),
             })
             .collect();
         if work.len() <= FEW {
@@ -120,12 +176,16 @@ impl ServerKeys {
     }
 }
 
-type Work = Result<(Unverified, PublicKeyMap)>;
+/// An event, the keys of its signers, and a signer of which there is none.
+type Work = std::result::Result<(Unverified, PublicKeyMap, Option<OwnedServerName>), Unproven>;
 
-fn check(work: Work) -> Result<Pdu> {
-    let (event, keys) = work?;
-    let verified = event.verify(&keys).map_err(|e| Error::forbidden(e.to_string()))?;
-    Ok(verified.into_pdu())
+fn check(work: Work) -> std::result::Result<Pdu, Unproven> {
+    let (event, keys, without) = work?;
+    match (event.verify(&keys), without) {
+        (Ok(verified), _) => Ok(verified.into_pdu()),
+        (Err(_), Some(server)) => Err(Unproven::NoKey(server)),
+        (Err(e), None) => Err(Unproven::Wrong(Error::forbidden(e.to_string()))),
+    }
 }
 
 /// The keys of an event's signers that were valid at `at`.

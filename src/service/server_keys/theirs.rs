@@ -29,7 +29,7 @@ use ruma::{
     OwnedServerName, ServerName,
     api::federation::discovery::{get_remote_server_keys_batch, get_server_keys},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{Notary, document};
 use crate::federation::Federation;
@@ -109,6 +109,7 @@ pub(super) struct Theirs {
     hasher: RandomState,
     under_way: Mutex<HashMap<OwnedServerName, Shared<BoxFuture<'static, ()>>>>,
     permits: Semaphore,
+    came: Notify,
 }
 
 impl Theirs {
@@ -131,7 +132,13 @@ impl Theirs {
             hasher: RandomState::new(),
             under_way: Mutex::default(),
             permits: Semaphore::new(AT_ONCE),
+            came: Notify::new(),
         }
+    }
+
+    /// Rings when keys have come.
+    pub fn came(&self) -> &Notify {
+        &self.came
     }
 
     pub fn store(&self) -> &Store {
@@ -286,7 +293,9 @@ impl Theirs {
     }
 
     async fn keep(&self, documents: Vec<KeyDocument>) -> Result<(), Failure> {
-        self.store.keep_key_documents(documents).await.map_err(|e| Failure::Ours(e.to_string()))
+        self.store.keep_key_documents(documents).await.map_err(|e| Failure::Ours(e.to_string()))?;
+        self.came.notify_one();
+        Ok(())
     }
 
     /// Asks the notaries in turn for the keys of servers; whether anything new came.

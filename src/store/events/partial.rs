@@ -29,6 +29,16 @@ pub enum Wholeness {
     /// The room is entered with all of its state, or with part of it. What stood on part of its state before has none
     /// that is known.
     Entered(Option<Part>),
+    /// The state at our join had a hole that can be filled: the room is partial again until all that was placed since,
+    /// and that join, has got other states.
+    Again {
+        /// The event by which we came in.
+        join: EventNid,
+        /// Its depth: what lies above stands.
+        depth: i64,
+        /// The server that fills the hole.
+        part: Part,
+    },
     /// All of its state is there.
     Whole {
         /// Servers that were in the room since we are, and of which we did not know.
@@ -54,6 +64,8 @@ pub struct PartialRoom {
     pub join: EventNid,
     /// What came with its part.
     pub part: Part,
+    /// Whether its state was whole before but for a hole: what is told of the join fills that, and changes nothing else.
+    pub again: bool,
     /// How often all who may know were asked in vain.
     pub tries: i64,
     /// Not to be asked before, ms.
@@ -81,6 +93,7 @@ struct Row {
     join_nid: i64,
     via: String,
     servers: String,
+    again: bool,
     tries: i64,
     retry_ms: i64,
 }
@@ -93,17 +106,20 @@ impl TryFrom<Row> for PartialRoom {
         let servers = serde_json::from_str(&row.servers).doing("reading the servers of a room")?;
         let part = Part { via, servers };
         let (room, join) = (RoomNid(row.room_nid), EventNid(row.join_nid));
-        Ok(Self { room, join, part, tries: row.tries, retry_ms: row.retry_ms })
+        Ok(Self { room, join, part, again: row.again, tries: row.tries, retry_ms: row.retry_ms })
     }
 }
 
-const ROOMS: &str = "SELECT room_nid, join_nid, via, servers, tries, retry_ms FROM partial_rooms ORDER BY room_nid";
-const ROOM: &str = "SELECT room_nid, join_nid, via, servers, tries, retry_ms FROM partial_rooms WHERE room_nid = $1";
-const PUT_ROOM: &str = "INSERT INTO partial_rooms (room_nid, join_nid, via, servers, tries, retry_ms) VALUES ($1, $2, $3, $4, 0, 0) ON CONFLICT (room_nid) DO UPDATE SET join_nid = excluded.join_nid, via = excluded.via, servers = excluded.servers, tries = 0, retry_ms = 0";
+const ROOMS: &str =
+    "SELECT room_nid, join_nid, via, servers, again, tries, retry_ms FROM partial_rooms ORDER BY room_nid";
+const ROOM: &str =
+    "SELECT room_nid, join_nid, via, servers, again, tries, retry_ms FROM partial_rooms WHERE room_nid = $1";
+const PUT_ROOM: &str = "INSERT INTO partial_rooms (room_nid, join_nid, via, servers, again, tries, retry_ms) VALUES ($1, $2, $3, $4, $5, 0, 0) ON CONFLICT (room_nid) DO UPDATE SET join_nid = excluded.join_nid, via = excluded.via, servers = excluded.servers, again = excluded.again, tries = 0, retry_ms = 0";
 const ANY_OF: &str = "SELECT room_nid FROM partial_rooms WHERE via = $1 OR servers LIKE $2 LIMIT 1";
 const DEFER: &str = "UPDATE partial_rooms SET tries = $2, retry_ms = $3 WHERE room_nid = $1";
 const DROP_ROOM: &str = "DELETE FROM partial_rooms WHERE room_nid = $1";
 const EVENTS: &str = "SELECT event_nid FROM partial_events WHERE room_nid = $1 ORDER BY rev LIMIT $2";
+const NOTE_AGAIN: &str = "INSERT INTO partial_events (room_nid, rev, event_nid) SELECT room_nid, -ROW_NUMBER() OVER (ORDER BY depth DESC, event_nid DESC), event_nid FROM (SELECT room_nid, depth, event_nid FROM events WHERE room_nid = $1 AND depth >= $2 AND pos IS NOT NULL AND after_nid IS NOT NULL UNION ALL SELECT room_nid, depth, event_nid FROM events WHERE room_nid = $1 AND depth >= $2 AND pos IS NULL AND after_nid IS NOT NULL) AS placed";
 const DROP_EVENTS: &str = "DELETE FROM partial_events WHERE room_nid = $1";
 const FORGET_STATES: &str = "UPDATE events SET snap_nid = NULL, after_nid = NULL WHERE event_nid IN (SELECT event_nid FROM partial_events WHERE room_nid = $1)";
 const REJECT: &str = "UPDATE events SET standing = $2, pos = NULL WHERE event_nid = $1";
@@ -180,7 +196,8 @@ impl Store {
     }
 }
 
-/// Notes which of the events have states that are to be replaced; after [`change`], which forgets those before.
+/// Notes which of the events have states that are to be replaced; after [`change`], which forgets those before, or has
+/// noted all that there are.
 pub(super) async fn note(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
     let rows: Vec<(i64, i64, i64)> =
         placed.iter().filter_map(|p| Some((p.room.0, p.event.partial?, p.event.nid.0))).collect();
@@ -188,8 +205,8 @@ pub(super) async fn note(tx: &mut Tx, placed: &[Placed<'_>]) -> Result<()> {
         return Ok(());
     }
     insert_rows!(tx, &rows,
-    "INSERT INTO partial_events (room_nid, rev, event_nid) VALUES ($1, $2, $3)",
-    "INSERT INTO partial_events (room_nid, rev, event_nid) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[])",
+    "INSERT INTO partial_events (room_nid, rev, event_nid) VALUES ($1, $2, $3) ON CONFLICT (event_nid) DO NOTHING",
+    "INSERT INTO partial_events (room_nid, rev, event_nid) SELECT * FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[]) ON CONFLICT (event_nid) DO NOTHING",
     r => { room: i64 = r.0, rev: i64 = r.1, event: i64 = r.2 })
 }
 
@@ -247,7 +264,7 @@ pub(super) async fn change(tx: &mut Tx, appends: &[&Append]) -> Result<HashMap<R
                     Some(part) => {
                         let servers = serde_json::to_string(&part.servers).doing("writing the servers of a room")?;
                         let join = append.events.first().map_or(0, |join| join.nid.0);
-                        later!(tx, PUT_ROOM, room.0, join, part.via.as_str(), servers)?;
+                        later!(tx, PUT_ROOM, room.0, join, part.via.as_str(), servers, false)?;
                     }
                     None if is_new => {}
                     None => later!(tx, DROP_ROOM, room.0)?,
@@ -256,6 +273,13 @@ pub(super) async fn change(tx: &mut Tx, appends: &[&Append]) -> Result<HashMap<R
                 if part.is_some() {
                     tx.after_commit(move |store| store.inner.partial.ring());
                 }
+            }
+            Wholeness::Again { join, depth, part } => {
+                let servers = serde_json::to_string(&part.servers).doing("writing the servers of a room")?;
+                later!(tx, PUT_ROOM, room.0, join.0, part.via.as_str(), servers, true)?;
+                // Their revisions lie below all that the room will have.
+                execute!(tx, NOTE_AGAIN, room.0, *depth)?;
+                tx.after_commit(move |store| store.inner.partial.ring());
             }
             Wholeness::Whole { met } => {
                 let pos = tx.log(Change::Whole { room, met: met.clone() });
@@ -279,20 +303,24 @@ async fn forget(tx: &mut Tx, room: RoomNid) -> Result<()> {
     execute!(tx, DROP_EVENTS, room.0).map(drop)
 }
 
-/// Rings when a room is entered with part of its state.
+/// Rings when there is work for those who complete rooms.
 #[derive(Debug, Default)]
 pub(crate) struct Bell(tokio::sync::Notify);
 
 impl Bell {
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.0.notify_one();
+    }
+
+    pub(super) fn rung(&self) -> &tokio::sync::Notify {
+        &self.0
     }
 }
 
 impl Store {
-    /// Rings when a room was entered with part of its state; for the one who completes them.
+    /// Rings when a room was entered with part of its state, or a hole in it is to be filled; for the one who completes them.
     #[must_use]
     pub fn partial_bell(&self) -> &tokio::sync::Notify {
-        &self.inner.partial.0
+        self.inner.partial.rung()
     }
 }

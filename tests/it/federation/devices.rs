@@ -1,8 +1,11 @@
 //! Devices and keys of other servers' users, as they change while they are asked for.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use axum::response::IntoResponse as _;
+use axum::{Router, response::IntoResponse as _};
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -96,6 +99,42 @@ async fn devices_are_fetched_for_encrypted_rooms_and_for_who_asks() {
     let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
     assert_eq!(found["device_keys"][bob.id.as_str()].as_object().unwrap().len(), 1, "{found}");
     assert_eq!(fetched(&bob), 1);
+}
+
+/// Who shares a room with a user has heard of all their devices.
+#[tokio::test]
+async fn who_meets_again_is_told_nothing_anew() {
+    let [here, there] = Peers::two().await;
+    let bob = there.user("bob").await;
+    let (alice, carol, dave) = (here.user("alice").await, here.user("carol").await, here.user("dave").await);
+    publishes_keys(&alice).await;
+    publishes_keys(&dave).await;
+    let (first, second) = (alice.opens().await, carol.opens().await);
+    for room in [&first, &second] {
+        joins_through(&bob, room, &[here.name().as_str()]).await.good();
+    }
+    let got: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let keep = got.clone();
+    let keeps = Router::new().fallback(move |body: String| {
+        keep.lock().unwrap().push(serde_json::from_str(&body).unwrap());
+        std::future::ready(as_json(json!({ "pdus": {} })))
+    });
+    there.also_serves("/_matrix/federation/v1/send/", keeps);
+    alice.joins(&second).await.good();
+    dave.joins(&second).await.good();
+    let told = |of: &User| {
+        let got = got.lock().unwrap();
+        let edus = got.iter().flat_map(|body| body["edus"].as_array().cloned().unwrap_or_default());
+        edus.filter(|edu| edu["edu_type"] == "m.device_list_update" && edu["content"]["user_id"] == of.id.as_str())
+            .count()
+    };
+    let told_of_dave = async {
+        while told(&dave) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), told_of_dave).await.is_ok(), "{got:?}");
+    assert_eq!(told(&alice), 0, "{got:?}");
 }
 
 /// A master key of a user.

@@ -239,6 +239,35 @@ async fn what_happened_while_nobody_was_there_is_a_gap_that_pages_fill() {
     hears(&alice, &room, &said).await;
 }
 
+#[tokio::test]
+async fn who_reads_on_is_led_over_no_gap() {
+    let here = Peers::one(2, |p| p).await;
+    let there = curious(3).await;
+    let (alice, bob, dave) = (here.user("alice").await, there.user("bob").await, there.user("dave").await);
+    for by_context in [false, true] {
+        let room = alice.opens().await;
+        joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+        let early = alice.says(&room, "early").await;
+        hears(&bob, &room, &early).await;
+        bob.leaves(&room).await.good();
+        let all: Vec<String> = (0..6).map(|n| format!("meanwhile {n}")).collect();
+        for text in &all {
+            alice.says(&room, text).await;
+        }
+        joins_through(&dave, &room, &[here.name().as_str()]).await.good();
+        let limit = if by_context { 20 } else { 0 };
+        let context = dave.in_room(&room, &format!("context/{}?limit={limit}", encoded(&early))).await.good();
+        let found = match by_context {
+            true => context["events_after"].clone(),
+            false => {
+                let from = encoded(context["end"].as_str().unwrap());
+                dave.pages(&room, &format!("dir=f&limit=20&from={from}")).await["chunk"].clone()
+            }
+        };
+        assert_eq!(bodies(&found), all, "{found}");
+    }
+}
+
 /// Changes the answers of what is asked for by such a path.
 fn lie(what: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Option<Lie> {
     Some(Arc::new(move |path, body| {

@@ -270,6 +270,27 @@ async fn members_of_a_space_are_let_in_by_who_may() {
     dave.joins(&room).await.refused(403, "M_FORBIDDEN");
 }
 
+#[tokio::test]
+async fn a_name_taken_on_the_way_into_a_room_is_shown_there() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.opens().await;
+    let gate = here.holds("/send_join/");
+    let name = format!("{V3}/profile/{}/displayname", encoded(bob.id.as_str()));
+    let renamed = async {
+        gate.is_reached(1).await;
+        bob.put(&name, json!({ "displayname": "Robert" })).await.good();
+        gate.opens();
+    };
+    let via = [here.name().as_str()];
+    let (went, ()) = tokio::join!(joins_through(&bob, &room, &via), renamed);
+    went.good();
+    bob.says(&room, "here I am").await;
+    hears(&alice, &room, "here I am").await;
+    let seen = alice.reads(&room, "m.room.member", bob.id.as_str()).await.good();
+    assert_eq!((&seen["membership"], &seen["displayname"]), (&json!("join"), &json!("Robert")));
+}
+
 /// Changes the answers of what is asked for by such a path.
 pub fn lie(what: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Lie {
     Arc::new(move |path, body| {

@@ -64,6 +64,7 @@ async fn places(
         relay: false,
         told: false,
         in_part: false,
+        of_stranger: false,
         with: With::default(),
     };
     let arrived = services.events.receive(room.nid, vec![arrival]).await.unwrap();

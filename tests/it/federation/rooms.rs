@@ -109,7 +109,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
     for event_id in before.values() {
         raw.push(RawValue::from_string(ours.event(event_id.as_str()).await.pdu.json().to_owned()).unwrap());
     }
-    let state = services.outliers.take_in(nid, raw).await.unwrap();
+    let state = services.outliers.take_in(nid, raw).await.unwrap().found;
     assert_eq!(state.len(), before.len());
     let version = RoomVersion::known(&room.version).unwrap();
     let mut auth: Vec<OwnedEventId> = join.auth_events().to_vec();
@@ -130,6 +130,7 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         relay: false,
         told: false,
         in_part: false,
+        of_stranger: false,
         with: With::default(),
         pdu: Arc::new(join),
     };

@@ -382,3 +382,25 @@ async fn servers_that_meet_hear_how_their_users_are() {
         assert!(tokio::time::timeout(Duration::from_secs(20), hears).await.is_ok(), "{} hears nothing", user.id);
     }
 }
+
+#[tokio::test]
+async fn who_was_there_before_a_restart_is_there_after_it() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.opens().await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    let status = format!("{V3}/presence/{}/status", encoded(bob.id.as_str()));
+    bob.put(&status, json!({ "presence": "unavailable", "status_msg": "at lunch" })).await.good();
+    let hears = async {
+        while alice.get(&status).await.good()["status_msg"] != "at lunch" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), hears).await.is_ok(), "nothing was heard of bob");
+    // Nobody says it again.
+    there.services().supervisor.stop(Duration::from_secs(5)).await;
+    let here = here.restarts().await;
+    let alice = alice.on(&here);
+    let is = alice.get(&status).await.good();
+    assert_eq!((&is["presence"], &is["status_msg"]), (&json!("unavailable"), &json!("at lunch")));
+}

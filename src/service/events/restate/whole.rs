@@ -60,9 +60,13 @@ impl Staged {
             None => new,
         };
         let mut servers = self.note_changes(cx, &new.map).await?;
-        servers.extend(self.servers_before(cx, anew, &new.map).await?);
-        let told = &anew.partial.part;
-        servers.retain(|s| s != cx.server_name && *s != told.via && !told.servers.contains(s));
+        // Of a room that was whole but for a hole it was known who else is there.
+        if !anew.partial.again {
+            servers.extend(self.servers_before(cx, anew, &new.map).await?);
+            let told = &anew.partial.part;
+            servers.retain(|s| *s != told.via && !told.servers.contains(s));
+        }
+        servers.remove(cx.server_name);
         self.wholeness = Wholeness::Whole { met: servers.into_iter().collect() };
         let rh = &mut self.head.room.head;
         rh.snap = new.snap;

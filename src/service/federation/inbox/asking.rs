@@ -2,6 +2,7 @@
 //! one in all and a number of calls.
 
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use hearth_base::Result;
 use hearth_remote::{Failure, federation::Patience};
 use hearth_rules::{event::Pdu, versions::RoomVersion};
 use hearth_store::{events::Standing, rooms::Room, state::StateMap};
+use parking_lot::Mutex;
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, ServerName, UInt,
     api::federation::{
@@ -63,6 +65,10 @@ pub(super) struct Search<'a> {
     calls: AtomicUsize,
     /// Somebody could not be asked: what is missing may be had later.
     hindered: AtomicBool,
+    /// Servers of whose keys none was to be had, so that what they signed was left out.
+    lacking: Mutex<BTreeSet<OwnedServerName>>,
+    /// A state counts though what those signed is not in it.
+    leaves_out: bool,
 }
 
 impl<'a> Search<'a> {
@@ -76,7 +82,27 @@ impl<'a> Search<'a> {
     ) -> Self {
         let (calls, hindered) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (servers, until) = (OnceCell::new(), Instant::now() + in_all);
-        Self { inbox, origin, room, version, sort, servers, wait, until, calls, hindered }
+        let (lacking, leaves_out) = (Mutex::default(), false);
+        Self { inbox, origin, room, version, sort, servers, wait, until, calls, hindered, lacking, leaves_out }
+    }
+
+    /// The same where a state counts though part of it cannot be proved for lack of keys.
+    pub(super) fn leaving_out(self) -> Self {
+        Self { leaves_out: true, ..self }
+    }
+
+    /// Servers of whose keys none was to be had.
+    pub(super) fn lacking(&self) -> BTreeSet<OwnedServerName> {
+        self.lacking.lock().clone()
+    }
+
+    /// Takes in events without a place; gives how many.
+    async fn take_in(&self, events: impl IntoIterator<Item = Box<RawValue>>) -> Result<usize> {
+        let taken = self.inbox.outliers.take_in(self.room.nid, events).await?;
+        if !taken.lacking.is_empty() {
+            self.lacking.lock().extend(taken.lacking);
+        }
+        Ok(taken.found.len())
     }
 
     /// One that asks a single server.
@@ -209,7 +235,7 @@ impl<'a> Search<'a> {
             let request = get_room_state::v1::Request::new(id.to_owned(), room.room_id.clone());
             match inbox.federation.send(server, request, patience.up_to(MAX_STATE)).await {
                 Ok(state) => {
-                    drop(inbox.outliers.take_in(room.nid, state.pdus.into_iter().chain(state.auth_chain)).await?);
+                    self.take_in(state.pdus.into_iter().chain(state.auth_chain)).await?;
                 }
                 Err(failure) => asked = !self.failed(server, &failure),
             }
@@ -233,7 +259,8 @@ impl<'a> Search<'a> {
             return Ok(Told::NoAnswer);
         }
         // A few entries may be of servers whose keys cannot be had any more.
-        if count == 0 || count + ids.pdu_ids.len() / 10 < ids.pdu_ids.len() {
+        let enough = count + ids.pdu_ids.len() / 10 >= ids.pdu_ids.len();
+        if count == 0 || !(enough || self.leaves_out && !self.lacking.lock().is_empty()) {
             return Ok(Told::Incomplete);
         }
         if after {
@@ -271,7 +298,7 @@ impl<'a> Search<'a> {
         let found: Vec<Option<Box<RawValue>>> =
             stream::iter(ids.to_vec()).map(fetched).buffer_unordered(AT_ONCE).collect().await;
         let told = found.iter().flatten().count();
-        let taken = self.inbox.outliers.take_in(self.room.nid, found.into_iter().flatten()).await?.len();
+        let taken = self.take_in(found.into_iter().flatten()).await?;
         (0..told).for_each(|n| self.inbox.vain.note(server, n < taken));
         Ok(asked.load(Ordering::Relaxed))
     }
@@ -283,7 +310,7 @@ impl<'a> Search<'a> {
             let Some(patience) = self.patience(server) else { return Ok(()) };
             let request = get_event_authorization::v1::Request::new(room.room_id.clone(), pdu.event_id().to_owned());
             match inbox.federation.send(server, request, patience).await {
-                Ok(answer) => drop(inbox.outliers.take_in(room.nid, answer.auth_chain).await?),
+                Ok(answer) => drop(self.take_in(answer.auth_chain).await?),
                 Err(failure) => drop(self.failed(server, &failure)),
             }
             let left = inbox.unknown(room, pdu.auth_events()).await?;

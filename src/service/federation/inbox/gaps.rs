@@ -47,6 +47,10 @@ pub(super) struct Found {
     pub(super) before: HashMap<OwnedEventId, StateMap>,
     /// Events for which the present state stands in, as nobody tells another.
     pub(super) unsure: HashSet<OwnedEventId>,
+    /// States before events of whose senders the room's state says nothing, as others told them.
+    pub(super) beside: HashMap<OwnedEventId, StateMap>,
+    /// Such events for which a state was told.
+    pub(super) strangers: HashSet<OwnedEventId>,
     /// Those that the room's policy server does not sign.
     pub(super) refused: HashSet<OwnedEventId>,
     /// Those that cannot be placed now, as what they follow or what allows them cannot be had.
@@ -89,6 +93,7 @@ impl Inbox {
         let put_off = sort == Sort::News && search.put_off(&mut found, &told).await?;
         Box::pin(search.states(&mut found)).await?;
         Box::pin(search.auth_events(&found)).await?;
+        search.strangers(&mut found).await?;
         (found.hindered, found.asked) = (search.hindered() || put_off, search.asked());
         Ok(found)
     }

@@ -44,6 +44,8 @@ struct Ready {
     in_part: bool,
     /// By the room's policy server.
     refused: bool,
+    /// The room's state says nothing of its sender, what stands in does.
+    of_stranger: bool,
 }
 
 impl Inbox {
@@ -232,7 +234,7 @@ impl Inbox {
         own: Option<Known>,
         sort: Sort,
     ) -> Result<std::result::Result<Arrival, (Box<Pdu>, String)>> {
-        let Ready { pdu, states, whole, missing, in_part, refused: unsigned } = event;
+        let Ready { pdu, states, whole, missing, in_part, refused: unsigned, of_stranger } = event;
         let ids = auth_ids(version, &pdu);
         let known = self.by_id(room, &ids).await?;
         if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
@@ -261,6 +263,7 @@ impl Inbox {
             relay: sort == Sort::ToldToUs,
             told: false,
             in_part,
+            of_stranger,
             with: With::default(),
         }))
     }
@@ -288,7 +291,7 @@ fn ready(found: &mut Found, missing: &HashSet<OwnedEventId>) -> Vec<Ready> {
         let follows = pdu.prev_events().iter().any(|p| left.contains(p));
         let before = found.before.get(pdu.event_id()).cloned();
         let whole = before.is_some() && !missing.is_empty();
-        let states: Vec<StateMap> = match before {
+        let mut states: Vec<StateMap> = match before {
             Some(before) if whole => vec![before],
             _ => missing.iter().filter_map(|id| found.after.get(id).cloned()).collect(),
         };
@@ -299,7 +302,9 @@ fn ready(found: &mut Found, missing: &HashSet<OwnedEventId>) -> Vec<Ready> {
         }
         let in_part = whole && found.unsure.contains(pdu.event_id());
         let refused = found.refused.contains(pdu.event_id());
-        ready.push(Ready { pdu, states, whole, missing, in_part, refused });
+        let of_stranger = found.strangers.contains(pdu.event_id());
+        states.extend(found.beside.remove(pdu.event_id()).filter(|_| !whole));
+        ready.push(Ready { pdu, states, whole, missing, in_part, refused, of_stranger });
     }
     ready
 }

@@ -1,10 +1,10 @@
 //! What other servers say of the state before an event of which we know part only (MSC3902): all of it, from one of them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use hearth_base::{OrNotFound, Result};
 use hearth_store::{events::StoredEvent, rooms::Room, state::StateMap};
-use ruma::{OwnedEventId, ServerName};
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
 use super::{
     Inbox,
@@ -19,8 +19,8 @@ const WAIT_IN_ALL: Duration = Duration::from_secs(600);
 /// What one server said.
 #[derive(Debug)]
 pub enum Telling {
-    /// A state.
-    State(events::Told),
+    /// A state, and the servers of whose keys none was to be had, so that what they signed is not in it.
+    State(events::Told, BTreeSet<OwnedServerName>),
     /// It answered, and does not know, or what it said cannot be.
     Nothing,
     /// It could not be asked.
@@ -28,8 +28,8 @@ pub enum Telling {
 }
 
 impl Inbox {
-    /// Asks a server what stood before an event some of whose predecessors are not here. A state that does not allow the
-    /// event is none before it, if `must_allow`.
+    /// Asks a server what stood before an event some of whose predecessors are not here. Before the event by which we came
+    /// in (`is_join`) a state that does not allow it is none, and one is taken of which part cannot be proved, as when we came.
     ///
     /// # Errors
     /// If the database fails.
@@ -38,10 +38,11 @@ impl Inbox {
         server: &ServerName,
         room: &Room,
         event: &StoredEvent,
-        must_allow: bool,
+        is_join: bool,
     ) -> Result<Telling> {
-        let version = version_of(room)?;
+        let (version, must_allow) = (version_of(room)?, is_join);
         let search = Search::only(self, server, (room, version), [WAIT, WAIT_IN_ALL]);
+        let search = if is_join { search.leaving_out() } else { search };
         let prevs = event.pdu.prev_events();
         let placed = self.store.events_by_id(prevs).await?;
         let placed =
@@ -52,10 +53,10 @@ impl Inbox {
         if let [prev] = missing.as_slice() {
             match search.state(prev, true).await? {
                 Told::State(state) if prevs.len() > 1 && !must_allow => {
-                    return Ok(Telling::State(events::Told::After(vec![state])));
+                    return Ok(Telling::State(events::Told::After(vec![state]), search.lacking()));
                 }
                 Told::State(state) if prevs.len() == 1 && self.fits(room, event, &state, must_allow).await? => {
-                    return Ok(Telling::State(events::Told::Before(state)));
+                    return Ok(Telling::State(events::Told::Before(state), search.lacking()));
                 }
                 Told::NoAnswer => return Ok(Telling::NoAnswer),
                 Told::State(_) | Told::Nothing | Told::Incomplete => answered = true,
@@ -63,11 +64,29 @@ impl Inbox {
         }
         match search.state(event.event_id(), false).await? {
             Told::State(state) if self.fits(room, event, &state, must_allow).await? => {
-                Ok(Telling::State(events::Told::Before(state)))
+                Ok(Telling::State(events::Told::Before(state), search.lacking()))
             }
             Told::NoAnswer if !answered => Ok(Telling::NoAnswer),
             _ => Ok(Telling::Nothing),
         }
+    }
+
+    /// What a server says of the state before the event by which we came in, beside what is known of that: it fills holes,
+    /// and changes nothing else.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn ask_beside(&self, server: &ServerName, room: &Room, join: &StoredEvent) -> Result<Telling> {
+        let told = self.ask_whole(server, room, join, true).await?;
+        let (Telling::State(events::Told::Before(told), lacking), Some(snap)) = (&told, join.snap) else {
+            return Ok(told);
+        };
+        let known = self.store.snapshot(snap).await?;
+        let beside = known.union(told.clone());
+        if !self.fits(room, join, &beside, true).await? {
+            return Ok(Telling::Nothing);
+        }
+        Ok(Telling::State(events::Told::Before(beside), lacking.clone()))
     }
 
     /// Whether a state can be one of that room, and if so asked for, allows the event.

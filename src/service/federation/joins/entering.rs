@@ -1,7 +1,10 @@
 //! What follows when another server has let us in: whether its answer holds, and the room made of it, with all of its
 //! state or (MSC3902) with part of it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use hearth_base::{
     Error, Result,
@@ -36,6 +39,8 @@ pub(super) struct Answer<'a> {
     pub(super) version: &'static RoomVersion,
     pub(super) chain: HashMap<OwnedEventId, Outlier>,
     pub(super) state: HashMap<OwnedEventId, Outlier>,
+    /// Servers of whose keys none was to be had, so that what they signed of it was left out.
+    pub(super) lacking: BTreeSet<OwnedServerName>,
     /// What came with part of the state; `None` if all of it came.
     pub(super) part: Option<Part>,
 }
@@ -88,7 +93,7 @@ impl Joins {
 
     /// Goes into the room with the state before the join, or with part of it, if that holds.
     pub(super) async fn go_in(&self, answer: Answer<'_>, join: Pdu) -> Result<()> {
-        let Answer { server, room, was_here, version, chain, state, part } = answer;
+        let Answer { server, room, was_here, version, chain, state, lacking, part } = answer;
         let find = |id: &EventId| state.get(id).or_else(|| chain.get(id));
         let mut entries: HashMap<(StateEventType, &str), &Outlier> = HashMap::with_capacity(state.len());
         let mut map = StateMap::new();
@@ -135,6 +140,11 @@ impl Joins {
         let arrival = Arrival { missing, relay: false, told: part.is_some(), ..arrival };
         if was_here && self.store.is_resident(room).await? {
             return self.place_among(room, arrival, map, part.is_some()).await;
+        }
+        // Before, so that no stop in between forgets it. Nothing is to be forgotten where we never were.
+        if !lacking.is_empty() || !self.state.room_by_nid(room).await?.head.extremities.is_empty() {
+            let lacking = lacking.into_iter().collect();
+            self.store.set_lacking_keys((room, arrival.nid), server, lacking, self.now_ms()).await?;
         }
         let state: Vec<EventNid> = map.values().copied().collect();
         self.events.enter(room, Entry { state, join: arrival, part }).await

@@ -201,12 +201,12 @@ impl Joins {
         };
         let room = self.known_room(server, room_id, version, &answer.state).await?;
         let part = answer.members_omitted.then(|| self.part(server, answer.servers_in_room.unwrap_or_default()));
-        let [chain, state] = self.outliers.take_in_state(room, answer.auth_chain, answer.state).await?;
+        let ([chain, state], lacking) = self.outliers.take_in_state(room, answer.auth_chain, answer.state).await?;
         if *is_guest {
             self.keep_guest_out(server, room, user, &state).await?;
         }
         let was_here = among.is_some();
-        self.go_in(Answer { server, room, was_here, version, chain, state, part }, join).await
+        self.go_in(Answer { server, room, was_here, version, chain, state, lacking, part }, join).await
     }
 
     /// The join with the signature of the server that vouches for it.

@@ -155,8 +155,8 @@ impl Outbox {
         if *target.server_name() == self.name {
             if self.comes(event).await? {
                 // Servers that meet one of our users for the first time are told to look at their devices.
-                for server in servers.iter() {
-                    self.push(server, pos, News::Newest(event.sender), now);
+                for server in self.who_meet(&servers, event).await? {
+                    self.push(&server, pos, News::Newest(event.sender), now);
                 }
             }
         } else if servers.binary_search_by(|name| (**name).cmp(target.server_name())).is_err()
@@ -184,6 +184,23 @@ impl Outbox {
             return Ok(event.told && matches!(before.as_deref(), Some("join" | "leave")));
         }
         Ok(event.told || before.as_deref() != Some("join"))
+    }
+
+    /// Those of the servers to which nothing was told of the devices of who comes: who shares another room with them heard of
+    /// each change, and looked at the devices when they met there. Where we know part of a room only, nobody was told.
+    async fn who_meet(&self, servers: &[OwnedServerName], event: &StoredEvent) -> Result<Vec<OwnedServerName>> {
+        let mut left = servers.to_vec();
+        for room in self.store.joined_rooms(event.sender).await? {
+            if left.is_empty() {
+                break;
+            }
+            if room == event.room || self.store.room(room).await?.is_none_or(|room| room.head.partial) {
+                continue;
+            }
+            let there = self.servers.of_room(room).await?;
+            left.retain(|server| there.binary_search(server).is_err());
+        }
+        Ok(left)
     }
 
     /// Servers were in a room without our knowing: they look anew at the devices of ours there, and find by our newest
