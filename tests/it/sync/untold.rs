@@ -20,8 +20,8 @@ fn names_of<'a>(events: &'a Value, user: &str) -> Vec<&'a Value> {
 /// What a room is called by whoever reads the state of an answer and then its timeline.
 fn name_led_to(there: &Value) -> &Value {
     let events = [&there["state"]["events"], &there["timeline"]["events"]];
-    let named = events.into_iter().filter_map(Value::as_array).flatten().filter(|e| e["type"] == "m.room.name");
-    &named.last().unwrap()["content"]["name"]
+    let mut named = events.into_iter().filter_map(Value::as_array).flatten().filter(|e| e["type"] == "m.room.name");
+    &named.next_back().unwrap()["content"]["name"]
 }
 
 on_both! {
