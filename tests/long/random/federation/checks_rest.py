@@ -2,8 +2,9 @@
 
 Modelled: each server tells a user's profile as their own does, and their names in rooms are those of the profile. Receipts that
 their own server shows are shown by all, and nobody types any more. Not held against a server: a receipt whose giver's server was
-killed afterwards (what waits for another server waits in memory) or that a server came too late for, and presence where either
-server was killed (it is in memory).
+killed afterwards (what waits for another server waits in memory), one that a server came too late for, or one that came before
+the news that its giver had joined (through a third server, and is dropped: known, and left); and presence where either server was
+killed (it is in memory). A change of profile that was not answered may show in some rooms alone.
 """
 import json
 
@@ -19,7 +20,7 @@ def profiles(life):
         told = {site.name: life.user_of(site).ask("GET", f"/profile/{quoted(user.id)}") for site in life.sites}
         own = told[user.site.name]
         yield from (f"profile of {user.id} at {name}: {one}, at home {own}" for name, one in told.items() if one != own)
-        if user.is_closed:
+        if user.is_closed or not user.is_shown:
             continue
         for room in (room for room in life.rooms if room.id in rooms_of[user.id]):
             member = good(user.ask("GET", f"{at(room)}/state/m.room.member/{quoted(user.id)}"))
@@ -50,7 +51,7 @@ def receipts(life):
             # One in a thread is not taken where that of the room stands at the same event (MSC4102), which may move on later.
             if key[2] and viewer.id not in told and viewer.id in shown.get((room_id, reader, None), {}):
                 continue
-            is_new = not room.is_core and room.entered.get(viewer.site, 0) > read_at
+            is_new = not room.is_core and room.entered.get(viewer.site, 0) > read_at or not users[reader].was_always_in(room)
             if room_id in rooms_of[viewer.id] and told.get(viewer.id) != told.get(reader) and not is_new:
                 yield f"receipt of {key}: {told.get(reader)} at home, {told.get(viewer.id)} for {viewer.id}"
 

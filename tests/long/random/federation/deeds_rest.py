@@ -48,7 +48,9 @@ def profile(life):
 
     def go():
         with user.lock:
-            return user.ask("PUT", f"/profile/{quoted(user.id)}/{field}", {field: value})
+            # What a kill cuts short before the answer is said again by its user, and only then shown in all rooms.
+            user.is_shown = False
+            user.is_shown = user.ask("PUT", f"/profile/{quoted(user.id)}/{field}", {field: value})[0] == 200
 
     return f"{user.id} sets {field}", go
 

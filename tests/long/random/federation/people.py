@@ -31,7 +31,7 @@ def good(answer):
 
 class User:
     def __init__(self, life, site, name, is_anchor):
-        self.life, self.site, self.name, self.is_anchor = life, site, name, is_anchor
+        self.life, self.site, self.name, self.is_anchor, self.is_shown = life, site, name, is_anchor, True
         # Held by what must not run beside another deed of the user; and what waits to be said to devices, in order.
         self.lock, self.unsent = threading.RLock(), []
         self.is_closed, self.master, self.self_signing, self.user_signing, self.master_key = False, None, None, None, None
@@ -41,6 +41,9 @@ class User:
         made = good(site.line.ask("POST", at, {"nonce": nonce, "username": name, "password": PASSWORD, "admin": False, "mac": mac}))
         self.id, self.devices = made["user_id"], []
         self.devices.append(Device(self, made["access_token"], made["device_id"]))
+
+    def was_always_in(self, room):
+        return room.creator is self or self.is_anchor and room.is_core
 
     @property
     def first(self):

@@ -1,6 +1,7 @@
 """Deeds about an account: data, tags, push rules, whom it ignores, presence, name; devices, their keys and messages to them."""
 from asking import CLIENT, quoted
 from sync.deeds import deed
+from sync.push_rules import HIGHLIGHTS
 
 
 @deed(3)
@@ -24,28 +25,26 @@ def tags(life, user):
 def changes_push_rules(life, user):
     if user is life.reader:
         return
-    room, chance, at = life.some_room(), life.rng.random(), "/pushrules/global"
-    highlights = ["notify", {"set_tweak": "highlight"}]
-    if chance < 0.25:
-        user.ask("PUT", f"{at}/room/{quoted(room.id)}", {"actions": life.rng.choice([[], ["notify"], highlights])})
-    elif chance < 0.4:
-        user.ask("DELETE", f"{at}/room/{quoted(room.id)}")
-    elif chance < 0.55:
-        condition = {"kind": "event_match", "key": "room_id", "pattern": room.id}
-        user.ask("PUT", f"{at}/override/mute{quoted(room.id)}", {"actions": [], "conditions": [condition]})
-    elif chance < 0.7:
-        user.ask("DELETE", f"{at}/override/mute{quoted(room.id)}")
-    elif chance < 0.8:
-        user.ask("PUT", f"{at}/content/keyword", {"actions": highlights, "pattern": "keyword"})
-    else:
-        rule = life.rng.choice(["override/.m.rule.suppress_notices", "underride/.m.rule.message"])
-        user.ask("PUT", f"{at}/{rule}/enabled", {"enabled": life.rng.random() < 0.5})
+    room, at = life.some_room(), "/pushrules/global"
+    actions, is_on = life.rng.choice([[], ["notify"], HIGHLIGHTS]), life.rng.random() < 0.5
+    condition = {"kind": "event_match", "key": "room_id", "pattern": room.id}
+    path, body, change = life.rng.choice([
+        (f"room/{quoted(room.id)}", {"actions": actions}, lambda rules: rules.rooms.update({room.id: actions})),
+        (f"room/{quoted(room.id)}", None, lambda rules: rules.rooms.pop(room.id, None)),
+        (f"override/mute{quoted(room.id)}", {"actions": [], "conditions": [condition]}, lambda rules: rules.muted.add(room.id)),
+        (f"override/mute{quoted(room.id)}", None, lambda rules: rules.muted.discard(room.id)),
+        ("content/keyword", {"actions": HIGHLIGHTS, "pattern": "keyword"}, lambda rules: setattr(rules, "has_word", True)),
+        ("override/.m.rule.suppress_notices/enabled", {"enabled": is_on}, lambda rules: setattr(rules, "hides_notices", is_on)),
+        ("underride/.m.rule.message/enabled", {"enabled": is_on}, lambda rules: setattr(rules, "tells_messages", is_on))])
+    status, _ = user.ask("DELETE" if body is None else "PUT", f"{at}/{path}", body)
+    if status == 200:
+        life.rules[user.id].change(life, change)
 
 
 @deed(2)
 def ignores(life, user):
-    # The reader's unread counts are modelled without that, and somebody must see all that is said.
-    if user in life.users[:2]:
+    # Unread counts are modelled without that, and somebody must see all that is said.
+    if user in life.modelled:
         return
     user.ignored = {one.id for one in life.rng.sample(life.users, life.rng.choice([0, 0, 1, 1, 2]))} - {user.id}
     user.ever_ignored |= user.ignored

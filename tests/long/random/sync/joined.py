@@ -24,7 +24,7 @@ def take(observer, room, shown, full_state):
     picture = observer.joined.setdefault(room.id, Picture())
     if observer.is_new(room):
         # Who was out of the room meanwhile is told it from the start, and may not have what went on without them.
-        picture.state, picture.timeline, is_new = {}, [], True
+        picture.state, picture.timeline, picture.summary, is_new = {}, [], {}, True
     timeline = shown["timeline"]
     events = timeline["events"]
     if len(events) > observer.limit:

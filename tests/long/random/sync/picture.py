@@ -31,7 +31,8 @@ def check(observer):
 def check_sections(observer, rooms):
     for section, mine in (("join", observer.joined), ("invite", observer.invited), ("knock", observer.knocked)):
         fresh = rooms.get(section, {})
-        if set(fresh) != set(mine) and not (section == "invite" and observer.user.ever_ignored):
+        # An ignored user's invite is not told, and hides that its guest had knocked.
+        if set(fresh) != set(mine) and (section == "join" or not observer.user.ever_ignored):
             observer.report(f"rooms in {section}", only_picture=sorted(set(mine) - set(fresh)), only_fresh=sorted(set(fresh) - set(mine)))
     for room_id, shown in rooms.get("invite", {}).items():
         one, other = ({f"{event['type']} {event['state_key']}": event["content"] for event in events}

@@ -10,7 +10,7 @@ import random
 import time
 
 from asking import Line
-from sync import deeds, deeds_account, deeds_rooms, deeds_talk, filters, history, picture, restart, rooms_asked, spaces, unread  # noqa: F401
+from sync import deeds, deeds_account, deeds_rooms, deeds_talk, filters, history, picture, push_rules, restart, rooms_asked, spaces, unread  # noqa: F401
 from sync.observer import Observer
 from sync.people import User
 from sync.stream import Stream
@@ -58,7 +58,8 @@ class SyncLife:
         self.users = [User(self.line, f"user{n}") for n in range(USERS)]
         for user in self.users:
             user.login("fresh")
-        self.reader, self.observers = self.users[0], []
+        self.reader, self.modelled, self.observers = self.users[0], self.users[:2], []
+        self.rules = {user.id: push_rules.History() for user in self.users}
         self.truth = Truth(self.line, self.witness, self.findings)
         standing = filters.standing(self.rng.choice(self.users).id)
         self.observe(standing)

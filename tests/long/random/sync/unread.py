@@ -1,9 +1,9 @@
-"""What is unread: counts of /sync against a model of the default push rules, and against what /notifications lists.
+"""What is unread: counts of /sync against a model, and against what /notifications lists.
 
-The model is of one user, who keeps the default rules, ignores nobody, and reads: by threads, by receipts of both kinds, and by
-speaking. Modelled are mentions of the user and of the room, tombstones, messages, and what does not notify: notices, edits,
-reactions, member events. Not modelled: rules that a user changed; what those count is compared with /notifications alone, but
-for who ever ignored somebody: counts keep what the list no longer shows.
+The model is of those who never ignore anybody, with their push rules (push_rules.py) as they were when an event came. They read by
+threads, by receipts of both kinds, and by speaking; one of them, the reader, keeps the default rules and is silent most of the
+time. What others count is compared with /notifications, but for who ever ignored somebody: counts keep what the list no longer
+shows.
 """
 import collections
 import json
@@ -11,11 +11,14 @@ import json
 from asking import CLIENT
 
 FILTER = json.dumps({"room": {"timeline": {"limit": 1, "unread_thread_notifications": True}}})
-RULED = ("m.reaction", "m.room.server_acl", "m.room.member")
 
 
 def check(life):
-    user = life.reader
+    for user in life.modelled:
+        check_user(life, user)
+
+
+def check_user(life, user):
     _, answer = life.line.ask("GET", CLIENT + "/sync", token=user.tokens["fresh"], timeout=0, set_presence="offline", filter=FILTER)
     for room_id, shown in answer.get("rooms", {}).get("join", {}).items():
         room = life.truth.rooms[room_id]
@@ -24,7 +27,7 @@ def check(life):
         got = {thread: pair(count) for thread, count in {**told, "main": shown["unread_notifications"]}.items() if pair(count) != (0, 0)}
         life.findings.count("rooms counted")
         if got != want:
-            life.findings.report("unread counts against the model", room=room_id, got=got, want=want,
+            life.findings.report("unread counts against the model", user=user.id, room=room_id, got=got, want=want,
                                  read={key[2]: place for key, place in life.read_upto.items() if key[:2] == (user.id, room_id)})
 
 
@@ -44,35 +47,12 @@ def counts(life, user, room):
             state[event.key] = event
         if n <= max(base, entered) or event.sender == user.id or event.is_redacted:
             continue
-        highlights = notifies(user, room, event, state)
+        highlights = life.rules[user.id].at(room, n).judge(user, room, event, state)
         thread = thread_of(room, event)
         if highlights is not None and n > read[user.id, room.id, thread]:
             found[thread][0] += 1
             found[thread][1] += highlights
     return {thread: tuple(count) for thread, count in found.items()}
-
-
-def notifies(user, room, event, state):
-    """`None` if an event does not notify, else whether it highlights: the default rules in their order."""
-    content = event.content
-    mentions = content.get("m.mentions") or {}
-    if event.type == "m.room.message" and content.get("msgtype") == "m.notice" or event.type == "m.room.member":
-        return None
-    if user.id in mentions.get("user_ids", []) or mentions.get("room") and may_notify_all(room, event.sender, state):
-        return True
-    if event.key == ("m.room.tombstone", ""):
-        return True
-    if event.type in RULED or event.sent_relation.get("rel_type") == "m.replace":
-        return None
-    return False if event.type in ("m.room.message", "m.room.encrypted", "m.call.invite") else None
-
-
-def may_notify_all(room, sender, state):
-    if room.version == "12" and sender == room.events[0].sender:
-        return True
-    levels = room.content("m.room.power_levels", state)
-    level = levels.get("users", {}).get(sender, levels.get("users_default", 0))
-    return level >= levels.get("notifications", {}).get("room", 50)
 
 
 def thread_of(room, event):
