@@ -156,7 +156,8 @@ def create(life):
         body["creation_content"] = {"type": "m.space"}
 
     def go():
-        status, answer = user.ask("POST", "/createRoom", body)
+        with user.lock:  # as for a join
+            status, answer = user.ask("POST", "/createRoom", body)
         if status == 200:
             life.rooms.append(RoomInfo(answer["room_id"], version, user, rule, is_space=is_space))
         elif status != 503:
@@ -172,7 +173,8 @@ def upgrade(life):
         return message(life)
 
     def go():
-        status, answer = room.creator.ask("POST", f"{at(room)}/upgrade", {"new_version": version})
+        with room.creator.lock:
+            status, answer = room.creator.ask("POST", f"{at(room)}/upgrade", {"new_version": version})
         if status == 200:
             life.rooms.append(RoomInfo(answer["replacement_room"], version, room.creator, room.rule, is_space=room.is_space))
 

@@ -131,7 +131,9 @@ def check_summary(observer, room, picture, fresh):
     choice = here or {user for user, what in others.items() if what in ("leave", "ban")}
     if len(set(heroes)) != len(heroes) or not set(heroes) <= choice or len(heroes) < min(5, len(choice)):
         observer.report("summary: heroes", room=room.id, got=heroes, want=sorted(choice))
-    if sorted(picture.summary.get("m.heroes", ["none told"])) != sorted(heroes):
+    # Whose filter hid that the room lost its name goes on calling it so, and needs no heroes.
+    hides_names = {"senders", "not_senders"} & (set(observer.of_state) | set(observer.of_timeline))
+    if sorted(picture.summary.get("m.heroes", ["none told"])) != sorted(heroes) and not hides_names:
         observer.report("summary: heroes, picture", room=room.id, picture=picture.summary, fresh=heroes)
 
 
