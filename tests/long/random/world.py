@@ -39,20 +39,24 @@ class World:
         self.engine, self.running, self.databases = engine, [], 0
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hearth-random-", dir="/tmp"))
         self.folder.chmod(0o755)  # for the account that runs PostgreSQL
+        self.cluster = self.folder / "postgres"
 
     def __enter__(self):
-        self.authority = servers.Authority(self.folder)
-        if self.engine == "postgres":
-            cluster = self.folder / "postgres"
-            cluster.mkdir()
-            servers.peers_sh("pg-start", cluster)
-            os.environ["PG_DIR"] = str(cluster)
+        try:
+            self.authority = servers.Authority(self.folder)
+            if self.engine == "postgres":
+                self.cluster.mkdir()
+                servers.peers_sh("pg-start", self.cluster)
+                os.environ["PG_DIR"] = str(self.cluster)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
         self.clear()
-        if self.engine == "postgres":
-            servers.peers_sh("pg-stop", self.folder / "postgres")
+        if self.cluster.exists():
+            servers.peers_sh("pg-stop", self.cluster)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, number, engine=None):
@@ -60,7 +64,7 @@ class World:
         database, folder = "sqlite", self.folder / f"server-{self.databases}"
         if (engine or self.engine) == "postgres":
             database = f"hearth{self.databases}"
-            servers.peers_sh("database", self.folder / "postgres", database)
+            servers.peers_sh("database", self.cluster, database)
         self.databases += 1
         server = Hearth(self.authority, folder, number, database)
         self.running.append(server)
