@@ -2,8 +2,9 @@
 
 Modelled: which rooms stand where, state, members, summary with heroes, account data, receipts, typing, presence, unread counts,
 timelines with their gaps, to-device messages (each once, in order), one-time keys, device lists. Not compared: unread counts of
-a device whose filter leaves events out, for a room is not told when all its news is left out, so neither is its count; nor of who
-ever ignored somebody, since what was counted before stays so. Their timelines are compared without what ignored users sent.
+a device whose filter leaves events or receipts out, for a room is not told when all its news is left out, so neither is its count;
+nor of who ever ignored somebody, since what was counted before stays so. Their timelines are compared without what ignored users
+sent.
 """
 from findings import differences
 from sync import joined
@@ -138,7 +139,8 @@ def check_summary(observer, room, picture, fresh):
 
 
 def check_beside(observer, room, picture, fresh):
-    leaves_out = {"types", "not_types", "senders", "not_senders", "not_rooms"} & set(observer.of_timeline) or observer.limit == 0
+    leaves_out = {"types", "not_types", "senders", "not_senders", "not_rooms"} & set(observer.of_timeline) or observer.limit == 0 \
+        or not passes(observer.of_rooms.get("ephemeral", {}), "m.receipt", "", room.id)
     threads = fresh.get("unread_thread_notifications") or {}
     if not leaves_out and not observer.user.ever_ignored and (picture.unread, picture.threads or {}) != (fresh.get("unread_notifications"), threads):
         observer.report("unread counts", room=room.id, picture=(picture.unread, picture.threads), fresh=(fresh.get("unread_notifications"), threads))
