@@ -3,7 +3,7 @@ import datetime
 
 HEAD = """# Random users against a model
 
-`python3 tests/long/random sync|federation --seeds A..B --steps N --engine E --baseline tests/baseline/random.md` adds a table here.
+`python3 tests/long/random sync|crowd|federation --seeds A..B --steps N --engine E --baseline tests/baseline/random.md` adds a table.
 """
 
 
