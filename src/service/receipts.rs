@@ -165,6 +165,7 @@ impl Receipts {
                 event_pos: event.as_ref().and_then(|e| e.pos),
                 counter: event.map_or(0, |e| e.counter),
                 ts_ms: r.ts_ms,
+                is_remote: true,
             };
             new.push((r.room, r.user, receipt));
         }
@@ -197,6 +198,7 @@ impl Receipts {
             event_pos: event.pos,
             counter: event.counter,
             ts_ms: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX),
+            is_remote: false,
         }
     }
 

@@ -46,8 +46,11 @@ pub struct NewReceipt {
     pub event_pos: Option<StreamPos>,
     /// The room's counter after it.
     pub counter: i64,
-    /// Now, ms.
+    /// Now, ms; by another server's clock if it tells of its user.
     pub ts_ms: i64,
+    /// Whether another server tells of its user. Then what it says later counts: it has the events in another order, and
+    /// some that are on their way to us.
+    pub is_remote: bool,
 }
 
 /// How far a user has read in a room or thread.
@@ -121,6 +124,24 @@ impl From<Row> for Receipt {
     }
 }
 
+/// Where a receipt stands.
+#[derive(sqlx::FromRow)]
+struct At {
+    pos: Option<i64>,
+    event_id: String,
+    ts_ms: i64,
+}
+
+impl At {
+    /// Whether a receipt is not to take the place of this one.
+    fn outdates(&self, new: &NewReceipt) -> bool {
+        if new.is_remote {
+            return new.ts_ms < self.ts_ms || new.event_id == self.event_id;
+        }
+        self.pos.is_some_and(|old| new.event_pos.is_none_or(|ahead| ahead.0 <= old))
+    }
+}
+
 macro_rules! receipt_columns {
     () => {
         "SELECT user_nid, kind, thread, event_id, ts_ms, pos FROM receipts WHERE room_nid = $1 "
@@ -130,7 +151,7 @@ macro_rules! receipt_columns {
 const RECEIPTS_RECENT: &str = concat!(receipt_columns!(), "ORDER BY pos DESC LIMIT $2");
 const RECEIPTS_SINCE: &str = concat!(receipt_columns!(), "AND pos > $2 AND pos <= $3 ORDER BY pos DESC");
 const RECEIPTS_OF: &str = concat!(receipt_columns!(), "AND user_nid = $2");
-const RECEIPT_AT: &str = "SELECT e.pos FROM receipts r JOIN events e ON e.event_id = r.event_id WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.kind = $3 AND r.thread = $4";
+const RECEIPT_AT: &str = "SELECT e.pos, r.event_id, r.ts_ms FROM receipts r LEFT JOIN events e ON e.event_id = r.event_id WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.kind = $3 AND r.thread = $4";
 const EVENT_OF: &str =
     "SELECT event_id FROM receipts WHERE room_nid = $1 AND user_nid = $2 AND kind = $3 AND thread = ''";
 const RECEIPT_PUT: &str = "INSERT INTO receipts (room_nid, user_nid, kind, thread, event_id, ts_ms, pos) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (room_nid, user_nid, kind, thread) DO UPDATE SET event_id = excluded.event_id, ts_ms = excluded.ts_ms, pos = excluded.pos";
@@ -214,10 +235,9 @@ impl Tx {
             {
                 continue;
             }
-            let at: Option<(Option<i64>,)> =
-                fetch_optional!(self, (Option<i64>,), RECEIPT_AT, room.0, user.0, new.kind.as_str(), thread)?;
-            let (old, ahead) = (at.and_then(|a| a.0), new.event_pos.map(|p| p.0));
-            if old.is_some_and(|old| ahead.is_none_or(|ahead| ahead <= old)) {
+            let at = fetch_optional!(self, At, RECEIPT_AT, room.0, user.0, new.kind.as_str(), thread)?;
+            let ahead = new.event_pos.map(|p| p.0);
+            if at.is_some_and(|at| at.outdates(new)) {
                 continue;
             }
             let pos = match logged {

@@ -16,6 +16,7 @@ mod odd;
 mod partial;
 mod policy;
 mod reading;
+mod receipts;
 mod resident;
 mod returning;
 mod rooms;

@@ -345,12 +345,14 @@ on_both! {
         child(&root, "!elsewhere:example.org", json!({ "via": ["127.0.0.9:1"] })).await;
         child(&inner, &rooms[2], json!({ "via": via, "suggested": true })).await;
         child(&inner, &root, json!({ "via": via })).await;
+        // Also a child of the root, after the inner space.
+        child(&inner, &rooms[0], json!({ "via": via, "order": "0" })).await;
         let path = |query: &str| format!("/_matrix/client/v1/rooms/{}/hierarchy?{query}", encoded(&root));
         let names = |answer: &Value| -> Vec<String> {
             answer["rooms"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect()
         };
         let all = bob.get(&path("")).await.good();
-        assert_eq!(names(&all), ["root", "room 1", "inner", "room 2", "room 0"], "bob may not hear of the secret");
+        assert_eq!(names(&all), ["root", "room 1", "inner", "room 0", "room 2"], "bob may not hear of the secret");
         assert_eq!(names(&alice.get(&path("")).await.good())[1], "secret");
         let first = &all["rooms"][0];
         assert_eq!((&first["room_type"], &first["num_joined_members"]), (&json!("m.space"), &json!(1)));

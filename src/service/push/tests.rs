@@ -236,6 +236,7 @@ impl House {
             event_pos: event.pos,
             counter: event.counter,
             ts_ms: 5,
+            is_remote: false,
         };
         self.store
             .write(move |tx| Box::pin(async move { tx.put_receipts(room, user, &[receipt]).await }))

@@ -140,16 +140,18 @@ impl Rooms {
         let mut shown: Vec<(OwnedRoomId, String)> = Vec::new();
         let mut resumed = after.is_none();
         let (mut passed, mut more) = (0, false);
-        let mut seen = HashSet::from([root.to_owned()]);
+        // A room that stands in several places is shown in the first, depth first: that need not be where it is met first.
+        let mut seen = HashSet::new();
         let mut next = vec![(root.to_owned(), 0, via)];
         for _ in 0..MAX_WALK {
-            let Some((room_id, depth, via)) = next.pop() else { break };
+            let unseen = std::iter::from_fn(|| next.pop()).find(|(room_id, ..)| seen.insert(room_id.clone()));
+            let Some((room_id, depth, via)) = unseen else { break };
             let Some((summary, children)) = self.look(who, &room_id, &via, &mut walk).await? else { continue };
             if depth < max_depth {
                 let wanted: Vec<&Child> = children
                     .iter()
                     .filter(|c| c.suggested || !suggested_only)
-                    .filter(|c| seen.insert(c.room_id.clone()))
+                    .filter(|c| !seen.contains(&c.room_id))
                     .collect();
                 // The first is to be the next.
                 next.extend(wanted.iter().rev().map(|child| (child.room_id.clone(), depth + 1, child.via.clone())));

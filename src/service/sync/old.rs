@@ -300,7 +300,7 @@ impl Sync {
         let room = &viewer.room;
         let hub = self.notifier.hub(room.nid).await?;
         let upto = viewer.left_with().and_then(|e| e.pos).map_or(turn.now.pos, |left| left.min(turn.now.pos));
-        let timeline = self.timeline(turn, viewer, &hub, StreamPos::ZERO, upto).await?;
+        let timeline = self.timeline(turn, viewer, &hub, StreamPos::ZERO, upto, None).await?;
         let start = match timeline.start {
             Some(start) => start,
             None => self.history.newest_place(room, upto).await?.into(),

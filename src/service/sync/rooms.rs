@@ -61,7 +61,9 @@ impl Sync {
             || membership.pos > after && !self.joined_throughout(&viewer, after).await?;
         let from = if newly { StreamPos::ZERO } else { after };
         let upto = turn.now.pos;
-        let mut timeline = self.timeline(turn, &viewer, hub, from, upto).await?;
+        let newest = self.state.current(&room).await?;
+        let leads_to = Some(&newest).filter(|_| !turn.wants_state_after());
+        let mut timeline = self.timeline(turn, &viewer, hub, from, upto, leads_to).await?;
         let full = newly || turn.ask.full_state;
         if newly {
             self.told.enter(turn, room.nid);
@@ -71,7 +73,6 @@ impl Sync {
         if full && timeline.start.is_none() {
             timeline.start = Some(self.history.newest_place(&room, upto).await?.into());
         }
-        let newest = self.state.current(&room).await?;
         let span = Span { from, upto, full, newest: &newest };
         let mut state = self.state_events(turn, &room, &timeline, span).await?;
         let mut body = String::new();
@@ -215,13 +216,14 @@ impl Sync {
                     && (may_see || left.is_some_and(|left| left.pos > Some(from))) =>
             {
                 let upto = membership.pos.min(turn.now.pos);
-                let mut timeline = self.timeline(turn, &viewer, &hub, from, upto).await?;
-                timeline.limited |= newly && turn.since.is_some();
                 let newest = match left.unwrap_or(own).after {
                     Some(after) => self.store.snapshot(after).await?,
                     // They left while we were not in the room, and know no more than we did then.
                     None => StateMap::new(),
                 };
+                let leads_to = Some(&newest).filter(|_| !turn.wants_state_after());
+                let mut timeline = self.timeline(turn, &viewer, &hub, from, upto, leads_to).await?;
+                timeline.limited |= newly && turn.since.is_some();
                 let span = Span { from, upto, full, newest: &newest };
                 // Who was banned after they had left may see no more of the room than that.
                 let banned = Some(own.clone()).filter(|_| !may_see);

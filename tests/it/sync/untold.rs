@@ -17,6 +17,13 @@ fn names_of<'a>(events: &'a Value, user: &str) -> Vec<&'a Value> {
     events.as_array().unwrap().iter().filter(of_user).map(|e| &e["content"]["displayname"]).collect()
 }
 
+/// What a room is called by whoever reads the state of an answer and then its timeline.
+fn name_led_to(there: &Value) -> &Value {
+    let events = [&there["state"]["events"], &there["timeline"]["events"]];
+    let mut named = events.into_iter().filter_map(Value::as_array).flatten().filter(|e| e["type"] == "m.room.name");
+    &named.next_back().unwrap()["content"]["name"]
+}
+
 on_both! {
     async fn who_comes_is_told_the_state_that_changed_while_they_could_not_see(server) {
         let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
@@ -74,6 +81,48 @@ on_both! {
         let none = json!({ "room": { "timeline": { "limit": 0 } } });
         let sync = with_filter(&alice, none, &format!("&since={}", encoded(&since))).await;
         assert_eq!(joined(&sync, &room)["timeline"]["limited"], true, "{sync}");
+    }
+
+    async fn a_timeline_does_not_undo_what_is_told_beside_it(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.creates(json!({ "preset": "public_chat", "name": "Old" })).await;
+        let since = encoded(&bob.now().await);
+        alice.sets(&room, "m.room.history_visibility", "", json!({ "history_visibility": "joined" })).await.good();
+        alice.sets(&room, "m.room.name", "", json!({ "name": "New" })).await.good();
+        bob.joins(&room).await.good();
+        for query in [String::new(), format!("since={since}")] {
+            let sync = bob.syncs(&query).await;
+            let there = joined(&sync, &room);
+            assert_eq!(name_led_to(there), "New", "{query}: {there}");
+            let timeline = &there["timeline"];
+            assert_eq!(timeline["limited"], true, "{query}: {there}");
+            // What stands before the timeline is there for whoever pages back.
+            let from = encoded(timeline["prev_batch"].as_str().unwrap());
+            let page = bob.pages(&room, &format!("dir=b&limit=100&from={from}")).await;
+            assert_eq!(page["chunk"][0]["content"]["name"], "Old", "{page}");
+            assert_eq!(types(&page["chunk"]).last(), Some(&"m.room.create"));
+        }
+        bob.leaves(&room).await.good();
+        let sync = bob.syncs(&format!("since={since}")).await;
+        assert_eq!(name_led_to(&sync["rooms"]["leave"][&room]), "New", "{sync}");
+    }
+
+    async fn a_timeline_of_some_senders_does_not_undo_what_others_did(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let levels = json!({ "users": { alice.id.as_str(): 100, bob.id.as_str(): 100 } });
+        let room = alice.creates(json!({ "preset": "public_chat", "room_version": "11", "power_level_content_override": levels })).await;
+        bob.joins(&room).await.good();
+        let since = encoded(&alice.now().await);
+        alice.sets(&room, "m.room.name", "", json!({ "name": "Alice's" })).await.good();
+        bob.sets(&room, "m.room.name", "", json!({ "name": "Bob's" })).await.good();
+        let said = alice.says(&room, "hello").await;
+        let of_alice = json!({ "room": { "timeline": { "senders": [alice.id] } } });
+        for rest in [String::new(), format!("&since={since}")] {
+            let sync = with_filter(&alice, of_alice.clone(), &rest).await;
+            let there = joined(&sync, &room);
+            assert_eq!(name_led_to(there), "Bob's", "{there}");
+            assert_eq!(there["timeline"]["events"][0]["event_id"], said, "{there}");
+        }
     }
 
     async fn a_member_is_told_once_where_a_filter_keeps_their_changes_out(server) {

@@ -1,13 +1,13 @@
 //! The newest events of a room: as many as the filter wants, of those the user may see.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use hearth_base::{
     Result,
     ids::StreamPos,
     stream::{HistoryToken, PageToken},
 };
-use hearth_store::events::StoredEvent;
+use hearth_store::{events::StoredEvent, state::StateMap};
 
 use super::super::{Sync, Turn, section::key};
 use crate::{history::Viewer, notifier::RoomHub};
@@ -29,7 +29,8 @@ pub(in crate::sync) struct Timeline {
     pub(in crate::sync) start: Option<PageToken>,
 }
 impl Sync {
-    /// The newest events in `(after, upto]` that the user may see and the filter lets pass.
+    /// The newest events in `(after, upto]` that the user may see and the filter lets pass. A client that learns state from
+    /// them, and from what is told beside them, is to get to `leads_to`.
     pub(in crate::sync) async fn timeline(
         &self,
         turn: &Turn<'_>,
@@ -37,6 +38,7 @@ impl Sync {
         hub: &RoomHub,
         after: StreamPos,
         upto: StreamPos,
+        leads_to: Option<&StateMap>,
     ) -> Result<Timeline> {
         let filter = &turn.ask.filter.timeline;
         let limit = filter.timeline_limit(self.settings.timeline_limit);
@@ -88,6 +90,14 @@ impl Sync {
                 break;
             }
         }
+        if let Some(newest) = leads_to
+            && (hides || !filter.is_open())
+            && let Some(outdated) = events.iter().position(outdated_by(newest))
+        {
+            // What took its place is told beside the timeline, and would be undone by it.
+            events.truncate(outdated);
+            limited = true;
+        }
         events.reverse();
         // If nothing is shown, all that is left out stands at or before the newest event.
         let place = events.first().and_then(|e: &Arc<StoredEvent>| e.place()).map(HistoryToken::before).or(newest);
@@ -130,4 +140,11 @@ impl Sync {
         out.push('}');
         Ok(())
     }
+}
+
+/// Whether an event, of some that come from the newest to the oldest, is the last of its key and still not what stands now:
+/// the user may not see what came after it, or their filter leaves that out.
+fn outdated_by(newest: &StateMap) -> impl FnMut(&Arc<StoredEvent>) -> bool {
+    let mut keys = HashSet::new();
+    move |event| event.key.is_some_and(|key| keys.insert(key) && newest.get(&key).is_some_and(|nid| *nid != event.nid))
 }
