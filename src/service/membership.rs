@@ -32,6 +32,7 @@ mod everywhere;
 mod following;
 mod guests;
 mod mutual_rooms;
+mod on_the_way;
 mod third_party;
 
 pub use by_address::ByAddress;
@@ -72,6 +73,7 @@ pub struct Membership {
     supervisor: Supervisor,
     settings: Settings,
     chores: chores::Chores,
+    on_the_way: on_the_way::OnTheWay,
 }
 
 impl Membership {
@@ -107,6 +109,7 @@ impl Membership {
             supervisor,
             settings,
             chores: chores::Chores::default(),
+            on_the_way: on_the_way::OnTheWay::default(),
         })
     }
 

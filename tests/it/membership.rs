@@ -16,6 +16,24 @@ async fn membership(asked: &User, room: &str, whose: &User) -> String {
 }
 
 on_both! {
+    async fn a_name_taken_on_the_way_into_a_room_is_shown_there(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let open = alice.opens().await;
+        let path = format!("{V3}/profile/{}/displayname", encoded(bob.id.as_str()));
+        for n in 0..20 {
+            let named = || bob.put(&path, json!({ "displayname": format!("name {n}") }));
+            bob.leaves(&open).await;
+            let (made, joined, first, second) = tokio::join!(bob.opens(), bob.joins(&open), named(), named());
+            for done in [joined, first, second] {
+                done.good();
+            }
+            for room in [&made, &open] {
+                let seen = bob.reads(room, "m.room.member", bob.id.as_str()).await.good();
+                assert_eq!(seen["displayname"], format!("name {n}"), "{n}: {seen}");
+            }
+        }
+    }
+
     async fn rooms_that_two_are_in_are_listed(server) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let with = |user: &User, more: &str| {

@@ -28,6 +28,19 @@ impl Membership {
         wish: Joining,
     ) -> Result<OwnedRoomId> {
         check_may_write(who)?;
+        let coming = self.sets_out(who.user_nid);
+        let room_id = self.come(who, room_id, via, wish).await?;
+        self.arrives(coming, who, &room_id).await;
+        Ok(room_id)
+    }
+
+    async fn come(
+        &self,
+        who: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        wish: Joining,
+    ) -> Result<OwnedRoomId> {
         let was = match self.store.room_nid(room_id).await? {
             Some(nid) => self.state.membership(nid, who.user_nid).await?,
             None => MembershipState::Leave,
@@ -36,10 +49,9 @@ impl Membership {
             if room.head.partial && was != MembershipState::Join {
                 self.check_guest(who, &room).await?;
                 // Whether they are banned, for one, only those know who know all of the state.
-                let content = self.joined(who, &wish).await?;
-                if self.joins.join_beside(who, &room, via, content.object()?).await? == Went::In {
+                let content = self.joined(who, &wish).await?.object()?;
+                if self.joins.join_beside(who, &room, via, content).await? == Went::In {
                     self.follow(who, &room).await;
-                    self.catch_up(who, &room, &content).await;
                     return Ok(room.room_id.clone());
                 }
                 let room = self.state.room(room_id).await?;
@@ -47,17 +59,15 @@ impl Membership {
             }
             return self.join_here(who, &room, via, wish).await;
         }
-        let content = self.joined(who, &wish).await?;
-        let went = self.joins.join(who, room_id, via, content.object()?).await.map_err(|e| match was {
+        let content = self.joined(who, &wish).await?.object()?;
+        let went = self.joins.join(who, room_id, via, content).await.map_err(|e| match was {
             // Others may have lifted the ban that we saw; if it does not work, it is why.
             MembershipState::Ban => Error::forbidden("You are banned from this room"),
             _ => e,
         })?;
         match went {
             Went::In => {
-                let room = self.state.room(room_id).await?;
-                self.follow(who, &room).await;
-                self.catch_up(who, &room, &content).await;
+                self.follow(who, &*self.state.room(room_id).await?).await;
                 Ok(room_id.to_owned())
             }
             Went::Open => {
@@ -93,7 +103,6 @@ impl Membership {
                     return match self.joins.join_vouched(who, room, via, content.object()?).await {
                         Ok(()) => {
                             self.follow(who, room).await;
-                            self.catch_up(who, room, &content).await;
                             Ok(room.room_id.clone())
                         }
                         // Nobody else is there who could; which of us cannot is between servers.

@@ -53,11 +53,6 @@ impl MemberContent {
         Self { membership, reason, ..Self::default() }
     }
 
-    /// Whether name and avatar are the same.
-    pub(super) fn says_the_same_of_them(&self, other: &Self) -> bool {
-        self.displayname == other.displayname && self.avatar_url == other.avatar_url
-    }
-
     /// As an object, for where it is completed elsewhere.
     pub(super) fn object(&self) -> Result<Map<String, Value>> {
         match serde_json::to_value(self).doing("writing the content of a member event")? {

@@ -5,7 +5,7 @@ use hearth_store::rooms::Room;
 use ruma::events::room::member::MembershipState;
 use serde_json::{Map, Value};
 
-use super::{Membership, content::MemberContent};
+use super::Membership;
 
 /// What of a member event is said anew with each: who vouched for a join does not for what follows it, and other servers
 /// would look for their signature.
@@ -25,6 +25,8 @@ impl Membership {
     /// # Errors
     /// If the database fails; a room that refuses is passed over.
     pub async fn propagate_profile(&self, who: &Requester) -> Result<()> {
+        // First: who comes into a room from here on is told, or is in it by the time we look.
+        self.on_the_way.renamed(who.user_nid);
         for nid in self.store.joined_rooms(who.user_nid).await? {
             self.show_profile(who, &*self.state.room_by_nid(nid).await?).await?;
         }
@@ -32,7 +34,7 @@ impl Membership {
     }
 
     /// Writes the user's present name and avatar into a room they are joined to. A room that refuses is left as it is.
-    async fn show_profile(&self, who: &Requester, room: &Room) -> Result<()> {
+    pub(super) async fn show_profile(&self, who: &Requester, room: &Room) -> Result<()> {
         let mut content = self.content("join", who.user_nid, None).await?;
         let old: Option<Map<String, Value>> = self
             .state
@@ -48,18 +50,6 @@ impl Membership {
             tracing::debug!(room.id = %room.room_id, error = %e, "the profile could not be shown in a room");
         }
         Ok(())
-    }
-
-    /// Shows a name or avatar that the user took while another server let them into a room: then they were not in it yet,
-    /// and what had been said of them was on its way. That it fails is no reason not to be in the room.
-    pub(super) async fn catch_up(&self, who: &Requester, room: &Room, said: &MemberContent) {
-        let caught_up = async {
-            let now = self.content("join", who.user_nid, None).await?;
-            if now.says_the_same_of_them(said) { Ok(()) } else { self.show_profile(who, room).await }
-        };
-        if let Err(e) = caught_up.await {
-            tracing::warn!(room.id = %room.room_id, error = %e, "a name taken meanwhile could not be shown in a room");
-        }
     }
 
     /// Leaves every room, for an account that is closed.

@@ -89,6 +89,7 @@ impl Rooms {
             crate::directory::Directory::check_first_aliases(content, alias.as_deref())?;
         }
         let invites = self.invites(&new, who).await?;
+        let coming = self.membership.sets_out(who.user_nid);
         let own = self.membership.content("join", who.user_nid, None).await?;
         let now = self.birth_ms();
         let room = self.unmade(version, who.user_nid, new.published, now).await?;
@@ -136,6 +137,7 @@ impl Rooms {
                 ("M_ROOM_IN_USE", Some(alias)) => in_use(alias),
                 _ => e,
             })?;
+        self.membership.arrives(coming, who, &room_id).await;
         self.invite_others(who, &new, &room_id).await?;
         self.invite_by_address(who, &new, found, &room_id).await?;
         Ok(Created { room_id, alias: named })

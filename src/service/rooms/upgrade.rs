@@ -80,6 +80,7 @@ impl Rooms {
         if let Some(made) = self.replaced_just_now(who, &old, version).await? {
             return Ok(made);
         }
+        let coming = self.membership.sets_out(who.user_nid);
         let (room_id, tombstone) = self.replacement(who, &old, &levels, version, additional_creators).await?;
         self.entomb(who, &old, &room_id, tombstone).await?;
         for step in [self.close(who, &old).await, self.give_up_aliases(who, &old).await] {
@@ -89,6 +90,7 @@ impl Rooms {
             }
         }
         let new = self.state.room(&room_id).await?;
+        self.membership.arrives(coming, who, &room_id).await;
         self.membership.follow(who, &new).await;
         Ok(room_id)
     }

@@ -35,7 +35,10 @@ impl Completion {
         loop {
             // Armed before the look, so that nothing falls between.
             recovered.as_mut().enable();
-            let wait = self.look_for_keys().await?;
+            let Some(wait) = self.look_for_keys().await? else {
+                self.store.lacking_bell().notified().await;
+                continue;
+            };
             tokio::select! {
                 () = self.store.lacking_bell().notified() => {}
                 () = self.server_keys.came().notified() => {}
@@ -45,9 +48,12 @@ impl Completion {
         }
     }
 
-    /// Begins rooms again for which keys are had that lacked; gives when to look again.
-    async fn look_for_keys(&self) -> Result<Duration> {
+    /// Begins rooms again for which keys are had that lacked; gives when to look again, if any lack.
+    async fn look_for_keys(&self) -> Result<Option<Duration>> {
         let (all, now) = (self.store.lacking_keys().await?, self.now());
+        if all.is_empty() {
+            return Ok(None);
+        }
         let mut due: HashMap<OwnedServerName, Vec<Lacking>> = HashMap::new();
         let mut next = now.saturating_add(ms(self.settings.longest));
         for one in all {
@@ -106,7 +112,7 @@ impl Completion {
             }
         }
         let wait = next.saturating_sub(self.now()).max(ms(self.settings.first));
-        Ok(Duration::from_millis(wait.unsigned_abs()))
+        Ok(Some(Duration::from_millis(wait.unsigned_abs())))
     }
 
     /// Has a room begin again, if a server of it tells more of the state before our join than we know.
