@@ -46,4 +46,10 @@ async fn what_a_server_says_last_of_its_user_counts() {
     reads(&rogue, &here, &first, 40).await;
     reads(&rogue, &here, &second, 25).await;
     assert_eq!(read_by(&alice, &room, eve).await, first);
+    // Nor does a clock that was ahead for once stand in the way of what is read until then.
+    let year = 365 * 24 * 3_600_000;
+    reads(&rogue, &here, &second, here.clock().now_ms() + year).await;
+    assert_eq!(read_by(&alice, &room, eve).await, second);
+    reads(&rogue, &here, &first, here.clock().now_ms()).await;
+    assert_eq!(read_by(&alice, &room, eve).await, first);
 }
