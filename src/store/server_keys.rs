@@ -68,6 +68,7 @@ impl Default for Memory {
     }
 }
 
+const PUT_UNKNOWN: &str = "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO NOTHING";
 const DOCUMENTS: &str = "SELECT json, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
 const DOCUMENTS_KEYS: &str =
     "SELECT fetched_ms, valid_ms, key_ids FROM key_documents WHERE server = $1 ORDER BY fetched_ms DESC";
@@ -200,16 +201,11 @@ impl Tx {
     /// Keeps the keys of a document; only the newest says how it is with keys that were known.
     async fn keep_keys(&mut self, d: &KeyDocument, is_newest: bool) -> Result<()> {
         if !is_newest {
-            return insert_rows!(self, &d.keys,
-            "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO NOTHING",
-            "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BOOLEAN[]) ON CONFLICT (server, key_id) DO NOTHING",
-            r => {
-                server: String = d.server.to_string(),
-                key_id: String = r.0.clone(),
-                public: String = r.1.public_key.clone(),
-                valid_ms: i64 = r.1.valid_ms,
-                old: bool = r.1.old,
-            });
+            for (key_id, key) in &d.keys {
+                let (server, public) = (d.server.as_str(), key.public_key.as_str());
+                execute!(self, PUT_UNKNOWN, server, key_id.as_str(), public, key.valid_ms, key.old)?;
+            }
+            return Ok(());
         }
         insert_rows!(self, &d.keys,
         "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old",
