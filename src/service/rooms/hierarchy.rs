@@ -30,6 +30,8 @@ const MAX_PAGE: usize = 50;
 const MAX_DEPTH: u64 = 50;
 /// Rooms looked at for one answer.
 const MAX_WALK: usize = 5_000;
+/// Places that wait to be looked at: a room may stand in many. Those that would come last are passed over.
+const MAX_WAITING: usize = 4 * MAX_WALK;
 /// Children of a room at most; what comes after them in its order is left out.
 const MAX_CHILDREN: usize = 1_000;
 /// Children of a space that another server is told of.
@@ -155,6 +157,7 @@ impl Rooms {
                     .collect();
                 // The first is to be the next.
                 next.extend(wanted.iter().rev().map(|child| (child.room_id.clone(), depth + 1, child.via.clone())));
+                next.drain(..next.len().saturating_sub(MAX_WAITING));
             }
             passed += 1;
             if let (false, Some(place)) = (resumed, &after) {
