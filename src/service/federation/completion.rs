@@ -54,6 +54,8 @@ pub struct Settings {
     pub longest: Duration,
     /// How long a server is waited for whose keys lacked when we came into a room.
     pub lacking_for: Duration,
+    /// After so many times in vain its part of the state is given up: it has other keys now, or never had a part.
+    pub lacking_tries: i64,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             first: Duration::from_secs(15),
             longest: Duration::from_secs(3600),
             lacking_for: Duration::from_secs(30 * 86_400),
+            lacking_tries: 10,
         }
     }
 }

@@ -325,6 +325,7 @@ fn plan(name: OwnedServerName) -> Plan {
         s.federation.completion.worth_omitting = 0;
         s.federation.completion.first = Duration::from_millis(200);
         s.federation.completion.longest = Duration::from_secs(1);
+        s.federation.completion.lacking_tries = 1_000;
         s.federation.held.first = Duration::from_millis(200);
         s.federation.public_rooms = true;
         // Tests ask more at once than servers do.

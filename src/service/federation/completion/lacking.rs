@@ -24,8 +24,6 @@ use crate::{events::Told, federation::inbox::Telling};
 const AT_ONCE: usize = 8;
 /// How long coming into a room may take.
 const COMING: Duration = Duration::from_secs(3600);
-/// After so many times in vain a server's part of the state is given up: it has other keys now, or never had a part.
-const TRIES: i64 = 10;
 
 impl Completion {
     /// Looks whose keys are had now, whenever any came, or a server that was away is back.
@@ -57,9 +55,10 @@ impl Completion {
         let mut due: HashMap<OwnedServerName, Vec<Lacking>> = HashMap::new();
         let mut next = now.saturating_add(ms(self.settings.longest));
         for one in all {
+            // It is noted before we come in, which takes a moment, and may fail. In this order: the join may come between.
+            let has_come = self.store.event(one.join).await?.is_some();
             let is_in = self.store.is_resident(one.room).await?;
-            // It is noted before we come in, which takes a moment, and may fail.
-            let is_coming = !is_in && self.store.event(one.join).await?.is_none();
+            let is_coming = !is_in && !has_come;
             let kept = if is_coming { COMING } else { self.settings.lacking_for };
             if one.noted_ms.saturating_add(ms(kept)) < now || !is_in && !is_coming {
                 self.store.forget_lacking_keys(one.room, one.server).await?;
@@ -102,7 +101,7 @@ impl Completion {
                     let until = self.now().saturating_add(ms(self.settings.longest));
                     self.store.rest_lacking_keys(one.room, until).await?;
                 }
-                if tries > TRIES {
+                if tries > self.settings.lacking_tries {
                     self.store.forget_lacking_keys(one.room, one.server).await?;
                     continue;
                 }
