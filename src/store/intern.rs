@@ -27,6 +27,7 @@ use crate::{
 mod many;
 #[cfg(test)]
 mod tests;
+mod well_known;
 
 /// An event type and state key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

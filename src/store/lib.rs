@@ -171,6 +171,7 @@ impl Store {
         let (head, runs) = begin_run(&mut session, &nids).await?;
         let event_memory = events::Memory::load(&mut session).await?;
         let erased = accounts::Erased::load(&mut session).await?;
+        let keys = Interner::load(&mut session).await?;
         let (queue, jobs) = mpsc::channel(log::QUEUE);
         let weigh = |_: &EventNid, e: &Arc<StoredEvent>| u32::try_from(e.pdu.json().len() + 700).unwrap_or(u32::MAX);
         let store = Self {
@@ -179,7 +180,7 @@ impl Store {
                 queue,
                 nids,
                 users: Interner::default(),
-                keys: Interner::default(),
+                keys,
                 room_nids: Cache::new(50_000),
                 rooms: Cache::new(20_000),
                 event_nids: Cache::new(50_000),

@@ -45,7 +45,8 @@ impl Store {
             keys.iter().filter(|key| interner.known(key).is_none() && storable(key)).collect();
         let mut alone: Vec<String> = Vec::new();
         let mut by_type: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for key in &unknown {
+        // Some are known to have no number.
+        for key in unknown.iter().filter(|key| interner.by_name.get(**key).is_none()) {
             match &*key.state_key {
                 "" => alone.push(key.event_type.clone()),
                 state_key => by_type.entry(&key.event_type).or_default().push(state_key.to_owned()),
