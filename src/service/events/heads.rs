@@ -10,7 +10,7 @@ use hearth_base::{
 use hearth_store::{
     Store,
     events::{Appended, MemberRow, NewEvent, Part, Standing, StoredEvent, Wholeness},
-    rooms::Extremity,
+    rooms::{Extremity, Room},
     state::{RoomState, StateMap},
 };
 use ruma::{
@@ -25,6 +25,7 @@ use super::{
     lane::{Builder, Head, Lane, Staged, membership_of},
     unheard::ours_who_left,
 };
+use crate::state::version_of;
 
 /// What is to be built on the newest head of a room.
 pub(super) enum Work {
@@ -41,6 +42,8 @@ pub struct Entry {
     pub join: Arrival,
     /// What came with the part; `None` if it is all.
     pub part: Option<Part>,
+    /// Events of the state, and of what allows it, that are not stored yet: all there are, or none.
+    pub unstored: Vec<NewEvent>,
 }
 
 impl Events {
@@ -62,6 +65,25 @@ impl Events {
     pub async fn enter(self: &Arc<Self>, room: RoomNid, entry: Entry) -> Result<()> {
         let this = self.clone();
         self.supervisor.job(async move { this.build(room, Work::Enter(Box::new(entry))).await.map(drop) }).await
+    }
+
+    /// Makes a room that is not stored yet, nor any event of it ([`Entry::unstored`]), in one write. Runs to its end even
+    /// if the caller goes.
+    ///
+    /// # Errors
+    /// If the database fails, or somebody made the room meanwhile.
+    pub async fn enter_new(self: &Arc<Self>, room: Room, entry: Entry) -> Result<()> {
+        let this = self.clone();
+        let enter = async move {
+            let version = version_of(&room)?;
+            let mut staged = Staged::on(Head::first(room, version).0, None);
+            staged.enter(&this.builder(), &entry).await?;
+            match this.store.append(staged.into_append().1).await? {
+                Appended::Done(_) => Ok(()),
+                Appended::Conflict => Err(too_busy()),
+            }
+        };
+        self.supervisor.job(enter).await
     }
 
     /// Builds a write on the newest head of a room and waits until it is durable; again if the room has moved on.
@@ -171,8 +193,18 @@ impl Staged {
                 MemberRow { user: old.user, membership: MembershipState::Leave, event: old.event, local: old.local };
             members.insert(old.user, gone);
         }
+        let mut unstored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(entry.unstored.len());
+        for event in &entry.unstored {
+            self.head.remember(event.nid, &event.pdu, event.auth.as_deref().unwrap_or_default());
+            unstored.insert(event.nid, Arc::new(event.as_outlier(self.head.room.nid)));
+        }
+        self.events.extend(entry.unstored.iter().cloned());
         for part in entry.state.chunks(PART) {
-            for event in store.events(part).await? {
+            let events = match unstored.is_empty() {
+                true => store.events(part).await?,
+                false => part.iter().filter_map(|nid| unstored.get(nid).cloned()).collect(),
+            };
+            for event in events {
                 let Some(key) = event.key else { continue };
                 map.insert(key, event.nid);
                 if let Some(row) = member_row(store, &event, server_name).await? {

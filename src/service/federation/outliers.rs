@@ -23,6 +23,7 @@ use hearth_store::{
     Store,
     events::{NewEvent, Standing},
     intern::StateKey,
+    rooms::Room,
 };
 use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId};
 use serde_json::value::RawValue;
@@ -56,6 +57,22 @@ pub struct TakenIn {
     pub lacking: BTreeSet<OwnedServerName>,
 }
 
+/// A state and what allows it, taken in.
+#[derive(Debug, Default)]
+pub struct StateTakenIn {
+    /// What stands in the auth chain alone.
+    pub chain: HashMap<OwnedEventId, Outlier>,
+    /// What stands in the state.
+    pub state: HashMap<OwnedEventId, Outlier>,
+    /// As in [`TakenIn`].
+    pub lacking: BTreeSet<OwnedServerName>,
+    /// What is still to be stored: all of a room that is not stored either.
+    pub unstored: Vec<NewEvent>,
+}
+
+/// What events lean on.
+type Context = HashMap<OwnedEventId, (EventNid, Arc<Pdu>)>;
+
 /// Takes in events without a place.
 #[derive(Debug)]
 pub struct Outliers {
@@ -79,61 +96,66 @@ impl Outliers {
     /// # Errors
     /// If the database fails.
     pub async fn take_in(&self, room: RoomNid, events: impl IntoIterator<Item = Box<RawValue>>) -> Result<TakenIn> {
-        self.take(room, events, |_, _| {}).await
+        let room = self.store.room(room).await?.or_not_found("Room")?;
+        let (taken, unstored) = self.take(&room, true, events, |_, _| {}).await?;
+        debug_assert!(unstored.is_empty(), "what is stored waits for nothing");
+        Ok(taken)
     }
 
     /// The same for a state and what allows it, each of which may lean on the other: what stands in a state need not stand
-    /// in its auth chain again (MSC3706). Gives those of the chain alone, those of the state, and whose keys lacked.
+    /// in its auth chain again (MSC3706). Of a room that is not stored yet (`is_stored`) nothing can be here, if its
+    /// events are named by their hashes; nothing is stored then.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn take_in_state(
         &self,
-        room: RoomNid,
+        room: &Room,
+        is_stored: bool,
         chain: Vec<Box<RawValue>>,
         state: Vec<Box<RawValue>>,
-    ) -> Result<([HashMap<OwnedEventId, Outlier>; 2], BTreeSet<OwnedServerName>)> {
+    ) -> Result<StateTakenIn> {
         let (before, mut ids) = (chain.len(), HashSet::with_capacity(state.len()));
         let note = |n: usize, id: &EventId| {
             if n >= before {
                 ids.insert(id.to_owned());
             }
         };
-        let taken = self.take(room, chain.into_iter().chain(state), note).await?;
+        let (taken, unstored) = self.take(room, is_stored, chain.into_iter().chain(state), note).await?;
         let (state, chain) = taken.found.into_iter().partition(|(id, _)| ids.contains(id));
-        Ok(([chain, state], taken.lacking))
+        Ok(StateTakenIn { chain, state, lacking: taken.lacking, unstored })
     }
 
-    /// As [`Self::take_in`]; `note` hears which event has which id.
+    /// As [`Self::take_in`]; `note` hears which event has which id. Of a room that is not stored, neither are they.
     async fn take(
         &self,
-        room: RoomNid,
+        room: &Room,
+        is_stored: bool,
         events: impl IntoIterator<Item = Box<RawValue>>,
         mut note: impl FnMut(usize, &EventId),
-    ) -> Result<TakenIn> {
-        let known = self.store.room(room).await?.or_not_found("Room")?;
-        let version = version_of(&known)?;
-        let lane = self.lanes.get_with(room, Arc::default);
+    ) -> Result<(TakenIn, Vec<NewEvent>)> {
+        let version = version_of(room)?;
+        let lane = self.lanes.get_with(room.nid, Arc::default);
         let _one = lane.lock().await;
         let TakenIn { mut found, mut lacking } = TakenIn::default();
         let mut fresh: Vec<Unverified> = Vec::new();
         let mut seen = HashSet::new();
         for (n, raw) in events.into_iter().enumerate() {
             match Pdu::parse_remote(raw.get(), version) {
-                Ok(event) if event.claimed().room_id() == known.room_id => {
+                Ok(event) if event.claimed().room_id() == room.room_id => {
                     note(n, event.claimed().event_id());
                     if seen.insert(event.claimed().event_id().to_owned()) {
                         fresh.push(event);
                     }
                 }
                 Ok(_) => {}
-                Err(e) => tracing::debug!(room.id = %known.room_id, error = %e, "a malformed event was left out"),
+                Err(e) => tracing::debug!(room.id = %room.room_id, error = %e, "a malformed event was left out"),
             }
         }
-        let ids: Vec<OwnedEventId> = seen.into_iter().collect();
+        let ids: Vec<OwnedEventId> = if is_stored { seen.into_iter().collect() } else { Vec::new() };
         for part in ids.chunks(PART) {
             for event in self.store.events_by_id(part).await? {
-                if event.room == room {
+                if event.room == room.nid {
                     let outlier = Outlier { nid: event.nid, pdu: event.pdu.clone(), standing: event.standing };
                     found.insert(event.event_id().to_owned(), outlier);
                 }
@@ -150,16 +172,32 @@ impl Outliers {
                     Ok(pdu) => verified.push(pdu),
                     Err(Unproven::NoKey(server)) => drop(lacking.insert(server)),
                     Err(Unproven::Wrong(e)) => {
-                        tracing::debug!(room.id = %known.room_id, error = %e, "an event was left out")
+                        tracing::debug!(room.id = %room.room_id, error = %e, "an event was left out")
                     }
                 }
             }
         }
         if !lacking.is_empty() {
-            tracing::debug!(room.id = %known.room_id, servers = ?lacking, "events were left out: nobody gives keys of these servers");
+            tracing::debug!(room.id = %room.room_id, servers = ?lacking, "events were left out: nobody gives keys of these servers");
         }
-        self.check_and_store(room, &known.room_id, version, verified, &told, &mut found).await?;
-        Ok(TakenIn { found, lacking })
+        let outside =
+            if is_stored { self.outside(room.nid, version, &verified, &found).await? } else { HashMap::new() };
+        let fresh = self.check((&room.room_id, version), verified, outside, &told, &mut found).await?;
+        let add = |found: &mut HashMap<_, _>, nid, event: &NewEvent| {
+            let outlier = Outlier { nid, pdu: event.pdu.clone(), standing: event.standing };
+            found.insert(event.pdu.event_id().to_owned(), outlier);
+        };
+        if !is_stored {
+            fresh.iter().for_each(|event| add(&mut found, event.nid, event));
+            return Ok((TakenIn { found, lacking }, fresh));
+        }
+        let nids = self.store.insert_outliers(room.nid, fresh.clone()).await?;
+        for event in &fresh {
+            if let Some(nid) = nids.get(event.pdu.event_id()) {
+                add(&mut found, *nid, event);
+            }
+        }
+        Ok((TakenIn { found, lacking }, Vec::new()))
     }
 
     /// Invites and the like that were told to us from outside the room, when there was nothing to check them by.
@@ -176,23 +214,21 @@ impl Outliers {
         Ok(told)
     }
 
-    async fn check_and_store(
+    /// What is here of what allows events, beside themselves and what is found.
+    async fn outside(
         &self,
         room: RoomNid,
-        room_id: &RoomId,
-        version: &'static RoomVersion,
-        events: Vec<Pdu>,
-        told: &HashMap<OwnedEventId, EventNid>,
-        found: &mut HashMap<OwnedEventId, Outlier>,
-    ) -> Result<()> {
+        version: &RoomVersion,
+        events: &[Pdu],
+        found: &HashMap<OwnedEventId, Outlier>,
+    ) -> Result<Context> {
         let inside: HashSet<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
         let outside: HashSet<OwnedEventId> = events
             .iter()
             .flat_map(|e| auth_ids(version, e))
             .filter(|id| !inside.contains(id) && !found.contains_key(id))
             .collect();
-        let mut context: HashMap<OwnedEventId, (EventNid, Arc<Pdu>)> =
-            found.iter().map(|(id, o)| (id.clone(), (o.nid, o.pdu.clone()))).collect();
+        let mut context = Context::new();
         for part in outside.into_iter().collect::<Vec<_>>().chunks(PART) {
             let stored = self.store.events_by_id(part).await?;
             context.extend(
@@ -202,6 +238,19 @@ impl Outliers {
                     .map(|e| (e.event_id().to_owned(), (e.nid, e.pdu.clone()))),
             );
         }
+        Ok(context)
+    }
+
+    /// Checks events by what allows them; gives those that are to be stored.
+    async fn check(
+        &self,
+        (room_id, version): (&RoomId, &'static RoomVersion),
+        events: Vec<Pdu>,
+        mut context: Context,
+        told: &HashMap<OwnedEventId, EventNid>,
+        found: &mut HashMap<OwnedEventId, Outlier>,
+    ) -> Result<Vec<NewEvent>> {
+        context.extend(found.iter().map(|(id, o)| (id.clone(), (o.nid, o.pdu.clone()))));
         let senders: HashSet<OwnedUserId> = events.iter().map(|e| e.sender().to_owned()).collect();
         self.store.intern_users(&senders).await?;
         let key = |e: &Pdu| Some(StateKey::new(&e.event_type().to_string(), e.state_key()?));
@@ -243,15 +292,7 @@ impl Outliers {
             context.insert(pdu.event_id().to_owned(), (nid, pdu.clone()));
             batch.push(NewEvent::outlier(nid, pdu, sender, key, Some(auth_nids), refused.is_some()));
         }
-        let stored: Vec<(OwnedEventId, Arc<Pdu>, Standing)> =
-            batch.iter().map(|e| (e.pdu.event_id().to_owned(), e.pdu.clone(), e.standing)).collect();
-        let nids = self.store.insert_outliers(room, batch).await?;
-        for (id, pdu, standing) in stored {
-            if let Some(nid) = nids.get(&id) {
-                found.insert(id, Outlier { nid: *nid, pdu, standing });
-            }
-        }
-        Ok(())
+        Ok(batch)
     }
 }
 

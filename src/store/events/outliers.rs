@@ -20,8 +20,12 @@ const AT_ONCE: usize = 1_000;
 /// Of so many or fewer all are kept in memory.
 const KEPT: usize = 200;
 
-fn stored(room: RoomNid, event: &NewEvent) -> StoredEvent {
-    Placed { room, event, pos: StreamPos::ZERO }.stored()
+impl NewEvent {
+    /// An event that has no place in the timeline, as it stands once it is stored.
+    #[must_use]
+    pub fn as_outlier(&self, room: RoomNid) -> StoredEvent {
+        Placed { room, event: self, pos: StreamPos::ZERO }.stored()
+    }
 }
 
 impl Store {
@@ -38,7 +42,7 @@ impl Store {
         let ids: Vec<OwnedEventId> = events.iter().map(|e| e.pdu.event_id().to_owned()).collect();
         // The state of a small room is looked at next; one that fills the memory is read again as it is needed.
         let kept: Vec<_> = match events.len() {
-            0..=KEPT => events.iter().map(|e| (self.inner.events.ticket(&e.nid), stored(room, e))).collect(),
+            0..=KEPT => events.iter().map(|e| (self.inner.events.ticket(&e.nid), e.as_outlier(room))).collect(),
             _ => Vec::new(),
         };
         let mut left = events;
@@ -74,35 +78,43 @@ impl Store {
         if let Some(nid) = self.room_nid(&room_id).await? {
             return Ok(nid);
         }
-        let nid = self.new_room_nid().await?;
-        let (state, empty) = RoomState::empty(self.new_snap_nid().await?);
-        let room = Room {
-            nid,
-            room_id: room_id.clone(),
-            version,
-            published: false,
-            creator,
-            created_ms: now_ms,
-            head: RoomHead {
-                rev: 0,
-                snap: state.snap,
-                depth: 0,
-                extremities: Vec::new(),
-                counter: 0,
-                pos: StreamPos::ZERO,
-                partial: false,
-                entered: 0,
-                whole: StreamPos::ZERO,
-                open: false,
-                forked: true,
-            },
-        };
+        let room = self.new_stub_room(room_id.clone(), version, creator, now_ms).await?;
+        let (state, empty) = RoomState::empty(room.head.snap);
         self.remember_state(&state);
+        let nid = room.nid;
         let append = Append { snaps: vec![empty], ..Append::on(room, None) };
         match self.append(append).await {
             Ok(_) => Ok(nid),
             // Somebody else made it meanwhile.
             Err(e) => self.room_nid(&room_id).await?.ok_or(e),
         }
+    }
+
+    /// Such a room, not stored yet.
+    ///
+    /// # Errors
+    /// 503 if the database fails.
+    pub async fn new_stub_room(
+        &self,
+        room_id: OwnedRoomId,
+        version: RoomVersionId,
+        creator: hearth_base::ids::UserNid,
+        now_ms: i64,
+    ) -> Result<Room> {
+        let head = RoomHead {
+            rev: 0,
+            snap: self.new_snap_nid().await?,
+            depth: 0,
+            extremities: Vec::new(),
+            counter: 0,
+            pos: StreamPos::ZERO,
+            partial: false,
+            entered: 0,
+            whole: StreamPos::ZERO,
+            open: false,
+            forked: true,
+        };
+        let nid = self.new_room_nid().await?;
+        Ok(Room { nid, room_id, version, published: false, creator, created_ms: now_ms, head })
     }
 }

@@ -256,14 +256,15 @@ pub(super) async fn change(tx: &mut Tx, appends: &[&Append]) -> Result<HashMap<R
             Wholeness::Same => {}
             Wholeness::Entered(part) => {
                 // Of a room that was only heard of there is nothing.
-                let is_new = append.on_rev == Some(0);
+                let is_new = append.on_rev.is_none_or(|rev| rev == 0);
                 if !is_new {
                     forget(tx, room).await?;
                 }
                 match part {
                     Some(part) => {
                         let servers = serde_json::to_string(&part.servers).doing("writing the servers of a room")?;
-                        let join = append.events.first().map_or(0, |join| join.nid.0);
+                        let join =
+                            append.events.iter().find(|e| e.standing == Standing::Live).map_or(0, |join| join.nid.0);
                         later!(tx, PUT_ROOM, room.0, join, part.via.as_str(), servers, false)?;
                     }
                     None if is_new => {}

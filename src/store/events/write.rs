@@ -62,6 +62,7 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
     Counts::changing(tx, &done);
     let mut stored: HashMap<EventNid, Arc<StoredEvent>> = HashMap::with_capacity(placed.len());
     let mut redacted = redactions::redacted_at_once(&done)?;
+    let mut beside = Vec::new();
     for p in &placed {
         let mut event = p.stored();
         if let Some((by, pdu)) = redacted.remove(&event.nid) {
@@ -72,7 +73,13 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
         if p.event.standing == Standing::Live {
             // The position was drawn in `place`; the log row is noted there too, this fills in the event.
             tx.fill(p.pos, Change::Event(event));
+        } else if p.event.standing == Standing::Outlier && !p.event.known {
+            beside.push(event);
         }
+    }
+    // The state that a room is entered with is looked at next.
+    if !beside.is_empty() {
+        tx.after_commit(move |store| beside.into_iter().for_each(|event| store.inner.events.put(event.nid, event)));
     }
     remember_names(tx, &done);
     let mut done = done.into_iter();

@@ -291,6 +291,32 @@ async fn a_name_taken_on_the_way_into_a_room_is_shown_there() {
     assert_eq!((&seen["membership"], &seen["displayname"]), (&json!("join"), &json!("Robert")));
 }
 
+/// A small room that is new here is written with the join; not so if somebody has it written for another reason meanwhile.
+#[tokio::test]
+async fn a_room_that_comes_to_be_known_on_the_way_is_entered() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, third.user("carol").await);
+    // Of an id that names a server it is not known that the version is not the newest of that kind.
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    joins_through(&carol, &room, &[here.name().as_str()]).await.good();
+    let gate = third.holds("/_matrix/key/v2/server");
+    let data = format!("{V3}/user/{}/rooms/{}/account_data/org.example", encoded(bob.id.as_str()), encoded(&room));
+    let noted = async {
+        gate.is_reached(1).await;
+        bob.put(&data, json!({ "kept": true })).await.good();
+        gate.opens();
+    };
+    let via = [here.name().as_str()];
+    let (went, ()) = tokio::join!(joins_through(&bob, &room, &via), noted);
+    went.good();
+    assert_eq!(state(&alice, &room).await, state(&bob, &room).await);
+    assert_eq!(bob.get(&data).await.good(), json!({ "kept": true }));
+    carol.says(&room, "welcome").await;
+    hears(&bob, &room, "welcome").await;
+    bob.says(&room, "hello").await;
+    hears(&carol, &room, "hello").await;
+}
+
 /// Changes the answers of what is asked for by such a path.
 pub fn lie(what: &'static str, change: impl Fn(&mut Value) + Send + Sync + 'static) -> Lie {
     Arc::new(move |path, body| {

@@ -134,7 +134,8 @@ async fn shared<'a>(here: &'a Peer, there: &'a Peer, alice: &User, bob: &User, b
         with: With::default(),
         pdu: Arc::new(join),
     };
-    let entry = Entry { state: state.values().map(|o| o.nid).collect(), join: arrival, part: None };
+    let entry =
+        Entry { state: state.values().map(|o| o.nid).collect(), join: arrival, part: None, unstored: Vec::new() };
     services.events.enter(nid, entry).await.unwrap();
     (ours, Side { peer: there, room_id })
 }

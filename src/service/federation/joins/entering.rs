@@ -1,10 +1,7 @@
 //! What follows when another server has let us in: whether its answer holds, and the room made of it, with all of its
 //! state or (MSC3902) with part of it.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Error, Result,
@@ -13,18 +10,20 @@ use hearth_base::{
 use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
 use hearth_store::{
     events::{Part, Standing},
+    rooms::Room,
     state::StateMap,
 };
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, RoomId, ServerName,
     events::{StateEventType, TimelineEventType},
+    room_version_rules::EventIdFormatVersion,
 };
 use serde_json::value::RawValue;
 
 use super::{Joins, template::nonsense};
 use crate::{
     events::{Arrival, Arrived, Entry},
-    federation::outliers::{Outlier, auth_ids},
+    federation::outliers::{Outlier, StateTakenIn, auth_ids},
 };
 
 /// Servers in a room that are kept at most, as another server names them.
@@ -33,28 +32,29 @@ const MAX_SERVERS: usize = 20_000;
 /// An answer to a join whose events were checked.
 pub(super) struct Answer<'a> {
     pub(super) server: &'a ServerName,
-    pub(super) room: RoomNid,
+    pub(super) room: Arc<Room>,
+    /// Whether it is stored; if not, nor is any event of it.
+    pub(super) is_stored: bool,
     /// Whether we were in the room when it was asked for; nobody else of ours gets in meanwhile.
     pub(super) was_here: bool,
     pub(super) version: &'static RoomVersion,
-    pub(super) chain: HashMap<OwnedEventId, Outlier>,
-    pub(super) state: HashMap<OwnedEventId, Outlier>,
-    /// Servers of whose keys none was to be had, so that what they signed of it was left out.
-    pub(super) lacking: BTreeSet<OwnedServerName>,
+    pub(super) taken: StateTakenIn,
     /// What came with part of the state; `None` if all of it came.
     pub(super) part: Option<Part>,
 }
 
 impl Joins {
-    /// The room's row, made or corrected by its create event: the one thing of an answer that decides all else, and that
-    /// nobody but the room's own server can have made.
-    pub(super) async fn known_room(
+    /// The room, made or corrected by its create event: the one thing of an answer that decides all else, and that nobody
+    /// but the room's own server can have made. Says too whether it is stored: one that is new need not be before it is
+    /// entered (`at_once`), so that all of it is one write.
+    pub(super) async fn room_of(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         version: &'static RoomVersion,
         state: &[Box<RawValue>],
-    ) -> Result<RoomNid> {
+        at_once: bool,
+    ) -> Result<(Arc<Room>, bool)> {
         let create = state
             .iter()
             .filter(|raw| raw.get().contains("m.room.create"))
@@ -66,15 +66,40 @@ impl Joins {
         auth::check_independent(version, &create, |_| None)
             .map_err(|e| Error::unknown(format!("The room's create event is against the rules: {e}")))?;
         let creator = self.store.intern_user(create.sender()).await?;
-        let nid = self.store.make_stub_room(room_id.to_owned(), version.id.clone(), creator, self.now_ms()).await?;
-        let room = self.state.room_by_nid(nid).await?;
-        if room.version != version.id {
-            if !room.head.extremities.is_empty() {
-                return Err(nonsense(server, "the room is of another version"));
-            }
-            self.store.revise_stub_room(room, version.id.clone(), creator).await?;
+        // An event whose id is the hash of what names the room is not here without the room.
+        let by_hash = version.rules.event_id_format != EventIdFormatVersion::V1;
+        let (id, now_ms) = (room_id.to_owned(), self.now_ms());
+        let room = self.store.new_stub_room(id, version.id.clone(), creator, now_ms).await?;
+        if at_once && by_hash && self.store.room_nid(room_id).await?.is_none() {
+            return Ok((Arc::new(room), false));
         }
-        Ok(nid)
+        Ok((self.stored(server, &room).await?, true))
+    }
+
+    /// The room as it is stored, now if it was not.
+    async fn stored(&self, server: &ServerName, room: &Room) -> Result<Arc<Room>> {
+        let Room { room_id, version, creator, created_ms, .. } = room;
+        let nid = self.store.make_stub_room(room_id.clone(), version.clone(), *creator, *created_ms).await?;
+        let known = self.state.room_by_nid(nid).await?;
+        if known.version == *version {
+            return Ok(known);
+        }
+        if !known.head.extremities.is_empty() {
+            return Err(nonsense(server, "the room is of another version"));
+        }
+        self.store.revise_stub_room(known, version.clone(), *creator).await?;
+        self.state.room_by_nid(nid).await
+    }
+
+    /// Stores a room and its events that were to be written with our join, but cannot be.
+    async fn store_first(&self, answer: &mut Answer<'_>) -> Result<()> {
+        let room = self.stored(answer.server, &answer.room).await?;
+        let nids = self.store.insert_outliers(room.nid, std::mem::take(&mut answer.taken.unstored)).await?;
+        for (id, outlier) in answer.taken.state.iter_mut().chain(&mut answer.taken.chain) {
+            outlier.nid = nids.get(id).copied().unwrap_or(outlier.nid);
+        }
+        (answer.room, answer.is_stored) = (room, true);
+        Ok(())
     }
 
     /// What came with part of a state.
@@ -92,8 +117,57 @@ impl Joins {
     }
 
     /// Goes into the room with the state before the join, or with part of it, if that holds.
-    pub(super) async fn go_in(&self, answer: Answer<'_>, join: Pdu) -> Result<()> {
-        let Answer { server, room, was_here, version, chain, state, lacking, part } = answer;
+    pub(super) async fn go_in(&self, mut answer: Answer<'_>, join: Pdu) -> Result<()> {
+        let (join, nid) = (Arc::new(join), self.store.new_event_nid().await?);
+        if !answer.is_stored {
+            if self.go_in_at_once(&answer, &join, nid).await? {
+                return Ok(());
+            }
+            self.store_first(&mut answer).await?;
+        }
+        let (before, auth) = self.allowing(&answer, &join).await?;
+        let Answer { server, room, was_here, part, taken, .. } = answer;
+        let prev: Vec<OwnedEventId> = join.prev_events().to_vec();
+        let known = self.store.events_by_id(&prev).await?;
+        let mut missing = prev;
+        missing.retain(|id| !known.iter().any(|e| e.room == room.nid && e.after.is_some() && e.event_id() == id));
+        let arrival = arrival(nid, join, auth, missing, part.is_some());
+        if was_here && self.store.is_resident(room.nid).await? {
+            return self.place_among(room.nid, arrival, before, part.is_some()).await;
+        }
+        // Before, so that no stop in between forgets it. Nothing is to be forgotten where we never were.
+        if !taken.lacking.is_empty() || !self.state.room_by_nid(room.nid).await?.head.extremities.is_empty() {
+            let lacking = taken.lacking.into_iter().collect();
+            self.store.set_lacking_keys((room.nid, arrival.nid), server, lacking, self.now_ms()).await?;
+        }
+        let state = before.values().copied().collect();
+        self.events.enter(room.nid, Entry { state, join: arrival, part, unstored: Vec::new() }).await
+    }
+
+    /// The same for a room that is not stored, with its state and all that allows it. False if that cannot be, or somebody
+    /// has made the room meanwhile for another reason; then nothing was written.
+    async fn go_in_at_once(&self, answer: &Answer<'_>, join: &Arc<Pdu>, nid: EventNid) -> Result<bool> {
+        if !answer.taken.lacking.is_empty() {
+            return Ok(false);
+        }
+        let (before, auth) = self.allowing(answer, join).await?;
+        let missing = join.prev_events().to_vec();
+        let entry = Entry {
+            state: before.values().copied().collect(),
+            join: arrival(nid, join.clone(), auth, missing, answer.part.is_some()),
+            part: answer.part.clone(),
+            unstored: answer.taken.unstored.clone(),
+        };
+        match self.events.enter_new((*answer.room).clone(), entry).await {
+            Ok(()) => Ok(true),
+            Err(_) if self.store.room_nid(&answer.room.room_id).await?.is_some() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The state of an answer, and the events that allow our join, if these and the state do.
+    async fn allowing(&self, answer: &Answer<'_>, join: &Pdu) -> Result<(StateMap, Vec<EventNid>)> {
+        let Answer { server, version, part, taken: StateTakenIn { chain, state, .. }, .. } = answer;
         let find = |id: &EventId| state.get(id).or_else(|| chain.get(id));
         let mut entries: HashMap<(StateEventType, &str), &Outlier> = HashMap::with_capacity(state.len());
         let mut map = StateMap::new();
@@ -111,7 +185,7 @@ impl Joins {
         }
         let mut auth = Vec::new();
         let mut members: Vec<&Outlier> = Vec::new();
-        for id in auth_ids(version, &join) {
+        for id in auth_ids(version, join) {
             let event = find(&id).ok_or_else(|| nonsense(server, "the join leans on events that are not there"))?;
             auth.push(event.nid);
             // Of members that were left out the join's own word is taken, until all of the state is there.
@@ -128,26 +202,10 @@ impl Joins {
             let known = entries.get(&(event_type.clone(), state_key));
             known.or_else(told).map(|o| o.pdu.clone())
         };
-        let allowed = auth::check_auth_events(version, &join, |id| find(id).map(|o| o.pdu.clone()))
-            .and_then(|()| auth::check_against(version, &join, entry));
+        let allowed = auth::check_auth_events(version, join, |id| find(id).map(|o| o.pdu.clone()))
+            .and_then(|()| auth::check_against(version, join, entry));
         allowed.map_err(|e| nonsense(server, format!("the room's state does not allow the join: {e}")))?;
-        let prev: Vec<OwnedEventId> = join.prev_events().to_vec();
-        let known = self.store.events_by_id(&prev).await?;
-        let mut missing = prev;
-        missing.retain(|id| !known.iter().any(|e| e.room == room && e.after.is_some() && e.event_id() == id));
-        let arrival = Arrival::placed(self.store.new_event_nid().await?, Arc::new(join), auth);
-        // Of a room of which we know part only we cannot tell all others: the server that let us in does.
-        let arrival = Arrival { missing, relay: false, told: part.is_some(), ..arrival };
-        if was_here && self.store.is_resident(room).await? {
-            return self.place_among(room, arrival, map, part.is_some()).await;
-        }
-        // Before, so that no stop in between forgets it. Nothing is to be forgotten where we never were.
-        if !lacking.is_empty() || !self.state.room_by_nid(room).await?.head.extremities.is_empty() {
-            let lacking = lacking.into_iter().collect();
-            self.store.set_lacking_keys((room, arrival.nid), server, lacking, self.now_ms()).await?;
-        }
-        let state: Vec<EventNid> = map.values().copied().collect();
-        self.events.enter(room, Entry { state, join: arrival, part }).await
+        Ok((map, auth))
     }
 
     /// Places a join that another server let in, in a room we are in. `in_part` says that the state before it is not whole.
@@ -162,4 +220,10 @@ impl Joins {
             None => Err(Error::broken("nothing became of a join")),
         }
     }
+}
+
+/// Our join as an event about to be placed. `in_part` says that part of the state before it came: of such a room we cannot
+/// tell all others, and the server that let us in does.
+fn arrival(nid: EventNid, join: Arc<Pdu>, auth: Vec<EventNid>, missing: Vec<OwnedEventId>, in_part: bool) -> Arrival {
+    Arrival { missing, relay: false, told: in_part, ..Arrival::placed(nid, join, auth) }
 }

@@ -3,9 +3,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use hearth_base::{Error, Result, ids::RoomNid};
+use hearth_base::{Error, Result};
 use hearth_rules::event::Pdu;
-use hearth_store::events::Standing;
+use hearth_store::{events::Standing, rooms::Room};
 use http::StatusCode;
 use ruma::{OwnedEventId, RoomId, ServerName, UserId, api::federation::space::get_hierarchy};
 use serde::Deserialize;
@@ -65,7 +65,7 @@ impl Joins {
     pub(super) async fn keep_guest_out(
         &self,
         server: &ServerName,
-        room: RoomNid,
+        room: &Room,
         user: &UserId,
         state: &HashMap<OwnedEventId, Outlier>,
     ) -> Result<()> {
@@ -77,9 +77,8 @@ impl Joins {
         if access.is_some_and(|o| lets_in(&o.pdu)) {
             return Ok(());
         }
-        let room = self.state.room_by_nid(room).await?;
         let content = Map::from_iter([("membership".to_owned(), json!("leave"))]);
-        if let Err(e) = self.leave_through(server, &room, user, &content).await {
+        if let Err(e) = self.leave_through(server, room, user, &content).await {
             tracing::warn!(room.id = %room.room_id, user.id = %user, server = %server, error = %e, "a guest could not be taken out of a room that is closed to guests");
         }
         Err(kept_out())

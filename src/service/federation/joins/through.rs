@@ -56,6 +56,8 @@ const MAX_SERVERS: usize = 10;
 /// How long one may take for a template, and for the room's state.
 const FOR_TEMPLATE: Duration = Duration::from_secs(20);
 const FOR_STATE: Duration = Duration::from_secs(180);
+/// Events of a room's state and auth chain that are written together with the join, at most.
+const AT_ONCE: usize = 200;
 /// Bytes of a room's state and auth chain.
 const MAX_STATE: usize = 128 << 20;
 
@@ -199,14 +201,16 @@ impl Joins {
             }
             None => join,
         };
-        let room = self.known_room(server, room_id, version, &answer.state).await?;
+        // Who may be sent out again goes out of a room that is stored.
+        let at_once = !is_guest && answer.auth_chain.len() + answer.state.len() <= AT_ONCE;
+        let (room, is_stored) = self.room_of(server, room_id, version, &answer.state, at_once).await?;
         let part = answer.members_omitted.then(|| self.part(server, answer.servers_in_room.unwrap_or_default()));
-        let ([chain, state], lacking) = self.outliers.take_in_state(room, answer.auth_chain, answer.state).await?;
+        let taken = self.outliers.take_in_state(&room, is_stored, answer.auth_chain, answer.state).await?;
         if *is_guest {
-            self.keep_guest_out(server, room, user, &state).await?;
+            self.keep_guest_out(server, &room, user, &taken.state).await?;
         }
         let was_here = among.is_some();
-        self.go_in(Answer { server, room, was_here, version, chain, state, lacking, part }, join).await
+        self.go_in(Answer { server, room, is_stored, was_here, version, taken, part }, join).await
     }
 
     /// The join with the signature of the server that vouches for it.
