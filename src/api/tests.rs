@@ -59,18 +59,31 @@ async fn world() -> World {
 }
 
 impl World {
-    async fn send(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (http::response::Parts, Value) {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &(impl AsRef<[u8]> + ?Sized),
+    ) -> (http::response::Parts, Value) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let answer = self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        let answer =
+            self.router.clone().oneshot(request.body(Body::from(body.as_ref().to_owned())).unwrap()).await.unwrap();
         let (parts, body) = answer.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (parts, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    async fn errcode(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, String) {
+    async fn errcode(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &(impl AsRef<[u8]> + ?Sized),
+    ) -> (u16, String) {
         let (parts, body) = self.send(method, path, token, body).await;
         assert_eq!(parts.headers["access-control-allow-origin"], "*");
         (parts.status.as_u16(), body["errcode"].as_str().unwrap_or_default().to_owned())
@@ -141,6 +154,8 @@ async fn what_does_not_decode_is_told_as_the_specification_says() {
     ] {
         assert_eq!(w.errcode("POST", REFRESH, None, body).await, want, "{body}");
     }
+    let odd = b"{\"refresh_token\": \"a\", \"unread\": \"\x81\"}";
+    assert_eq!(w.errcode("POST", REFRESH, None, odd).await, told(400, "M_NOT_JSON"));
     assert_eq!(w.errcode("GET", REFRESH, None, "").await, told(405, "M_UNRECOGNIZED"));
     assert_eq!(w.errcode("GET", "/_matrix/client/v3/nothing", None, "").await, told(404, "M_UNRECOGNIZED"));
 }

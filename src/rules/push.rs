@@ -19,6 +19,7 @@ use crate::{auth::PowerLevels, event::Pdu, property_path};
 pub mod defaults;
 pub mod edit;
 pub mod glob;
+mod mentions;
 mod ruleset;
 
 pub use defaults::{DefaultOutcome, Effect, default_outcome};
@@ -27,8 +28,8 @@ pub use ruleset::{NewRule, Ruleset};
 /// The most rules a user may have of one kind.
 pub const MAX_RULES: usize = 10_000;
 
-/// The server-default rules of a user (client-server API, "Predefined Rules"; those that look for mentions in the text
-/// are gone since v1.17).
+/// The server-default rules of a user (client-server API, "Predefined Rules"; those that look for names in the text are
+/// gone since v1.17, see [`mentions`]).
 #[must_use]
 pub fn server_default(user: &UserId) -> Ruleset {
     ruma::push::Ruleset::server_default(user).into()
@@ -153,6 +154,9 @@ fn holds(condition: &PushCondition, event: &PushEvent<'_>, room: &Room<'_>, disp
             room.levels.is_some_and(|levels| levels.can(event.pdu.sender(), levels.to_notify(c.key.as_str())))
         }
         PushCondition::EventPropertyIs(c) => event.scalar(&c.key).is_some_and(|value| value == c.value),
+        PushCondition::EventPropertyContains(c) if c.key == mentions::PATH => {
+            matches!(&c.value, ScalarJsonValue::String(user) if event.mentioned().iter().any(|m| m == user))
+        }
         PushCondition::EventPropertyContains(c) => {
             let list = event.content_at(&c.key).and_then(Value::as_array);
             list.is_some_and(|list| list.iter().any(|value| is_scalar(value, &c.value)))

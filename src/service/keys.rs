@@ -114,9 +114,7 @@ pub struct KeyChanges {
 struct DeviceKeysForm {
     user_id: String,
     device_id: String,
-    #[serde(default)]
     algorithms: Vec<String>,
-    #[serde(default)]
     keys: BTreeMap<String, String>,
     #[serde(default)]
     signatures: BTreeMap<String, BTreeMap<String, String>>,

@@ -10,6 +10,7 @@ use crate::{
     },
 };
 
+mod mentions;
 mod redacted;
 
 async fn notifications(user: &User, query: &str) -> Value {

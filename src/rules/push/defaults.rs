@@ -81,10 +81,8 @@ pub fn default_outcome(event: &PushEvent<'_>, room: &Room<'_>) -> DefaultOutcome
     }
 
     let mentions = event.content().get("m.mentions");
-    let mut named: Vec<OwnedUserId> = mentions
-        .and_then(|mentions| mentions.get("user_ids")?.as_array())
-        .map(|users| users.iter().filter_map(|user| UserId::parse(user.as_str()?).ok()).collect())
-        .unwrap_or_default();
+    let named = event.mentioned();
+    let mut named: Vec<OwnedUserId> = named.iter().filter_map(|user| UserId::parse(*user).ok()).collect();
     named.sort_unstable();
     named.dedup();
 

@@ -115,6 +115,18 @@ fn the_default_rules_fire() {
     assert_eq!(fired("m.room.topic", Some(""), json!({"topic": "x"}), 2), None);
     let mention = json!({"m.mentions": {"user_ids": ["@carol:a.org", "@bob:a.org"]}});
     assert_eq!(fired("m.room.message", None, mention, 3), rule(".m.rule.is_user_mention", true, true));
+    // Only events that say nothing of mentions are read for ids.
+    let mut text = json!({"body": "Hello @bob:a.org!"});
+    assert_eq!(fired("m.room.message", None, text.clone(), 3), rule(".m.rule.is_user_mention", true, true));
+    text["m.relates_to"] = json!({"rel_type": "m.replace", "event_id": "$x"});
+    assert_eq!(fired("m.room.message", None, text, 3), rule(".m.rule.suppress_edits", false, false));
+    for silent in [
+        json!({"body": "Hello @bob:a.org!", "m.mentions": {}}),
+        json!({"body": "Hello bob, @bob, @bob:b.org!"}),
+        json!({"body": ["@bob:a.org"]}),
+    ] {
+        assert_eq!(fired("m.room.message", None, silent, 3), rule(".m.rule.message", true, false));
+    }
     let everyone = json!({"m.mentions": {"room": true}});
     assert_eq!(fired("m.room.message", None, everyone.clone(), 3), rule(".m.rule.is_room_mention", true, true));
     let by_carol = event(user_id!("@carol:a.org"), "m.room.message", None, &everyone);

@@ -9,7 +9,7 @@ use std::{collections::HashSet, sync::Arc};
 use hearth_base::{
     Requester, Result,
     ids::{EventNid, KeyNid, StreamPos},
-    stream::{HistoryToken, SyncToken},
+    stream::{HistoryToken, PageToken, SyncToken},
 };
 use hearth_store::{
     events::{Changed, Direction, StoredEvent},
@@ -31,8 +31,8 @@ impl History {
             // The last place is not that of the newest event, where branches differ in length.
             Ok(token) => (self.newest_place(room, token.pos).await?, token.pos),
             Err(_) => {
-                let place: HistoryToken = token.parse()?;
-                (place, place.pos)
+                let PageToken { at: place, upto } = token.parse()?;
+                (place, if upto == StreamPos(i64::MAX) { place.pos } else { upto })
             }
         };
         if let Some(left) = viewer.left_with().and_then(StoredEvent::place) {

@@ -322,8 +322,8 @@ on_both! {
         let (a, b) = tokio::join!(ask(wish(90, 90, Method::Crop)), ask(wish(96, 96, Method::Crop)));
         let (a, b) = (a.unwrap(), b.unwrap());
         assert_eq!(a, b);
-        assert_eq!(a.content_type.as_deref(), Some("image/jpeg"));
-        assert_eq!(a.file_name.as_deref(), Some("thumbnail.jpeg"));
+        assert_eq!(a.content_type.as_deref(), Some("image/png"));
+        assert_eq!(a.file_name.as_deref(), Some("thumbnail.png"));
         let made = image::load_from_memory(&s.read(&a).await.unwrap()).unwrap();
         assert_eq!((made.width(), made.height()), (96, 96));
         assert_eq!(s.blobs(), 2);

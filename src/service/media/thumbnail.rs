@@ -328,13 +328,17 @@ fn still<R: BufRead + Seek>(
     let mut image = shrink(image, fit);
     image.apply_orientation(look.orientation);
     let mut bytes = Vec::new();
-    if is_opaque(&image) {
-        let image = DynamicImage::ImageRgb8(image.into_rgb8());
-        image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, QUALITY))?;
-        return Ok(Made::Scaled(bytes, "image/jpeg"));
+    let image = match is_opaque(&image) {
+        true => DynamicImage::ImageRgb8(image.into_rgb8()),
+        false => DynamicImage::ImageRgba8(image.into_rgba8()),
+    };
+    // What was a PNG is mostly drawn or written, which JPEG blurs; its thumbnail is one with all servers.
+    if image.color().has_alpha() || format == ImageFormat::Png {
+        image.write_to(Cursor::new(&mut bytes), ImageFormat::Png)?;
+        return Ok(Made::Scaled(bytes, "image/png"));
     }
-    DynamicImage::ImageRgba8(image.into_rgba8()).write_to(Cursor::new(&mut bytes), ImageFormat::Png)?;
-    Ok(Made::Scaled(bytes, "image/png"))
+    image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, QUALITY))?;
+    Ok(Made::Scaled(bytes, "image/jpeg"))
 }
 
 /// All pictures, scaled; `None` if they are too many to be worth it, or broken.

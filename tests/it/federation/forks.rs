@@ -54,3 +54,33 @@ async fn a_gap_is_read_whole_and_once() {
         }
     }
 }
+
+/// Who is in a room is told for the place where a timeline begins, too, where history forks (client-server API, `GET
+/// /rooms/{roomId}/members`).
+#[tokio::test]
+async fn members_are_listed_where_a_timeline_begins() {
+    let (here, alice, rogue) = besieged().await;
+    let room = rogue.room.clone();
+    let mut late = rogue.message(&here, "").await;
+    late["type"] = json!("m.room.member");
+    late["state_key"] = late["sender"].clone();
+    late["content"] = json!({ "membership": "join", "displayname": "Evelyn" });
+    for text in ["one", "two"] {
+        alice.says(&room, text).await;
+    }
+    rogue.sends(&here, vec![rogue.signed(late).1]).await.good();
+    let filter = encoded(&json!({ "room": { "timeline": { "limit": 1 } } }).to_string());
+    let sync = alice.syncs(&format!("filter={filter}")).await;
+    let timeline = &joined(&sync, &room)["timeline"];
+    assert_eq!(timeline["events"][0]["content"]["displayname"], "Evelyn", "{timeline}");
+    let named = async |token: &Value| {
+        let path = format!("members?at={}", encoded(token.as_str().unwrap()));
+        let members = alice.in_room(&room, &path).await.good();
+        let chunk = members["chunk"].as_array().unwrap();
+        assert_eq!(chunk.len(), 2, "{members}");
+        let eve = chunk.iter().find(|e| e["state_key"] == rogue.eve.id.as_str()).unwrap();
+        eve["content"]["displayname"].clone()
+    };
+    assert_eq!(named(&sync["next_batch"]).await, "Evelyn");
+    assert_eq!(named(&timeline["prev_batch"]).await, "eve");
+}

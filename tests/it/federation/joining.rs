@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     hostile::hears,
+    partial::is_whole,
     support::{Lie, Peers, on_the_web},
 };
 use crate::support::{
@@ -107,6 +108,50 @@ async fn several_servers_are_tried_and_the_most_telling_answer_is_told() {
     let banning = alice.opens().await;
     alice.does_to(&banning, "ban", &carol).await.good();
     joins_through(&carol, &banning, &[here.name().as_str()]).await.refused(403, "M_FORBIDDEN");
+}
+
+/// Whom a user names is asked (client-server API, `POST /join/{roomIdOrAlias}`); what the server guesses, where none of them
+/// is in the room.
+#[tokio::test]
+async fn who_is_named_decides() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, third.user("carol").await);
+    let space = alice.opens().await;
+    let allow = json!([{ "type": "m.room_membership", "room_id": space }]);
+    let room = alice
+        .creates(json!({
+            "room_version": "8",
+            "power_level_content_override": { "invite": 100 },
+            "initial_state": [{
+                "type": "m.room.join_rules", "content": { "join_rule": "restricted", "allow": allow },
+            }],
+        }))
+        .await;
+    let (first, second) = (here.name().as_str(), there.name().as_str());
+    for user in [&bob, &carol] {
+        joins_through(user, &space, &[first]).await.good();
+    }
+    joins_through(&bob, &room, &[first]).await.good();
+    for known in [&space, &room] {
+        is_whole(&there, known).await;
+    }
+    // It has nobody who may let anybody in; where the room was made the id says, but nobody named that server.
+    for come_back in [false, true] {
+        joins_through(&carol, &room, &[second]).await.refused(400, "M_UNABLE_TO_GRANT_JOIN");
+        if come_back {
+            // Nobody who was named is there.
+            joins_through(&carol, &room, &["127.0.0.9:1"]).await.good();
+        } else {
+            joins_through(&carol, &room, &[second, first]).await.good();
+        }
+        let join = carol.reads(&room, "m.room.member", carol.id.as_str()).await.good();
+        assert_eq!(join["join_authorised_via_users_server"], alice.id.as_str());
+        carol.leaves(&room).await.good();
+        while membership(&bob, &room, &carol).await != "leave" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    carol.joins(&room).await.good();
 }
 
 /// However many servers a client names: so many are asked, and for so long.

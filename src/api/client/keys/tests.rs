@@ -241,6 +241,7 @@ async fn rubbish_is_refused_by_its_name() {
         ("POST", "keys/upload", json!({"one_time_keys": {"nocolon": {"key": "k"}}}), 400),
         ("POST", "keys/upload", json!({"one_time_keys": []}), 400),
         ("POST", "keys/upload", json!({"device_keys": {"user_id": "@alice:localhost"}}), 400),
+        ("POST", "keys/upload", json!({"device_keys": {"user_id": "@alice:localhost", "device_id": "PHONE"}}), 400),
         ("POST", "keys/upload", json!({"device_keys": 5}), 400),
         ("POST", "keys/query", json!({}), 400),
         ("POST", "keys/query", json!({"device_keys": {"alice": []}}), 400),

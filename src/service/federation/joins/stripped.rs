@@ -27,7 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How what another server shows of a room is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Care {
-    /// The create event must be among it, and all of it must be signed events of the room (server-server API, `PUT /invite`).
+    /// If any of it is a whole event, all must be signed events of the room, and the create event among them (server-server
+    /// API, `PUT /invite`).
     Strict,
     /// What claims to be a signed event of the room and is none is left out (`PUT /send_knock`).
     Choosy,
@@ -55,8 +56,8 @@ impl Joins {
     }
 
     /// Reads what another server shows of a room and gives it as clients get it, a JSON array. Where nothing claims to be an
-    /// event it is taken as it is: servers older than that rule (1.16) show four fields of each, also of the create event, and
-    /// their invites are not to be lost.
+    /// event it is taken as it is: servers older than that rule (1.16) show four fields of each, or nothing at all, and their
+    /// invites are not to be lost.
     ///
     /// # Errors
     /// 400 `M_INVALID_PARAM`; 413 for too much of it.
@@ -74,8 +75,7 @@ impl Joins {
         if shown.iter().map(|e| e.get().len()).sum::<usize>() > 4 * MAX_BYTES {
             return Err(Error::too_large("The stripped state is too large"));
         }
-        let strict = care == Care::Strict;
-        let whole = strict && shown.iter().any(|raw| is_whole(raw));
+        let whole = care == Care::Strict && shown.iter().any(|raw| is_whole(raw));
         let mut out = String::from("[");
         let (mut events, mut has_create) = (Vec::new(), false);
         for raw in shown {
@@ -104,7 +104,7 @@ impl Joins {
                 }
             }
         }
-        if strict && !has_create {
+        if whole && !has_create {
             return Err(Error::invalid_param("The stripped state has no m.room.create event"));
         }
         let good = match whole {

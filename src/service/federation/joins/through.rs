@@ -74,7 +74,7 @@ impl Joins {
         via: &[OwnedServerName],
         content: Map<String, Value>,
     ) -> Result<Went> {
-        let servers = self.servers_for(who, room_id, via).await?;
+        let (named, guessed) = self.servers_for(who, room_id, via).await?;
         let wish = Wish { user: who.user_id.clone(), room_id: room_id.to_owned(), content, is_guest: who.is_guest };
         let this = self.clone();
         self.supervisor
@@ -84,7 +84,7 @@ impl Joins {
                 if this.resident(&wish.room_id).await?.is_some() {
                     return Ok(Went::Open);
                 }
-                this.try_servers(&servers, &wish).await.map(|()| Went::In)
+                this.try_servers([&named, &guessed], &wish).await.map(|()| Went::In)
             })
             .await
     }
@@ -139,23 +139,30 @@ impl Joins {
             .job(async move {
                 let lane = this.lanes.get_with(wish.room_id.clone(), Arc::default);
                 let _one = lane.lock().await;
-                this.try_servers(&servers, &wish).await
+                this.try_servers([&servers, &[]], &wish).await
             })
             .await
     }
 
-    async fn try_servers(&self, servers: &[OwnedServerName], wish: &Wish) -> Result<()> {
+    /// Tries servers, and others if none of them is in the room or can be asked.
+    async fn try_servers(&self, groups: [&[OwnedServerName]; 2], wish: &Wish) -> Result<()> {
         let mut refused: Option<Error> = None;
-        let until = self.searching_until();
-        for server in self.federation.likeliest_first(servers).await?.iter().take(MAX_SERVERS) {
-            if Instant::now() >= until {
+        let (until, mut left) = (self.searching_until(), MAX_SERVERS);
+        for servers in groups {
+            if refused.as_ref().is_some_and(keeps_out) {
                 break;
             }
-            match self.join_through(server, wish).await {
-                Ok(()) => return Ok(()),
-                Err(e) => {
-                    tracing::info!(room.id = %wish.room_id, server = %server, error = %e, "a join through a server failed");
-                    refused = Some(more_telling(refused, e));
+            for server in self.federation.likeliest_first(servers).await?.iter().take(left) {
+                if Instant::now() >= until {
+                    break;
+                }
+                left -= 1;
+                match self.join_through(server, wish).await {
+                    Ok(()) => return Ok(()),
+                    Err(e) => {
+                        tracing::info!(room.id = %wish.room_id, server = %server, error = %e, "a join through a server failed");
+                        refused = Some(more_telling(refused, e));
+                    }
                 }
             }
         }
@@ -228,14 +235,15 @@ impl Joins {
         self.verified(event, version).await.map_err(|e| nonsense(server, e))
     }
 
-    /// Whom to ask about a room that we are not in: whom the user names, whoever invited them or spoke of the room, the
-    /// server in its id, and those that were in it when we were.
+    /// Whom to ask about a room that we are not in: whom the user names, and whoever invited them or spoke of the room.
+    /// Apart from these what is a guess, unless the user names nobody: the server in its id, as an id is no way to a room
+    /// (appendices, "Routing"), and those that were in it when we were.
     pub(super) async fn servers_for(
         &self,
         who: &Requester,
         room_id: &RoomId,
         via: &[OwnedServerName],
-    ) -> Result<Vec<OwnedServerName>> {
+    ) -> Result<(Vec<OwnedServerName>, Vec<OwnedServerName>)> {
         let mut servers: Vec<OwnedServerName> = via.to_vec();
         let known = self.store.room_nid(room_id).await?;
         if let Some(nid) = known
@@ -247,18 +255,23 @@ impl Joins {
             let stripped = told.stripped.as_deref().map(stripped::senders).unwrap_or_default();
             servers.extend(stripped.iter().map(|user| user.server_name().to_owned()));
         }
-        servers.extend(room_id.server_name().map(ToOwned::to_owned));
+        let mut guessed: Vec<OwnedServerName> = room_id.server_name().map(ToOwned::to_owned).into_iter().collect();
         if let Some(nid) = known {
-            servers.extend(self.servers_once_in(nid).await?);
+            guessed.extend(self.servers_once_in(nid).await?);
             // Of a room that was left before all of its members had come only these were named.
             if let Some(partial) = self.store.partial_room(nid).await? {
-                servers.push(partial.part.via);
-                servers.extend(partial.part.servers);
+                guessed.push(partial.part.via);
+                guessed.extend(partial.part.servers);
             }
         }
+        if via.is_empty() {
+            servers.append(&mut guessed);
+        }
         let mut seen = std::collections::HashSet::new();
-        servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
-        Ok(servers)
+        for list in [&mut servers, &mut guessed] {
+            list.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
+        }
+        Ok((servers, guessed))
     }
 
     /// The servers with joined users by the state we have, those with the most users first.
@@ -308,6 +321,11 @@ impl Joins {
 /// An event as a body.
 pub(super) fn raw(json: &str) -> Result<Box<RawValue>> {
     RawValue::from_string(json.to_owned()).map_err(|e| Error::fault("writing an event", e))
+}
+
+/// Whether a server said no that is in the room.
+fn keeps_out(e: &Error) -> bool {
+    matches!(e.errcode(), "M_FORBIDDEN" | "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN")
 }
 
 /// Which of two failures says more: what a server of the room decided, rather than that another could not be asked.
