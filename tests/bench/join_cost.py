@@ -130,6 +130,8 @@ def measured(kind, work, args):
                 statements(cluster, "first" if n == 0 else "second")
         since = joiner.call("GET", "/_matrix/client/v3/sync?timeout=0")["next_batch"]
         before = settled(meter)
+        if args.statements:
+            logging(cluster, True)
         for n in range(args.messages):
             text = f"message {n} ."
             path = f"/_matrix/client/v3/rooms/{urllib.parse.quote(rooms[-1])}/send/m.room.message/t{n}"
@@ -140,6 +142,8 @@ def measured(kind, work, args):
                 if text in json.dumps(answer):
                     break
         after = settled(meter)
+        if args.statements:
+            statements(cluster, f"{args.messages} messages after the second")
         if args.messages:
             figures["message"].append([ms / args.messages for ms in Meter.between(before, after)])
     finally:
