@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     hostile::hears,
-    support::{Lie, Peers, on_the_web},
+    support::{Lie, Peer, Peers, on_the_web},
 };
 use crate::support::{
     Answer, User,
@@ -107,6 +107,32 @@ async fn several_servers_are_tried_and_the_most_telling_answer_is_told() {
     let banning = alice.opens().await;
     alice.does_to(&banning, "ban", &carol).await.good();
     joins_through(&carol, &banning, &[here.name().as_str()]).await.refused(403, "M_FORBIDDEN");
+}
+
+/// Who lets somebody in tells the others.
+#[tokio::test]
+async fn a_join_is_told_by_who_let_in() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, third.user("carol").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    joins_through(&carol, &room, &[here.name().as_str()]).await.good();
+    let [told_here, told_third] = [&here, &third].map(Peer::keeps_transactions);
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    bob.says(&room, "hello").await;
+    let of_bob = |told: &Value| -> Vec<Value> {
+        let events = told.as_array().unwrap().iter().flat_map(|t| t["pdus"].as_array().cloned().unwrap_or_default());
+        events.filter(|e| e["sender"] == bob.id.as_str()).map(|e| e["type"].clone()).collect()
+    };
+    let both = async {
+        while of_bob(&told_here()).is_empty() || of_bob(&told_third()).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), both).await.is_ok(), "{} {}", told_here(), told_third());
+    assert_eq!(of_bob(&told_here()), ["m.room.message"]);
+    let mut third = of_bob(&told_third());
+    third.sort_by_key(ToString::to_string);
+    assert_eq!(third, ["m.room.member", "m.room.message"], "once each");
 }
 
 /// However many servers a client names: so many are asked, and for so long.

@@ -136,8 +136,8 @@ impl Joins {
         let mut missing = prev;
         missing.retain(|id| !known.iter().any(|e| e.room == room && e.after.is_some() && e.event_id() == id));
         let arrival = Arrival::placed(self.store.new_event_nid().await?, Arc::new(join), auth);
-        // Of a room of which we know part only we cannot tell all others: the server that let us in does.
-        let arrival = Arrival { missing, relay: false, told: part.is_some(), ..arrival };
+        // The server that let us in tells the others (server-server API, "Joining Rooms").
+        let arrival = Arrival { missing, relay: false, told: true, ..arrival };
         if was_here && self.store.is_resident(room).await? {
             return self.place_among(room, arrival, map, part.is_some()).await;
         }
