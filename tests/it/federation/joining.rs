@@ -109,6 +109,27 @@ async fn several_servers_are_tried_and_the_most_telling_answer_is_told() {
     joins_through(&carol, &banning, &[here.name().as_str()]).await.refused(403, "M_FORBIDDEN");
 }
 
+/// Who names servers is told what these say; others are for when they say nothing.
+#[tokio::test]
+async fn servers_that_are_named_have_the_say() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    let answering = async |status: StatusCode, errcode: &str| {
+        let body = json!({ "errcode": errcode, "error": "?" }).to_string();
+        let router = Router::new().fallback(move || std::future::ready((status, body.clone())));
+        on_the_web(20, router, &here).await.replace("https://", "")
+    };
+    let no = answering(StatusCode::FORBIDDEN, "M_FORBIDDEN").await;
+    joins_through(&bob, &room, &[&no]).await.refused(403, "M_FORBIDDEN");
+    let not_i = answering(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN").await;
+    joins_through(&bob, &room, &[&not_i]).await.refused(400, "M_UNABLE_TO_AUTHORISE_JOIN");
+    assert_eq!(here.was_asked_for("/make_join/"), 0);
+    // The room's id names one that knows.
+    let unknown = answering(StatusCode::NOT_FOUND, "M_NOT_FOUND").await;
+    joins_through(&bob, &room, &[&unknown]).await.good();
+}
+
 /// Who lets somebody in tells the others.
 #[tokio::test]
 async fn a_join_is_told_by_who_let_in() {

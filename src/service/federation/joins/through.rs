@@ -1,7 +1,7 @@
 //! Joining a room through servers that are in it: one after the other, until one lets us in with an answer that holds.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -44,6 +44,21 @@ struct Wish {
     is_guest: bool,
 }
 
+/// Whom to ask about a room.
+#[derive(Clone, Debug)]
+pub(super) struct Whom {
+    pub(super) first: Vec<OwnedServerName>,
+    /// If none of them decides anything.
+    pub(super) then: Vec<OwnedServerName>,
+}
+
+impl Whom {
+    /// One after the other, whatever they say.
+    pub(super) fn all(self) -> Vec<OwnedServerName> {
+        [self.first, self.then].concat()
+    }
+}
+
 impl Wish {
     /// Into a room that we are in: guests were looked at by its state.
     fn into(room: &Room, who: &Requester, content: Map<String, Value>) -> Self {
@@ -72,7 +87,7 @@ impl Joins {
         via: &[OwnedServerName],
         content: Map<String, Value>,
     ) -> Result<Went> {
-        let servers = self.servers_for(who, room_id, via).await?;
+        let whom = self.servers_for(who, room_id, via).await?;
         let wish = Wish { user: who.user_id.clone(), room_id: room_id.to_owned(), content, is_guest: who.is_guest };
         let this = self.clone();
         self.supervisor
@@ -82,7 +97,7 @@ impl Joins {
                 if this.resident(&wish.room_id).await?.is_some() {
                     return Ok(Went::Open);
                 }
-                this.try_servers(&servers, &wish).await.map(|()| Went::In)
+                this.try_servers(&whom, &wish).await.map(|()| Went::In)
             })
             .await
     }
@@ -125,7 +140,7 @@ impl Joins {
         servers.push(partial.part.via);
         servers.extend(partial.part.servers);
         servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
         self.try_in_turn(servers, Wish::into(room, who, content)).await.map(|()| Went::In)
     }
@@ -137,23 +152,29 @@ impl Joins {
             .job(async move {
                 let lane = this.lanes.get_with(wish.room_id.clone(), Arc::default);
                 let _one = lane.lock().await;
-                this.try_servers(&servers, &wish).await
+                this.try_servers(&Whom { first: servers, then: Vec::new() }, &wish).await
             })
             .await
     }
 
-    async fn try_servers(&self, servers: &[OwnedServerName], wish: &Wish) -> Result<()> {
+    async fn try_servers(&self, whom: &Whom, wish: &Wish) -> Result<()> {
         let mut refused: Option<Error> = None;
-        let until = self.searching_until();
-        for server in self.federation.likeliest_first(servers).await?.iter().take(MAX_SERVERS) {
-            if Instant::now() >= until {
+        let (until, mut left) = (self.searching_until(), MAX_SERVERS);
+        for servers in [&whom.first, &whom.then] {
+            if refused.as_ref().is_some_and(is_decided) {
                 break;
             }
-            match self.join_through(server, wish).await {
-                Ok(()) => return Ok(()),
-                Err(e) => {
-                    tracing::info!(room.id = %wish.room_id, server = %server, error = %e, "a join through a server failed");
-                    refused = Some(more_telling(refused, e));
+            for server in self.federation.likeliest_first(servers).await?.iter() {
+                if left == 0 || Instant::now() >= until {
+                    break;
+                }
+                left -= 1;
+                match self.join_through(server, wish).await {
+                    Ok(()) => return Ok(()),
+                    Err(e) => {
+                        tracing::info!(room.id = %wish.room_id, server = %server, error = %e, "a join through a server failed");
+                        refused = Some(more_telling(refused, e));
+                    }
                 }
             }
         }
@@ -225,13 +246,9 @@ impl Joins {
     }
 
     /// Whom to ask about a room that we are not in: whom the user names, whoever invited them or spoke of the room, the
-    /// server in its id, and those that were in it when we were.
-    pub(super) async fn servers_for(
-        &self,
-        who: &Requester,
-        room_id: &RoomId,
-        via: &[OwnedServerName],
-    ) -> Result<Vec<OwnedServerName>> {
+    /// server in its id, and those that were in it when we were. Where the user names servers, those that nobody named are
+    /// for when none of these is there or knows the room (client-server API, `via`).
+    pub(super) async fn servers_for(&self, who: &Requester, room_id: &RoomId, via: &[OwnedServerName]) -> Result<Whom> {
         let mut servers: Vec<OwnedServerName> = via.to_vec();
         let known = self.store.room_nid(room_id).await?;
         if let Some(nid) = known
@@ -243,6 +260,7 @@ impl Joins {
             let stripped = told.stripped.as_deref().map(stripped::senders).unwrap_or_default();
             servers.extend(stripped.iter().map(|user| user.server_name().to_owned()));
         }
+        let named = if via.is_empty() { 0 } else { servers.len() };
         servers.extend(room_id.server_name().map(ToOwned::to_owned));
         if let Some(nid) = known {
             servers.extend(self.servers_once_in(nid).await?);
@@ -252,9 +270,12 @@ impl Joins {
                 servers.extend(partial.part.servers);
             }
         }
-        let mut seen = std::collections::HashSet::new();
-        servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
-        Ok(servers)
+        let mut then = servers.split_off(named);
+        let mut seen = HashSet::new();
+        let mut is_new = |s: &OwnedServerName| self.federation.admits(s) && seen.insert(s.clone());
+        servers.retain(&mut is_new);
+        then.retain(&mut is_new);
+        Ok(Whom { first: servers, then })
     }
 
     /// The servers with joined users by the state we have, those with the most users first.
@@ -306,15 +327,24 @@ pub(super) fn raw(json: &str) -> Result<Box<RawValue>> {
     RawValue::from_string(json.to_owned()).map_err(|e| Error::fault("writing an event", e))
 }
 
-/// Which of two failures says more: what a server of the room decided, rather than that another could not be asked.
-pub(super) fn more_telling(before: Option<Error>, now: Error) -> Error {
-    let weight = |e: &Error| match e.errcode() {
+/// How much a failure says.
+fn weight(e: &Error) -> u8 {
+    match e.errcode() {
         "M_FORBIDDEN" | "M_GUEST_ACCESS_FORBIDDEN" | "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => 4,
         "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" => 3,
         "M_NOT_FOUND" => 1,
         _ if e.status().is_client_error() => 2,
         _ => 0,
-    };
+    }
+}
+
+/// Whether a server of the room has said no, or that it is not the one to say.
+fn is_decided(e: &Error) -> bool {
+    weight(e) >= 3
+}
+
+/// Which of two failures says more: what a server of the room decided, rather than that another could not be asked.
+pub(super) fn more_telling(before: Option<Error>, now: Error) -> Error {
     match before {
         Some(before) if weight(&before) >= weight(&now) => before,
         _ => now,
