@@ -643,3 +643,27 @@ async fn whose_devices_mattered_meanwhile_is_told_once_the_room_is_whole() {
         assert_eq!(here.was_asked_for("/user/keys/query"), asked);
     }
 }
+
+/// Who comes back leans on how they left, which the part does not show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_in_the_middle_leans_on_how_they_left() {
+    let s = Story::begins().await;
+    publishes_keys(&s.bob).await;
+    s.bob.leaves(&s.room).await.good();
+    soon("the leave", async { while membership(&s.alice, &s.room, &s.bob).await != "leave" {} }).await;
+    s.here.lies(Some(lie("/send_join/", |answer| {
+        for list in ["state", "auth_chain"] {
+            answer[list].as_array_mut().unwrap().retain(|e| e["content"]["membership"] != "leave");
+        }
+    })));
+    let told = s.here.keeps_transactions();
+    s.bob_joins().await;
+    s.here.lies(None);
+    // Who saw them leave has heard of their devices, and nobody but who let them in tells of the join.
+    s.bob.says(&s.room, "here again").await;
+    soon("a word", async { while !told().to_string().contains("here again") {} }).await;
+    let told = told();
+    assert!(!told.to_string().contains("m.device_list_update"), "{told}");
+    assert!(!told.to_string().contains("m.room.member"), "{told}");
+    s.ends().await;
+}

@@ -94,7 +94,11 @@ impl Joins {
     /// Goes into the room with the state before the join, or with part of it, if that holds.
     pub(super) async fn go_in(&self, answer: Answer<'_>, join: Pdu) -> Result<()> {
         let Answer { server, room, was_here, version, chain, state, lacking, part } = answer;
-        let find = |id: &EventId| state.get(id).or_else(|| chain.get(id));
+        let ids = auth_ids(version, &join);
+        // Who comes back may lean on how they left, which a state without members does not show, and we know.
+        let missing = ids.iter().filter(|id| !state.contains_key(*id) && !chain.contains_key(*id)).cloned().collect();
+        let here = self.outliers.known(room, missing).await?;
+        let find = |id: &EventId| state.get(id).or_else(|| chain.get(id)).or_else(|| here.get(id));
         let mut entries: HashMap<(StateEventType, &str), &Outlier> = HashMap::with_capacity(state.len());
         let mut map = StateMap::new();
         for outlier in state.values().filter(|o| o.standing != Standing::Rejected) {
@@ -111,8 +115,8 @@ impl Joins {
         }
         let mut auth = Vec::new();
         let mut members: Vec<&Outlier> = Vec::new();
-        for id in auth_ids(version, &join) {
-            let event = find(&id).ok_or_else(|| nonsense(server, "the join leans on events that are not there"))?;
+        for id in &ids {
+            let event = find(id).ok_or_else(|| nonsense(server, "the join leans on events that are not there"))?;
             auth.push(event.nid);
             // Of members that were left out the join's own word is taken, until all of the state is there.
             if part.is_some() && *event.pdu.event_type() == TimelineEventType::RoomMember {
