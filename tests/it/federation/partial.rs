@@ -481,6 +481,43 @@ async fn what_was_believed_is_judged_again() {
     assert!(!found.to_string().contains(&kick), "{found}");
 }
 
+/// What only seems to hold in the part is held against nobody who names what does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_event_names_has_a_say_beside_the_part() {
+    let [here, there] = Peers::two().await;
+    let (alice, dave, erin) = (here.user("alice").await, here.user("dave").await, here.user("erin").await);
+    let levels = json!({ "users": { alice.id.as_str(): 100, dave.id.as_str(): 100 } });
+    let room = json!({
+        "preset": "public_chat", "room_version": "10", "name": "N", "power_level_content_override": levels,
+    });
+    let room = alice.creates(room).await;
+    for user in [&dave, &erin] {
+        user.joins(&room).await.good();
+    }
+    let all = alice.in_room(&room, "state").await.good();
+    let id = |kind: &str, key: &str| state_of(&all, kind, key).unwrap()["event_id"].as_str().unwrap().to_owned();
+    let (create, levels) = (id("m.room.create", ""), id("m.room.power_levels", ""));
+    let (daves, erins) = (id("m.room.member", dave.id.as_str()), id("m.room.member", erin.id.as_str()));
+    dave.leaves(&room).await.good();
+    let gate = here.holds("/state_ids/");
+    let bob = there.user("bob").await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    // A kick by who is not there any more, and knows nothing of her join.
+    let leave = ("m.room.member", erin.id.as_str(), json!({ "membership": "leave" }));
+    let (kick, event) = forged(&here, &room, &dave, leave.clone(), &[], &[&create, &levels, &daves]).await;
+    transaction(&here, &there, "kick", vec![event], vec![]).await.good();
+    bob.in_room(&room, &format!("event/{}", encoded(&kick))).await.good();
+    // She leaves herself.
+    let (left, event) = forged(&here, &room, &erin, leave, &[&kick], &[&create, &levels, &erins]).await;
+    transaction(&here, &there, "left", vec![event], vec![]).await.good();
+    let see = format!("event/{}", encoded(&left));
+    bob.in_room(&room, &see).await.good();
+    gate.opens();
+    is_whole(&there, &room).await;
+    bob.in_room(&room, &format!("event/{}", encoded(&kick))).await.refused(404, "M_NOT_FOUND");
+    bob.in_room(&room, &see).await.good();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_beside_events_comes_meanwhile() {
     let s = Story::begins().await;
