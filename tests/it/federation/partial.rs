@@ -649,6 +649,7 @@ async fn whose_devices_mattered_meanwhile_is_told_once_the_room_is_whole() {
         joins_through(&bob, &room, &[here.name().as_str()]).await.good();
         assert!(is_partial(&there, &room).await);
         publishes_keys(&dave.another_device().await).await;
+        let dave_was_asked_for = || here.was_asked_for(&format!("/user/devices/{}", dave.id));
         // What is told first is told by then.
         for text in ["one", "two"] {
             alice.says(&room, text).await;
@@ -672,7 +673,10 @@ async fn whose_devices_mattered_meanwhile_is_told_once_the_room_is_whole() {
         })
         .await;
         assert_eq!(told.contains(&frank.id.to_string()), is_encrypted, "{told:?}");
-        // Who is met and whose devices mattered is followed from now on.
+        // As everywhere: devices of members of open rooms are fetched for who asks.
+        assert!(is_encrypted || dave_was_asked_for() == 0);
+        let query = json!({ "device_keys": { dave.id.as_str(): [] } });
+        bob.post(&format!("{V3}/keys/query"), query).await.good();
         let asked = here.was_asked_for("/user/keys/query");
         let query = json!({ "device_keys": { dave.id.as_str(): [] } });
         let found = bob.post(&format!("{V3}/keys/query"), query).await.good();
