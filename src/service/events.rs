@@ -36,6 +36,7 @@ pub(crate) mod sense;
 mod unheard;
 
 pub use arrivals::{Arrival, Arrived};
+pub use ends::says_nothing;
 pub use heads::Entry;
 use heads::too_busy;
 use lane::{Builder, Head, Lane, Staged, Step};

@@ -192,7 +192,12 @@ impl Keys {
         // What cannot be canonical cannot be signed.
         let _: CanonicalJsonObject = serde_json::from_str(raw.get()).map_err(wrong)?;
         let mut object: Map<String, Value> = serde_json::from_str(raw.get()).map_err(wrong)?;
-        object.shift_remove("unsigned");
+        // What a client adds unsigned is passed on (MSC4229), but for the name, which we say.
+        match object.get_mut("unsigned") {
+            Some(Value::Object(unsigned)) => drop(unsigned.shift_remove("device_display_name")),
+            Some(_) => drop(object.shift_remove("unsigned")),
+            None => {}
+        }
         keep_signatures_of(&mut object, &requester.user_id, form.signatures.keys());
         serde_json::to_string(&object).map_err(wrong)
     }

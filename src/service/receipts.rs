@@ -58,8 +58,8 @@ pub struct RemoteReceipt {
     pub user: UserNid,
     /// `main` or the root's event id; `None` is unthreaded.
     pub thread: Option<String>,
-    /// The event.
-    pub event_id: OwnedEventId,
+    /// The event, as that server calls it; it need not be here.
+    pub event_id: String,
     /// When it was sent, ms.
     pub ts_ms: i64,
 }
@@ -158,11 +158,14 @@ impl Receipts {
         let now = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
         let mut new = Vec::with_capacity(receipts.len());
         for r in receipts {
-            let event = self.store.event_by_id(&r.event_id).await?.filter(|e| e.room == r.room);
+            let event = match <&EventId>::try_from(r.event_id.as_str()) {
+                Ok(id) => self.store.event_by_id(id).await?.filter(|e| e.room == r.room),
+                Err(_) => None,
+            };
             let receipt = NewReceipt {
                 kind: READ.to_owned(),
                 thread: r.thread,
-                event_id: r.event_id.to_string(),
+                event_id: r.event_id,
                 event_pos: event.as_ref().and_then(|e| e.pos),
                 counter: event.map_or(0, |e| e.counter),
                 // A clock that is ahead, for once, is not to outdate what its user reads until then.

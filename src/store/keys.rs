@@ -27,8 +27,11 @@ pub mod lists;
 pub mod one_time;
 mod remembered;
 pub mod theirs;
+mod together;
 
 pub(crate) use remembered::Memory;
+pub use together::add_signatures;
+use together::put_together;
 
 /// What a cross-signing key is for (spec: "Cross-signing").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -342,8 +345,7 @@ async fn load(session: &mut Reading, users: &[UserNid]) -> Result<HashMap<UserNi
     for (user, _, device, json, name) in device_rows {
         let signatures = own_signatures.get(&(user, device.clone())).map_or(&[][..], Vec::as_slice);
         let owner = names.get(&user).map_or("", String::as_str);
-        let named = name.map(|name| ("device_display_name".to_owned(), Value::String(name)));
-        let json = put_together(&json, owner, signatures, Some(named.into_iter().collect()))?;
+        let json = put_together(&json, owner, signatures, Some(name))?;
         found.entry(UserNid(user)).or_default().devices.insert(device, json);
     }
     for (user, usage, _, json, _) in key_rows {
@@ -367,41 +369,6 @@ async fn owner_names(session: &mut Reading, users: &Ints) -> Result<HashMap<i64,
     let sql = sql!("SELECT user_nid, user_id FROM users WHERE user_nid " [in 1]);
     let rows: Vec<(i64, String)> = fetch_all!(session, (i64, String), sql, users.clone())?;
     Ok(rows.into_iter().collect())
-}
-
-/// Adds signatures of `signer` and what is unsigned to a stored key.
-fn put_together(
-    json: &str,
-    signer: &str,
-    signatures: &[(String, String)],
-    unsigned: Option<Map<String, Value>>,
-) -> Result<Box<RawValue>> {
-    let fault = |e: serde_json::Error| Error::fault("a stored key is no JSON object", e);
-    if signatures.is_empty() && unsigned.is_none() {
-        return RawValue::from_string(json.to_owned()).map_err(fault);
-    }
-    let mut key: Map<String, Value> = serde_json::from_str(json).map_err(fault)?;
-    add_signatures(&mut key, signer, signatures);
-    if let Some(unsigned) = unsigned {
-        key.insert("unsigned".to_owned(), Value::Object(unsigned));
-    }
-    serde_json::value::to_raw_value(&key).map_err(fault)
-}
-
-/// Adds signatures to a signed JSON object, beside those it has.
-pub fn add_signatures(object: &mut Map<String, Value>, signer: &str, signatures: &[(String, String)]) {
-    if signatures.is_empty() {
-        return;
-    }
-    let Some(all) = object.entry("signatures").or_insert_with(|| Value::Object(Map::new())).as_object_mut() else {
-        return;
-    };
-    let Some(of_signer) = all.entry(signer).or_insert_with(|| Value::Object(Map::new())).as_object_mut() else {
-        return;
-    };
-    for (key_id, signature) in signatures {
-        of_signer.insert(key_id.clone(), Value::String(signature.clone()));
-    }
 }
 
 /// The one public key of a cross-signing key.

@@ -102,7 +102,7 @@ impl Staged {
         let believed: &[EventNid] = if in_part { &arrival.auth } else { &[] };
         let mut outcome = match arrival.rejected {
             Some(why) => Arrived::Rejected(why),
-            None => match self.allowed(store, &pdu, &before.map, believed).await? {
+            None => match self.allowed_in(store, state, &pdu, &before.map, believed).await? {
                 Ok(()) => Arrived::Placed,
                 Err(why) => Arrived::Rejected(why.0),
             },

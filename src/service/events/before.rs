@@ -161,6 +161,37 @@ impl Staged {
         self.snaps.push(row);
     }
 
+    /// The same where the state may be part of one: what seems to hold of members there may have been allowed by what only
+    /// seemed to hold, so that what the event names as its auth events has its say beside it, by state resolution.
+    pub(super) async fn allowed_in(
+        &self,
+        store: &Store,
+        state: &State,
+        pdu: &Pdu,
+        before: &StateMap,
+        believed: &[EventNid],
+    ) -> Result<std::result::Result<(), NotAllowed>> {
+        let allowed = self.allowed(store, pdu, before, believed).await?;
+        let Err(why) = allowed else { return Ok(Ok(())) };
+        let mut claimed = before.clone();
+        for nid in believed {
+            let Some(event) = pdu_of(store, &self.head.fresh, *nid).await? else { continue };
+            if *event.event_type() != TimelineEventType::RoomMember || event.rejected() {
+                continue;
+            }
+            let Some(state_key) = event.state_key() else { continue };
+            let key = store.intern_key(&event.event_type().to_string(), state_key).await?;
+            if before.contains_key(&key) {
+                claimed.insert(key, *nid);
+            }
+        }
+        if claimed == *before {
+            return Ok(Err(why));
+        }
+        let both = state.resolve(self.head.version, &[before.clone(), claimed], &self.head.fresh).await?;
+        self.allowed(store, pdu, &both, believed).await
+    }
+
     /// Whether a state allows an event. What it does not know of members is taken from `believed`, some of what the event
     /// names as its auth events.
     pub(super) async fn allowed(

@@ -1,11 +1,12 @@
 //! Keeps the ends of a room's branches few: each new event of another server that names an old one as its predecessor is
 //! another end, and every end makes the resolution of the next events dearer. An event of ours that says nothing and that
-//! nobody is shown names them all, or as many as an event may name.
+//! nobody is shown names them all, or as many as an event may name. The same is told to others when a server has come in
+//! that knows only some of the ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hearth_base::{OrNotFound, Result, ids::RoomNid};
-use hearth_rules::event::{Draft, Reference};
+use hearth_rules::event::{Draft, Pdu, Reference};
 use hearth_store::rooms::Extremity;
 use ruma::events::{TimelineEventType, room::member::MembershipState};
 use serde_json::json;
@@ -23,6 +24,13 @@ const USERS: usize = 5;
 /// What other servers call such events too.
 const DUMMY: &str = "org.matrix.dummy_event";
 
+/// Whether an event only brings branches together: clients are not shown it.
+#[must_use]
+pub fn says_nothing(event: &Pdu) -> bool {
+    static TYPE: LazyLock<TimelineEventType> = LazyLock::new(|| DUMMY.into());
+    !event.is_state() && *event.event_type() == *TYPE
+}
+
 impl Events {
     /// Brings the branches of a room together if there are many, in the name of a user of ours who may.
     ///
@@ -37,10 +45,24 @@ impl Events {
         Ok(())
     }
 
+    /// Shows all ends of a room to a server that has just come in by an event which may name only some of them: what was
+    /// said between its template and its join was sent to those who were there. Whoever speaks meanwhile does the same.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn show_ends(self: &Arc<Self>, nid: RoomNid) -> Result<()> {
+        let told = With { unshown: true, ..With::default() };
+        self.bring_ends_together(nid, 1, told).await.map(drop)
+    }
+
     /// The same for as many as one event names; whether there may be more.
     async fn bring_some_together(self: &Arc<Self>, nid: RoomNid) -> Result<bool> {
+        self.bring_ends_together(nid, FEW, With { quiet: true, ..With::default() }).await
+    }
+
+    async fn bring_ends_together(self: &Arc<Self>, nid: RoomNid, few: usize, with: With) -> Result<bool> {
         let room = self.store.room(nid).await?.or_not_found("Room")?;
-        if room.head.extremities.len() <= FEW || self.torn.get(&nid).is_some() {
+        if room.head.extremities.len() <= few || self.torn.get(&nid).is_some() {
             return Ok(false);
         }
         let members = self.store.members(nid, &MembershipState::Join).await?;
@@ -49,8 +71,7 @@ impl Events {
             let room_id = Some(room.room_id.clone());
             let draft =
                 Draft::of(room_id, sender, TimelineEventType::from(DUMMY), None, &json!({}), self.clock.now_ms())?;
-            let with = With { quiet: true, ..With::default() };
-            match Box::pin(self.append(nid, member.user, draft, with)).await {
+            match Box::pin(self.append(nid, member.user, draft, with.clone())).await {
                 Ok(_) => return Ok(true),
                 Err(e) => tracing::debug!(room.id = %room.room_id, error = %e, "branches were not brought together"),
             }

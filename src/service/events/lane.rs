@@ -152,6 +152,8 @@ pub struct With {
     /// Not shown to anybody, nor told to other servers until an event of theirs or ours follows it: it only brings
     /// branches together ([`super::ends`]).
     pub quiet: bool,
+    /// Told to other servers, not shown to anybody.
+    pub unshown: bool,
 }
 
 /// A redaction about to take effect.
@@ -285,7 +287,7 @@ impl Staged {
         let local = pdu.sender().server_name() == server_name;
         let (relation, thread) = relation_of(store, self.head.room.nid, &pdu).await?;
         let levels = async || allowed_by.levels(version);
-        let outcome = match with.quiet {
+        let outcome = match with.quiet || with.unshown {
             true => Outcome::default(),
             false => push.evaluate(self.head.room.nid, &pdu, sender, &thread, levels).await?,
         };
@@ -315,7 +317,7 @@ impl Staged {
             sets_state: key.is_some() && !takes_some,
             txn: with.txn,
             membership: None,
-            reads: local && !with.quiet,
+            reads: local && !with.quiet && !with.unshown,
             counted: outcome.counted,
             thread,
             push: outcome.actions,

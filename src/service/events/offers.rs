@@ -129,7 +129,7 @@ impl Events {
         with: With,
         server: &PolicyServer,
     ) -> Result<OwnedEventId> {
-        if with.quiet {
+        if with.quiet || with.unshown {
             // It says nothing, so there is nothing to look at; the next event that says something does the same.
             return Err(Error::forbidden("The room has a policy server"));
         }

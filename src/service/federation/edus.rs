@@ -19,7 +19,7 @@ use hearth_base::{
 };
 use hearth_store::Store;
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId, events::room::member::MembershipState,
+    OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId, events::room::member::MembershipState,
     presence::PresenceState, to_device::DeviceIdOrAllDevices,
 };
 use serde::Deserialize;
@@ -118,7 +118,7 @@ struct PresenceUpdate {
 #[derive(Deserialize)]
 struct ReceiptEntry {
     data: ReceiptData,
-    event_ids: Vec<OwnedEventId>,
+    event_ids: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -277,7 +277,9 @@ impl Edus {
                 if thread.as_ref().is_some_and(|thread| thread != "main" && !is_id(thread)) {
                     continue;
                 }
-                let event_id = entry.event_ids.into_iter().next().filter(|id| is_id(id.as_str()));
+                // Which events there are elsewhere is not for us to say; clients know those they have.
+                let is_name = |id: &String| !id.is_empty() && id.len() <= 255 && !id.contains('\0');
+                let event_id = entry.event_ids.into_iter().next().filter(is_name);
                 let Some(event_id) = event_id else { continue };
                 let user = match self.member(origin, room, &user).await? {
                     Some(member) => Some(member),

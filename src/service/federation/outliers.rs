@@ -21,7 +21,7 @@ use hearth_rules::{
 };
 use hearth_store::{
     Store,
-    events::{NewEvent, Standing},
+    events::{NewEvent, Standing, StoredEvent},
     intern::StateKey,
     rooms::Room,
 };
@@ -124,6 +124,17 @@ impl Outliers {
         let (taken, unstored) = self.take(room, is_stored, chain.into_iter().chain(state), note).await?;
         let (state, chain) = taken.found.into_iter().partition(|(id, _)| ids.contains(id));
         Ok(StateTakenIn { chain, state, lacking: taken.lacking, unstored })
+    }
+
+    /// Those of these events of a room that are here already, whatever their place.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn known(&self, room: RoomNid, ids: Vec<OwnedEventId>) -> Result<HashMap<OwnedEventId, Outlier>> {
+        let events = self.store.events_by_id(&ids).await?;
+        let events = events.into_iter().filter(|e| e.room == room);
+        let outlier = |e: &StoredEvent| Outlier { nid: e.nid, pdu: e.pdu.clone(), standing: e.standing };
+        Ok(events.map(|e| (e.event_id().to_owned(), outlier(&e))).collect())
     }
 
     /// As [`Self::take_in`]; `note` hears which event has which id. Of a room that is not stored, neither are they.

@@ -23,7 +23,7 @@ use ruma::{
     events::{TimelineEventType, room::member::MembershipState},
 };
 
-use crate::state::State;
+use crate::{events::says_nothing, state::State};
 
 /// Links followed at most; a user who came and went more often sees less of the oldest part.
 const MAX_CHAIN: usize = 500;
@@ -167,7 +167,7 @@ impl Viewer {
     /// # Errors
     /// If the database fails.
     pub async fn shows(&self, event: &StoredEvent) -> Result<bool> {
-        Ok(!self.ignores(event) && self.may_see(event).await?)
+        Ok(!self.ignores(event) && !says_nothing(&event.pdu) && self.may_see(event).await?)
     }
 
     /// Those of these events that the user may see, and wants to.

@@ -325,8 +325,11 @@ impl Keys {
         let mut object: Map<String, Value> = serde_json::from_str(json.get()).map_err(fault)?;
         let name = object.get("unsigned").and_then(|u| u.get("device_display_name")?.as_str()).map(str::to_owned);
         let shown = self.federation.settings().device_names;
-        if !shown {
-            object.shift_remove("unsigned");
+        if !shown && let Some(Value::Object(unsigned)) = object.get_mut("unsigned") {
+            unsigned.shift_remove("device_display_name");
+            if unsigned.is_empty() {
+                object.shift_remove("unsigned");
+            }
         }
         Ok((serde_json::value::to_raw_value(&object).map_err(fault)?, name.filter(|_| shown)))
     }

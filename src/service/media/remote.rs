@@ -213,9 +213,10 @@ impl Remote {
             Err(failure) if is_unknown(&failure) => return self.ask_openly(key, wait).await,
             answer => answer?,
         };
+        let content_type = text(answer.headers(), header::CONTENT_TYPE).unwrap_or_default();
+        // Whatever that server answers there, it is not what was asked for.
+        let Ok(mut multipart) = Multipart::new(&content_type) else { return self.ask_openly(key, wait).await };
         let (parts, body) = answer.into_parts();
-        let content_type = text(&parts.headers, header::CONTENT_TYPE).unwrap_or_default();
-        let mut multipart = Multipart::new(&content_type)?;
         let mut body = Body::checked(body, self.settings.max_upload_size + 2 * super::multipart::MAX_HEAD as u64)?;
         let head = loop {
             match multipart.take()? {

@@ -40,7 +40,7 @@ const HOLD: &str = "INSERT INTO held_events (event_id, room_nid, origin, json, t
 const GROUPS: &str = "SELECT room_nid, origin, MIN(tries) AS tries, MIN(retry_ms) AS retry_ms FROM held_events GROUP BY room_nid, origin ORDER BY 4";
 const OF: &str = "SELECT event_id, json, tries FROM held_events WHERE room_nid = $1 AND origin = $2";
 const DEFER: &str = "UPDATE held_events SET tries = $2, retry_ms = $3 WHERE event_id = $1";
-const HASTEN: &str = "UPDATE held_events SET retry_ms = 0 WHERE room_nid = $1";
+const HASTEN: &str = "UPDATE held_events SET retry_ms = $2 WHERE room_nid = $1 AND retry_ms > $2";
 const RELEASE: &str = "DELETE FROM held_events WHERE event_id = $1";
 
 impl Store {
@@ -93,12 +93,12 @@ impl Store {
         fetch_all!(&mut self.read().await?, HeldEvent, OF, room.0, origin.as_str())
     }
 
-    /// Has all that is held of a room tried again now.
+    /// Has all that is held of a room tried again at this time, ms, if that was to be later.
     ///
     /// # Errors
     /// 503 if the database fails.
-    pub async fn hasten_held(&self, room: RoomNid) -> Result<()> {
-        self.write(move |tx| Box::pin(async move { execute!(tx, HASTEN, room.0).map(drop) })).await
+    pub async fn hasten_held(&self, room: RoomNid, retry_ms: i64) -> Result<()> {
+        self.write(move |tx| Box::pin(async move { execute!(tx, HASTEN, room.0, retry_ms).map(drop) })).await
     }
 
     /// Lets events go that are held no longer, and notes of the others how often they were tried and when they are to be

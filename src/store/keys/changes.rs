@@ -13,6 +13,7 @@ use crate::{Store, db::Ints, fetch_all, fetch_optional, later, log::Tx, outbox::
 const NOTE_CHANGE: &str = "INSERT INTO device_changes (user_nid, device_id, pos, prev) VALUES ($1, $2, $3, COALESCE((SELECT MAX(pos) FROM device_changes WHERE user_nid = $1 AND device_id <> ''), 0)) ON CONFLICT (user_nid, device_id) DO UPDATE SET pos = excluded.pos, prev = excluded.prev";
 const NEWEST_CHANGE: &str = "SELECT user_nid, device_id, pos, prev FROM device_changes WHERE user_nid = $1 AND device_id <> '' ORDER BY pos DESC LIMIT 1";
 
+const CHANGED: &str = "SELECT pos FROM device_changes WHERE user_nid = $1 AND pos > $2 LIMIT 1";
 const CHANGE_BEFORE: &str = "SELECT pos FROM log WHERE pos < $1 AND pos > $2 AND kind = 4 AND user_nid = $3 AND extra = $4 ORDER BY pos DESC LIMIT 1";
 
 /// How far the log is looked through for a change.
@@ -48,6 +49,16 @@ impl Store {
     /// If the database fails.
     pub async fn newest_device_change(&self, user: UserNid) -> Result<Option<DeviceChange>> {
         fetch_optional!(&mut self.read().await?, DeviceChange, NEWEST_CHANGE, user.0)
+    }
+
+    /// Whether anything that others are told of a user's devices changed after a position.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn have_devices_changed(&self, user: UserNid, after: Option<StreamPos>) -> Result<bool> {
+        let after = after.map_or(0, |pos| pos.0);
+        let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), CHANGED, user.0, after)?;
+        Ok(row.is_some())
     }
 
     /// The last change of a user's devices before a position, also if a later one replaced it; `None` if the log does not

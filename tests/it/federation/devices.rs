@@ -1,11 +1,8 @@
 //! Devices and keys of other servers' users, as they change while they are asked for.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
-use axum::{Router, response::IntoResponse as _};
+use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -113,18 +110,12 @@ async fn who_meets_again_is_told_nothing_anew() {
     for room in [&first, &second] {
         joins_through(&bob, room, &[here.name().as_str()]).await.good();
     }
-    let got: Arc<Mutex<Vec<Value>>> = Arc::default();
-    let keep = got.clone();
-    let keeps = Router::new().fallback(move |body: String| {
-        keep.lock().unwrap().push(serde_json::from_str(&body).unwrap());
-        std::future::ready(as_json(json!({ "pdus": {} })))
-    });
-    there.also_serves("/_matrix/federation/v1/send/", keeps);
+    let got = there.keeps_transactions();
     alice.joins(&second).await.good();
     dave.joins(&second).await.good();
     let told = |of: &User| {
-        let got = got.lock().unwrap();
-        let edus = got.iter().flat_map(|body| body["edus"].as_array().cloned().unwrap_or_default());
+        let got = got();
+        let edus = got.as_array().unwrap().iter().flat_map(|body| body["edus"].as_array().cloned().unwrap_or_default());
         edus.filter(|edu| edu["edu_type"] == "m.device_list_update" && edu["content"]["user_id"] == of.id.as_str())
             .count()
     };
@@ -133,8 +124,44 @@ async fn who_meets_again_is_told_nothing_anew() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(30), told_of_dave).await.is_ok(), "{got:?}");
-    assert_eq!(told(&alice), 0, "{got:?}");
+    assert!(tokio::time::timeout(Duration::from_secs(30), told_of_dave).await.is_ok(), "{}", got());
+    assert_eq!(told(&alice), 0, "{}", got());
+}
+
+/// With a join comes an update of the user's devices: ours hear of both at once, and of later changes one by one.
+#[tokio::test]
+async fn a_join_and_the_devices_that_come_with_it_are_one_piece_of_news() {
+    // Who knows all of the room tells of their devices.
+    let here = Peers::one(2, |plan| plan.services(|s| s.federation.completion.worth_omitting = 100)).await;
+    let there = Peers::one(3, |plan| plan).await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    publishes_keys(&bob).await;
+    let encryption = json!({ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } });
+    let room = alice.creates(json!({ "preset": "public_chat", "initial_state": [encryption] })).await;
+    let mut since = alice.now().await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    let mut told = 0;
+    let mut hears = async |until: &dyn Fn(usize) -> bool| {
+        while !until(told) {
+            let sync = alice.get(&format!("{V3}/sync?timeout=500&since={}", encoded(&since))).await.good();
+            since = sync["next_batch"].as_str().unwrap().to_owned();
+            told += sync["device_lists"]["changed"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|u| **u == json!(bob.id))
+                .count();
+        }
+        told
+    };
+    let fetched = || there.was_asked_for(&format!("/user/devices/{}", bob.id)) > 0;
+    let all = async {
+        assert_eq!(hears(&|told| told > 0 && fetched()).await, 1);
+        publishes_keys(&bob.another_device().await).await;
+        // What had come before would have been told by now.
+        hears(&|told| told > 1).await
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(30), all).await.expect("nothing was heard of bob"), 2);
 }
 
 /// A master key of a user.

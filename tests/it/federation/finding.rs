@@ -168,6 +168,37 @@ pub async fn publishes_keys(user: &User) {
     user.post(&format!("{V3}/keys/upload"), keys).await.good();
 }
 
+/// What a client adds unsigned to its keys is passed on (MSC4229); names of devices are nobody's business elsewhere.
+#[tokio::test]
+async fn what_is_unsigned_comes_along() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, there.user("carol").await);
+    let (id, device) = (bob.id.as_str(), bob.device.as_str());
+    let keys = |unsigned: Value| {
+        json!({ "device_keys": {
+            "user_id": id, "device_id": device, "algorithms": [], "keys": { format!("ed25519:{device}"): "a" },
+            "signatures": { id: { format!("ed25519:{device}"): "c" } }, "unsigned": unsigned,
+        } })
+    };
+    let unsigned = async |user: &User| {
+        let query = json!({ "device_keys": { id: [] } });
+        let found = user.post(&format!("{V3}/keys/query"), query).await.good();
+        found["device_keys"][id][device]["unsigned"].clone()
+    };
+    let renamed = json!({ "display_name": "Desk" });
+    bob.put(&format!("{V3}/devices/{device}"), renamed).await.good();
+    let said = json!({ "device_display_name": "Mine", "org.example": { "a": "b" } });
+    bob.post(&format!("{V3}/keys/upload"), keys(said)).await.good();
+    assert_eq!(unsigned(&carol).await, json!({ "device_display_name": "Desk", "org.example": { "a": "b" } }));
+    assert_eq!(unsigned(&alice).await, json!({ "org.example": { "a": "b" } }), "asked for");
+    // The same for who meets him, and is told.
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    assert_eq!(unsigned(&alice).await, json!({ "org.example": { "a": "b" } }), "followed");
+    bob.post(&format!("{V3}/keys/upload"), keys(json!("nothing"))).await.good();
+    assert_eq!(unsigned(&carol).await, json!({ "device_display_name": "Desk" }));
+}
+
 #[tokio::test]
 async fn keys_of_users_elsewhere() {
     let [here, there] = Peers::two().await;

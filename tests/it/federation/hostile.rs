@@ -252,11 +252,12 @@ async fn bad_events_of_a_transaction_cost_only_themselves() {
     // What has an id is named, whatever else is wrong with it.
     assert!(told["pdus"].as_object().unwrap().len() >= 20, "{told}");
     let fine: Vec<_> = told["pdus"].as_object().unwrap().values().filter(|v| v.get("error").is_none()).collect();
-    assert_eq!(fine.len(), 1, "{told}");
+    // What stands on what nobody gives is waited for.
+    assert_eq!(fine.len(), 2, "{told}");
     let told = rogue.sends(&here, not_allowed).await.good();
     assert!(told["pdus"].as_object().unwrap().values().all(|answer| *answer == json!({})), "{told}");
     let told = rogue.sends(&here, vec![elsewhere]).await.good();
-    assert!(told["pdus"].as_object().unwrap().values().all(|answer| answer["error"].is_string()), "{told}");
+    assert!(told["pdus"].as_object().unwrap().values().all(|answer| *answer == json!({})), "{told}");
     // One whose content is not what was hashed is a redacted one.
     let (changed, mut event) = rogue.signed(rogue.message(&here, "hashed").await);
     event["content"]["body"] = json!("changed");
@@ -450,7 +451,7 @@ async fn a_redaction_may_come_before_what_it_redacts() {
     let (_, redaction) = rogue.signed(redaction);
     rogue.peer.tricks(Some(answers(ABOUT_ROOMS, || refused(404))));
     let told = rogue.sends(&here, vec![redaction]).await.good();
-    assert!(told["pdus"].as_object().unwrap().values().all(|v| v["error"].is_string()), "{told}");
+    assert!(told["pdus"].as_object().unwrap().values().all(|v| *v == json!({})), "{told}");
     let told = rogue.sends(&here, vec![said]).await.good();
     assert_eq!(told["pdus"][&target], json!({}));
     // The redaction is tried again as soon as what it follows has come.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{
     hostile::hears,
     partial::is_whole,
-    support::{Lie, Peers, on_the_web},
+    support::{Lie, Peer, Peers, on_the_web},
 };
 use crate::support::{
     Answer, User,
@@ -152,6 +152,53 @@ async fn who_is_named_decides() {
         }
     }
     carol.joins(&room).await.good();
+}
+
+/// Who names servers is told what these say; others are for when they say nothing.
+#[tokio::test]
+async fn servers_that_are_named_have_the_say() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    let answering = async |status: StatusCode, errcode: &str| {
+        let body = json!({ "errcode": errcode, "error": "?" }).to_string();
+        let router = Router::new().fallback(move || std::future::ready((status, body.clone())));
+        on_the_web(20, router, &here).await.replace("https://", "")
+    };
+    let no = answering(StatusCode::FORBIDDEN, "M_FORBIDDEN").await;
+    joins_through(&bob, &room, &[&no]).await.refused(403, "M_FORBIDDEN");
+    let not_i = answering(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN").await;
+    joins_through(&bob, &room, &[&not_i]).await.refused(400, "M_UNABLE_TO_AUTHORISE_JOIN");
+    assert_eq!(here.was_asked_for("/make_join/"), 0);
+    // The room's id names one that knows.
+    let unknown = answering(StatusCode::NOT_FOUND, "M_NOT_FOUND").await;
+    joins_through(&bob, &room, &[&unknown]).await.good();
+}
+
+/// Who lets somebody in tells the others.
+#[tokio::test]
+async fn a_join_is_told_by_who_let_in() {
+    let [here, there, third] = Peers::three().await;
+    let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, third.user("carol").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    joins_through(&carol, &room, &[here.name().as_str()]).await.good();
+    let [told_here, told_third] = [&here, &third].map(Peer::keeps_transactions);
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    bob.says(&room, "hello").await;
+    let of_bob = |told: &Value| -> Vec<Value> {
+        let events = told.as_array().unwrap().iter().flat_map(|t| t["pdus"].as_array().cloned().unwrap_or_default());
+        events.filter(|e| e["sender"] == bob.id.as_str()).map(|e| e["type"].clone()).collect()
+    };
+    let both = async {
+        while of_bob(&told_here()).is_empty() || of_bob(&told_third()).len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), both).await.is_ok(), "{} {}", told_here(), told_third());
+    assert_eq!(of_bob(&told_here()), ["m.room.message"]);
+    let mut third = of_bob(&told_third());
+    third.sort_by_key(ToString::to_string);
+    assert_eq!(third, ["m.room.member", "m.room.message"], "once each");
 }
 
 /// However many servers a client names: so many are asked, and for so long.

@@ -481,6 +481,43 @@ async fn what_was_believed_is_judged_again() {
     assert!(!found.to_string().contains(&kick), "{found}");
 }
 
+/// What only seems to hold in the part is held against nobody who names what does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_event_names_has_a_say_beside_the_part() {
+    let [here, there] = Peers::two().await;
+    let (alice, dave, erin) = (here.user("alice").await, here.user("dave").await, here.user("erin").await);
+    let levels = json!({ "users": { alice.id.as_str(): 100, dave.id.as_str(): 100 } });
+    let room = json!({
+        "preset": "public_chat", "room_version": "10", "name": "N", "power_level_content_override": levels,
+    });
+    let room = alice.creates(room).await;
+    for user in [&dave, &erin] {
+        user.joins(&room).await.good();
+    }
+    let all = alice.in_room(&room, "state").await.good();
+    let id = |kind: &str, key: &str| state_of(&all, kind, key).unwrap()["event_id"].as_str().unwrap().to_owned();
+    let (create, levels) = (id("m.room.create", ""), id("m.room.power_levels", ""));
+    let (daves, erins) = (id("m.room.member", dave.id.as_str()), id("m.room.member", erin.id.as_str()));
+    dave.leaves(&room).await.good();
+    let gate = here.holds("/state_ids/");
+    let bob = there.user("bob").await;
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    // A kick by who is not there any more, and knows nothing of her join.
+    let leave = ("m.room.member", erin.id.as_str(), json!({ "membership": "leave" }));
+    let (kick, event) = forged(&here, &room, &dave, leave.clone(), &[], &[&create, &levels, &daves]).await;
+    transaction(&here, &there, "kick", vec![event], vec![]).await.good();
+    bob.in_room(&room, &format!("event/{}", encoded(&kick))).await.good();
+    // She leaves herself.
+    let (left, event) = forged(&here, &room, &erin, leave, &[&kick], &[&create, &levels, &erins]).await;
+    transaction(&here, &there, "left", vec![event], vec![]).await.good();
+    let see = format!("event/{}", encoded(&left));
+    bob.in_room(&room, &see).await.good();
+    gate.opens();
+    is_whole(&there, &room).await;
+    bob.in_room(&room, &format!("event/{}", encoded(&kick))).await.refused(404, "M_NOT_FOUND");
+    bob.in_room(&room, &see).await.good();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_beside_events_comes_meanwhile() {
     let s = Story::begins().await;
@@ -612,6 +649,7 @@ async fn whose_devices_mattered_meanwhile_is_told_once_the_room_is_whole() {
         joins_through(&bob, &room, &[here.name().as_str()]).await.good();
         assert!(is_partial(&there, &room).await);
         publishes_keys(&dave.another_device().await).await;
+        let dave_was_asked_for = || here.was_asked_for(&format!("/user/devices/{}", dave.id));
         // What is told first is told by then.
         for text in ["one", "two"] {
             alice.says(&room, text).await;
@@ -635,11 +673,38 @@ async fn whose_devices_mattered_meanwhile_is_told_once_the_room_is_whole() {
         })
         .await;
         assert_eq!(told.contains(&frank.id.to_string()), is_encrypted, "{told:?}");
-        // Who is met and whose devices mattered is followed from now on.
+        // As everywhere: devices of members of open rooms are fetched for who asks.
+        assert!(is_encrypted || dave_was_asked_for() == 0);
+        let query = json!({ "device_keys": { dave.id.as_str(): [] } });
+        bob.post(&format!("{V3}/keys/query"), query).await.good();
         let asked = here.was_asked_for("/user/keys/query");
         let query = json!({ "device_keys": { dave.id.as_str(): [] } });
         let found = bob.post(&format!("{V3}/keys/query"), query).await.good();
         assert_eq!(found["device_keys"][dave.id.as_str()].as_object().unwrap().len(), 2, "{found}");
         assert_eq!(here.was_asked_for("/user/keys/query"), asked);
     }
+}
+
+/// Who comes back leans on how they left, which the part does not show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_in_the_middle_leans_on_how_they_left() {
+    let s = Story::begins().await;
+    publishes_keys(&s.bob).await;
+    s.bob.leaves(&s.room).await.good();
+    soon("the leave", async { while membership(&s.alice, &s.room, &s.bob).await != "leave" {} }).await;
+    s.here.lies(Some(lie("/send_join/", |answer| {
+        for list in ["state", "auth_chain"] {
+            answer[list].as_array_mut().unwrap().retain(|e| e["content"]["membership"] != "leave");
+        }
+    })));
+    let told = s.here.keeps_transactions();
+    s.bob_joins().await;
+    s.here.lies(None);
+    // Who saw them leave has heard of their devices, and nobody but who let them in tells of the join.
+    s.bob.says(&s.room, "here again").await;
+    soon("a word", async { while !told().to_string().contains("here again") {} }).await;
+    let told = told();
+    assert!(!told.to_string().contains("m.device_list_update"), "{told}");
+    assert!(!told.to_string().contains("m.room.member"), "{told}");
+    s.ends().await;
 }

@@ -308,6 +308,17 @@ async fn a_tree_goes_on_at_other_servers() {
     }
     assert_eq!(asked(), before + 1, "what was told is remembered");
 
+    // That nothing is shown is not: it may be the next moment.
+    let later = alice.creates(json!({ "preset": "private_chat", "name": "later" })).await;
+    bob.sets(&root, "m.space.child", &later, via).await.good();
+    let names = async || -> Vec<Value> {
+        let tree = bob.get(&path).await.good();
+        list(&tree, "rooms").iter().map(|r| r["name"].clone()).collect()
+    };
+    assert_eq!(names().await, ["root", "inner", "open"]);
+    alice.sets(&later, "m.room.join_rules", "", json!({ "join_rule": "public" })).await.good();
+    assert!(names().await.contains(&json!("later")));
+
     // One room alone, for those who may ask others by us.
     let summary =
         |room: &str| format!("/_matrix/client/v1/room_summary/{}?via={}", encoded(room), encoded(here.name().as_str()));

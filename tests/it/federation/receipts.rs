@@ -13,7 +13,7 @@ use crate::support::{User, rooms::joined};
 async fn reads(rogue: &Rogue, here: &Peer, event: &str, ts: u64) {
     let read = json!({ rogue.eve.id.as_str(): { "data": { "ts": ts }, "event_ids": [event] } });
     let edu = json!({ "edu_type": "m.receipt", "content": { rogue.room.as_str(): { "m.read": read } } });
-    transaction(&rogue.peer, here, &format!("{event}{ts}"), vec![], vec![edu]).await.good();
+    transaction(&rogue.peer, here, &format!("read{ts}"), vec![], vec![edu]).await.good();
 }
 
 /// The event a user is told that another has read.
@@ -52,4 +52,12 @@ async fn what_a_server_says_last_of_its_user_counts() {
     assert_eq!(read_by(&alice, &room, eve).await, second);
     reads(&rogue, &here, &first, here.clock().now_ms()).await;
     assert_eq!(read_by(&alice, &room, eve).await, first);
+    // Which events there are, and what they are called, that server knows.
+    let now = here.clock().now_ms() + 2 * year;
+    reads(&rogue, &here, "$nobody-told-of-it", now).await;
+    assert_eq!(read_by(&alice, &room, eve).await, "$nobody-told-of-it");
+    reads(&rogue, &here, "an event", now + 1).await;
+    assert_eq!(read_by(&alice, &room, eve).await, "an event");
+    reads(&rogue, &here, "", now + 2).await;
+    assert_eq!(read_by(&alice, &room, eve).await, "an event");
 }

@@ -1,11 +1,16 @@
 //! What a server answers to those who want into its rooms, asked by hand.
 
+use std::time::Duration;
+
 use hearth_rules::{Draft, RoomVersion, event::Reference};
 use http::Method;
 use serde_json::{Value, json};
 
 use super::support::{Peer, Peers, Told};
-use crate::support::{User, rooms::encoded};
+use crate::support::{
+    User,
+    rooms::{encoded, joined},
+};
 
 /// A change to an event that makes it another.
 type Lie = Box<dyn FnOnce(&mut Value)>;
@@ -154,6 +159,36 @@ async fn only_the_join_that_was_asked_for_is_taken() {
     let made = make(&there, &here, "leave", &room, bob.id.as_str(), &[]).await.good();
     send(&there, &here, &format!("{V1}/send_leave"), &room, completed(&there, &made, |_| {})).await.good();
     assert_eq!(member(&alice, &room, &bob).await, "leave");
+}
+
+/// What is said between a template and the join was told to those who were there: who comes in is shown it.
+#[tokio::test]
+async fn who_comes_in_hears_what_was_said_on_the_way() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat", "room_version": "10" })).await;
+    let told = there.keeps_transactions();
+    let made = make(&there, &here, "join", &room, bob.id.as_str(), &["10"]).await.good();
+    let between = alice.says(&room, "between").await;
+    let (join, event) = completed(&there, &made, |_| {});
+    send(&there, &here, &format!("{V2}/send_join"), &room, (join.clone(), event)).await.good();
+    let shown = async {
+        loop {
+            let told = told();
+            let events =
+                told.as_array().unwrap().iter().flat_map(|t| t["pdus"].as_array().cloned().unwrap_or_default());
+            let follows = |e: &Value, id: &str| e["prev_events"].as_array().unwrap().contains(&json!(id));
+            if events.into_iter().any(|e| follows(&e, &between) && follows(&e, &join)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), shown).await.is_ok(), "{}", told());
+    // Nobody is shown what says nothing.
+    let sync = alice.syncs("").await;
+    let last = joined(&sync, &room)["timeline"]["events"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["type"], &last["sender"]), (&json!("m.room.member"), &json!(bob.id)), "{sync}");
 }
 
 #[tokio::test]

@@ -407,6 +407,18 @@ impl Peer {
         *self.door.aside.lock().unwrap() = Some((prefix, router));
     }
 
+    /// Takes no transactions any more: gives what was in them.
+    pub fn keeps_transactions(&self) -> impl Fn() -> Value + Clone + Send + use<> {
+        let got: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let keep = got.clone();
+        let keeps = Router::new().fallback(move |body: String| {
+            keep.lock().unwrap().push(serde_json::from_str(&body).unwrap());
+            std::future::ready(([(header::CONTENT_TYPE, "application/json")], r#"{"pdus":{}}"#))
+        });
+        self.also_serves("/_matrix/federation/v1/send/", keeps);
+        move || Value::Array(got.lock().unwrap().clone())
+    }
+
     /// How often other servers asked for a path.
     pub fn was_asked(&self, path: &str) -> usize {
         self.door.asked.lock().unwrap().get(path).copied().unwrap_or_default()

@@ -25,6 +25,7 @@ use hearth_base::{
 };
 use hearth_store::{
     Store,
+    events::Standing,
     keys::theirs::{RemoteDevice, RemoteList},
     log::{Change, Logged},
 };
@@ -80,6 +81,15 @@ struct Lane {
     /// Whether the user's signing keys changed since the list was asked for: what their server says of them has no number
     /// by which the older could be told from the newer.
     overtaken: AtomicBool,
+}
+
+/// What came of fetching a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetched {
+    /// It is here, or will be, or nobody needs it.
+    Enough,
+    /// Its server has none.
+    NoList,
 }
 
 /// Who may share no room with ours any more.
@@ -236,7 +246,10 @@ impl DeviceLists {
             }
             let shared = self.store.met_in(nid, ROOMS).await?;
             if !shared.is_empty() {
-                match shared.len() == ROOMS || self.is_any_encrypted(&shared).await? {
+                match self.is_to_be_followed(&shared).await? {
+                    // With a join their server tells of their devices. Ours were told to ask by the join itself, and whoever
+                    // has asked since would have begun this.
+                    true if self.has_come(nid, &shared).await? => self.store.follow(vec![nid]).await?,
                     true => self.store.follow_and_tell(nid).await?,
                     false => self.store.tell_of_devices(nid).await?,
                 }
@@ -249,9 +262,25 @@ impl DeviceLists {
         Ok(None)
     }
 
-    async fn is_any_encrypted(&self, rooms: &[RoomNid]) -> Result<bool> {
+    /// Whether who is met in these rooms, [`ROOMS`] at most, is followed before anybody asks for their keys.
+    async fn is_to_be_followed(&self, rooms: &[RoomNid]) -> Result<bool> {
+        if rooms.len() == ROOMS {
+            return Ok(true);
+        }
         for room in rooms {
             if self.store.is_encrypted(*room).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a user came into one of these rooms while ours were there.
+    async fn has_come(&self, user: UserNid, rooms: &[RoomNid]) -> Result<bool> {
+        for room in rooms {
+            if let Some(membership) = self.store.membership(*room, user).await?
+                && self.store.event(membership.event).await?.is_some_and(|e| e.standing == Standing::Live)
+            {
                 return Ok(true);
             }
         }
@@ -286,10 +315,13 @@ impl DeviceLists {
             let stale = self.store.stale_device_lists(after, 100).await?;
             let Some(last) = stale.last() else { return Ok(()) };
             after = *last;
-            let mut fetching =
-                stream::iter(stale.into_iter().map(|user| self.fetch(user, WAIT))).buffer_unordered(AT_ONCE);
+            let fetch = async |user| self.fetch(user, WAIT).await.map(|fetched| (user, fetched));
+            let mut fetching = stream::iter(stale.into_iter().map(fetch)).buffer_unordered(AT_ONCE);
             while let Some(done) = fetching.next().await {
-                done?;
+                if let (user, Fetched::NoList) = done? {
+                    // Nobody follows: of each change ours are told.
+                    self.store.tell_of_devices(user).await?;
+                }
             }
         }
     }
@@ -309,19 +341,20 @@ impl DeviceLists {
         Ok(())
     }
 
-    async fn fetch(&self, nid: UserNid, wait: Duration) -> Result<()> {
+    async fn fetch(&self, nid: UserNid, wait: Duration) -> Result<Fetched> {
         let lane = self.lanes.get_with(nid, Arc::default);
         let _one = lane.turn.lock().await;
         lane.overtaken.store(false, Ordering::Release);
         let followed = self.store.followed(nid).await?;
         if followed.is_some_and(|followed| !followed.stale) {
-            return Ok(());
+            return Ok(Fetched::Enough);
         }
         // Who asked before the first was answered by its server just then; of what was missed meanwhile they are told.
         let is_first = followed.is_none_or(|followed| followed.stream_id == 0);
         let user = self.store.user_id(nid).await?;
         if !self.store.meets_ours(nid).await? {
-            return self.store.unfollow(nid).await;
+            self.store.unfollow(nid).await?;
+            return Ok(Fetched::Enough);
         }
         let patience = self.federation.once().within(wait).up_to(MAX_ANSWER);
         let request = get_devices::v1::Request::new(user.clone());
@@ -329,15 +362,16 @@ impl DeviceLists {
             Ok(list) => list,
             Err(failure) if failure.is_not_found() => {
                 // No such user, or no such question: whoever wants keys asks for these alone.
-                return self.store.unfollow(nid).await;
+                self.store.unfollow(nid).await?;
+                return Ok(Fetched::NoList);
             }
             Err(failure) => {
                 tracing::debug!(user.id = %user, error = %failure, "a list of devices could not be fetched");
-                return Ok(());
+                return Ok(Fetched::Enough);
             }
         };
         if list.user_id != user {
-            return Ok(());
+            return Ok(Fetched::Enough);
         }
         let mut devices: BTreeMap<String, RemoteDevice> = BTreeMap::new();
         for found in list.devices.into_iter().take(MAX_DEVICES) {
@@ -354,6 +388,7 @@ impl DeviceLists {
         let stream_id = i64::from(list.stream_id);
         let list = RemoteList { stream_id, devices: devices.into_values().collect(), signing_keys };
         let lane = lane.clone();
-        self.store.put_remote_list(nid, list, is_first, move || lane.overtaken.load(Ordering::Acquire)).await
+        self.store.put_remote_list(nid, list, is_first, move || lane.overtaken.load(Ordering::Acquire)).await?;
+        Ok(Fetched::Enough)
     }
 }

@@ -23,6 +23,9 @@ pub struct Settings {
     pub first: Duration,
     /// The longest.
     pub longest: Duration,
+    /// How long after what it follows an event is tried again: what comes in the wrong order seldom comes alone, and may just
+    /// be sent once more.
+    pub gathered: Duration,
     /// After so many tries an event is given up: whoever speaks next in the room shows what is missing.
     pub tries: u32,
 }
@@ -30,7 +33,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         // Some two hours in all.
-        Self { first: Duration::from_secs(2), longest: Duration::from_secs(3600), tries: 12 }
+        let gathered = Duration::from_millis(250);
+        Self { first: Duration::from_secs(2), longest: Duration::from_secs(3600), gathered, tries: 12 }
     }
 }
 
@@ -61,7 +65,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Has what a room holds tried again now if these events are what it waits for.
+    /// Has what a room holds tried again soon if these events are what it waits for.
     pub(super) async fn hasten(&self, room: &Room, come: &Answers) -> Result<()> {
         {
             let mut awaited = self.awaited.lock();
@@ -77,7 +81,8 @@ impl Inbox {
                 return Ok(());
             }
         }
-        self.store.hasten_held(room.nid).await?;
+        let gathered = ms(self.federation.settings().held.gathered);
+        self.store.hasten_held(room.nid, self.now().saturating_add(gathered)).await?;
         self.held.notify_one();
         Ok(())
     }
@@ -158,7 +163,6 @@ impl Inbox {
     /// The pause after so many tries, ms.
     fn pause_ms(&self, tries: i64) -> i64 {
         let settings = self.federation.settings().held;
-        let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX / 4);
         let doublings = u32::try_from(tries).unwrap_or(DOUBLINGS).min(DOUBLINGS);
         ms(settings.first).saturating_mul(1 << doublings).min(ms(settings.longest))
     }
@@ -166,4 +170,8 @@ impl Inbox {
     fn now(&self) -> i64 {
         i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
     }
+}
+
+fn ms(pause: Duration) -> i64 {
+    i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4)
 }

@@ -22,7 +22,8 @@ use crate::{
 /// Ends that events of one transaction may leave in a room before they are brought together.
 const MANY_ENDS: usize = 20;
 
-/// What is said of an event that stands on what is not here, also if it is held and tried again.
+/// What is said of an event that only we were told of and that stands on what is not here. Of others nothing is said, held
+/// or not: their servers did nothing wrong, and could do nothing.
 const LACKING: &str = "what it follows cannot be had at present";
 
 /// What became of events.
@@ -69,7 +70,8 @@ impl Inbox {
         let Taken { mut answers, mut wait } = self.place_found(room, version, (found, known), sort).await?;
         self.bring_together(room).await;
         for id in &asked {
-            answers.entry(id.clone()).or_insert_with(|| Err(LACKING.to_owned()));
+            let waits = || if sort == Sort::ToldToUs { Err(LACKING.to_owned()) } else { Ok(()) };
+            answers.entry(id.clone()).or_insert_with(waits);
         }
         wait.retain(|e| hindered && asked.contains(e.event_id()));
         Ok(Taken { answers, wait })
@@ -125,7 +127,10 @@ impl Inbox {
                     waiting.push(arrival);
                 }
                 Err((pdu, why)) => {
-                    answers.insert(event_id, Err(why));
+                    tracing::debug!(room.id = %room.room_id, event.id = %event_id, %why, "not placed");
+                    if sort == Sort::ToldToUs {
+                        answers.insert(event_id, Err(why));
+                    }
                     found.lacking.push(*pdu);
                 }
             }

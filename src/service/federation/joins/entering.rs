@@ -131,7 +131,7 @@ impl Joins {
         let known = self.store.events_by_id(&prev).await?;
         let mut missing = prev;
         missing.retain(|id| !known.iter().any(|e| e.room == room.nid && e.after.is_some() && e.event_id() == id));
-        let arrival = arrival(nid, join, auth, missing, part.is_some());
+        let arrival = arrival(nid, join, auth, missing);
         if was_here && self.store.is_resident(room.nid).await? {
             return self.place_among(room.nid, arrival, before, part.is_some()).await;
         }
@@ -154,7 +154,7 @@ impl Joins {
         let missing = join.prev_events().to_vec();
         let entry = Entry {
             state: before.values().copied().collect(),
-            join: arrival(nid, join.clone(), auth, missing, answer.part.is_some()),
+            join: arrival(nid, join.clone(), auth, missing),
             part: answer.part.clone(),
             unstored: answer.taken.unstored.clone(),
         };
@@ -167,8 +167,12 @@ impl Joins {
 
     /// The state of an answer, and the events that allow our join, if these and the state do.
     async fn allowing(&self, answer: &Answer<'_>, join: &Pdu) -> Result<(StateMap, Vec<EventNid>)> {
-        let Answer { server, version, part, taken: StateTakenIn { chain, state, .. }, .. } = answer;
-        let find = |id: &EventId| state.get(id).or_else(|| chain.get(id));
+        let Answer { server, room, is_stored, version, part, taken: StateTakenIn { chain, state, .. }, .. } = answer;
+        let ids = auth_ids(version, join);
+        // Who comes back may lean on how they left, which a state without members does not show, and we know.
+        let lacking = ids.iter().filter(|id| *is_stored && !state.contains_key(*id) && !chain.contains_key(*id));
+        let here = self.outliers.known(room.nid, lacking.cloned().collect()).await?;
+        let find = |id: &EventId| state.get(id).or_else(|| chain.get(id)).or_else(|| here.get(id));
         let mut entries: HashMap<(StateEventType, &str), &Outlier> = HashMap::with_capacity(state.len());
         let mut map = StateMap::new();
         for outlier in state.values().filter(|o| o.standing != Standing::Rejected) {
@@ -185,8 +189,8 @@ impl Joins {
         }
         let mut auth = Vec::new();
         let mut members: Vec<&Outlier> = Vec::new();
-        for id in auth_ids(version, join) {
-            let event = find(&id).ok_or_else(|| nonsense(server, "the join leans on events that are not there"))?;
+        for id in &ids {
+            let event = find(id).ok_or_else(|| nonsense(server, "the join leans on events that are not there"))?;
             auth.push(event.nid);
             // Of members that were left out the join's own word is taken, until all of the state is there.
             if part.is_some() && *event.pdu.event_type() == TimelineEventType::RoomMember {
@@ -222,8 +226,7 @@ impl Joins {
     }
 }
 
-/// Our join as an event about to be placed. `in_part` says that part of the state before it came: of such a room we cannot
-/// tell all others, and the server that let us in does.
-fn arrival(nid: EventNid, join: Arc<Pdu>, auth: Vec<EventNid>, missing: Vec<OwnedEventId>, in_part: bool) -> Arrival {
-    Arrival { missing, relay: false, told: in_part, ..Arrival::placed(nid, join, auth) }
+/// Our join as an event about to be placed. The server that let us in tells the others (server-server API, "Joining Rooms").
+fn arrival(nid: EventNid, join: Arc<Pdu>, auth: Vec<EventNid>, missing: Vec<OwnedEventId>) -> Arrival {
+    Arrival { missing, relay: false, told: true, ..Arrival::placed(nid, join, auth) }
 }

@@ -55,7 +55,7 @@ impl Joins {
         content: Map<String, Value>,
     ) -> Result<()> {
         let (this, user, nid) = (self.clone(), who.user_id.clone(), who.user_nid);
-        let (servers, _) = self.servers_for(who, &room.room_id, &[]).await?;
+        let servers = self.servers_for(who, &room.room_id, &[]).await?.all();
         self.supervisor
             .job(async move {
                 let lane = this.lanes.get_with(room.room_id.clone(), Arc::default);
@@ -139,8 +139,7 @@ impl Joins {
         via: &[OwnedServerName],
         content: Map<String, Value>,
     ) -> Result<Went> {
-        let (mut servers, guessed) = self.servers_for(who, room_id, via).await?;
-        servers.extend(guessed);
+        let servers = self.servers_for(who, room_id, via).await?.all();
         let (this, room_id) = (self.clone(), room_id.to_owned());
         let (user, nid) = (who.user_id.clone(), who.user_nid);
         self.supervisor

@@ -1,7 +1,7 @@
 //! The resident's side: templates for users of other servers, and the events they make of them. What comes back is
 //! looked at as if we had never seen it: the template was advice.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hearth_base::{Doing, Error, Result, ids::EventNid};
 use hearth_rules::{
@@ -54,6 +54,9 @@ struct Taken {
     /// Whether it was not here before.
     is_news: bool,
 }
+
+/// How long somebody may take to speak before a server that has come in is shown what it may have missed.
+const SPOKEN: Duration = Duration::from_secs(1);
 
 impl Joins {
     /// A template for a user of `origin` (`make_join`, `make_leave`, `make_knock`); `versions` are those it offers.
@@ -109,7 +112,23 @@ impl Joins {
     /// # Errors
     /// As [`Self::make`], and 400 `M_INVALID_PARAM` for what is no such event, 403 for another server's and for bad signatures.
     pub async fn send_join(&self, reply: Reply<'_>, omit_members: bool) -> Result<(Pieces, bool)> {
+        let origin = reply.origin;
+        let was_here = match self.resident(reply.room_id).await? {
+            Some(room) => self.servers.is_in(origin, room.nid).await?,
+            None => false,
+        };
         let Taken { room, event, is_news } = self.take(reply, MembershipState::Join).await?;
+        if is_news && !was_here {
+            let (events, nid, stopping) = (self.events.clone(), room.nid, self.supervisor.stopping());
+            self.supervisor.detach(async move {
+                if stopping.run_until_cancelled(tokio::time::sleep(SPOKEN)).await.is_none() {
+                    return;
+                }
+                if let Err(e) = events.show_ends(nid).await {
+                    tracing::warn!(room.nid = nid.0, error = %e, "a server that came in was not shown all ends");
+                }
+            });
+        }
         Ok((self.admitted(&room, &event, omit_members).await?, is_news))
     }
 

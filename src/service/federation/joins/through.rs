@@ -1,7 +1,7 @@
 //! Joining a room through servers that are in it: one after the other, until one lets us in with an answer that holds.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -44,6 +44,21 @@ struct Wish {
     is_guest: bool,
 }
 
+/// Whom to ask about a room.
+#[derive(Clone, Debug)]
+pub(super) struct Whom {
+    pub(super) first: Vec<OwnedServerName>,
+    /// If none of them decides anything.
+    pub(super) then: Vec<OwnedServerName>,
+}
+
+impl Whom {
+    /// One after the other, whatever they say.
+    pub(super) fn all(self) -> Vec<OwnedServerName> {
+        [self.first, self.then].concat()
+    }
+}
+
 impl Wish {
     /// Into a room that we are in: guests were looked at by its state.
     fn into(room: &Room, who: &Requester, content: Map<String, Value>) -> Self {
@@ -74,7 +89,7 @@ impl Joins {
         via: &[OwnedServerName],
         content: Map<String, Value>,
     ) -> Result<Went> {
-        let (named, guessed) = self.servers_for(who, room_id, via).await?;
+        let whom = self.servers_for(who, room_id, via).await?;
         let wish = Wish { user: who.user_id.clone(), room_id: room_id.to_owned(), content, is_guest: who.is_guest };
         let this = self.clone();
         self.supervisor
@@ -84,7 +99,7 @@ impl Joins {
                 if this.resident(&wish.room_id).await?.is_some() {
                     return Ok(Went::Open);
                 }
-                this.try_servers([&named, &guessed], &wish).await.map(|()| Went::In)
+                this.try_servers(&whom, &wish).await.map(|()| Went::In)
             })
             .await
     }
@@ -127,7 +142,7 @@ impl Joins {
         servers.push(partial.part.via);
         servers.extend(partial.part.servers);
         servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         servers.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
         self.try_in_turn(servers, Wish::into(room, who, content)).await.map(|()| Went::In)
     }
@@ -139,21 +154,20 @@ impl Joins {
             .job(async move {
                 let lane = this.lanes.get_with(wish.room_id.clone(), Arc::default);
                 let _one = lane.lock().await;
-                this.try_servers([&servers, &[]], &wish).await
+                this.try_servers(&Whom { first: servers, then: Vec::new() }, &wish).await
             })
             .await
     }
 
-    /// Tries servers, and others if none of them is in the room or can be asked.
-    async fn try_servers(&self, groups: [&[OwnedServerName]; 2], wish: &Wish) -> Result<()> {
+    async fn try_servers(&self, whom: &Whom, wish: &Wish) -> Result<()> {
         let mut refused: Option<Error> = None;
         let (until, mut left) = (self.searching_until(), MAX_SERVERS);
-        for servers in groups {
-            if refused.as_ref().is_some_and(keeps_out) {
+        for servers in [&whom.first, &whom.then] {
+            if refused.as_ref().is_some_and(is_decided) {
                 break;
             }
-            for server in self.federation.likeliest_first(servers).await?.iter().take(left) {
-                if Instant::now() >= until {
+            for server in self.federation.likeliest_first(servers).await?.iter() {
+                if left == 0 || Instant::now() >= until {
                     break;
                 }
                 left -= 1;
@@ -235,15 +249,10 @@ impl Joins {
         self.verified(event, version).await.map_err(|e| nonsense(server, e))
     }
 
-    /// Whom to ask about a room that we are not in: whom the user names, and whoever invited them or spoke of the room.
-    /// Apart from these what is a guess, unless the user names nobody: the server in its id, as an id is no way to a room
-    /// (appendices, "Routing"), and those that were in it when we were.
-    pub(super) async fn servers_for(
-        &self,
-        who: &Requester,
-        room_id: &RoomId,
-        via: &[OwnedServerName],
-    ) -> Result<(Vec<OwnedServerName>, Vec<OwnedServerName>)> {
+    /// Whom to ask about a room that we are not in: whom the user names, whoever invited them or spoke of the room, the
+    /// server in its id, and those that were in it when we were. Where the user names servers, those that nobody named are
+    /// for when none of these is there or knows the room (client-server API, `via`).
+    pub(super) async fn servers_for(&self, who: &Requester, room_id: &RoomId, via: &[OwnedServerName]) -> Result<Whom> {
         let mut servers: Vec<OwnedServerName> = via.to_vec();
         let known = self.store.room_nid(room_id).await?;
         if let Some(nid) = known
@@ -255,23 +264,22 @@ impl Joins {
             let stripped = told.stripped.as_deref().map(stripped::senders).unwrap_or_default();
             servers.extend(stripped.iter().map(|user| user.server_name().to_owned()));
         }
-        let mut guessed: Vec<OwnedServerName> = room_id.server_name().map(ToOwned::to_owned).into_iter().collect();
+        let named = if via.is_empty() { 0 } else { servers.len() };
+        servers.extend(room_id.server_name().map(ToOwned::to_owned));
         if let Some(nid) = known {
-            guessed.extend(self.servers_once_in(nid).await?);
+            servers.extend(self.servers_once_in(nid).await?);
             // Of a room that was left before all of its members had come only these were named.
             if let Some(partial) = self.store.partial_room(nid).await? {
-                guessed.push(partial.part.via);
-                guessed.extend(partial.part.servers);
+                servers.push(partial.part.via);
+                servers.extend(partial.part.servers);
             }
         }
-        if via.is_empty() {
-            servers.append(&mut guessed);
-        }
-        let mut seen = std::collections::HashSet::new();
-        for list in [&mut servers, &mut guessed] {
-            list.retain(|s| self.federation.admits(s) && seen.insert(s.clone()));
-        }
-        Ok((servers, guessed))
+        let mut then = servers.split_off(named);
+        let mut seen = HashSet::new();
+        let mut is_new = |s: &OwnedServerName| self.federation.admits(s) && seen.insert(s.clone());
+        servers.retain(&mut is_new);
+        then.retain(&mut is_new);
+        Ok(Whom { first: servers, then })
     }
 
     /// The servers with joined users by the state we have, those with the most users first.
@@ -323,20 +331,24 @@ pub(super) fn raw(json: &str) -> Result<Box<RawValue>> {
     RawValue::from_string(json.to_owned()).map_err(|e| Error::fault("writing an event", e))
 }
 
-/// Whether a server said no that is in the room.
-fn keeps_out(e: &Error) -> bool {
-    matches!(e.errcode(), "M_FORBIDDEN" | "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN")
-}
-
-/// Which of two failures says more: what a server of the room decided, rather than that another could not be asked.
-pub(super) fn more_telling(before: Option<Error>, now: Error) -> Error {
-    let weight = |e: &Error| match e.errcode() {
+/// How much a failure says.
+fn weight(e: &Error) -> u8 {
+    match e.errcode() {
         "M_FORBIDDEN" | "M_GUEST_ACCESS_FORBIDDEN" | "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => 4,
         "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" => 3,
         "M_NOT_FOUND" => 1,
         _ if e.status().is_client_error() => 2,
         _ => 0,
-    };
+    }
+}
+
+/// Whether a server of the room has said no, or that it is not the one to say.
+fn is_decided(e: &Error) -> bool {
+    weight(e) >= 3
+}
+
+/// Which of two failures says more: what a server of the room decided, rather than that another could not be asked.
+pub(super) fn more_telling(before: Option<Error>, now: Error) -> Error {
     match before {
         Some(before) if weight(&before) >= weight(&now) => before,
         _ => now,

@@ -14,6 +14,7 @@ use hearth_store::{
     events::StoredEvent,
     log::{Change, Logged},
     outbox::Owed,
+    rooms::RoomHead,
 };
 use ruma::{OwnedServerName, events::room::member::MembershipState};
 use tokio::sync::broadcast;
@@ -170,20 +171,28 @@ impl Outbox {
 
     /// Whether an event is a join of ours and no change of a name, so that servers may meet its user. Through another server
     /// it always is: that one may not have heard yet that they had left, and we told nobody there of devices meanwhile. Of a
-    /// room of which we know part only that one tells the others, who ask; but where they were before it may see no join.
+    /// room of which we knew part only that one tells the others, who ask; but where they were before it may see no join. What
+    /// it has missed then is news, unless the join leans on how they left.
     pub(super) async fn comes(&self, event: &StoredEvent) -> Result<bool> {
         let is_join = event.pdu.membership() == "join";
         if !is_join || target(event).is_none_or(|user| user != event.pdu.sender() || *user.server_name() != self.name) {
             return Ok(false);
         }
         let before = match event.replaces {
-            Some(before) => self.store.event(before).await?.map(|before| before.pdu.membership().into_owned()),
+            Some(before) => self.store.event(before).await?,
             None => None,
         };
-        if self.store.room(event.room).await?.is_some_and(|room| room.head.partial) {
-            return Ok(event.told && matches!(before.as_deref(), Some("join" | "leave")));
+        let was = before.as_deref().map(|before| before.pdu.membership().into_owned());
+        let in_part = |head: &RoomHead| head.partial || event.pos.is_some_and(|pos| pos < head.whole);
+        if self.store.room(event.room).await?.is_some_and(|room| in_part(&room.head)) {
+            let Some(before) = before.filter(|_| event.told) else { return Ok(false) };
+            let seen = event.pdu.auth_events().iter().any(|id| id == before.event_id());
+            if was.as_deref() == Some("join") || was.as_deref() == Some("leave") && !seen {
+                return self.store.have_devices_changed(event.sender, before.pos).await;
+            }
+            return Ok(false);
         }
-        Ok(event.told || before.as_deref() != Some("join"))
+        Ok(event.told || was.as_deref() != Some("join"))
     }
 
     /// Those of the servers to which nothing was told of the devices of who comes: who shares another room with them heard of

@@ -20,7 +20,8 @@ use crate::{directory::Summary, federation::Federation};
 
 /// Bytes of what is remembered, about.
 const MEMORY: u64 = 32 << 20;
-/// How long an answer is good for, and how long none is (spec: "Responses to this endpoint should be cached").
+/// How long an answer is good for, and how long none is (spec: "Responses to this endpoint should be cached"). That a
+/// server shows nothing is good for nothing: it may be told at any moment that one of ours may see the room.
 const GOOD_FOR: Duration = Duration::from_secs(300);
 const NONE_FOR: Duration = Duration::from_secs(60);
 /// Servers asked about a room, one after the other, and how long each may take.
@@ -64,6 +65,10 @@ impl Budget {
     }
 }
 
+/// A server that was asked shows nothing of a room.
+#[derive(Debug)]
+struct Refused;
+
 /// That nothing could be had is forgotten sooner.
 struct Lifetimes;
 
@@ -105,23 +110,30 @@ impl Elsewhere {
         }
         budget.asks -= 1;
         let servers = key.1.clone();
-        self.trees.get_with(key, self.ask(room_id, &servers, budget.until)).await
+        self.trees.try_get_with(key, self.ask(room_id, &servers, budget.until)).await.unwrap_or(None)
     }
 
-    async fn ask(&self, room_id: &RoomId, servers: &[OwnedServerName], until: Instant) -> Option<Arc<Tree>> {
+    async fn ask(
+        &self,
+        room_id: &RoomId,
+        servers: &[OwnedServerName],
+        until: Instant,
+    ) -> Result<Option<Arc<Tree>>, Refused> {
+        let mut refused = false;
         for server in servers {
             let left = until.saturating_duration_since(Instant::now()).min(PATIENCE);
             if left.is_zero() {
-                return None;
+                break;
             }
             match self.ask_one(room_id, server, left).await {
-                Ok(tree) => return Some(Arc::new(tree)),
+                Ok(tree) => return Ok(Some(Arc::new(tree))),
                 Err(failure) => {
                     tracing::debug!(room.id = %room_id, server.name = %server, error = %failure, "no word of a room");
+                    refused |= failure.is_not_found() && !failure.is_unrecognized();
                 }
             }
         }
-        None
+        if refused { Err(Refused) } else { Ok(None) }
     }
 
     async fn ask_one(&self, room_id: &RoomId, server: &ServerName, within: Duration) -> Result<Tree, Failure> {

@@ -1,6 +1,6 @@
 //! Users of whom nobody can say yet whether ours meet them, since rooms with their servers are known in part only
 //! (MSC3902). Those whose devices changed meanwhile, or were asked for by ours, are remembered: who turns out to be met
-//! is told of once all of a room is there, and followed from then on.
+//! is told of once all of a room is there, and followed as anybody who is met there.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ use hearth_base::Result;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
-use super::DeviceLists;
+use super::{DeviceLists, ROOMS};
 
 /// Users of a server, and servers, that are remembered; what is beyond finds its devices by asking.
 const USERS: usize = 1_000;
@@ -88,11 +88,15 @@ impl DeviceLists {
     /// Tells ours of the devices of a user whom they meet and whom we do not follow yet; whether it is such a one.
     pub(super) async fn tells_of(&self, user: &UserId) -> Result<bool> {
         let Some(nid) = self.store.user_nid(user).await? else { return Ok(false) };
-        if !self.store.meets_ours(nid).await? {
+        let shared = self.store.met_in(nid, ROOMS).await?;
+        if shared.is_empty() {
             return Ok(false);
         }
         if self.store.followed(nid).await?.is_none() {
-            self.store.follow_and_tell(nid).await?;
+            match self.is_to_be_followed(&shared).await? {
+                true => self.store.follow_and_tell(nid).await?,
+                false => self.store.tell_of_devices(nid).await?,
+            }
         }
         Ok(true)
     }
