@@ -526,7 +526,9 @@ on_both! {
             loop {
                 assert!(Instant::now() < until, "{} does not hear of {}", user.id, whom.id);
                 let sync = user.syncs(&format!("timeout=5000&since={since}")).await;
-                let met = sync["presence"]["events"].as_array().into_iter().flatten().find(|e| e["sender"] == whom.id.as_str());
+                let shown = || sync["presence"]["events"].as_array().into_iter().flatten();
+                assert!(shown().all(|e| e["sender"] != user.id.as_str()), "nobody is news to themselves: {sync}");
+                let met = shown().find(|e| e["sender"] == whom.id.as_str());
                 if let Some(met) = met {
                     assert_eq!(met["content"]["presence"], "online");
                     break;

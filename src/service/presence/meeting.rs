@@ -167,7 +167,9 @@ impl Presence {
             }
         }
         if !new.is_empty() {
-            self.show(new, members.into_iter().collect());
+            // Who comes in, alone as a rule, is no news to themselves.
+            let alone = if let [one] = new[..] { Some(one) } else { None };
+            self.show(new, members.into_iter().filter(|member| Some(*member) != alone).collect());
         }
         if !old.is_empty() {
             self.show(old, newcomers);
