@@ -15,7 +15,7 @@ use hearth_base::{
     ids::{EventNid, RoomNid},
 };
 use hearth_rules::{
-    auth,
+    auth::{self, NotAllowed},
     event::{Pdu, Unverified},
     versions::RoomVersion,
 };
@@ -193,14 +193,16 @@ impl Outliers {
             .collect();
         let mut context: HashMap<OwnedEventId, (EventNid, Arc<Pdu>)> =
             found.iter().map(|(id, o)| (id.clone(), (o.nid, o.pdu.clone()))).collect();
+        let mut foreign: HashSet<OwnedEventId> = HashSet::new();
         for part in outside.into_iter().collect::<Vec<_>>().chunks(PART) {
-            let stored = self.store.events_by_id(part).await?;
-            context.extend(
-                stored
-                    .into_iter()
-                    .filter(|e| e.room == room)
-                    .map(|e| (e.event_id().to_owned(), (e.nid, e.pdu.clone()))),
-            );
+            for event in self.store.events_by_id(part).await? {
+                let id = event.event_id().to_owned();
+                if event.room == room {
+                    context.insert(id, (event.nid, event.pdu.clone()));
+                } else {
+                    foreign.insert(id);
+                }
+            }
         }
         let senders: HashSet<OwnedUserId> = events.iter().map(|e| e.sender().to_owned()).collect();
         self.store.intern_users(&senders).await?;
@@ -214,15 +216,17 @@ impl Outliers {
             for id in auth_ids(version, &pdu) {
                 match context.get(&id) {
                     Some((nid, _)) => auth_nids.push(*nid),
-                    None => all = false,
+                    None => all &= foreign.contains(&id),
                 }
             }
             if !all {
                 tracing::debug!(room.id = %room_id, event.id = %pdu.event_id(), "left out: not all its auth events are here");
                 continue;
             }
-            let refused =
-                auth::check_auth_events(version, &pdu, |id| context.get(id).map(|(_, pdu)| pdu.clone())).err();
+            let refused = match auth_ids(version, &pdu).into_iter().find(|id| foreign.contains(id)) {
+                Some(id) => Some(of_another_room(&id)),
+                None => auth::check_auth_events(version, &pdu, |id| context.get(id).map(|(_, pdu)| pdu.clone())).err(),
+            };
             if let Some(why) = &refused {
                 tracing::debug!(room.id = %room_id, event.id = %pdu.event_id(), %why, "rejected");
             }
@@ -253,6 +257,11 @@ impl Outliers {
         }
         Ok(())
     }
+}
+
+/// Why an event is rejected that leans on one of another room ("Authorization rules": `auth_events` are of the same room).
+pub(crate) fn of_another_room(id: &EventId) -> NotAllowed {
+    NotAllowed(format!("its auth event {id} is of another room"))
 }
 
 /// What allows an event: what it names, and since version 12 the create event.
