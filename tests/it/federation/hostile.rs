@@ -773,3 +773,15 @@ async fn a_member_by_an_event_of_another_room_is_none() {
     assert_eq!(shown(&alice, &rogue.room).await, ["good"]);
     alice.reads(&rogue.room, "m.room.member", mallory.id.as_str()).await.refused(404, "M_NOT_FOUND");
 }
+
+/// Who is kept out of a room is told so of each event, as of any question.
+#[tokio::test]
+async fn who_is_kept_out_is_told_so() {
+    let (here, alice, rogue) = besieged().await;
+    let (id, event) = rogue.signed(rogue.message(&here, "kept out").await);
+    let host = rogue.peer.name().host();
+    alice.sets(&rogue.room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": [host] })).await.good();
+    let told = rogue.sends(&here, vec![event]).await.good();
+    assert_eq!(told["pdus"][&id]["errcode"], "M_FORBIDDEN", "{told}");
+    assert!(told["pdus"][&id]["error"].is_string(), "{told}");
+}

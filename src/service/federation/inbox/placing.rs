@@ -74,7 +74,7 @@ impl Inbox {
         let Taken { mut answers, mut wait } = self.place_found(room, version, (found, known), sort).await?;
         self.bring_together(room).await;
         for id in &asked {
-            answers.entry(id.clone()).or_insert_with(|| Err(LACKING.to_owned()));
+            answers.entry(id.clone()).or_insert_with(|| Err(LACKING.to_owned().into()));
         }
         wait.retain(|e| hindered && asked.contains(e.event_id()));
         Ok(Taken { answers, wait })
@@ -130,7 +130,7 @@ impl Inbox {
                     waiting.push(arrival);
                 }
                 Err((pdu, why)) => {
-                    answers.insert(event_id, Err(why));
+                    answers.insert(event_id, Err(why.into()));
                     found.lacking.push(*pdu);
                 }
             }
@@ -179,7 +179,7 @@ impl Inbox {
                     tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "rejected");
                     // Its form is good, and it was taken in, as what it is: a server that relays what others said, or
                     // that sees another state, does nothing wrong either. Who hands us an event to place is told.
-                    if sort == Sort::ToldToUs { Err(why) } else { Ok(()) }
+                    if sort == Sort::ToldToUs { Err(why.into()) } else { Ok(()) }
                 }
             };
             answers.insert(id, answer);
@@ -202,7 +202,7 @@ impl Inbox {
                 Ok(arrived) => placed.extend(arrived.into_iter().map(|one| (id.clone(), one))),
                 Err(e) if e.is_final() => {
                     tracing::warn!(room.id = %room.room_id, event.id = %id, error = %e, "an event cannot be stored");
-                    answers.insert(id, Err(e.to_string()));
+                    answers.insert(id, Err(e.to_string().into()));
                 }
                 Err(e) => return Err(e),
             }
