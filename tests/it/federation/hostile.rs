@@ -778,10 +778,14 @@ async fn a_member_by_an_event_of_another_room_is_none() {
 #[tokio::test]
 async fn who_is_kept_out_is_told_so() {
     let (here, alice, rogue) = besieged().await;
+    let path = format!("/_matrix/federation/v1/get_missing_events/{}", encoded(&rogue.room));
+    // Nothing lies between no events.
+    assert_eq!(rogue.peer.posts(&here, &path, json!({})).await.good(), json!({ "events": [] }));
     let (id, event) = rogue.signed(rogue.message(&here, "kept out").await);
     let host = rogue.peer.name().host();
     alice.sets(&rogue.room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": [host] })).await.good();
     let told = rogue.sends(&here, vec![event]).await.good();
     assert_eq!(told["pdus"][&id]["errcode"], "M_FORBIDDEN", "{told}");
     assert!(told["pdus"][&id]["error"].is_string(), "{told}");
+    rogue.peer.posts(&here, &path, json!({})).await.refused(403, "M_FORBIDDEN");
 }
