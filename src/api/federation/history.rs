@@ -9,7 +9,7 @@ use crate::{Cx, client::history::size, extract::Federation, respond::RawJson, ro
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(backfill).on(missing)
+    Routes::new().also(backfill, &["/_matrix/federation/v1/backfill/{room_id}/"]).on(missing)
 }
 
 /// Events and those before them.

@@ -15,7 +15,8 @@ const MAX_BODY: usize = 16 << 20;
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().sized(send, MAX_BODY)
+    // With a slash at the end, as servers of the first years have it.
+    Routes::new().sized_also(send, &["/_matrix/federation/v1/send/{txn_id}/"], MAX_BODY)
 }
 
 /// What became of each event.
