@@ -37,7 +37,7 @@ use crate::{federation::Federation, keys::is_name};
 mod form;
 mod unmet;
 
-use form::{SigningKeys, Update, device, is_key_of, shortened, signing_keys};
+use form::{SigningKeys, Update, device, is_of_device, shortened, signing_keys};
 use unmet::Unmet;
 
 /// Devices of a user.
@@ -183,7 +183,8 @@ impl DeviceLists {
     /// `m.device_list_update`.
     pub(super) async fn update(&self, origin: &ServerName, content: &str) -> Result<()> {
         let Ok(said) = serde_json::from_str::<Update>(content) else { return Ok(()) };
-        let Some((user, followed)) = self.of_origin(origin, &said.user_id).await? else { return Ok(()) };
+        let is_first = said.prev_id.is_empty();
+        let Some((user, followed)) = self.of_origin(origin, &said.user_id, is_first).await? else { return Ok(()) };
         if followed.stale {
             return self.store.device_change_missed(user, said.stream_id).await;
         }
@@ -210,7 +211,7 @@ impl DeviceLists {
     /// `m.signing_key_update`.
     pub(super) async fn signing_keys(&self, origin: &ServerName, content: &str) -> Result<()> {
         let Ok(said) = serde_json::from_str::<SigningKeys>(content) else { return Ok(()) };
-        let Some((user, _)) = self.of_origin(origin, &said.user_id).await? else { return Ok(()) };
+        let Some((user, _)) = self.of_origin(origin, &said.user_id, false).await? else { return Ok(()) };
         let keys = signing_keys(&said.user_id, said.master_key.as_deref(), said.self_signing_key.as_deref());
         if keys.is_empty() {
             return Ok(());
@@ -221,11 +222,14 @@ impl DeviceLists {
         self.store.put_remote_signing_keys(user, keys).await
     }
 
-    /// A user of that server whom we follow. Others who share a room with ours hear that something changed.
+    /// A user of that server whom we follow. Others who share a room with ours hear that something changed; they are
+    /// followed from the first change of a sequence on, which costs one question in all, and those in encrypted rooms from
+    /// any.
     async fn of_origin(
         &self,
         origin: &ServerName,
         user: &UserId,
+        is_first: bool,
     ) -> Result<Option<(UserNid, hearth_store::keys::theirs::Followed)>> {
         if user.server_name() != origin {
             return Ok(None);
@@ -236,7 +240,7 @@ impl DeviceLists {
             }
             let shared = self.store.met_in(nid, ROOMS).await?;
             if !shared.is_empty() {
-                match shared.len() == ROOMS || self.is_any_encrypted(&shared).await? {
+                match is_first || shared.len() == ROOMS || self.is_any_encrypted(&shared).await? {
                     true => self.store.follow_and_tell(nid).await?,
                     false => self.store.tell_of_devices(nid).await?,
                 }
@@ -342,7 +346,7 @@ impl DeviceLists {
         let mut devices: BTreeMap<String, RemoteDevice> = BTreeMap::new();
         for found in list.devices.into_iter().take(MAX_DEVICES) {
             let id = found.device_id.to_string();
-            if is_name(&id) && is_key_of(found.keys.json(), &user, Some(&id)) {
+            if is_name(&id) && is_of_device(found.keys.json(), &user, &id) {
                 let display_name = found.device_display_name.map(|name| shortened(&name));
                 let json = Some(found.keys.json().get().to_owned());
                 devices.insert(id.clone(), RemoteDevice { device_id: id, display_name, json });
