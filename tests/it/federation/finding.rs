@@ -86,8 +86,16 @@ async fn profiles_are_asked_for_at_their_server() {
     assert_eq!(alice.get(&own).await.good(), json!({ "displayname": "bob", "avatar_url": "mxc://x/y" }));
     assert_eq!(alice.get(&format!("{own}/displayname")).await.good(), json!({ "displayname": "bob" }));
     alice.get(&format!("{own}/org.example.tz")).await.refused(404, "M_NOT_FOUND");
+    // Everybody has a name and an avatar, if empty ones.
+    bob.put(&format!("{own}/avatar_url"), json!({ "avatar_url": "" })).await.good();
+    let at_home = format!("{V1}/query/profile?user_id={}&field=avatar_url", encoded(bob.id.as_str()));
+    assert_eq!(here.asks(&there, &at_home).await.good(), json!({}));
+    for asks in [&alice, &bob] {
+        assert_eq!(asks.get(&format!("{own}/avatar_url")).await.good(), json!({}));
+    }
     let missing = format!("{V3}/profile/{}", encoded(&format!("@nobody:{}", there.name())));
     alice.get(&missing).await.refused(404, "M_NOT_FOUND");
+    alice.get(&format!("{missing}/displayname")).await.refused(404, "M_NOT_FOUND");
     there.goes_away();
     alice.get(&own).await.refused(502, "M_UNKNOWN");
     // Left alone now; any request of its own ends that.
