@@ -147,6 +147,12 @@ impl Routes {
         self.add(handler, &[], Some(max_body))
     }
 
+    /// The same, with bodies up to that many bytes, and under further paths.
+    #[must_use]
+    pub fn sized_also<H: Endpoint<A>, A: 'static>(self, handler: H, further: &[&str], max_body: usize) -> Self {
+        self.add(handler, further, Some(max_body))
+    }
+
     fn add<H: Endpoint<A>, A: 'static>(mut self, handler: H, further: &[&str], max_body: Option<usize>) -> Self {
         let mut paths: Vec<String> = H::Request::PATH_BUILDER.all_paths().map(str::to_owned).collect();
         paths.extend(further.iter().map(|p| (*p).to_owned()));

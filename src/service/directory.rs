@@ -68,6 +68,8 @@ const MAX_SERVERS: usize = 200;
 const MAX_RESOLVED: usize = 256 << 10;
 /// Users found at most.
 const MAX_USERS: usize = 50;
+/// Rooms that a user of another server may be found in before others are found less.
+const ROOMS_EACH: usize = 8;
 
 /// Aliases, published rooms, users.
 #[derive(Debug)]
@@ -351,6 +353,35 @@ impl Directory {
                 avatar_url: json(f.avatar_url),
             })
         });
-        Ok(FoundUsers { results: results.collect(), limited })
+        let mut found = FoundUsers { results: results.collect(), limited };
+        self.add_members(who, term, limit, &mut found).await?;
+        Ok(found)
+    }
+
+    /// Adds users of other servers, of whom no profile is here: as they are called in rooms that they share with who asks.
+    async fn add_members(&self, who: &Requester, term: &str, limit: usize, found: &mut FoundUsers) -> Result<()> {
+        let lower = term.to_lowercase();
+        let members = self.store.search_members(who.user_nid, term, ROOMS_EACH * (limit + 1)).await?;
+        let events = self.store.events(&members.iter().map(|(_, event)| *event).collect::<Vec<_>>()).await?;
+        for (user, event) in members {
+            let Some(event) = events.iter().find(|e| e.nid == event) else { continue };
+            let content = event.pdu.content_as::<Map<String, Value>>().unwrap_or_default();
+            let text = |key: &str| content.get(key).filter(|v| v.as_str().is_some_and(|s| !s.is_empty())).cloned();
+            let (display_name, avatar_url) = (text("displayname"), text("avatar_url"));
+            let named =
+                display_name.as_ref().and_then(Value::as_str).is_some_and(|n| n.to_lowercase().contains(&lower));
+            if let Some(known) = found.results.iter_mut().find(|f| f.user_id == *user) {
+                known.display_name = known.display_name.take().or(display_name);
+                known.avatar_url = known.avatar_url.take().or(avatar_url);
+            } else if !named && !user.to_lowercase().contains(&lower) {
+                // The term stands elsewhere in the event.
+            } else if found.results.len() < limit {
+                let Ok(user_id) = OwnedUserId::try_from(user) else { continue };
+                found.results.push(FoundUser { user_id, display_name, avatar_url });
+            } else {
+                found.limited = true;
+            }
+        }
+        Ok(())
     }
 }

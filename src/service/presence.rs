@@ -22,6 +22,7 @@ use crate::{events::check_may_write, notifier::Notifier};
 mod elsewhere;
 mod kept;
 mod meeting;
+mod told;
 
 pub use elsewhere::RemotePresence;
 pub(crate) use meeting::News;
@@ -313,44 +314,6 @@ impl Presence {
         Ok(users.get(&nid).map_or_else(|| json!({"presence": "offline"}), |s| s.content(now, &self.settings)))
     }
 
-    /// For /sync: `m.presence` events of those who are wanted that concern a user and are newer than `after`, as JSON; with
-    /// `None`, how all those are whom the user may see and who are not offline.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn news(
-        &self,
-        who: UserNid,
-        after: Option<u64>,
-        wanted: impl Fn(&UserId) -> bool,
-    ) -> Result<Vec<String>> {
-        if !self.settings.enabled {
-            return Ok(Vec::new());
-        }
-        let changed: Option<HashSet<UserNid>> = after.and_then(|after| {
-            let changes = self.changes.lock();
-            let newer = changes.list.iter().rev().take_while(|c| c.counter > after);
-            (changes.floor <= after)
-                .then(|| newer.filter(|c| c.recipients.contains(&who)).flat_map(|c| c.users.iter().copied()).collect())
-        });
-        let of = match changed {
-            Some(changed) => changed,
-            None if self.users.lock().is_empty() => return Ok(Vec::new()),
-            None => {
-                let sharers = self.store.sharing_rooms_with(who).await?;
-                let users = self.users.lock();
-                let here = |u: &UserNid| users.get(u).is_some_and(|s| s.shown != PresenceState::Offline);
-                sharers.into_iter().chain([who]).filter(here).collect()
-            }
-        };
-        let now = self.clock.steady_ms();
-        let users = self.users.lock();
-        let event = |s: &State| {
-            json!({"type": "m.presence", "sender": s.user, "content": s.content(now, &self.settings)}).to_string()
-        };
-        Ok(of.iter().filter_map(|u| users.get(u)).filter(|s| wanted(&s.user)).map(event).collect())
-    }
-
     /// Sees who went idle or offline.
     pub(crate) async fn tick(&self) -> Result<()> {
         let now = self.clock.steady_ms();
@@ -372,29 +335,6 @@ impl Presence {
             self.tell(nid).await?;
         }
         Ok(())
-    }
-
-    /// Tells those who share a room with a user, and the user's other devices; other servers, if the user is ours.
-    async fn tell(&self, user: UserNid) -> Result<()> {
-        let now = self.clock.steady_ms();
-        if let Some(state) = self.users.lock().get_mut(&user)
-            && !state.remote
-        {
-            state.told_ms = now;
-            let _ = self.news.send(News::of(user));
-        }
-        let mut recipients: HashSet<UserNid> = self.store.sharing_rooms_with(user).await?.into_iter().collect();
-        recipients.insert(user);
-        self.show(vec![user], recipients);
-        Ok(())
-    }
-
-    /// Has these people hear how those are.
-    fn show(&self, users: Vec<UserNid>, recipients: HashSet<UserNid>) {
-        // Held, so that whoever is woken or sees the counter finds the change in the list.
-        let mut changes = self.changes.lock();
-        let counter = self.notifier.ephemeral_changed(recipients.iter().copied());
-        changes.push(Change { counter, users, recipients });
     }
 }
 

@@ -117,10 +117,11 @@ impl Profile {
         raw(object(fields.iter().map(|(field, value)| (field.as_str(), value.as_str()))))
     }
 
-    /// One field of a profile, as a JSON object of that field.
+    /// One field of a profile, as a JSON object of that field. Everybody has a name and an avatar that may be empty: if they
+    /// are not set, the object is.
     ///
     /// # Errors
-    /// 404 if it is not set, else as [`Self::get`].
+    /// 404 if another field is not set, else as [`Self::get`].
     pub async fn field(&self, who: Option<&Requester>, user: &UserId, field: &str) -> Result<Box<RawValue>> {
         check_field(field)?;
         self.check_may_see(who, user).await?;
@@ -132,14 +133,17 @@ impl Profile {
 
     async fn local_field(&self, user: &UserId, field: &str) -> Result<Box<RawValue>> {
         let nid = self.known(user).await?;
-        let value = self.store.profile_field(nid, field).await?.or_not_found("Profile field")?;
-        raw(object([(field, value.as_str())]))
+        match self.store.profile_field(nid, field).await? {
+            None if matches!(field, NAME | AVATAR) => raw(object([])),
+            value => raw(object([(field, value.or_not_found("Profile field")?.as_str())])),
+        }
     }
 
     /// What another server may see of a user of ours (server-server API, "Querying for information").
     ///
     /// # Errors
-    /// 403 where other servers see no profiles; 404 for users who are not ours, and for a field that is not set.
+    /// 403 where other servers see no profiles; 404 for users who are not ours, and for a field that is not set, as in
+    /// [`Self::field`].
     pub async fn for_server(&self, user: &UserId, field: Option<&str>) -> Result<Box<RawValue>> {
         if !self.federation.settings().profiles {
             return Err(Error::forbidden("Profiles cannot be looked up by other servers here"));
@@ -173,7 +177,7 @@ impl Profile {
                 fields.insert(name.clone(), value.clone());
             }
         }
-        if fields.is_empty() && field.is_some() {
+        if fields.is_empty() && field.is_some_and(|f| !matches!(f, NAME | AVATAR)) {
             return Err(Error::not_found("Profile field not found"));
         }
         raw(Value::Object(fields).to_string())

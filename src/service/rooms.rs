@@ -230,12 +230,13 @@ impl Rooms {
 
     fn version(&self, id: Option<&RoomVersionId>) -> Result<&'static RoomVersion> {
         let id = id.unwrap_or(&self.settings.default_version);
-        RoomVersion::get(id).ok_or_else(|| {
-            Error::told(
-                http::StatusCode::BAD_REQUEST,
-                "M_UNSUPPORTED_ROOM_VERSION",
-                format!("Room version {id} is not supported"),
-            )
-        })
+        RoomVersion::get(id).ok_or_else(|| unsupported_version(id.as_str()))
     }
+}
+
+/// 400 for a room version that there is not.
+#[must_use]
+pub fn unsupported_version(id: &str) -> Error {
+    let why = format!("Room version {id} is not supported");
+    Error::told(http::StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", why)
 }

@@ -2,11 +2,11 @@
 
 use hearth_base::{
     Error, Result,
-    ids::{RoomNid, UserNid},
+    ids::{EventNid, RoomNid, UserNid},
 };
 use ruma::{OwnedRoomAliasId, RoomAliasId};
 
-use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
+use crate::{Store, db::Sql, execute, fetch_all, fetch_optional, log::Tx, sql};
 
 /// A user found.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -29,6 +29,28 @@ const ALIASES_MOVE: &str = "UPDATE aliases SET room_nid = $2 WHERE room_nid = $1
 /// differently). Those in a common or open room,
 /// who searches only in an open one; with `$4` everybody else.
 const USER_SEARCH: &str = "SELECT u.user_id, n.value AS displayname, a.value AS avatar_url FROM users u LEFT JOIN profiles n ON n.user_nid = u.user_nid AND n.field = 'displayname' LEFT JOIN profiles a ON a.user_nid = u.user_nid AND a.field = 'avatar_url' WHERE (lower(u.user_id) LIKE $1 ESCAPE '!' OR lower(n.value) LIKE $1 ESCAPE '!' OR n.value LIKE $2 ESCAPE '!') AND NOT (u.user_nid = $3 AND $4) AND NOT EXISTS (SELECT 1 FROM accounts c WHERE c.user_nid = u.user_nid AND (c.deactivated OR c.locked)) AND ($4 AND EXISTS (SELECT 1 FROM accounts c WHERE c.user_nid = u.user_nid) OR EXISTS (SELECT 1 FROM memberships m JOIN rooms r ON r.room_nid = m.room_nid WHERE m.user_nid = u.user_nid AND m.membership = 'join' AND (r.open OR u.user_nid <> $3 AND EXISTS (SELECT 1 FROM memberships o WHERE o.room_nid = m.room_nid AND o.user_nid = $3 AND o.membership = 'join')))) ORDER BY CASE WHEN lower(u.user_id) LIKE $5 ESCAPE '!' OR lower(n.value) LIKE $6 ESCAPE '!' THEN 0 ELSE 1 END, CASE WHEN n.value IS NULL THEN 1 ELSE 0 END, u.user_id LIMIT $7";
+
+/// Members of other servers in rooms of `$1`, by their id (`$2`) or the name that they have there (`$3` in lower case, `$4`
+/// as typed).
+const MEMBER_SEARCH: Sql = sql!(
+    "SELECT u.user_id, m.event_nid FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid AND m.membership = 'join' AND NOT m.local JOIN users u ON u.user_nid = m.user_nid JOIN events e ON e.event_nid = m.event_nid WHERE o.user_nid = $1 AND o.membership = 'join' AND (lower(u.user_id) LIKE $2 ESCAPE '!' OR lower("
+    [either "CAST(e.json AS TEXT)" "convert_from(e.json, 'UTF8')"]
+    ") LIKE $3 ESCAPE '!' OR "
+    [either "CAST(e.json AS TEXT)" "convert_from(e.json, 'UTF8')"]
+    " LIKE $4 ESCAPE '!') LIMIT $5"
+);
+
+/// A text as part of a pattern: neither engine may take a part of it for one, nor PostgreSQL meet a NUL.
+fn literal(text: &str) -> String {
+    let mut literal = String::with_capacity(text.len() + 8);
+    for c in text.chars().filter(|c| *c != '\0') {
+        if matches!(c, '%' | '_' | '!') {
+            literal.push('!');
+        }
+        literal.push(c);
+    }
+    literal
+}
 
 impl Store {
     /// The room an alias points to, and who made the alias.
@@ -71,14 +93,7 @@ impl Store {
         everybody: bool,
         limit: usize,
     ) -> Result<Vec<FoundUser>> {
-        let mut typed = String::with_capacity(term.len() + 8);
-        // Neither engine may take a part of the term for a pattern, nor PostgreSQL meet a NUL.
-        for c in term.chars().filter(|c| *c != '\0') {
-            if matches!(c, '%' | '_' | '!') {
-                typed.push('!');
-            }
-            typed.push(c);
-        }
+        let typed = literal(term);
         let lower = typed.to_lowercase();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         fetch_all!(
@@ -93,6 +108,27 @@ impl Store {
             format!("\"{lower}%"),
             limit
         )
+    }
+
+    /// Users of other servers in rooms with the one who asks whose id or name there may have `term` in it, with the event that
+    /// says so; one may be found more than once.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn search_members(&self, asking: UserNid, term: &str, most: usize) -> Result<Vec<(String, EventNid)>> {
+        let quoted = serde_json::Value::from(term).to_string();
+        let written = literal(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+        let found: Vec<(String, i64)> = fetch_all!(
+            &mut self.read().await?,
+            (String, i64),
+            MEMBER_SEARCH,
+            asking.0,
+            format!("%{}%", literal(term).to_lowercase()),
+            format!("%\"displayname\":\"%{}%", written.to_lowercase()),
+            format!("%\"displayname\":\"%{written}%"),
+            i64::try_from(most).unwrap_or(i64::MAX)
+        )?;
+        Ok(found.into_iter().map(|(user, event)| (user, EventNid(event))).collect())
     }
 
     /// Removes an alias. Returns whether it was there.

@@ -103,4 +103,20 @@ on_both! {
         eve.post("/_matrix/client/v3/delete_devices", eve.confirmed(json!({"devices": [ada.device]}))).await.good();
         ada.get(DEVICES).await.good();
     }
+
+    async fn who_a_password_is_of_may_be_said_as_of_old(server) {
+        let ada = server.user("ada").await;
+        let master = |key: &str| {
+            json!({ "master_key": { "user_id": ada.id, "usage": ["master"], "keys": { (format!("ed25519:{key}")): key } } })
+        };
+        let path = "/_matrix/client/v3/keys/device_signing/upload";
+        let (one, two) = ("A".repeat(43), format!("{}A", "B".repeat(42)));
+        ada.post(path, master(&one)).await.good();
+        let mut other = master(&two);
+        let (session, _) = ada.post(path, other.clone()).await.asked();
+        other["auth"] = json!({ "type": "m.login.password", "session": session, "user": ada.id, "password": "wrong" });
+        ada.post(path, other.clone()).await.asked();
+        other["auth"]["password"] = json!(ada.password());
+        ada.post(path, other).await.good();
+    }
 }

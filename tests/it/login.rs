@@ -223,7 +223,7 @@ on_both! {
         let info = |t: &str| format!("/_matrix/federation/v1/openid/userinfo?access_token={t}");
         assert_eq!(server.nobody().get(&info(&token)).await.good(), json!({"sub": "@ada:localhost"}));
         server.nobody().get(&info("none")).await.refused(401, "M_UNKNOWN_TOKEN");
-        server.nobody().get("/_matrix/federation/v1/openid/userinfo").await.refused(400, "M_MISSING_PARAM");
+        server.nobody().get("/_matrix/federation/v1/openid/userinfo").await.refused(401, "M_MISSING_TOKEN");
         server.with_token(&token).get(WHO).await.refused(401, "M_UNKNOWN_TOKEN");
         ada.post(&path("@eve:localhost"), json!({})).await.refused(403, "M_FORBIDDEN");
         ada.post(&path("eve"), json!({})).await.refused(400, "M_INVALID_PARAM");

@@ -83,7 +83,7 @@ on_both! {
             assert_eq!(create["room_version"], version.to_string());
             assert_eq!(create["creator"] == alice.id.as_str(), version < 11);
         }
-        for version in ["0", "01", "13", "nonsense"] {
+        for version in ["0", "01", "13", "nonsense", "no_version", ""] {
             let body = json!({ "room_version": version });
             alice.post(&format!("{V3}/createRoom"), body).await.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
         }
@@ -189,7 +189,12 @@ on_both! {
             alice.does_to(&old, "ban", &mallory).await.good();
             let upgrade = json!({ "new_version": to });
             bob.post_in_room(&old, "upgrade", upgrade.clone()).await.refused(403, "M_FORBIDDEN");
-            alice.post_in_room(&old, "upgrade", json!({ "new_version": "x" })).await.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
+            for version in ["x", "no_version", ""] {
+                let upgrade = json!({ "new_version": version });
+                alice.post_in_room(&old, "upgrade", upgrade).await.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
+            }
+            alice.post_in_room(&old, "upgrade", json!({ "new_version": 5 })).await.refused(400, "M_BAD_JSON");
+            alice.post_in_room(&old, "upgrade", json!({})).await.refused(400, "M_BAD_JSON");
             let new = alice.post_in_room(&old, "upgrade", upgrade.clone()).await.good();
             assert_eq!(alice.post_in_room(&old, "upgrade", upgrade).await.good(), new, "the answer was lost");
             let new = new["replacement_room"].as_str().unwrap();

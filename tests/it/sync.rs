@@ -537,4 +537,32 @@ on_both! {
             }
         }
     }
+
+    async fn who_was_never_here_is_introduced_as_well(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let (open, of_bob) = (alice.opens().await, bob.opens().await);
+        let mut since = alice.now().await;
+        bob.joins(&open).await.good();
+        let heard = async |since: &mut String| {
+            let until = Instant::now() + Duration::from_secs(20);
+            loop {
+                assert!(Instant::now() < until, "alice does not hear of bob");
+                let sync = alice.syncs(&format!("timeout=5000&since={}", encoded(since))).await;
+                *since = next(&sync);
+                let events = sync["presence"]["events"].as_array().cloned().unwrap_or_default();
+                let met: Vec<Value> = events.into_iter().filter(|e| e["sender"] == bob.id.as_str()).collect();
+                if !met.is_empty() {
+                    return met;
+                }
+            }
+        };
+        let offline = [json!({ "type": "m.presence", "sender": bob.id, "content": { "presence": "offline" } })];
+        assert_eq!(heard(&mut since).await, offline);
+        bob.leaves(&open).await.good();
+        alice.joins(&of_bob).await.good();
+        assert_eq!(heard(&mut since).await, offline);
+        // Once.
+        let sync = alice.syncs(&format!("since={}", encoded(&since))).await;
+        assert!(sync["presence"].is_null(), "{sync}");
+    }
 }

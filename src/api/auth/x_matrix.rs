@@ -25,7 +25,8 @@ pub fn unauthorized(why: impl Into<String>) -> Error {
 /// The claim of a request to the server called `own`.
 ///
 /// # Errors
-/// 401 `M_UNAUTHORIZED` if there is none, if it cannot be read, or if it is meant for another server.
+/// 401 `M_UNAUTHORIZED` if there is none, if it cannot be read, or if it is meant for another server; 400 for an origin that
+/// is no server name.
 pub fn claim(headers: &HeaderMap, own: &ServerName) -> Result<Claim> {
     let mut claim: Option<Claim> = None;
     let values = headers.get_all(AUTHORIZATION).into_iter().filter_map(|v| v.to_str().ok());
@@ -39,7 +40,8 @@ pub fn claim(headers: &HeaderMap, own: &ServerName) -> Result<Claim> {
         if of("destination").is_some_and(|to| to != own) {
             return Err(unauthorized("This request is meant for another server"));
         }
-        let origin = ServerName::parse(origin).map_err(|_| unauthorized("The origin is no name of a server"))?;
+        let origin =
+            ServerName::parse(origin).map_err(|_| Error::invalid_param("The origin is no name of a server"))?;
         let signature = (key.to_owned(), sig.to_owned());
         match &mut claim {
             None => claim = Some(Claim { origin, signatures: vec![signature] }),
@@ -136,12 +138,15 @@ mod tests {
             "X-Matrix origin=a,origin=b,key=1,sig=x",
             "X-Matrix origin=a,key=1,sig=\"x",
             "X-Matrix origin=a,destination=there.org,key=1,sig=x",
-            "X-Matrix origin=\"a b\",key=1,sig=x",
             "X-Matrix origin=a key=1 sig=x",
             "X-Matrix ,,,=,\"",
         ] {
             let e = parse(&[bad]).unwrap_err();
             assert_eq!((e.status().as_u16(), e.errcode()), (401, "M_UNAUTHORIZED"), "{bad}");
+        }
+        for origin in ["a b", "a:http", "a:99999"] {
+            let e = parse(&[&format!("X-Matrix origin=\"{origin}\",key=1,sig=x")]).unwrap_err();
+            assert_eq!((e.status().as_u16(), e.errcode()), (400, "M_INVALID_PARAM"), "{origin}");
         }
         assert!(parse(&[]).is_err());
         assert!(parse(&["X-Matrix origin=a,key=1,sig=x", "X-Matrix origin=b,key=1,sig=x"]).is_err());

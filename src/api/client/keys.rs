@@ -17,12 +17,12 @@ use ruma::{
     encryption::OneTimeKey,
     serde::Raw,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     Cx,
-    extract::{Client, Guests},
+    extract::{As, Client, Guests},
     limits::Limit,
     respond::Json,
     routes::Routes,
@@ -87,16 +87,26 @@ async fn changes(cx: Cx, req: Client<get_key_changes::v3::Request, Guests>) -> R
     Ok(get_key_changes::v3::Response::new(changes.changed, changes.left))
 }
 
+#[derive(Deserialize)]
+pub(crate) struct SigningKeys {
+    #[serde(default)]
+    master_key: Option<Box<RawValue>>,
+    #[serde(default)]
+    self_signing_key: Option<Box<RawValue>>,
+    #[serde(default)]
+    user_signing_key: Option<Box<RawValue>>,
+}
+
 /// Publishes the user's signing keys; asks for their password where these would take the place of others.
 async fn upload_signing(
     cx: Cx,
-    mut req: Client<upload_signing_keys::v3::Request, Guests>,
+    mut req: Client<As<upload_signing_keys::v3::Request, SigningKeys>, Guests>,
 ) -> Result<upload_signing_keys::v3::Response> {
-    let body = std::mem::take(&mut req.body);
+    let body = &mut req.body.body;
     let keys = NewSigningKeys {
-        master: body.master_key.map(Raw::into_json),
-        self_signing: body.self_signing_key.map(Raw::into_json),
-        user_signing: body.user_signing_key.map(Raw::into_json),
+        master: body.master_key.take(),
+        self_signing: body.self_signing_key.take(),
+        user_signing: body.user_signing_key.take(),
     };
     if cx.keys.upload_signing_keys(&req.requester, &keys, false).await? == SigningKeysUploaded::NeedsAuth {
         uiaa::confirm(&cx, &req).await?;

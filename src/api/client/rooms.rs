@@ -3,10 +3,10 @@
 use hearth_base::{Error, Result};
 use hearth_service::{
     membership::ByAddress,
-    rooms::{Hierarchy, NewRoom, Preset},
+    rooms::{Hierarchy, NewRoom, Preset, unsupported_version},
 };
 use ruma::{
-    OwnedRoomAliasId, OwnedRoomId,
+    OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId,
     api::client::{
         membership::Invite3pid,
         room::{
@@ -24,7 +24,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::membership::may_invite_address;
 use crate::{
     Cx,
-    extract::{Client, Guests, OptionalClient},
+    extract::{As, Client, Guests, OptionalClient},
     limits::Limit,
     respond::{Json, RawJson},
     routes::Routes,
@@ -50,16 +50,17 @@ struct Made {
 }
 
 /// Creates a room.
-async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<Json<Made>> {
+async fn create(cx: Cx, req: Client<As<create_room::v3::Request, Wanted>>) -> Result<Json<Made>> {
     let who = &req.requester;
+    let wanted = req.body.body;
     cx.limits().user(Limit::RoomCreation, who)?;
-    for user in &req.body.invite {
+    for user in &wanted.invite {
         cx.limits().user(Limit::InvitesPerIssuer, who)?;
         if !who.is_admin && who.appservice.is_none() {
             cx.limits().check(Limit::InvitesPerUser, user)?;
         }
     }
-    let new = asked(req.body)?;
+    let new = asked(wanted)?;
     for to in &new.invite_3pid {
         may_invite_address(&cx, who, None, to)?;
     }
@@ -67,7 +68,40 @@ async fn create(cx: Cx, req: Client<create_room::v3::Request>) -> Result<Json<Ma
     Ok(Json(Made { room_id: made.room_id, room_alias: made.alias }))
 }
 
-fn asked(body: create_room::v3::Request) -> Result<NewRoom> {
+/// The room that is wanted. A version that cannot even be named is one that there is not.
+#[derive(Deserialize)]
+pub(crate) struct Wanted {
+    #[serde(default)]
+    creation_content: Option<Box<RawValue>>,
+    #[serde(default)]
+    initial_state: Vec<Box<RawValue>>,
+    #[serde(default)]
+    invite: Vec<OwnedUserId>,
+    #[serde(default)]
+    invite_3pid: Vec<Invite3pid>,
+    #[serde(default)]
+    is_direct: bool,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    power_level_content_override: Option<Box<RawValue>>,
+    #[serde(default)]
+    preset: Option<RoomPreset>,
+    #[serde(default)]
+    room_alias_name: Option<String>,
+    #[serde(default)]
+    room_version: Option<String>,
+    #[serde(default)]
+    topic: Option<String>,
+    #[serde(default)]
+    visibility: Visibility,
+}
+
+fn version(name: &str) -> Result<RoomVersionId> {
+    RoomVersionId::try_from(name).map_err(|_| unsupported_version(name))
+}
+
+fn asked(body: Wanted) -> Result<NewRoom> {
     let preset = match body.preset {
         None => None,
         Some(RoomPreset::PrivateChat) => Some(Preset::Private),
@@ -80,20 +114,17 @@ fn asked(body: create_room::v3::Request) -> Result<NewRoom> {
         Visibility::Private => false,
         other => return Err(Error::invalid_param(format!("`visibility` is `public` or `private`, not {other}"))),
     };
-    let initial_state = body.initial_state.iter().map(|raw| initial_state(raw.json())).collect::<Result<_>>()?;
+    let initial_state = body.initial_state.iter().map(|raw| initial_state(raw)).collect::<Result<_>>()?;
     Ok(NewRoom {
-        version: body.room_version,
+        version: body.room_version.as_deref().map(version).transpose()?,
         published,
         preset,
         alias: body.room_alias_name,
         name: body.name,
         topic: body.topic,
-        creation_content: object(body.creation_content.as_ref().map(|raw| raw.json()), "creation_content")?,
+        creation_content: object(body.creation_content.as_deref(), "creation_content")?,
         initial_state,
-        power_levels: object(
-            body.power_level_content_override.as_ref().map(|raw| raw.json()),
-            "power_level_content_override",
-        )?,
+        power_levels: object(body.power_level_content_override.as_deref(), "power_level_content_override")?,
         invite: body.invite,
         invite_3pid: body.invite_3pid.into_iter().map(by_address).collect::<Result<_>>()?,
         is_direct: body.is_direct,
@@ -129,11 +160,21 @@ fn object(raw: Option<&RawValue>, name: &str) -> Result<Map<String, Value>> {
     }
 }
 
+#[derive(Deserialize)]
+pub(crate) struct Upgrade {
+    new_version: String,
+    #[serde(default)]
+    additional_creators: Vec<OwnedUserId>,
+}
+
 /// Replaces a room by one of another version.
-async fn upgrade(cx: Cx, req: Client<upgrade_room::v3::Request>) -> Result<upgrade_room::v3::Response> {
+async fn upgrade(cx: Cx, req: Client<As<upgrade_room::v3::Request, Upgrade>>) -> Result<upgrade_room::v3::Response> {
     cx.limits().user(Limit::RoomCreation, &req.requester)?;
-    let body = &req.body;
-    let room_id = cx.rooms.upgrade(&req.requester, &body.room_id, &body.new_version, &body.additional_creators).await?;
+    let As { args, body, .. } = &req.body;
+    let room_id = args.first().map(String::as_str).unwrap_or_default();
+    let room_id = OwnedRoomId::try_from(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
+    let version = version(&body.new_version)?;
+    let room_id = cx.rooms.upgrade(&req.requester, &room_id, &version, &body.additional_creators).await?;
     Ok(upgrade_room::v3::Response::new(room_id))
 }
 

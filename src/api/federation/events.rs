@@ -24,7 +24,13 @@ use crate::{
 /// Their routes.
 #[must_use]
 pub fn routes() -> Routes {
-    Routes::new().on(event).on(state).on(state_ids).on(event_auth).on(event_by_time)
+    // With a slash at the end, as servers of the first years have them.
+    Routes::new()
+        .also(event, &["/_matrix/federation/v1/event/{event_id}/"])
+        .also(state, &["/_matrix/federation/v1/state/{room_id}/"])
+        .also(state_ids, &["/_matrix/federation/v1/state_ids/{room_id}/"])
+        .on(event_auth)
+        .on(event_by_time)
 }
 
 /// JSON that is made while it is sent; who asked for it keeps its place as long, and has it on the bill.

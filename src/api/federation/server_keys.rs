@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_base::Result;
+use hearth_base::{Error, Result};
 use hearth_service::server_keys::Criteria;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName,
@@ -119,11 +119,38 @@ async fn version(_: Cx, _: Public<get_server_version::v1::Request>) -> Result<ge
     Ok(answer)
 }
 
+mod userinfo {
+    //! `GET /_matrix/federation/v1/openid/userinfo`, which may lack its token: then it is not authorised (401).
+    use ruma::{
+        api::{auth_scheme::NoAuthentication, request, response},
+        metadata,
+    };
+
+    metadata! {
+        method: GET,
+        rate_limited: false,
+        authentication: NoAuthentication,
+        path: "/_matrix/federation/v1/openid/userinfo",
+    }
+
+    /// The token.
+    #[request]
+    pub struct Request {
+        /// What the user was given.
+        #[ruma_api(query)]
+        #[serde(default)]
+        pub access_token: Option<String>,
+    }
+
+    /// The answer is made by the handler.
+    #[response]
+    #[derive(Default)]
+    pub struct Response {}
+}
+
 /// Whose OpenID token this is.
-async fn openid_user(
-    cx: Cx,
-    req: Public<get_openid_userinfo::v1::Request>,
-) -> Result<get_openid_userinfo::v1::Response> {
-    let user = cx.login.openid_user(&req.body.access_token).await?;
+async fn openid_user(cx: Cx, req: Public<userinfo::Request>) -> Result<get_openid_userinfo::v1::Response> {
+    let token = req.body.access_token.ok_or_else(Error::missing_token)?;
+    let user = cx.login.openid_user(&token).await?;
     Ok(get_openid_userinfo::v1::Response::new(user))
 }

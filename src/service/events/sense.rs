@@ -25,7 +25,7 @@ impl Events {
             ("m.room.create", Some(_)) => Err(Error::invalid_param("A room has one create event, its first")),
             ("m.room.tombstone", _) => check_tombstone(room_id, out),
             // Whoever did that could not take it back: other servers would not listen.
-            ("m.room.server_acl", Some("")) if !acl::allows(out.content.get(), &self.server_name) => {
+            ("m.room.server_acl", Some("")) if acl::shuts_out(out.content.get(), &self.server_name) => {
                 Err(Error::invalid_param("The list would shut this server out"))
             }
             ("m.room.power_levels", Some("")) => self.check_levels(room, out).await,

@@ -27,9 +27,15 @@ pub struct Acls {
     answers: Cache<((EventNid, bool), OwnedServerName), bool>,
 }
 
-/// Whether a list, the content of an `m.room.server_acl`, lets that server in.
-pub(crate) fn allows(content: &str, server: &ServerName) -> bool {
-    Acl::read(content).allows(server)
+/// Whether a list, the content of an `m.room.server_acl`, shuts out that server by a slip. Lists cannot tell servers of one
+/// host apart, as they are held against names without the port: who denies the host of a server with a port may well mean
+/// another of them.
+pub(crate) fn shuts_out(content: &str, server: &ServerName) -> bool {
+    let mut acl = Acl::read(content);
+    if server.port().is_some() && !acl.denies(&server.as_str().to_lowercase()) {
+        acl.deny.clear();
+    }
+    !acl.allows(server)
 }
 
 /// One list.
@@ -68,10 +74,11 @@ impl Acl {
             return false;
         }
         let host = server.host().to_lowercase();
-        if self.deny.iter().any(|pattern| matches(&host, pattern)) {
-            return false;
-        }
-        self.allow.iter().any(|pattern| matches(&host, pattern))
+        !self.denies(&host) && self.allow.iter().any(|pattern| matches(&host, pattern))
+    }
+
+    fn denies(&self, name: &str) -> bool {
+        self.deny.iter().any(|pattern| matches(name, pattern))
     }
 }
 
@@ -151,6 +158,17 @@ mod tests {
         assert!(!allows(r#"{"allow":["good.org"]}"#, "other.org"));
         assert!(!allows(r#"{"deny":[]}"#, "good.org"), "without `allow` nobody is allowed");
         assert!(!allows(r#"{"allow":"*"}"#, "good.org"));
+    }
+
+    #[test]
+    fn a_server_is_shut_out_by_what_cannot_mean_another() {
+        let shuts_out = |content: &str, server: &str| shuts_out(content, &ServerName::parse(server).unwrap());
+        let host = r#"{"allow":["*"],"deny":["one.example"]}"#;
+        assert!(shuts_out(host, "one.example") && !shuts_out(host, "one.example:8448"));
+        for all in [r#"{"allow":["*"],"deny":["*"]}"#, r#"{"allow":["two.example"]}"#, "{}"] {
+            assert!(shuts_out(all, "one.example") && shuts_out(all, "one.example:8448"), "{all}");
+        }
+        assert!(!shuts_out(r#"{"allow":["one.example"]}"#, "one.example:8448"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hearth_base::{Error, OrNotFound, Result, cache::Lasting, clock::Clock, ids::
 use hearth_rules::{event::Pdu, versions::RoomVersion};
 use hearth_store::{Store, events::Standing, graph::Known, rooms::Room};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 
@@ -65,7 +65,23 @@ pub struct Inbox {
 }
 
 /// What became of each event of a transaction: taken in, or why not.
-pub type Answers = BTreeMap<OwnedEventId, std::result::Result<(), String>>;
+pub type Answers = BTreeMap<OwnedEventId, std::result::Result<(), Refused>>;
+
+/// Why an event was not taken in, as its sender is told ("PDU Processing Result").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// For who is kept out of the room: `M_FORBIDDEN`, as any other request of theirs is answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errcode: Option<&'static str>,
+    /// In a sentence.
+    pub error: String,
+}
+
+impl From<String> for Refused {
+    fn from(error: String) -> Self {
+        Self { errcode: None, error }
+    }
+}
 
 /// Those of some events that we have, placed or not.
 type KnownEvents = HashMap<OwnedEventId, Known>;
@@ -175,20 +191,25 @@ impl Inbox {
         for pdu in raw {
             match Pdu::parse_remote(pdu.get(), version) {
                 Ok(event) if !admitted => {
-                    let why = format!("{origin} is not admitted to this room");
+                    let error = format!("{origin} is not admitted to this room");
+                    let why = Refused { errcode: Some("M_FORBIDDEN"), error };
                     drop(answers.insert(event.claimed().event_id().to_owned(), Err(why)));
                 }
                 Ok(event)
                     if event.claimed().room_id() == room_id && self.is_before_us(&room, event.claimed()).await? =>
                 {
                     let why = "it is older than this server's time in the room".to_owned();
-                    drop(answers.insert(event.claimed().event_id().to_owned(), Err(why)));
+                    drop(answers.insert(event.claimed().event_id().to_owned(), Err(why.into())));
                 }
                 Ok(event) if event.claimed().room_id() == room_id => events.push(event),
-                Ok(event) => drop(answers.insert(event.claimed().event_id().to_owned(), Err("of another room".into()))),
+                Ok(event) => {
+                    let why = "of another room".to_owned();
+                    drop(answers.insert(event.claimed().event_id().to_owned(), Err(why.into())));
+                }
                 Err(e) => {
                     tracing::debug!(server = %origin, room.id = %room_id, error = %e, "a malformed event");
-                    malformed.extend(Pdu::id_of_malformed(pdu.get(), version).map(|id| (id, Err(e.to_string()))));
+                    malformed
+                        .extend(Pdu::id_of_malformed(pdu.get(), version).map(|id| (id, Err(e.to_string().into()))));
                 }
             }
         }
@@ -209,7 +230,7 @@ impl Inbox {
         for (id, verified) in ids.into_iter().zip(self.server_keys.verify(events, version).await?) {
             match verified {
                 Ok(pdu) => good.push(pdu),
-                Err(e) => drop(answers.insert(id, Err(told(&e)))),
+                Err(e) => drop(answers.insert(id, Err(told(&e).into()))),
             }
         }
         let mut taken = self.take_in(origin, &room, version, (good, known), sort).await?;
@@ -264,7 +285,7 @@ impl Inbox {
         let mut taken = self.take_in(origin, &room, version, (vec![pdu], known), Sort::ToldToUs).await?;
         match taken.answers.remove(&event_id) {
             Some(Ok(())) => Ok(()),
-            Some(Err(why)) => Err(Error::forbidden(why)),
+            Some(Err(why)) => Err(Error::forbidden(why.error)),
             None => Err(Error::forbidden("The event could not be placed")),
         }
     }

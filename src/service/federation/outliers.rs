@@ -15,7 +15,7 @@ use hearth_base::{
     ids::{EventNid, RoomNid},
 };
 use hearth_rules::{
-    auth,
+    auth::{self, NotAllowed},
     event::{Pdu, Unverified},
     versions::RoomVersion,
 };
@@ -72,6 +72,9 @@ pub struct StateTakenIn {
 
 /// What events lean on.
 type Context = HashMap<OwnedEventId, (EventNid, Arc<Pdu>)>;
+
+/// The same, and what they cannot lean on, as it is of another room.
+type Outside = (Context, HashSet<OwnedEventId>);
 
 /// Takes in events without a place.
 #[derive(Debug)]
@@ -192,7 +195,7 @@ impl Outliers {
             tracing::debug!(room.id = %room.room_id, servers = ?lacking, "events were left out: nobody gives keys of these servers");
         }
         let outside =
-            if is_stored { self.outside(room.nid, version, &verified, &found).await? } else { HashMap::new() };
+            if is_stored { self.outside(room.nid, version, &verified, &found).await? } else { Outside::default() };
         let fresh = self.check((&room.room_id, version), verified, outside, &told, &mut found).await?;
         let add = |found: &mut HashMap<_, _>, nid, event: &NewEvent| {
             let outlier = Outlier { nid, pdu: event.pdu.clone(), standing: event.standing };
@@ -225,31 +228,32 @@ impl Outliers {
         Ok(told)
     }
 
-    /// What is here of what allows events, beside themselves and what is found.
+    /// What is here of what allows events, beside themselves and what is found; and which of it is of other rooms.
     async fn outside(
         &self,
         room: RoomNid,
         version: &RoomVersion,
         events: &[Pdu],
         found: &HashMap<OwnedEventId, Outlier>,
-    ) -> Result<Context> {
+    ) -> Result<Outside> {
         let inside: HashSet<OwnedEventId> = events.iter().map(|e| e.event_id().to_owned()).collect();
         let outside: HashSet<OwnedEventId> = events
             .iter()
             .flat_map(|e| auth_ids(version, e))
             .filter(|id| !inside.contains(id) && !found.contains_key(id))
             .collect();
-        let mut context = Context::new();
+        let (mut context, mut foreign) = Outside::default();
         for part in outside.into_iter().collect::<Vec<_>>().chunks(PART) {
-            let stored = self.store.events_by_id(part).await?;
-            context.extend(
-                stored
-                    .into_iter()
-                    .filter(|e| e.room == room)
-                    .map(|e| (e.event_id().to_owned(), (e.nid, e.pdu.clone()))),
-            );
+            for event in self.store.events_by_id(part).await? {
+                let id = event.event_id().to_owned();
+                if event.room == room {
+                    context.insert(id, (event.nid, event.pdu.clone()));
+                } else {
+                    foreign.insert(id);
+                }
+            }
         }
-        Ok(context)
+        Ok((context, foreign))
     }
 
     /// Checks events by what allows them; gives those that are to be stored.
@@ -257,7 +261,7 @@ impl Outliers {
         &self,
         (room_id, version): (&RoomId, &'static RoomVersion),
         events: Vec<Pdu>,
-        mut context: Context,
+        (mut context, foreign): Outside,
         told: &HashMap<OwnedEventId, EventNid>,
         found: &mut HashMap<OwnedEventId, Outlier>,
     ) -> Result<Vec<NewEvent>> {
@@ -274,15 +278,17 @@ impl Outliers {
             for id in auth_ids(version, &pdu) {
                 match context.get(&id) {
                     Some((nid, _)) => auth_nids.push(*nid),
-                    None => all = false,
+                    None => all &= foreign.contains(&id),
                 }
             }
             if !all {
                 tracing::debug!(room.id = %room_id, event.id = %pdu.event_id(), "left out: not all its auth events are here");
                 continue;
             }
-            let refused =
-                auth::check_auth_events(version, &pdu, |id| context.get(id).map(|(_, pdu)| pdu.clone())).err();
+            let refused = match auth_ids(version, &pdu).into_iter().find(|id| foreign.contains(id)) {
+                Some(id) => Some(of_another_room(&id)),
+                None => auth::check_auth_events(version, &pdu, |id| context.get(id).map(|(_, pdu)| pdu.clone())).err(),
+            };
             if let Some(why) = &refused {
                 tracing::debug!(room.id = %room_id, event.id = %pdu.event_id(), %why, "rejected");
             }
@@ -305,6 +311,11 @@ impl Outliers {
         }
         Ok(batch)
     }
+}
+
+/// Why an event is rejected that leans on one of another room ("Authorization rules": `auth_events` are of the same room).
+pub(crate) fn of_another_room(id: &EventId) -> NotAllowed {
+    NotAllowed(format!("its auth event {id} is of another room"))
 }
 
 /// What allows an event: what it names, and since version 12 the create event.

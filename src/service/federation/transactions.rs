@@ -6,7 +6,6 @@
 //! they were there before.
 
 use std::{
-    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
@@ -22,13 +21,13 @@ use hearth_base::{
     tasks::Supervisor,
 };
 use parking_lot::Mutex;
-use ruma::{OwnedEventId, OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
 use super::{
     budget::{self, Budget},
     edus::Edus,
-    inbox::Inbox,
+    inbox::{Answers, Inbox},
 };
 
 /// Events and EDUs of a transaction.
@@ -43,7 +42,7 @@ const REMEMBERED: Duration = Duration::from_secs(3_600);
 const ORIGINS: u64 = 20_000;
 
 /// What became of each event.
-pub type Outcomes = BTreeMap<OwnedEventId, Result<(), String>>;
+pub type Outcomes = Answers;
 
 /// Takes transactions in.
 pub struct Transactions {

@@ -334,16 +334,20 @@ impl Keys {
         Ok((serde_json::value::to_raw_value(&object).map_err(fault)?, name.filter(|_| shown)))
     }
 
+    /// Whether keys may be those of a device: they do not say that they are of another.
     fn is_of_device(&self, json: &RawValue, user: &UserId, device: &str) -> bool {
         #[derive(Deserialize)]
         struct Form {
-            user_id: String,
-            device_id: String,
+            #[serde(default)]
+            user_id: Option<String>,
+            #[serde(default)]
+            device_id: Option<String>,
         }
         is_name(device)
             && self.is_canonical(json)
-            && serde_json::from_str::<Form>(json.get())
-                .is_ok_and(|f| f.user_id == user.as_str() && f.device_id == device)
+            && serde_json::from_str::<Form>(json.get()).is_ok_and(|form| {
+                form.user_id.is_none_or(|u| u == user.as_str()) && form.device_id.is_none_or(|d| d == device)
+            })
     }
 
     fn is_of_user(&self, json: &RawValue, user: &UserId) -> bool {

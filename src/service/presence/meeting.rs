@@ -22,7 +22,8 @@ use super::Presence;
 /// Newcomers waiting to be introduced; beyond, they are seen when they next change.
 const MAX_WAITING: usize = 10_000;
 
-/// Users of ours of whom a server is told when one of its users comes into a room.
+/// Users of ours of whom a server is told when one of its users comes into a room; and members of a room in which all hear
+/// of all, also of those who are offline.
 const INTRODUCED: usize = 200;
 /// After so long a server whose user came into a room knows that it is in it: until then it may not listen.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -118,8 +119,8 @@ impl Presence {
         });
     }
 
-    /// Introduces newcomers and members of a room to each other, as far as they are here; what the servers of newcomers are
-    /// to hear is for `later`.
+    /// Introduces newcomers and members of a room to each other, of large rooms those who are here; what the servers of
+    /// newcomers are to hear is for `later`.
     async fn meet(
         &self,
         room: RoomNid,
@@ -141,19 +142,22 @@ impl Presence {
             return Ok(());
         }
         let members = self.store.joined_to(room).await?;
-        let (mut here, mut ours, mut home) = (Vec::new(), HashSet::new(), None);
+        let few = members.len() <= INTRODUCED;
+        let (mut shown, mut ours, mut home) = (Vec::new(), HashSet::new(), None);
         {
             let users = self.users.lock();
             for nid in &members {
-                let Some(state) = users.get(nid).filter(|s| s.shown != PresenceState::Offline) else { continue };
-                here.push(*nid);
-                if !state.remote {
+                let here = users.get(nid).filter(|s| s.shown != PresenceState::Offline);
+                if few || here.is_some() {
+                    shown.push(*nid);
+                }
+                if let Some(state) = here.filter(|s| !s.remote) {
                     ours.insert(*nid);
                     home.get_or_insert_with(|| state.user.server_name().to_owned());
                 }
             }
         }
-        let (new, old): (Vec<UserNid>, Vec<UserNid>) = here.into_iter().partition(|nid| newcomers.contains(nid));
+        let (new, old): (Vec<UserNid>, Vec<UserNid>) = shown.into_iter().partition(|nid| newcomers.contains(nid));
         if let Some(home) = home {
             new.iter().filter(|nid| ours.contains(nid)).for_each(|nid| drop(self.news.send(News::of(*nid))));
             let mut servers: BTreeSet<OwnedServerName> = BTreeSet::new();

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use hearth_base::{Result, ids::StreamPos};
+use hearth_base::{
+    Result,
+    ids::{EventNid, RoomNid, StreamPos},
+};
 use hearth_rules::client_format::write_stripped;
 use hearth_store::{events::StoredEvent, membership::Membership, rooms::Room, state::StateMap};
 use ruma::events::TimelineEventType;
@@ -20,6 +23,9 @@ mod timeline;
 
 use state::Span;
 use timeline::Timeline;
+
+/// Changes of state that are looked through for one of a membership.
+const LOOKED_THROUGH: usize = 100;
 
 impl Sync {
     /// Whether a room the user is in may have news: a few loads of atomics, for most rooms all that a sync costs.
@@ -79,9 +85,12 @@ impl Sync {
         let mut beside = self.write_room_data(&mut body, turn, &room, own, newly).await?;
         beside |= self.write_ephemeral(&mut body, turn, &room, hub, newly, typing).await?;
         let counts = full || room.head.whole > after;
-        let counts = counts || hub.last_member() > after;
-        if timeline.events.is_empty() && !timeline.limited && state.is_empty() && !beside && !counts {
-            return Ok(());
+        let mut counts = counts || hub.last_member() > after;
+        if timeline.events.is_empty() && !timeline.limited && state.is_empty() && !beside {
+            counts = counts && (full || room.head.whole > after || self.members_changed(room.nid, after).await?);
+            if !counts {
+                return Ok(());
+            }
         }
         let mut summary = String::new();
         // Who names a room matters only to one without a name of its own.
@@ -103,6 +112,21 @@ impl Sync {
         sections.join.push_str(&body);
         sections.join.push('}');
         Ok(())
+    }
+
+    /// Whether others may be in a room than at a position: a new name of a member does not count.
+    async fn members_changed(&self, room: RoomNid, after: StreamPos) -> Result<bool> {
+        let changes = self.store.later_changes(room, after).await?;
+        if changes.len() > LOOKED_THROUGH {
+            return Ok(true);
+        }
+        let nids: Vec<EventNid> = changes.iter().flat_map(|c| [c.old, c.new]).flatten().collect();
+        let events = self.store.events(&nids).await?;
+        let membership = |nid: Option<EventNid>| {
+            let event = events.iter().find(|e| Some(e.nid) == nid)?;
+            (*event.pdu.event_type() == TimelineEventType::RoomMember).then(|| event.pdu.membership())
+        };
+        Ok(changes.iter().any(|c| membership(c.old) != membership(c.new)))
     }
 
     /// Whether a user who is joined was so all the time since a position.

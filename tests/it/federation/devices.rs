@@ -1,6 +1,9 @@
 //! Devices and keys of other servers' users, as they change while they are asked for.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
@@ -96,6 +99,49 @@ async fn devices_are_fetched_for_encrypted_rooms_and_for_who_asks() {
     let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
     assert_eq!(found["device_keys"][bob.id.as_str()].as_object().unwrap().len(), 1, "{found}");
     assert_eq!(fetched(&bob), 1);
+}
+
+/// From the first change of a sequence on a user's devices are known; what is said of them is handed on, if they say no
+/// more than that they are there.
+#[tokio::test]
+async fn a_sequence_begins_with_the_whole_list() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.creates(json!({ "preset": "public_chat" })).await;
+    let list = json!({ "user_id": bob.id, "stream_id": 1000, "devices": [{ "device_id": "D", "keys": { "x": {} } }] });
+    let (list, fetched) = (Arc::new(Mutex::new(list)), watch::Sender::new(0));
+    let (tells, counts) = (list.clone(), fetched.clone());
+    there.tricks(Some(answers(&["/user/devices/"], move || {
+        counts.send_modify(|n| *n += 1);
+        let list = tells.lock().unwrap().clone();
+        async move { as_json(list).into_response() }.boxed()
+    })));
+    joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+    let changes = async |id: &str, content: Value| {
+        let mut content = content;
+        (content["user_id"], content["device_id"]) = (json!(bob.id), json!("D"));
+        let edu = json!({ "edu_type": "m.device_list_update", "content": content });
+        transaction(&there, &here, id, vec![], vec![edu]).await.good();
+    };
+    changes("first", json!({ "stream_id": 1000, "keys": { "x": {} } })).await;
+    let is_fetched = async { drop(fetched.subscribe().wait_for(|n| *n > 0).await.unwrap()) };
+    assert!(tokio::time::timeout(Duration::from_secs(30), is_fetched).await.is_ok(), "the list is not asked for");
+    let device = async || {
+        let query = json!({ "device_keys": { bob.id.as_str(): ["D"] } });
+        let found = alice.post(&format!("{V3}/keys/query"), query).await.good();
+        found["device_keys"][bob.id.as_str()]["D"].clone()
+    };
+    assert_eq!(device().await["x"], json!({}));
+    list.lock().unwrap()["devices"][0]["device_display_name"] = json!("Named");
+    list.lock().unwrap()["stream_id"] = json!(1001);
+    let named = json!({ "stream_id": 1001, "prev_id": [1000], "device_display_name": "Named", "keys": { "x": {} } });
+    changes("second", named).await;
+    assert_eq!(device().await["unsigned"]["device_display_name"], "Named");
+    // Keys that say they are of another are none.
+    list.lock().unwrap()["devices"][0]["keys"] = json!({ "user_id": alice.id, "device_id": "D" });
+    list.lock().unwrap()["stream_id"] = json!(1003);
+    changes("third", json!({ "stream_id": 1003, "prev_id": [1002] })).await;
+    assert!(device().await.is_null());
 }
 
 /// Who shares a room with a user has heard of all their devices.

@@ -86,8 +86,16 @@ async fn profiles_are_asked_for_at_their_server() {
     assert_eq!(alice.get(&own).await.good(), json!({ "displayname": "bob", "avatar_url": "mxc://x/y" }));
     assert_eq!(alice.get(&format!("{own}/displayname")).await.good(), json!({ "displayname": "bob" }));
     alice.get(&format!("{own}/org.example.tz")).await.refused(404, "M_NOT_FOUND");
+    // Everybody has a name and an avatar, if empty ones.
+    bob.put(&format!("{own}/avatar_url"), json!({ "avatar_url": "" })).await.good();
+    let at_home = format!("{V1}/query/profile?user_id={}&field=avatar_url", encoded(bob.id.as_str()));
+    assert_eq!(here.asks(&there, &at_home).await.good(), json!({}));
+    for asks in [&alice, &bob] {
+        assert_eq!(asks.get(&format!("{own}/avatar_url")).await.good(), json!({}));
+    }
     let missing = format!("{V3}/profile/{}", encoded(&format!("@nobody:{}", there.name())));
     alice.get(&missing).await.refused(404, "M_NOT_FOUND");
+    alice.get(&format!("{missing}/displayname")).await.refused(404, "M_NOT_FOUND");
     there.goes_away();
     alice.get(&own).await.refused(502, "M_UNKNOWN");
     // Left alone now; any request of its own ends that.
@@ -502,4 +510,43 @@ async fn a_server_is_told_what_is_wrong_with_it() {
     assert!(wrong["faults"][0]["what"].as_str().unwrap().contains("is not trusted for 127.0.0.7"), "{wrong}");
     assert_eq!(wrong["is_fine"], false);
     here.user("bob").await.get("/_synapse/admin/v1/federation/test/x").await.refused(403, "M_FORBIDDEN");
+}
+
+/// Of users of other servers there are no profiles here: they are called as in the rooms that one meets them in.
+#[tokio::test]
+async fn who_is_met_is_found_by_name() {
+    for here in [Some(Peers::one(2, |plan| plan).await), Peers::on_postgres(2).await].into_iter().flatten() {
+        let there = Peers::one(3, |plan| plan).await;
+        let (alice, bob, carol) = (here.user("alice").await, there.user("bob").await, here.user("carol").await);
+        let own = format!("{V3}/profile/{}", encoded(bob.id.as_str()));
+        for (field, value) in [("displayname", r#"Robert "Ö_100%""#), ("avatar_url", "mxc://x/y")] {
+            let mut body = json!({});
+            body[field] = json!(value);
+            bob.put(&format!("{own}/{field}"), body).await.good();
+        }
+        let find = async |user: &User, term: &str| {
+            let body = json!({ "search_term": term });
+            user.post(&format!("{V3}/user_directory/search"), body).await.good()["results"].clone()
+        };
+        for _ in 0..2 {
+            let room = alice.creates(json!({ "preset": "public_chat" })).await;
+            joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+            let robert =
+                json!([{ "user_id": bob.id, "display_name": r#"Robert "Ö_100%""#, "avatar_url": "mxc://x/y" }]);
+            for term in ["robert", r#"t "Ö_"#, "0%\"", "@bob"] {
+                assert_eq!(find(&alice, term).await, robert, "{term}");
+            }
+            for term in ["r_bert", "rob%", "membership", "mxc", "127.0.0.9"] {
+                assert_eq!(find(&alice, term).await, json!([]), "{term}");
+            }
+            assert_eq!(find(&carol, "robert").await, json!([]), "she is in no room with him");
+            bob.leaves(&room).await.good();
+            let gone = async {
+                while find(&alice, "robert").await != json!([]) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            assert!(tokio::time::timeout(Duration::from_secs(20), gone).await.is_ok());
+        }
+    }
 }

@@ -705,3 +705,91 @@ async fn who_asks_what_is_dear_waits_and_nobody_else() {
         assert!(again.is_err(), "{path} was answered at once: {again:?}");
     }
 }
+
+/// What leans on an event of another room is rejected, and what follows it is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_another_room_allows_nothing() {
+    for here in [Some(Peers::one(2, |plan| plan).await), Peers::on_postgres(2).await].into_iter().flatten() {
+        let (alice, rogue) = besieges(&here).await;
+        let elsewhere = alice.creates(json!({ "preset": "public_chat", "room_version": VERSION })).await;
+        joins(&rogue.eve, &elsewhere, &here).await;
+        let other = Rogue { peer: rogue.peer.clone(), eve: rogue.eve.clone(), room: elsewhere };
+        let foreign = other.message(&here, "").await["auth_events"][2].clone();
+        let mut bad = rogue.message(&here, "bad").await;
+        bad["auth_events"][2] = foreign;
+        let (bad_id, bad) = rogue.signed(bad);
+        let told = rogue.sends(&here, vec![bad]).await.good();
+        assert_eq!(told["pdus"][&bad_id], json!({}), "{told}");
+        assert_eq!(rogue.peer.was_asked_for("/event_auth/"), 0, "what is known is not asked for");
+        let mut after = rogue.message(&here, "after").await;
+        after["prev_events"] = json!([bad_id]);
+        rogue.sends(&here, vec![rogue.signed(after).1]).await.good();
+        hears(&alice, &rogue.room, "after").await;
+        assert_eq!(shown(&alice, &rogue.room).await, ["after"]);
+    }
+}
+
+/// As an auth event or a predecessor that nobody sent, too.
+#[tokio::test]
+async fn a_member_by_an_event_of_another_room_is_none() {
+    let (here, alice, rogue) = besieged().await;
+    let elsewhere = alice.creates(json!({ "preset": "public_chat", "room_version": VERSION })).await;
+    let mallory = rogue.peer.user("mallory").await;
+    joins(&mallory, &elsewhere, &here).await;
+    let other = Rogue { peer: rogue.peer.clone(), eve: mallory.clone(), room: elsewhere };
+    let foreign = other.message(&here, "").await["auth_events"][2].clone();
+    let head = rogue.message(&here, "").await;
+    let on = |before: &Value, allows: &Value, change: &dyn Fn(&mut Value)| {
+        let mut event = head.clone();
+        (event["prev_events"], event["auth_events"][2]) = (before.clone(), allows.clone());
+        change(&mut event);
+        rogue.signed(event)
+    };
+    let (q_id, q) = on(&head["prev_events"], &foreign, &|e| {
+        (e["sender"], e["state_key"], e["type"]) = (json!(mallory.id), json!(mallory.id), json!("m.room.member"));
+        e["content"] = json!({ "membership": "join" });
+    });
+    let (r_id, r) = on(&json!([q_id]), &json!(q_id), &|e| e["sender"] = json!(mallory.id));
+    let (_, s) = on(&json!([r_id]), &head["auth_events"][2], &|e| e["content"]["body"] = json!("good"));
+    let path = format!("/_matrix/federation/v1/state_ids/{}", encoded(&rogue.room));
+    let last = head["prev_events"][0].as_str().unwrap();
+    let state = rogue.peer.asks(&here, &format!("{path}?event_id={}", encoded(last))).await.good();
+    // The state after the newest event, which is the join of Eve.
+    let mut ids = state["pdu_ids"].as_array().unwrap().clone();
+    ids.push(json!(last));
+    let ids = json!({ "pdu_ids": ids, "auth_chain_ids": [foreign] });
+    rogue.peer.tricks(Some(Arc::new(move |path| {
+        let of_q = path.ends_with(&*q_id) || path.ends_with(&*encoded(&q_id));
+        let body = match path {
+            path if path.contains("/get_missing_events/") => json!({ "events": [r] }),
+            path if path.contains("/event/") && of_q => json!({ "origin": "x", "origin_server_ts": 1, "pdus": [q] }),
+            path if path.contains("/state_ids/") => ids.clone(),
+            path if path.contains("/event/") || path.contains("/event_auth/") => return Some(refused(404)),
+            _ => return None,
+        };
+        Some(async move { as_json(body).into_response() }.boxed())
+    })));
+    rogue.sends(&here, vec![s]).await.good();
+    hears(&alice, &rogue.room, "good").await;
+    assert_eq!(shown(&alice, &rogue.room).await, ["good"]);
+    alice.reads(&rogue.room, "m.room.member", mallory.id.as_str()).await.refused(404, "M_NOT_FOUND");
+}
+
+/// Who is kept out of a room is told so of each event, as of any question.
+#[tokio::test]
+async fn who_is_kept_out_is_told_so() {
+    let (here, alice, rogue) = besieged().await;
+    let path = format!("/_matrix/federation/v1/get_missing_events/{}", encoded(&rogue.room));
+    // Nothing lies between no events.
+    assert_eq!(rogue.peer.posts(&here, &path, json!({})).await.good(), json!({ "events": [] }));
+    let (id, event) = rogue.signed(rogue.message(&here, "kept out").await);
+    let host = rogue.peer.name().host();
+    alice.sets(&rogue.room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": [host] })).await.good();
+    let told = rogue.sends(&here, vec![event]).await.good();
+    assert_eq!(told["pdus"][&id]["errcode"], "M_FORBIDDEN", "{told}");
+    assert!(told["pdus"][&id]["error"].is_string(), "{told}");
+    rogue.peer.posts(&here, &path, json!({})).await.refused(403, "M_FORBIDDEN");
+    // Where a list names the host of servers, it may mean another one on it.
+    let host = here.name().host();
+    alice.sets(&rogue.room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": [host] })).await.good();
+}

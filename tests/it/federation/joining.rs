@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, response::IntoResponse as _};
+use futures_util::FutureExt as _;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    hostile::hears,
+    hostile::{answers, hears},
     partial::is_whole,
     support::{Lie, Peer, Peers, on_the_web},
 };
@@ -549,4 +550,23 @@ async fn servers_that_may_not_be_spoken_to_are_not_asked() {
     let (alice, bob) = (here.user("alice").await, closed.user("bob").await);
     let room = alice.opens().await;
     joins_through(&bob, &room, &[here.name().as_str()]).await.refused(404, "M_NOT_FOUND");
+}
+
+/// Servers of the first years know the first form of these questions alone.
+#[tokio::test]
+async fn who_knows_no_second_form_is_asked_in_the_first() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    here.tricks(Some(answers(&["/federation/v2/"], || async { StatusCode::NOT_FOUND.into_response() }.boxed())));
+    for version in ["1", "10"] {
+        let room = alice.creates(json!({ "preset": "public_chat", "room_version": version, "name": "Old" })).await;
+        joins_through(&bob, &room, &[here.name().as_str()]).await.good();
+        assert_eq!(membership(&alice, &room, &bob).await, "join");
+        assert_eq!(state(&bob, &room).await, state(&alice, &room).await);
+        let private = alice.creates(json!({ "room_version": version })).await;
+        alice.invites(&private, &bob).await.good();
+        bob.leaves(&private).await.good();
+        assert_eq!(membership(&alice, &private, &bob).await, "leave");
+    }
+    assert_eq!((here.was_asked_for("/v1/send_join/"), here.was_asked_for("/v1/send_leave/")), (2, 2));
 }

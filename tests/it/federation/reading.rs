@@ -334,3 +334,24 @@ async fn a_tree_goes_on_at_other_servers() {
         .await;
     assert_eq!(there.asks(&here, &at("hierarchy", &secret, "")).await.good()["room"]["name"], "secret");
 }
+
+#[tokio::test]
+async fn a_slash_at_the_end_changes_nothing() {
+    let [here, there] = Peers::two().await;
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    let room = alice.opens().await;
+    member(&here, &room, &there, &bob, "join").await;
+    let last = encoded(&alice.says(&room, "x").await);
+    let id = format!("?event_id={last}");
+    for path in ["state", "state_ids"] {
+        let told = there.asks(&here, &at(path, &room, &id)).await.good();
+        assert_eq!(there.asks(&here, &at(path, &room, &format!("/{id}"))).await.good(), told);
+    }
+    let told = there.asks(&here, &at("backfill", &room, &format!("/?v={last}&limit=3"))).await.good();
+    assert_eq!(list(&told, "pdus").len(), 3);
+    let told = there.asks(&here, &format!("{V1}/event/{last}/")).await.good();
+    assert_eq!(list(&told, "pdus").len(), 1);
+    let nothing = json!({ "origin": there.name(), "origin_server_ts": 1, "pdus": [] });
+    let told = there.calls(&here, http::Method::PUT, &format!("{V1}/send/t/"), Some(nothing)).await.good();
+    assert_eq!(told, json!({ "pdus": {} }));
+}

@@ -68,6 +68,25 @@ on_both! {
         }
     }
 
+    async fn a_new_name_is_no_news_of_a_room_to_who_wants_none(server) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.opens().await;
+        bob.joins(&room).await.good();
+        let none = json!({ "types": [] });
+        let nothing = json!({ "room": { "state": none, "timeline": none, "ephemeral": none } });
+        let since = encoded(&alice.now().await);
+        let path = format!("{V3}/profile/{}/displayname", encoded(alice.id.as_str()));
+        alice.put(&path, json!({ "displayname": "New" })).await.good();
+        let name = alice.reads(&room, "m.room.member", alice.id.as_str()).await.good();
+        assert_eq!(name["displayname"], "New");
+        let sync = with_filter(&alice, nothing.clone(), &format!("&since={since}")).await;
+        assert!(joined(&sync, &room).is_null(), "{sync}");
+        // How many there are is.
+        bob.leaves(&room).await.good();
+        let sync = with_filter(&alice, nothing, &format!("&since={since}")).await;
+        assert_eq!(joined(&sync, &room)["summary"]["m.joined_member_count"], 1, "{sync}");
+    }
+
     async fn state_that_a_filter_keeps_out_of_the_timeline_is_told_beside_it(server) {
         let alice = server.user("alice").await;
         let room = alice.opens().await;

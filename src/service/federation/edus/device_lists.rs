@@ -25,7 +25,6 @@ use hearth_base::{
 };
 use hearth_store::{
     Store,
-    events::Standing,
     keys::theirs::{RemoteDevice, RemoteList},
     log::{Change, Logged},
 };
@@ -36,9 +35,11 @@ use tokio::sync::Notify;
 use crate::{federation::Federation, keys::is_name};
 
 mod form;
+mod soon;
 mod unmet;
 
-use form::{SigningKeys, Update, device, is_key_of, shortened, signing_keys};
+use form::{SigningKeys, Update, device, is_of_device, shortened, signing_keys};
+use soon::Soon;
 use unmet::Unmet;
 
 /// Devices of a user.
@@ -70,6 +71,7 @@ pub struct DeviceLists {
     lanes: Lasting<UserNid, Arc<Lane>>,
     gone: Mutex<HashSet<Gone>>,
     unmet: Unmet,
+    soon: Soon,
     /// Rings when somebody is gone, or may be met.
     bell: Notify,
 }
@@ -107,14 +109,16 @@ impl DeviceLists {
     pub fn new(store: Store, federation: Arc<Federation>) -> Arc<Self> {
         let name = federation.name().to_owned();
         let lanes = Lasting::idle(LANES, Duration::from_secs(60));
-        let (gone, unmet, bell) = (Mutex::default(), Unmet::default(), Notify::new());
-        Arc::new(Self { store, name, federation, lanes, gone, unmet, bell })
+        let (gone, unmet, soon, bell) = (Mutex::default(), Unmet::default(), Soon::default(), Notify::new());
+        Arc::new(Self { store, name, federation, lanes, gone, unmet, soon, bell })
     }
 
     /// Starts the tasks that fetch what is stale, and that look at who is gone.
     pub fn start(self: &Arc<Self>, supervisor: &Supervisor) {
         let this = self.clone();
         crate::federation::until_stopping(supervisor, "users who are gone", move || this.clone().watch_the_gone());
+        let this = self.clone();
+        crate::federation::until_stopping(supervisor, "users followed soon", move || this.clone().follow_soon());
         let (this, stopping) = (self.clone(), supervisor.stopping());
         supervisor.task("device-lists", move || {
             let (this, stopping) = (this.clone(), stopping.clone());
@@ -193,7 +197,8 @@ impl DeviceLists {
     /// `m.device_list_update`.
     pub(super) async fn update(&self, origin: &ServerName, content: &str) -> Result<()> {
         let Ok(said) = serde_json::from_str::<Update>(content) else { return Ok(()) };
-        let Some((user, followed)) = self.of_origin(origin, &said.user_id).await? else { return Ok(()) };
+        let is_first = said.prev_id.is_empty();
+        let Some((user, followed)) = self.of_origin(origin, &said.user_id, is_first).await? else { return Ok(()) };
         if followed.stale {
             return self.store.device_change_missed(user, said.stream_id).await;
         }
@@ -220,7 +225,7 @@ impl DeviceLists {
     /// `m.signing_key_update`.
     pub(super) async fn signing_keys(&self, origin: &ServerName, content: &str) -> Result<()> {
         let Ok(said) = serde_json::from_str::<SigningKeys>(content) else { return Ok(()) };
-        let Some((user, _)) = self.of_origin(origin, &said.user_id).await? else { return Ok(()) };
+        let Some((user, _)) = self.of_origin(origin, &said.user_id, false).await? else { return Ok(()) };
         let keys = signing_keys(&said.user_id, said.master_key.as_deref(), said.self_signing_key.as_deref());
         if keys.is_empty() {
             return Ok(());
@@ -231,11 +236,13 @@ impl DeviceLists {
         self.store.put_remote_signing_keys(user, keys).await
     }
 
-    /// A user of that server whom we follow. Others who share a room with ours hear that something changed.
+    /// A user of that server whom we follow. Ours who share a room with others hear that something changed. These are followed
+    /// soon, if it was the first change of a sequence, which costs one question in all; those in encrypted rooms at once.
     async fn of_origin(
         &self,
         origin: &ServerName,
         user: &UserId,
+        is_first: bool,
     ) -> Result<Option<(UserNid, hearth_store::keys::theirs::Followed)>> {
         if user.server_name() != origin {
             return Ok(None);
@@ -251,7 +258,12 @@ impl DeviceLists {
                     // has asked since would have begun this.
                     true if self.has_come(nid, &shared).await? => self.store.follow(vec![nid]).await?,
                     true => self.store.follow_and_tell(nid).await?,
-                    false => self.store.tell_of_devices(nid).await?,
+                    false => {
+                        self.store.tell_of_devices(nid).await?;
+                        if is_first {
+                            self.soon.follow(nid);
+                        }
+                    }
                 }
                 return Ok(None);
             }
@@ -260,31 +272,6 @@ impl DeviceLists {
         // All of a room may have come just now.
         self.tells_of(user).await?;
         Ok(None)
-    }
-
-    /// Whether who is met in these rooms, [`ROOMS`] at most, is followed before anybody asks for their keys.
-    async fn is_to_be_followed(&self, rooms: &[RoomNid]) -> Result<bool> {
-        if rooms.len() == ROOMS {
-            return Ok(true);
-        }
-        for room in rooms {
-            if self.store.is_encrypted(*room).await? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether a user came into one of these rooms while ours were there.
-    async fn has_come(&self, user: UserNid, rooms: &[RoomNid]) -> Result<bool> {
-        for room in rooms {
-            if let Some(membership) = self.store.membership(*room, user).await?
-                && self.store.event(membership.event).await?.is_some_and(|e| e.standing == Standing::Live)
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Looks at those who may share no room with ours any more.
@@ -376,7 +363,7 @@ impl DeviceLists {
         let mut devices: BTreeMap<String, RemoteDevice> = BTreeMap::new();
         for found in list.devices.into_iter().take(MAX_DEVICES) {
             let id = found.device_id.to_string();
-            if is_name(&id) && is_key_of(found.keys.json(), &user, Some(&id)) {
+            if is_name(&id) && is_of_device(found.keys.json(), &user, &id) {
                 let display_name = found.device_display_name.map(|name| shortened(&name));
                 let json = Some(found.keys.json().get().to_owned());
                 devices.insert(id.clone(), RemoteDevice { device_id: id, display_name, json });

@@ -227,7 +227,7 @@ impl<'a> Search<'a> {
             Err(failure) if self.failed(server, &failure) => return Ok(Told::NoAnswer),
             Err(_) => return Ok(Told::Nothing),
         };
-        let mut unknown = inbox.unknown(room, ids.pdu_ids.iter().chain(&ids.auth_chain_ids)).await?;
+        let mut unknown = inbox.unknown(ids.pdu_ids.iter().chain(&ids.auth_chain_ids)).await?;
         let mut asked = true;
         let many = unknown.len() > FEW && unknown.len() * 10 > ids.pdu_ids.len() + ids.auth_chain_ids.len();
         if unknown.len() > ONE_BY_ONE || many {
@@ -242,7 +242,7 @@ impl<'a> Search<'a> {
             unknown.clear();
         }
         if after {
-            unknown.extend(inbox.unknown(room, std::iter::once(&id.to_owned())).await?);
+            unknown.extend(inbox.unknown(std::iter::once(&id.to_owned())).await?);
         }
         asked &= self.fetch_events(server, &unknown).await?;
         let (mut state, mut count) = (StateMap::new(), 0);
@@ -313,12 +313,12 @@ impl<'a> Search<'a> {
                 Ok(answer) => drop(self.take_in(answer.auth_chain).await?),
                 Err(failure) => drop(self.failed(server, &failure)),
             }
-            let left = inbox.unknown(room, pdu.auth_events()).await?;
+            let left = inbox.unknown(pdu.auth_events()).await?;
             if left.is_empty() {
                 return Ok(());
             }
             self.fetch_events(server, &left).await?;
-            if inbox.unknown(room, pdu.auth_events()).await?.is_empty() {
+            if inbox.unknown(pdu.auth_events()).await?.is_empty() {
                 return Ok(());
             }
         }

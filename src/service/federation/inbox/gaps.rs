@@ -121,10 +121,9 @@ impl Inbox {
         Ok(missing)
     }
 
-    /// Which of these events we do not have.
+    /// Which of these events we do not have. What we have in another room nobody can give us in this one.
     pub(super) async fn unknown<'a>(
         &self,
-        room: &Room,
         ids: impl IntoIterator<Item = &'a OwnedEventId>,
     ) -> Result<Vec<OwnedEventId>> {
         let mut ids: Vec<OwnedEventId> = ids.into_iter().cloned().collect();
@@ -133,7 +132,7 @@ impl Inbox {
         let mut unknown = Vec::new();
         for part in ids.chunks(1_000) {
             let known = self.store.known_events(part).await?;
-            unknown.extend(part.iter().filter(|id| known.get(*id).is_none_or(|k| k.room != room.nid)).cloned());
+            unknown.extend(part.iter().filter(|id| !known.contains_key(*id)).cloned());
         }
         Ok(unknown)
     }
@@ -265,11 +264,11 @@ impl Search<'_> {
     async fn auth_events(&self, found: &Found) -> Result<()> {
         let named = found.events.values().flat_map(|e| auth_ids(self.version, e));
         let named: Vec<OwnedEventId> = named.filter(|id| !found.events.contains_key(id)).collect();
-        let mut unknown: HashSet<OwnedEventId> = self.inbox.unknown(self.room, &named).await?.into_iter().collect();
+        let mut unknown: HashSet<OwnedEventId> = self.inbox.unknown(&named).await?.into_iter().collect();
         for pdu in found.events.values() {
             if auth_ids(self.version, pdu).iter().any(|id| unknown.contains(id)) {
                 self.fetch_auth(pdu).await?;
-                let left = self.inbox.unknown(self.room, &unknown).await?;
+                let left = self.inbox.unknown(&unknown).await?;
                 unknown = left.into_iter().collect();
             }
         }

@@ -7,7 +7,12 @@ use std::{
 
 use hearth_base::{OrNotFound, Result, ids::EventNid};
 use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
-use hearth_store::{events::Standing, graph::Known, rooms::Room, state::StateMap};
+use hearth_store::{
+    events::{Standing, StoredEvent},
+    graph::Known,
+    rooms::Room,
+    state::StateMap,
+};
 use ruma::{OwnedEventId, ServerName};
 
 use super::{Answers, Inbox, KnownEvents, Sort, gaps::Found};
@@ -15,7 +20,7 @@ use crate::{
     events::{Arrival, Arrived, With},
     federation::{
         order::in_order,
-        outliers::{Outlier, auth_ids},
+        outliers::{Outlier, auth_ids, of_another_room},
     },
 };
 
@@ -70,7 +75,7 @@ impl Inbox {
         let Taken { mut answers, mut wait } = self.place_found(room, version, (found, known), sort).await?;
         self.bring_together(room).await;
         for id in &asked {
-            let waits = || if sort == Sort::ToldToUs { Err(LACKING.to_owned()) } else { Ok(()) };
+            let waits = || if sort == Sort::ToldToUs { Err(LACKING.to_owned().into()) } else { Ok(()) };
             answers.entry(id.clone()).or_insert_with(waits);
         }
         wait.retain(|e| hindered && asked.contains(e.event_id()));
@@ -129,7 +134,7 @@ impl Inbox {
                 Err((pdu, why)) => {
                     tracing::debug!(room.id = %room.room_id, event.id = %event_id, %why, "not placed");
                     if sort == Sort::ToldToUs {
-                        answers.insert(event_id, Err(why));
+                        answers.insert(event_id, Err(why.into()));
                     }
                     found.lacking.push(*pdu);
                 }
@@ -179,7 +184,7 @@ impl Inbox {
                     tracing::debug!(room.id = %room.room_id, event.id = %id, %why, "rejected");
                     // Its form is good, and it was taken in, as what it is: a server that relays what others said, or
                     // that sees another state, does nothing wrong either. Who hands us an event to place is told.
-                    if sort == Sort::ToldToUs { Err(why) } else { Ok(()) }
+                    if sort == Sort::ToldToUs { Err(why.into()) } else { Ok(()) }
                 }
             };
             answers.insert(id, answer);
@@ -202,7 +207,7 @@ impl Inbox {
                 Ok(arrived) => placed.extend(arrived.into_iter().map(|one| (id.clone(), one))),
                 Err(e) if e.is_final() => {
                     tracing::warn!(room.id = %room.room_id, event.id = %id, error = %e, "an event cannot be stored");
-                    answers.insert(id, Err(e.to_string()));
+                    answers.insert(id, Err(e.to_string().into()));
                 }
                 Err(e) => return Err(e),
             }
@@ -241,12 +246,15 @@ impl Inbox {
     ) -> Result<std::result::Result<Arrival, (Box<Pdu>, String)>> {
         let Ready { pdu, states, whole, missing, in_part, refused: unsigned, of_stranger } = event;
         let ids = auth_ids(version, &pdu);
-        let known = self.by_id(room, &ids).await?;
-        if let Some(id) = ids.iter().find(|id| !known.contains_key(*id)) {
+        let (known, foreign) = self.by_id(room, &ids).await?;
+        if let Some(id) = ids.iter().find(|id| !known.contains_key(*id) && !foreign.contains(*id)) {
             let why = format!("its auth event {id} cannot be found");
             return Ok(Err((Box::new(pdu), why)));
         }
-        let refused = auth::check_auth_events(version, &pdu, |id| known.get(id).map(|o| o.pdu.clone())).err();
+        let refused = match foreign.iter().next() {
+            Some(id) => Some(of_another_room(id)),
+            None => auth::check_auth_events(version, &pdu, |id| known.get(id).map(|o| o.pdu.clone())).err(),
+        };
         let event_id = pdu.event_id().to_owned();
         let nid = match own {
             Some(own) => own.nid,
@@ -273,16 +281,19 @@ impl Inbox {
         }))
     }
 
-    async fn by_id(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashMap<OwnedEventId, Outlier>> {
-        let stored = self.store.events_by_id(ids).await?;
-        Ok(stored
-            .into_iter()
-            .filter(|e| e.room == room.nid)
-            .map(|e| {
-                let outlier = Outlier { nid: e.nid, pdu: e.pdu.clone(), standing: e.standing };
-                (e.event_id().to_owned(), outlier)
-            })
-            .collect())
+    /// Those of these events that we have, and those that we have in another room.
+    async fn by_id(
+        &self,
+        room: &Room,
+        ids: &[OwnedEventId],
+    ) -> Result<(HashMap<OwnedEventId, Outlier>, HashSet<OwnedEventId>)> {
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            self.store.events_by_id(ids).await?.into_iter().partition(|e| e.room == room.nid);
+        let outlier = |e: Arc<StoredEvent>| {
+            (e.event_id().to_owned(), Outlier { nid: e.nid, pdu: e.pdu.clone(), standing: e.standing })
+        };
+        let foreign = elsewhere.iter().map(|e| e.event_id().to_owned()).collect();
+        Ok((here.into_iter().map(outlier).collect(), foreign))
     }
 }
 

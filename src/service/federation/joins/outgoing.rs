@@ -8,7 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use hearth_base::{Error, Requester, Result, ids::UserNid};
-use hearth_remote::Failure;
+use hearth_remote::{
+    Failure,
+    federation::{Paths, Patience},
+};
 use hearth_rules::{
     event::{Draft, Malformed, Pdu},
     versions::RoomVersion,
@@ -16,13 +19,23 @@ use hearth_rules::{
 use hearth_store::{membership::Membership, rooms::Room};
 use ruma::{
     OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
-    api::federation::membership::{
-        RawStrippedState, create_invite, create_knock_event, create_leave_event, prepare_knock_event,
-        prepare_leave_event,
+    api::{
+        OutgoingRequest,
+        auth_scheme::AuthScheme,
+        federation::{
+            authentication::XMatrixSigningInput,
+            membership::{
+                RawStrippedState, create_invite, create_knock_event, create_leave_event, prepare_knock_event,
+                prepare_leave_event,
+            },
+        },
     },
     events::{TimelineEventType, room::member::MembershipState},
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
@@ -100,7 +113,7 @@ impl Joins {
         let pdu = given.complete(version, room_id, user, content.clone(), signer, self.clock.now_ms())?;
         let json = raw(pdu.json())?;
         let request = create_leave_event::v2::Request::new(room_id.clone(), pdu.event_id().to_owned(), json);
-        self.federation.send(server, request, patience).await.map_err(|e| self.said(server, &e))?;
+        let _: IgnoredAny = self.in_either_form(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         Ok(pdu)
     }
 
@@ -237,7 +250,7 @@ impl Joins {
         invite: &Pdu,
         shown: Vec<Box<RawValue>>,
     ) -> Result<Box<RawValue>, Failure> {
-        let (remote, patience) = (self.federation.remote(), self.federation.once().within(PATIENCE).up_to(MAX_ANSWER));
+        let patience = self.federation.once().within(PATIENCE).up_to(MAX_ANSWER);
         let ours = |e: Error| Failure::Ours(e.to_string());
         let old = old_form(invite, &shown);
         let request = create_invite::v2::Request::new(
@@ -247,19 +260,50 @@ impl Joins {
             raw(invite.json()).map_err(ours)?,
             shown.into_iter().map(RawStrippedState::Pdu).collect(),
         );
-        let mut request = remote.signed(server, request)?;
+        let mut request = self.federation.remote().signed(server, request)?;
         let is_old = version_of(room).is_ok_and(|version| !version.event_id_is_hash());
         match self.federation.exchange_now(server, request.clone(), patience).await {
             Err(failure) if is_old && (failure.is_unrecognized() || is_400_or_404(&failure)) => {
-                let path = request.uri().path().replacen("/v2/", "/v1/", 1);
-                *request.uri_mut() = path.parse().map_err(|e: http::uri::InvalidUri| Failure::Ours(e.to_string()))?;
                 *request.body_mut() = Bytes::from(old);
-                let answer = self.federation.exchange_now(server, remote.sign(server, request)?, patience).await?;
-                let (_, signed): (u16, Signed) = read(&answer)?;
-                Ok(signed.event)
+                self.in_old_form::<Signed>(server, request, patience).await.map(|signed| signed.event)
             }
             answer => read::<Signed>(&answer?).map(|signed| signed.event),
         }
+    }
+
+    /// The answer to a request of `/v2`, or to the same of `/v1` by a server that does not know the other (server-server API,
+    /// `PUT /v1/send_join`, `PUT /v1/send_leave`).
+    pub(super) async fn in_either_form<R, T>(
+        &self,
+        server: &ServerName,
+        request: R,
+        patience: Patience,
+    ) -> Result<T, Failure>
+    where
+        R: OutgoingRequest,
+        R::PathBuilder: Paths,
+        for<'a> R::Authentication: AuthScheme<Input<'a> = XMatrixSigningInput<'a>>,
+        T: DeserializeOwned,
+    {
+        let request = self.federation.remote().signed(server, request)?;
+        match self.federation.exchange_now(server, request.clone(), patience).await {
+            Err(failure) if failure.is_unrecognized() => self.in_old_form(server, request, patience).await,
+            answer => read(&answer?),
+        }
+    }
+
+    /// The answer to the form of a request that came before it, which stands behind a status.
+    async fn in_old_form<T: DeserializeOwned>(
+        &self,
+        server: &ServerName,
+        mut request: http::Request<Bytes>,
+        patience: Patience,
+    ) -> Result<T, Failure> {
+        let path = request.uri().path().replacen("/v2/", "/v1/", 1);
+        *request.uri_mut() = path.parse().map_err(|e: http::uri::InvalidUri| Failure::Ours(e.to_string()))?;
+        let request = self.federation.remote().sign(server, request)?;
+        let answer = self.federation.exchange_now(server, request, patience).await?;
+        read::<(u16, T)>(&answer).map(|(_, said)| said)
     }
 
     /// Takes note that an invite was withdrawn or a knock refused in a room we are not in, by an event whose signature is
@@ -319,7 +363,7 @@ struct Signed {
     event: Box<RawValue>,
 }
 
-fn read<T: serde::de::DeserializeOwned>(answer: &http::Response<Bytes>) -> Result<T, Failure> {
+fn read<T: DeserializeOwned>(answer: &http::Response<Bytes>) -> Result<T, Failure> {
     serde_json::from_slice(answer.body()).map_err(|e| Failure::Nonsense(e.to_string()))
 }
 

@@ -210,8 +210,8 @@ impl Joins {
             self.federation.settings().completion.enter_in_part && among.as_ref().is_none_or(|room| room.head.partial);
         request.omit_members = may_omit;
         let patience = self.federation.once().within(FOR_STATE).up_to(MAX_STATE);
-        let answer = self.federation.send_now(server, request, patience).await.map_err(|e| self.said(server, &e))?;
-        let answer = answer.room_state;
+        let answer: create_join_event::v2::RoomState =
+            self.in_either_form(server, request, patience).await.map_err(|e| self.said(server, &e))?;
         if answer.members_omitted && !may_omit {
             return Err(nonsense(server, "it leaves out members, which nobody asked for"));
         }

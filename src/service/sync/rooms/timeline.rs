@@ -29,7 +29,8 @@ pub(in crate::sync) struct Timeline {
     pub(in crate::sync) start: Option<PageToken>,
 }
 impl Sync {
-    /// The newest events in `(after, upto]` that the user may see and the filter lets pass. A client that learns state from
+    /// The newest events in `(after, upto]` that the user may see, or is told of as part of the newest state, and the filter
+    /// lets pass. A client that learns state from
     /// them, and from what is told beside them, is to get to `leads_to`.
     pub(in crate::sync) async fn timeline(
         &self,
@@ -54,6 +55,11 @@ impl Sync {
         let end = upto;
         let (mut events, mut limited, mut upto, mut newest) = (Vec::new(), false, upto, None);
         let (mut hidden, mut hides) = (false, false);
+        // What changed since the last answer while the user was away, and holds now, is told in any case: where it happened.
+        let told_of = |e: &StoredEvent| {
+            let is_newest = |newest: &StateMap| e.key.is_some_and(|key| newest.get(&key) == Some(&e.nid));
+            turn.since.is_some() && e.pos > Some(turn.after()) && leads_to.is_some_and(is_newest)
+        };
         for _ in 0..ROUNDS {
             let (found, more) = match hub.news(after, upto, page) {
                 Some((nids, more)) => (self.store.events(&nids).await?, more),
@@ -74,7 +80,7 @@ impl Sync {
             let is_related = |e: &StoredEvent| related.as_ref().is_none_or(|related| related.contains(&e.nid));
             // What was taken out of the timeline is still in the ring.
             for event in found.into_iter().filter(|e| e.pos.is_some() && filter.has(&e.pdu) && is_related(e)) {
-                if !viewer.shows(&event).await? {
+                if !viewer.shows(&event).await? && !told_of(&event) {
                     hidden |= event.pdu.is_state();
                     continue;
                 }

@@ -38,7 +38,7 @@ pub(super) struct SigningKeys {
 
 /// A device as an update has it.
 pub(super) fn device(said: &Update) -> std::result::Result<RemoteDevice, String> {
-    let keys = said.keys.as_deref().filter(|keys| is_key_of(keys, &said.user_id, Some(&said.device_id)));
+    let keys = said.keys.as_deref().filter(|keys| is_of_device(keys, &said.user_id, &said.device_id));
     Ok(RemoteDevice {
         device_id: said.device_id.clone(),
         display_name: said.device_display_name.as_deref().map(shortened),
@@ -58,34 +58,43 @@ pub(super) fn shortened(name: &str) -> String {
     short
 }
 
-/// Whether keys say that they are of that user, and device.
-pub(super) fn is_key_of(json: &RawValue, user: &UserId, device: Option<&str>) -> bool {
+/// Whether keys may be kept as those of a device. They do not say that they are of another; whether they say anything at
+/// all is for clients to look at, who trust no keys that are not signed by the device they name.
+pub(super) fn is_of_device(json: &RawValue, user: &UserId, device: &str) -> bool {
     #[derive(Deserialize)]
     struct Form {
-        user_id: String,
+        #[serde(default)]
+        user_id: Option<String>,
         #[serde(default)]
         device_id: Option<String>,
     }
+    is_sound(json)
+        && serde_json::from_str::<Form>(json.get()).is_ok_and(|form| {
+            form.user_id.is_none_or(|u| u == user.as_str()) && form.device_id.is_none_or(|d| d == device)
+        })
+}
+
+/// Whether a key can be kept.
+fn is_sound(json: &RawValue) -> bool {
     json.get().len() <= MAX_KEY
         && !json.get().contains("\\u0000")
         && !hearth_base::nests_too_deep(json.get().as_bytes())
         && serde_json::from_str::<CanonicalJsonObject>(json.get()).is_ok()
-        && serde_json::from_str::<Form>(json.get()).is_ok_and(|form| {
-            form.user_id == user.as_str() && device.is_none_or(|d| form.device_id.as_deref() == Some(d))
-        })
 }
 
 /// The cross-signing keys that are sound: of that user, for that use, one public key each.
 pub(super) fn signing_keys(user: &UserId, master: Option<&RawValue>, own: Option<&RawValue>) -> Vec<(Usage, String)> {
     #[derive(Deserialize)]
     struct Form {
+        user_id: String,
         usage: Vec<String>,
         keys: BTreeMap<String, String>,
     }
     let sound = |usage: Usage, json: &RawValue| {
-        is_key_of(json, user, None)
-            && serde_json::from_str::<Form>(json.get())
-                .is_ok_and(|form| form.keys.len() == 1 && form.usage.iter().any(|u| u == usage.as_str()))
+        is_sound(json)
+            && serde_json::from_str::<Form>(json.get()).is_ok_and(|form| {
+                form.user_id == user.as_str() && form.keys.len() == 1 && form.usage.iter().any(|u| u == usage.as_str())
+            })
     };
     [(Usage::Master, master), (Usage::SelfSigning, own)]
         .into_iter()
