@@ -17,12 +17,12 @@ use ruma::{
     encryption::OneTimeKey,
     serde::Raw,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     Cx,
-    extract::{Client, Guests},
+    extract::{As, Client, Guests},
     limits::Limit,
     respond::Json,
     routes::Routes,
@@ -87,16 +87,26 @@ async fn changes(cx: Cx, req: Client<get_key_changes::v3::Request, Guests>) -> R
     Ok(get_key_changes::v3::Response::new(changes.changed, changes.left))
 }
 
+/// The body of an upload of signing keys. Ruma's type is not used: it looks into `auth`, and refuses what old clients
+/// say there, which [`uiaa`] understands.
+#[derive(Debug, Default, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the API")]
+pub(crate) struct SigningKeys {
+    master_key: Option<Box<RawValue>>,
+    self_signing_key: Option<Box<RawValue>>,
+    user_signing_key: Option<Box<RawValue>>,
+}
+
 /// Publishes the user's signing keys; asks for their password where these would take the place of others.
 async fn upload_signing(
     cx: Cx,
-    mut req: Client<upload_signing_keys::v3::Request, Guests>,
+    mut req: Client<As<upload_signing_keys::v3::Request, SigningKeys>, Guests>,
 ) -> Result<upload_signing_keys::v3::Response> {
-    let body = std::mem::take(&mut req.body);
+    let body = std::mem::take(&mut req.body.body);
     let keys = NewSigningKeys {
-        master: body.master_key.map(Raw::into_json),
-        self_signing: body.self_signing_key.map(Raw::into_json),
-        user_signing: body.user_signing_key.map(Raw::into_json),
+        master: body.master_key,
+        self_signing: body.self_signing_key,
+        user_signing: body.user_signing_key,
     };
     if cx.keys.upload_signing_keys(&req.requester, &keys, false).await? == SigningKeysUploaded::NeedsAuth {
         uiaa::confirm(&cx, &req).await?;
