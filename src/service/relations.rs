@@ -170,8 +170,10 @@ impl Relations {
                 until,
             };
             let wanted = limit - shown.len();
-            let found = self.store.related(page, wanted).await?;
-            more = found.len() == wanted;
+            // One more than wanted tells whether there are more.
+            let mut found = self.store.related(page, wanted + 1).await?;
+            more = found.len() > wanted;
+            found.truncate(wanted);
             let found = self.store.events(&found).await?;
             let Some(place) = found.last().and_then(|e| e.place()) else { break };
             at = match ask.direction {
@@ -231,8 +233,9 @@ impl Relations {
         let (mut roots, mut more) = (Vec::new(), true);
         for _ in 0..MAX_ROUNDS {
             let wanted = limit - roots.len();
-            let found = self.store.threads(viewer.room.nid, &reader, before, participated, wanted).await?;
-            more = found.len() == wanted;
+            let mut found = self.store.threads(viewer.room.nid, &reader, before, participated, wanted + 1).await?;
+            more = found.len() > wanted;
+            found.truncate(wanted);
             let Some((_, last)) = found.last() else { break };
             before = *last;
             let ids: Vec<OwnedEventId> = found.iter().filter_map(|(root, _)| EventId::parse(root).ok()).collect();

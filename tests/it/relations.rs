@@ -84,6 +84,8 @@ on_both! {
             from = format!("&from={}", encoded(next));
         }
         assert_eq!(paged, sent);
+        let last = children(&alice, &room, &format!("{at}?limit=6")).await.good();
+        assert!(ids(&last) == sent && last["next_batch"].is_null(), "there is no more: {last}");
         let forward = children(&alice, &room, &format!("{at}?dir=f&limit=3")).await.good();
         assert_eq!(ids(&forward), sent.iter().rev().take(3).collect::<Vec<_>>());
         let only = children(&alice, &room, &format!("{at}/m.annotation")).await.good();
@@ -223,6 +225,7 @@ on_both! {
             }
         }
         assert_eq!(paged.iter().collect::<Vec<_>>(), expected);
+        assert!(threads(&alice, &room, "limit=5").await["next_batch"].is_null(), "there are no more");
         assert_eq!(ids(&threads(&bob, &room, "include=participated").await), [&roots[1]]);
         assert_eq!(ids(&threads(&alice, &room, "include=participated").await), expected);
         let path = format!("/_matrix/client/v1/rooms/{}/threads", encoded(&room));
