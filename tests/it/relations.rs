@@ -93,6 +93,11 @@ on_both! {
         let only = children(&alice, &room, &format!("{at}/m.thread/m.room.message?limit=100")).await.good();
         assert_eq!(ids(&only), &sent[1..]);
         assert!(ids(&children(&alice, &room, &format!("{at}/m.thread/m.reaction")).await.good()).is_empty());
+        // Old clients ask by the path before it was stable, and want the parent too.
+        assert!(only["original_event"].is_null());
+        let old = format!("/_matrix/client/unstable/rooms/{}/relations/{at}/m.annotation", encoded(&room));
+        let old = alice.get(&old).await.good();
+        assert_eq!((ids(&old), &old["original_event"]["event_id"]), (vec![reaction.as_str()], &json!(root)));
         children(&alice, &room, &format!("{at}?from=rubbish")).await.refused(400, "M_INVALID_PARAM");
         children(&alice, &room, &encoded("$no:x")).await.refused(404, "M_NOT_FOUND");
         let eve = server.user("eve").await;
