@@ -8,6 +8,7 @@ use hearth_base::{Error, Requester, Result, clock::Clock, tasks::Supervisor};
 use hearth_remote::identity::{self, Identity};
 use hearth_rules::event::Draft;
 use hearth_store::{Store, rooms::Room};
+use http::StatusCode;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -231,12 +232,13 @@ impl Membership {
     /// Lifts a ban.
     ///
     /// # Errors
-    /// 403 if not allowed or the user is not banned.
+    /// 403 if not allowed, and with `M_BAD_STATE` if the user is not banned (client-server API, "Other error codes").
     pub async fn unban(&self, who: &Requester, room_id: &RoomId, user: &UserId, reason: Option<String>) -> Result<()> {
         check_may_write(who)?;
         let room = self.known_about(room_id, user).await?;
         if self.of(&room, user).await? != MembershipState::Ban {
-            return Err(Error::forbidden("The user is not banned from this room"));
+            let why = "The user is not banned from this room";
+            return Err(Error::told(StatusCode::FORBIDDEN, "M_BAD_STATE", why));
         }
         let content = MemberContent::bare("leave", reason);
         self.write(&room, who, user, &content, None).await.map(drop)

@@ -54,6 +54,8 @@ pub struct Children<'a> {
     pub to: Option<&'a str>,
     /// Events at most.
     pub limit: usize,
+    /// Whether the parent is told with them, as MSC2675 had it before the endpoint was stable.
+    pub with_parent: bool,
 }
 
 /// `m.relates_to`, as far as it names another event.
@@ -147,7 +149,7 @@ impl Relations {
     /// # Errors
     /// 404 for an event that the user may not see, 400 for a token that is not ours.
     pub async fn children_json(&self, who: &Requester, room_id: &RoomId, ask: Children<'_>) -> Result<String> {
-        let (viewer, _) = self.history.event(who, room_id, ask.parent).await?;
+        let (viewer, parent) = self.history.event(who, room_id, ask.parent).await?;
         let room = &viewer.room;
         let (first, last) = match ask.direction {
             Direction::Backward => (HistoryToken::END, HistoryToken::START),
@@ -170,8 +172,10 @@ impl Relations {
                 until,
             };
             let wanted = limit - shown.len();
-            let found = self.store.related(page, wanted).await?;
-            more = found.len() == wanted;
+            // One more than wanted tells whether there are more.
+            let mut found = self.store.related(page, wanted + 1).await?;
+            more = found.len() > wanted;
+            found.truncate(wanted);
             let found = self.store.events(&found).await?;
             let Some(place) = found.last().and_then(|e| e.place()) else { break };
             at = match ask.direction {
@@ -192,6 +196,10 @@ impl Relations {
             // A place of ours: nothing in it needs an escape.
             let start = self.history.place(room, from).await?;
             out.push_str(&format!(",\"prev_batch\":\"{start}\""));
+        }
+        if ask.with_parent {
+            out.push_str(",\"original_event\":");
+            self.history.write(&mut out, &parent, &viewer, Form::WITH_ROOM).await?;
         }
         if ask.recurse {
             out.push_str(&format!(",\"recursion_depth\":{RECURSION}"));
@@ -231,8 +239,9 @@ impl Relations {
         let (mut roots, mut more) = (Vec::new(), true);
         for _ in 0..MAX_ROUNDS {
             let wanted = limit - roots.len();
-            let found = self.store.threads(viewer.room.nid, &reader, before, participated, wanted).await?;
-            more = found.len() == wanted;
+            let mut found = self.store.threads(viewer.room.nid, &reader, before, participated, wanted + 1).await?;
+            more = found.len() > wanted;
+            found.truncate(wanted);
             let Some((_, last)) = found.last() else { break };
             before = *last;
             let ids: Vec<OwnedEventId> = found.iter().filter_map(|(root, _)| EventId::parse(root).ok()).collect();

@@ -161,7 +161,7 @@ on_both! {
         alice.invites(&room, &carol).await.refused(403, "M_FORBIDDEN");
         bob.does_to(&room, "unban", &carol).await.refused(403, "M_FORBIDDEN");
         alice.does_to(&room, "unban", &carol).await.good();
-        alice.does_to(&room, "unban", &carol).await.refused(403, "M_FORBIDDEN");
+        alice.does_to(&room, "unban", &carol).await.refused(403, "M_BAD_STATE");
         carol.joins(&room).await.good();
         // Somebody who never was there can be banned too.
         let dave = server.user("dave").await;

@@ -119,6 +119,8 @@ on_both! {
             from = format!("&from={}", encoded(next));
         }
         assert_eq!(paged, told(&all));
+        bob.joins(&closed).await.good();
+        assert_eq!(told(&notifications(&bob, "").await), told(&all), "an invite is told of although it was taken");
         bob.get(&format!("{V3}/notifications?from=x")).await.refused(400, "M_INVALID_PARAM");
 
         let mute = json!({ "actions": [] });

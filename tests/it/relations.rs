@@ -84,6 +84,8 @@ on_both! {
             from = format!("&from={}", encoded(next));
         }
         assert_eq!(paged, sent);
+        let last = children(&alice, &room, &format!("{at}?limit=6")).await.good();
+        assert!(ids(&last) == sent && last["next_batch"].is_null(), "there is no more: {last}");
         let forward = children(&alice, &room, &format!("{at}?dir=f&limit=3")).await.good();
         assert_eq!(ids(&forward), sent.iter().rev().take(3).collect::<Vec<_>>());
         let only = children(&alice, &room, &format!("{at}/m.annotation")).await.good();
@@ -91,6 +93,11 @@ on_both! {
         let only = children(&alice, &room, &format!("{at}/m.thread/m.room.message?limit=100")).await.good();
         assert_eq!(ids(&only), &sent[1..]);
         assert!(ids(&children(&alice, &room, &format!("{at}/m.thread/m.reaction")).await.good()).is_empty());
+        // Old clients ask by the path before it was stable, and want the parent too.
+        assert!(only["original_event"].is_null());
+        let old = format!("/_matrix/client/unstable/rooms/{}/relations/{at}/m.annotation", encoded(&room));
+        let old = alice.get(&old).await.good();
+        assert_eq!((ids(&old), &old["original_event"]["event_id"]), (vec![reaction.as_str()], &json!(root)));
         children(&alice, &room, &format!("{at}?from=rubbish")).await.refused(400, "M_INVALID_PARAM");
         children(&alice, &room, &encoded("$no:x")).await.refused(404, "M_NOT_FOUND");
         let eve = server.user("eve").await;
@@ -223,6 +230,7 @@ on_both! {
             }
         }
         assert_eq!(paged.iter().collect::<Vec<_>>(), expected);
+        assert!(threads(&alice, &room, "limit=5").await["next_batch"].is_null(), "there are no more");
         assert_eq!(ids(&threads(&bob, &room, "include=participated").await), [&roots[1]]);
         assert_eq!(ids(&threads(&alice, &room, "include=participated").await), expected);
         let path = format!("/_matrix/client/v1/rooms/{}/threads", encoded(&room));

@@ -316,11 +316,21 @@ on_both! {
     async fn full_state_answers_at_once_with_all_of_it(server) {
         let alice = server.user("alice").await;
         let room = alice.creates(json!({ "name": "Room" })).await;
+        let own = format!("{V3}/user/{}", encoded(alice.id.as_str()));
+        alice.put(&format!("{own}/account_data/org.example"), json!({ "n": 1 })).await.good();
+        alice.put(&format!("{own}/rooms/{}/tags/u.work", encoded(&room)), json!({})).await.good();
         let since = alice.now().await;
         let began = Instant::now();
         let sync = alice.syncs(&format!("since={since}&full_state=true&timeout=20000")).await;
         assert!(began.elapsed() < Duration::from_secs(5));
         let there = joined(&sync, &room);
+        let kinds = |part: &Value| {
+            let events = part["account_data"]["events"].as_array().unwrap().iter();
+            events.map(|e| e["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(there), ["m.tag"]);
+        assert!(kinds(&sync).contains(&"org.example".to_owned()), "{sync}");
+        assert_eq!(sync["presence"]["events"][0]["sender"], json!(alice.id));
         assert!(state_of(&there["state"]["events"], "m.room.create", "").is_some());
         assert_eq!(state_of(&there["state"]["events"], "m.room.name", "").unwrap()["content"]["name"], "Room");
         assert_eq!(there["timeline"]["events"].as_array().map_or(0, Vec::len), 0);

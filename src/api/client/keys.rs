@@ -87,13 +87,13 @@ async fn changes(cx: Cx, req: Client<get_key_changes::v3::Request, Guests>) -> R
     Ok(get_key_changes::v3::Response::new(changes.changed, changes.left))
 }
 
-#[derive(Deserialize)]
+/// The body of an upload of signing keys. Ruma's type is not used: it looks into `auth`, and refuses what old clients
+/// say there, which [`uiaa`] understands.
+#[derive(Debug, Default, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the API")]
 pub(crate) struct SigningKeys {
-    #[serde(default)]
     master_key: Option<Box<RawValue>>,
-    #[serde(default)]
     self_signing_key: Option<Box<RawValue>>,
-    #[serde(default)]
     user_signing_key: Option<Box<RawValue>>,
 }
 
@@ -102,11 +102,11 @@ async fn upload_signing(
     cx: Cx,
     mut req: Client<As<upload_signing_keys::v3::Request, SigningKeys>, Guests>,
 ) -> Result<upload_signing_keys::v3::Response> {
-    let body = &mut req.body.body;
+    let body = std::mem::take(&mut req.body.body);
     let keys = NewSigningKeys {
-        master: body.master_key.take(),
-        self_signing: body.self_signing_key.take(),
-        user_signing: body.user_signing_key.take(),
+        master: body.master_key,
+        self_signing: body.self_signing_key,
+        user_signing: body.user_signing_key,
     };
     if cx.keys.upload_signing_keys(&req.requester, &keys, false).await? == SigningKeysUploaded::NeedsAuth {
         uiaa::confirm(&cx, &req).await?;

@@ -2,6 +2,7 @@
 
 use hearth_base::{Error, Result};
 use hearth_service::relations::Children;
+use http::Uri;
 use ruma::{
     UInt,
     api::client::{
@@ -35,6 +36,11 @@ fn page(limit: Option<UInt>, default: usize) -> usize {
     limit.map_or(default, size)
 }
 
+/// Whether the request came by the path that the endpoints had before they were stable.
+fn is_old(uri: &Uri) -> bool {
+    uri.path().starts_with("/_matrix/client/unstable/")
+}
+
 async fn children(cx: Cx, req: Client<get_relating_events::v1::Request, Guests>) -> Result<RawJson> {
     let body = &req.body;
     let ask = Children {
@@ -46,6 +52,7 @@ async fn children(cx: Cx, req: Client<get_relating_events::v1::Request, Guests>)
         from: body.from.as_deref(),
         to: body.to.as_deref(),
         limit: page(body.limit, PAGE),
+        with_parent: is_old(&req.uri),
     };
     Ok(RawJson(cx.relations.children_json(&req.requester, &body.room_id, ask).await?.into()))
 }
@@ -65,6 +72,7 @@ async fn children_by_relation(
         from: body.from.as_deref(),
         to: body.to.as_deref(),
         limit: page(body.limit, PAGE),
+        with_parent: is_old(&req.uri),
     };
     Ok(RawJson(cx.relations.children_json(&req.requester, &body.room_id, ask).await?.into()))
 }
@@ -84,6 +92,7 @@ async fn children_by_relation_and_type(
         from: body.from.as_deref(),
         to: body.to.as_deref(),
         limit: page(body.limit, PAGE),
+        with_parent: is_old(&req.uri),
     };
     Ok(RawJson(cx.relations.children_json(&req.requester, &body.room_id, ask).await?.into()))
 }

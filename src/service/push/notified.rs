@@ -91,10 +91,11 @@ impl Notified {
             viewers.insert(room.nid, viewer);
             newest(&mut found, wanted);
         }
-        // Invites come from rooms that the user is not in.
+        // Invites come from rooms that the user is not in, or was not in yet.
         let limit_rows = i64::try_from(wanted).unwrap_or(i64::MAX);
         for row in self.store.notified(who.user_nid, before, highlights, limit_rows).await? {
-            if nids.binary_search(&row.room).is_err()
+            let since = || viewers.get(&row.room).and_then(Viewer::joined_since);
+            if (nids.binary_search(&row.room).is_err() || since().is_some_and(|since| row.pos < since))
                 && let Some(event) = self.store.event(row.event).await?
             {
                 if !viewers.contains_key(&row.room)

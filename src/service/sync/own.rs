@@ -1,6 +1,6 @@
 //! What is the user's own in an answer: account data, to-device messages, device lists, key counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hearth_base::{Error, Result, ids::RoomNid};
 use ruma::RoomId;
@@ -34,15 +34,25 @@ impl Sync {
     /// Reads the account data that is news.
     pub(super) async fn own_data(&self, turn: &Turn<'_>) -> Result<OwnData> {
         let (id, user) = (&turn.who.user_id, turn.who.user_nid);
-        let all = match turn.since {
-            None => self.sources.account_data.all(id, user, turn.now.pos).await?,
+        let account_data = &self.sources.account_data;
+        let mut found = match turn.since {
+            None => account_data.all(id, user, turn.now.pos).await?,
             Some(since) if turn.slot.last_own() > since.pos => {
-                self.sources.account_data.since(id, user, since.pos, turn.now.pos).await?
+                account_data.since(id, user, since.pos, turn.now.pos).await?
             }
-            Some(_) => return Ok(OwnData::default()),
+            Some(_) if !turn.ask.full_state => return Ok(OwnData::default()),
+            Some(_) => Vec::new(),
         };
+        // Who asks for all state has nothing but a token left, and gets all account data too, as with Synapse. What was
+        // deleted is in the news alone.
+        if turn.since.is_some() && turn.ask.full_state {
+            let news: HashSet<(Option<RoomNid>, String)> =
+                found.iter().map(|(room, kind, _)| (*room, kind.clone())).collect();
+            let all = account_data.all(id, user, turn.now.pos).await?.into_iter();
+            found.extend(all.filter(|(room, kind, _)| !news.contains(&(*room, kind.clone()))));
+        }
         let mut own = OwnData::default();
-        for (room, kind, content) in all {
+        for (room, kind, content) in found {
             match room {
                 None => own.global.push((kind, content)),
                 Some(room) => own.rooms.entry(room).or_default().push((kind, content)),
@@ -113,7 +123,7 @@ impl Sync {
 
     /// How others are, as far as it changed: events as JSON.
     pub(super) async fn presence(&self, turn: &Turn<'_>) -> Result<Vec<String>> {
-        let after = turn.since.filter(|_| !turn.other_run()).map(|since| since.ephemeral);
+        let after = turn.since.filter(|_| !turn.other_run() && !turn.ask.full_state).map(|since| since.ephemeral);
         let filter = &turn.ask.filter.presence;
         if after == Some(turn.now.ephemeral) || !filter.has_type("m.presence") {
             return Ok(Vec::new());

@@ -173,6 +173,15 @@ async fn signing_keys_change_by_password_only() {
     let seen = world.good("POST", "keys/query", &alice, json!({"device_keys": {"@alice:localhost": []}})).await;
     assert_eq!(seen["master_keys"]["@alice:localhost"], second);
 
+    // Old clients say who they are by `user`, and need no session for a single stage.
+    let old = |user: &str| json!({"type": "m.login.password", "user": user, "password": "correct horse"});
+    let third = json!({"master_key": first, "auth": old("@bob:localhost")});
+    assert_eq!(world.bad("POST", "keys/device_signing/upload", &alice, third).await.0, 403);
+    let third = json!({"master_key": first, "auth": old("@alice:localhost")});
+    world.good("POST", "keys/device_signing/upload", &alice, third).await;
+    let unfinished = json!({"master_key": second, "auth": {}});
+    assert_eq!(world.bad("POST", "keys/device_signing/upload", &alice, unfinished).await.0, 401);
+
     let signed = json!({"@alice:localhost": {"PHONE": {}}});
     let failures = world.good("POST", "keys/signatures/upload", &alice, signed).await;
     assert_eq!(failures["failures"]["@alice:localhost"]["PHONE"]["errcode"], "M_NOT_FOUND");
