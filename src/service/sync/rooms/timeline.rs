@@ -30,8 +30,7 @@ pub(in crate::sync) struct Timeline {
 }
 impl Sync {
     /// The newest events in `(after, upto]` that the user may see, or is told of as part of the newest state, and the filter
-    /// lets pass. A client that learns state from
-    /// them, and from what is told beside them, is to get to `leads_to`.
+    /// lets pass. A client that learns state from them, and from what is told beside them, is to get to `leads_to`.
     pub(in crate::sync) async fn timeline(
         &self,
         turn: &Turn<'_>,

@@ -171,8 +171,10 @@ def check_receipts(observer, room, known, fresh):
 def check_timeline(observer, room, picture, fresh):
     seen = [event for event in observer.visible(room) if passes(observer.of_timeline, event.type, event.sender, room.id)]
     ever = observer.user.ever_ignored
-    have = [event["event_id"] for event in picture.timeline if "state_key" in event or event["sender"] not in ever]
     want = [event.id for event in seen if not event.is_from(ever)]
+    # What changed while the user was away, and held when they came, is told in its place though they may not see it there.
+    have = [event["event_id"] for event in picture.timeline if event["event_id"] in want
+            or "state_key" not in event and event["sender"] not in ever]
     if have and observer.limit and want[len(want) - len(have):] != have:
         since = want[want.index(have[0]):] if have[0] in want else want
         observer.report("timeline", room=room.id, missing=[(one, room.places[one]) for one in since if one not in have][:6],
