@@ -31,9 +31,10 @@ const ALIASES_MOVE: &str = "UPDATE aliases SET room_nid = $2 WHERE room_nid = $1
 const USER_SEARCH: &str = "SELECT u.user_id, n.value AS displayname, a.value AS avatar_url FROM users u LEFT JOIN profiles n ON n.user_nid = u.user_nid AND n.field = 'displayname' LEFT JOIN profiles a ON a.user_nid = u.user_nid AND a.field = 'avatar_url' WHERE (lower(u.user_id) LIKE $1 ESCAPE '!' OR lower(n.value) LIKE $1 ESCAPE '!' OR n.value LIKE $2 ESCAPE '!') AND NOT (u.user_nid = $3 AND $4) AND NOT EXISTS (SELECT 1 FROM accounts c WHERE c.user_nid = u.user_nid AND (c.deactivated OR c.locked)) AND ($4 AND EXISTS (SELECT 1 FROM accounts c WHERE c.user_nid = u.user_nid) OR EXISTS (SELECT 1 FROM memberships m JOIN rooms r ON r.room_nid = m.room_nid WHERE m.user_nid = u.user_nid AND m.membership = 'join' AND (r.open OR u.user_nid <> $3 AND EXISTS (SELECT 1 FROM memberships o WHERE o.room_nid = m.room_nid AND o.user_nid = $3 AND o.membership = 'join')))) ORDER BY CASE WHEN lower(u.user_id) LIKE $5 ESCAPE '!' OR lower(n.value) LIKE $6 ESCAPE '!' THEN 0 ELSE 1 END, CASE WHEN n.value IS NULL THEN 1 ELSE 0 END, u.user_id LIMIT $7";
 
 /// Members of other servers in rooms of `$1`, by their id (`$2`) or the name that they have there (`$3` in lower case, `$4`
-/// as typed).
+/// as typed). Of those in very large rooms 10,000 are looked through: clients search with each letter that is typed, and every
+/// event is read for it.
 const MEMBER_SEARCH: Sql = sql!(
-    "SELECT u.user_id, m.event_nid FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid AND m.membership = 'join' AND NOT m.local JOIN users u ON u.user_nid = m.user_nid JOIN events e ON e.event_nid = m.event_nid WHERE o.user_nid = $1 AND o.membership = 'join' AND (lower(u.user_id) LIKE $2 ESCAPE '!' OR lower("
+    "SELECT u.user_id, c.event_nid FROM (SELECT m.user_nid, m.event_nid FROM memberships o JOIN memberships m ON m.room_nid = o.room_nid AND m.membership = 'join' AND NOT m.local WHERE o.user_nid = $1 AND o.membership = 'join' LIMIT 10000) c JOIN users u ON u.user_nid = c.user_nid JOIN events e ON e.event_nid = c.event_nid WHERE (lower(u.user_id) LIKE $2 ESCAPE '!' OR lower("
     [either "CAST(e.json AS TEXT)" "convert_from(e.json, 'UTF8')"]
     ") LIKE $3 ESCAPE '!' OR "
     [either "CAST(e.json AS TEXT)" "convert_from(e.json, 'UTF8')"]
