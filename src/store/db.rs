@@ -258,6 +258,15 @@ impl Db {
         self.readers.read(&self.pools).await
     }
 
+    /// How many connections are open.
+    #[cfg(test)]
+    pub(crate) fn connections(&self) -> u32 {
+        match &self.pools {
+            Pools::Sqlite { write, read } => write.size() + read.size(),
+            Pools::Postgres(pool, _) => pool.size(),
+        }
+    }
+
     /// Says that a connection was lost: others may be too.
     pub(crate) fn doubt(&self) {
         self.readers.doubt();

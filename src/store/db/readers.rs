@@ -1,6 +1,8 @@
-//! Connections for reading, kept at hand: the one used last is the next to be used, so that few are ever warm. A pool
-//! asks every connection that comes back whether it still works, which costs as much as a small statement; here only one
-//! whose last statement failed or was left in the middle goes back to it.
+//! Connections for reading, kept at hand: the one used last is the next to be used, so that few are ever warm, and while
+//! some are in use one of them is waited for a moment before another is opened: what a new one reads of the database's
+//! catalogs and prepares costs more than most waits. A pool asks every connection that comes back whether it still works,
+//! which costs as much as a small statement; here only one whose last statement failed or was left in the middle goes
+//! back to it.
 
 use std::{
     sync::Arc,
@@ -9,7 +11,7 @@ use std::{
 
 use hearth_base::{Error, Result};
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as Slot, OwnedMappedMutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex as Slot, Notify, OwnedMappedMutexGuard, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::{HasSession, Pools, Session, ask, failed};
 
@@ -17,6 +19,8 @@ use super::{HasSession, Pools, Session, ask, failed};
 const IDLE: Duration = Duration::from_secs(1);
 /// How long a reader waits for others to end.
 const WAIT: Duration = Duration::from_secs(10);
+/// How long a reader waits for an open connection before another is opened.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// As many connections as may read at the same time, each made when it is first wanted.
 #[derive(Debug)]
@@ -25,12 +29,16 @@ pub(super) struct Readers {
     /// A permit for each of `free`.
     places: Arc<Semaphore>,
     idle: Mutex<Idle>,
+    /// Told when one is given back.
+    back: Notify,
 }
 
 #[derive(Debug)]
 struct Idle {
-    /// The slots that nobody holds, the one used last at the end.
+    /// The slots that nobody holds, the one used last at the end; those that were never used come first.
     free: Vec<Free>,
+    /// How many hold a connection, or are about to, and are held by a reader.
+    busy: usize,
     /// When a connection was last seen to be lost: those not used since may be too.
     doubted: Option<Instant>,
 }
@@ -39,7 +47,7 @@ struct Idle {
 struct Free {
     slot: usize,
     used: Instant,
-    /// Whether every statement begun has ended well.
+    /// Whether every statement begun has ended well: otherwise there is no connection, or one that is not used again.
     whole: bool,
 }
 
@@ -64,9 +72,12 @@ impl Drop for Place {
         let used = Instant::now();
         let mut idle = self.readers.idle.lock();
         idle.free.push(Free { slot: self.slot, used, whole: self.whole });
+        idle.busy = idle.busy.saturating_sub(1);
         if !self.whole {
             idle.doubted = Some(used);
         }
+        drop(idle);
+        self.readers.back.notify_one();
     }
 }
 
@@ -88,7 +99,8 @@ impl Readers {
         Self {
             slots: (0..places).map(|_| Arc::default()).collect(),
             places: Arc::new(Semaphore::new(places)),
-            idle: Mutex::new(Idle { free: (0..places).map(free).collect(), doubted: None }),
+            idle: Mutex::new(Idle { free: (0..places).map(free).collect(), busy: 0, doubted: None }),
+            back: Notify::new(),
         }
     }
 
@@ -102,9 +114,9 @@ impl Readers {
                 .map_err(|_| failed(sqlx::Error::PoolClosed))?,
         };
         let lacking = || Error::broken("fewer connections than places for them");
-        let (found, doubted) = {
-            let mut idle = self.idle.lock();
-            (idle.free.pop(), idle.doubted)
+        let (found, doubted) = match self.take(false) {
+            Some(taken) => taken,
+            None => self.take_patiently().await,
         };
         let Free { slot, used, whole } = found.ok_or_else(lacking)?;
         let surely_good = used.elapsed() < IDLE && doubted.is_none_or(|at| at < used);
@@ -131,6 +143,34 @@ impl Readers {
         let session = OwnedMutexGuard::try_map(held, Option::as_mut).map_err(|_| lacking())?;
         place.whole = true;
         Ok(Reading { session, place })
+    }
+
+    /// The slot used last, and since when connections are doubted. `None` if it has no connection while others that have
+    /// are in use, unless `anyway`.
+    fn take(&self, anyway: bool) -> Option<(Option<Free>, Option<Instant>)> {
+        let mut idle = self.idle.lock();
+        if !anyway && idle.busy > 0 && idle.free.last().is_some_and(|free| !free.whole) {
+            return None;
+        }
+        let taken = idle.free.pop();
+        idle.busy += usize::from(taken.is_some());
+        Some((taken, idle.doubted))
+    }
+
+    /// Takes a slot whose connection comes back before patience ends, or else any.
+    async fn take_patiently(&self) -> (Option<Free>, Option<Instant>) {
+        let patient = async {
+            loop {
+                self.back.notified().await;
+                if let Some(taken) = self.take(false) {
+                    return taken;
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, patient).await {
+            Ok(taken) => taken,
+            Err(_) => self.take(true).unwrap_or_default(),
+        }
     }
 
     /// Has those asked that were not used since whether they still work.

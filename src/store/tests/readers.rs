@@ -54,4 +54,20 @@ on_both! {
         }
         open.close().await;
     }
+
+    async fn a_connection_that_comes_back_soon_is_waited_for_and_one_that_does_not_is_not(disk) {
+        let mut waited = false;
+        // On a machine that stands still for longer than it is waited, another is opened.
+        for _ in 0..5 {
+            let open = disk.open().await;
+            let held = open.store.read().await.unwrap();
+            let before = open.store.inner.db.connections();
+            let (next, ()) = tokio::join!(open.store.read(), async { drop(held) });
+            waited |= open.store.inner.db.connections() == before;
+            let beside = open.store.read().await.unwrap();
+            drop((next, beside));
+            open.close().await;
+        }
+        assert!(waited);
+    }
 }
