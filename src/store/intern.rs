@@ -6,7 +6,10 @@
 use std::{
     hash::Hash,
     ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use dashmap::{DashMap, Entry};
@@ -22,6 +25,7 @@ use crate::{
     db::{Ints, Texts},
     execute, fetch_all, fetch_optional, insert_rows,
     log::Tx,
+    server_keys::{self, KeyDocument},
 };
 
 mod many;
@@ -146,13 +150,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
 pub(crate) struct Settled {
     users: Vec<(OwnedUserId, i64)>,
     keys: Vec<(StateKey, i64)>,
+    key_documents: Vec<Arc<KeyDocument>>,
 }
 
 const USER_BY_ID: &str = "SELECT user_nid FROM users WHERE user_id = $1";
 const USER_BY_NID: &str = "SELECT user_nid, user_id FROM users WHERE user_nid = $1";
 const KEY_BY_NAME: &str = "SELECT key_nid FROM state_keys WHERE event_type = $1 AND state_key = $2";
 
-/// Stores all pending names in this transaction.
+/// Stores all pending names in this transaction, and what else only waits to be written with something.
 pub(crate) async fn store_pending(tx: &mut Tx) -> Result<Settled> {
     let store = tx.store().clone();
     let users = store.inner.users.waiting();
@@ -169,14 +174,16 @@ pub(crate) async fn store_pending(tx: &mut Tx) -> Result<Settled> {
             "INSERT INTO state_keys (key_nid, event_type, state_key) SELECT * FROM UNNEST($1::BIGINT[], $2::TEXT[], $3::TEXT[])",
             r => { nid: i64 = r.1, kind: String = r.0.event_type.clone(), key: String = r.0.state_key.clone() })?;
     }
-    Ok(Settled { users, keys })
+    let key_documents = server_keys::store_waiting(tx).await?;
+    Ok(Settled { users, keys, key_documents })
 }
 
 impl Store {
-    /// Tells the interners what is committed.
+    /// Tells the interners, and who else had something waiting, what is committed.
     pub(crate) fn settle(&self, settled: Settled) {
         self.inner.users.settle(settled.users);
         self.inner.keys.settle(settled.keys);
+        self.inner.server_keys.settle(&settled.key_documents);
     }
 
     /// A number never used before.

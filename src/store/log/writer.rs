@@ -96,8 +96,15 @@ impl Writer {
                     self.look().await;
                     continue;
                 }
+                () = store.inner.server_keys.due() => {
+                    self.batch(Vec::new(), Vec::new()).await;
+                    continue;
+                }
             };
             if taken == 0 {
+                if store.inner.server_keys.has_waiting() {
+                    self.batch(Vec::new(), Vec::new()).await;
+                }
                 break;
             }
             metrics::histogram!("hearth_store_batch_jobs").record(taken as f64);

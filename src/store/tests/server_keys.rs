@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedServerName, server_name};
+use ruma::{OwnedServerName, ServerName, server_name};
 
 use super::on_both;
 use crate::server_keys::{KeyDocument, VerifyKey};
@@ -49,6 +49,34 @@ on_both! {
             store.keep_key_documents(vec![document(n, 60 + n, true, &[&format!("k{n}")])]).await.unwrap();
         }
         assert_eq!(store.key_documents(&peer()).await.unwrap().len(), 5);
+        open.close().await;
+    }
+
+    async fn the_first_document_of_a_server_is_written_with_what_follows_or_at_the_end(disk) {
+        let open = disk.open().await;
+        let names = [server_name!("one.example"), server_name!("two.example")];
+        for server in names {
+            assert!(open.store.server_keys([server]).await.unwrap()[server].is_empty());
+        }
+        let of = |server: &ServerName| KeyDocument { server: server.to_owned(), ..document(200, 10, false, &["a"]) };
+        open.store.keep_key_documents(vec![of(names[0])]).await.unwrap();
+        // At once for whoever checks a signature, and for whoever asks a notary.
+        assert_eq!(open.store.server_keys([names[0]]).await.unwrap()[names[0]].len(), 1);
+        assert_eq!(open.store.key_documents(names[0]).await.unwrap().len(), 1);
+        open.store.keep_key_documents(vec![of(names[1])]).await.unwrap();
+        // Also for who has just asked the disk in vain.
+        open.store.inner.server_keys.forget(&names[1].to_owned());
+        assert_eq!(open.store.server_keys([names[1]]).await.unwrap()[names[1]].len(), 1);
+        // One that cannot be stored is nobody else's trouble.
+        let third = server_name!("three.example");
+        open.store.server_keys([third]).await.unwrap();
+        let bad = KeyDocument { server: third.to_owned(), ..document(200, 10, false, &["a\0"]) };
+        let _ = open.store.keep_key_documents(vec![bad]).await;
+        open.close().await;
+        let open = disk.open().await;
+        for server in names {
+            assert_eq!(open.store.server_keys([server]).await.unwrap()[server].len(), 1, "{server}");
+        }
         open.close().await;
     }
 }
