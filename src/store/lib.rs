@@ -136,6 +136,7 @@ pub(crate) struct Inner {
     pub(crate) partial: events::Bell,
     pub(crate) lacking: events::Bell,
     pub(crate) destinations: destinations::Memory,
+    pub(crate) profiles: profile::Memory,
     pub(crate) server_keys: server_keys::Memory,
     pub(crate) erased: accounts::Erased,
     blobs: Option<Blobs>,
@@ -171,6 +172,7 @@ impl Store {
         let (head, runs) = begin_run(&mut session, &nids).await?;
         let event_memory = events::Memory::load(&mut session).await?;
         let erased = accounts::Erased::load(&mut session).await?;
+        let destinations = destinations::Memory::load(&mut session).await?;
         let keys = Interner::load(&mut session).await?;
         let (queue, jobs) = mpsc::channel(log::QUEUE);
         let weigh = |_: &EventNid, e: &Arc<StoredEvent>| u32::try_from(e.pdu.json().len() + 700).unwrap_or(u32::MAX);
@@ -203,7 +205,8 @@ impl Store {
                 stale_lists: keys::theirs::StaleLists::default(),
                 partial: events::Bell::default(),
                 lacking: events::Bell::default(),
-                destinations: destinations::Memory::default(),
+                destinations,
+                profiles: profile::Memory::default(),
                 server_keys: server_keys::Memory::default(),
                 erased,
                 blobs,

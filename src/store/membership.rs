@@ -1,71 +1,20 @@
 //! Who is in which room: one row a user and room, the current membership. Written by the append path, which says when
 //! the counts that are remembered here change.
 
-use std::{collections::HashMap, sync::Arc};
-
 use hearth_base::{
     Error, Result,
-    cache::Cache,
     ids::{EventNid, KeyNid, RoomNid, StreamPos, UserNid},
 };
 use ruma::{OwnedRoomId, ServerName, UserId, events::room::member::MembershipState};
 
-use crate::{
-    Store,
-    db::Ints,
-    events::{Append, NewEvent},
-    execute, fetch_all, fetch_optional,
-    log::{Change, Tx},
-    sql,
-};
+use crate::{Store, db::Ints, execute, fetch_all, fetch_optional, log::Change, sql};
 
-/// Rooms whose numbers of members are remembered.
-const COUNTED: u64 = 20_000;
+mod counts;
+
+pub(crate) use counts::Counts;
 
 /// By how many members a nameless room is named (spec: `m.heroes`).
 const HEROES: usize = 5;
-
-/// How many are joined to and invited to rooms, who of them comes first, and which rooms are known to have a user of ours.
-pub(crate) struct Counts {
-    numbers: Cache<RoomNid, (u64, u64)>,
-    /// One more than are named, since nobody is named to themselves.
-    first: Cache<RoomNid, Arc<[UserNid]>>,
-    /// Joins keep it, whatever else happens to a member takes it away.
-    resident: Cache<RoomNid, ()>,
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self { numbers: Cache::new(COUNTED), first: Cache::new(COUNTED), resident: Cache::new(COUNTED) }
-    }
-}
-
-impl Counts {
-    /// Forgets, once they are committed, what these appends change.
-    pub(crate) fn changing(tx: &mut Tx, appends: &[&Append]) {
-        let mut moved = HashMap::new();
-        for append in appends {
-            let moves = |e: &NewEvent| e.membership.as_ref().map(|m| m.membership == MembershipState::Join);
-            let others = !append.members.is_empty() || append.changes.iter().any(|c| c.member.is_some());
-            let joins = others.then_some(false).into_iter().chain(append.events.iter().filter_map(moves));
-            for only_joins in joins {
-                *moved.entry(append.room.nid).or_insert(true) &= only_joins;
-            }
-        }
-        if !moved.is_empty() {
-            tx.after_commit(move |store| {
-                let counts = &store.inner.member_counts;
-                for (room, only_joins) in &moved {
-                    counts.numbers.invalidate(room);
-                    counts.first.invalidate(room);
-                    if !only_joins {
-                        counts.resident.invalidate(room);
-                    }
-                }
-            });
-        }
-    }
-}
 
 /// A user's place in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,9 @@
-//! Profiles: name, avatar and further fields, a row each. Values are JSON. Not cached: they are asked for when somebody
-//! joins a room or looks at one person.
+//! Profiles: name, avatar and further fields, a row each. Values are JSON. Remembered are names and avatars, which go into
+//! every membership; the rest is asked for when somebody looks at one person.
 
-use hearth_base::{Result, ids::UserNid};
+use std::sync::Arc;
+
+use hearth_base::{Result, cache::Cache, ids::UserNid};
 use serde_json::Value;
 
 use crate::{Store, execute, fetch_all, fetch_optional, log::Tx};
@@ -16,13 +18,39 @@ const FIELD_DROP: &str = "DELETE FROM profiles WHERE user_nid = $1 AND field = $
 const FIRST_NAME: &str = "INSERT INTO profiles (user_nid, field, value) VALUES ($1, 'displayname', $2) ON CONFLICT (user_nid, field) DO NOTHING";
 const DELETE_ALL: &str = "DELETE FROM profiles WHERE user_nid = $1";
 
+/// Users whose names and avatars are remembered.
+const REMEMBERED: u64 = 10_000;
+
+/// A display name and an avatar, as JSON.
+type NameAndAvatar = (Option<Value>, Option<Value>);
+
+/// What is remembered.
+#[derive(Debug)]
+pub(crate) struct Memory(Cache<UserNid, Arc<NameAndAvatar>>);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(Cache::new(REMEMBERED))
+    }
+}
+
 impl Tx {
+    /// Has names and avatars of a user be read again, once this is committed.
+    fn forget_profile(&mut self, user: UserNid) {
+        self.after_commit(move |store| store.inner.profiles.0.invalidate(&user));
+    }
+
     /// Gives a new account its display name.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn first_name(&mut self, user: UserNid, name: String) -> Result<()> {
-        execute!(self, FIRST_NAME, user.0, Value::String(name).to_string()).map(drop)
+        let name = Value::String(name);
+        if execute!(self, FIRST_NAME, user.0, name.to_string())? > 0 {
+            // What a profile begins with is all of it.
+            self.after_commit(move |store| store.inner.profiles.0.put(user, Arc::new((Some(name), None))));
+        }
+        Ok(())
     }
 
     /// Deletes a profile, for an account that is erased.
@@ -30,6 +58,7 @@ impl Tx {
     /// # Errors
     /// If the database fails.
     pub async fn delete_profile(&mut self, user: UserNid) -> Result<()> {
+        self.forget_profile(user);
         execute!(self, DELETE_ALL, user.0).map(drop)
     }
 }
@@ -39,11 +68,15 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn name_and_avatar(&self, user: UserNid) -> Result<(Option<Value>, Option<Value>)> {
+    pub async fn name_and_avatar(&self, user: UserNid) -> Result<Arc<NameAndAvatar>> {
+        self.inner.profiles.0.get_or(user, || self.read_name_and_avatar(user)).await
+    }
+
+    async fn read_name_and_avatar(&self, user: UserNid) -> Result<Arc<NameAndAvatar>> {
         let rows: Vec<(String, String)> =
             fetch_all!(&mut self.read().await?, (String, String), NAME_AND_AVATAR, user.0)?;
         let of = |field: &str| rows.iter().find(|(f, _)| f == field).and_then(|(_, v)| serde_json::from_str(v).ok());
-        Ok((of("displayname"), of("avatar_url")))
+        Ok(Arc::new((of("displayname"), of("avatar_url"))))
     }
 
     /// All fields of a user, as (field, JSON).
@@ -75,6 +108,7 @@ impl Store {
         let field = field.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
+                tx.forget_profile(user);
                 let Some(value) = value else {
                     return execute!(tx, FIELD_DROP, user.0, field.as_str()).map(|rows| rows > 0);
                 };

@@ -11,6 +11,7 @@ use crate::{
     db::{Engine, PgConnectOptions},
 };
 
+mod destinations;
 mod faults;
 mod names;
 mod ownership;

@@ -165,7 +165,8 @@ impl Membership {
 
     async fn stored(&self, who: &Requester, room: &Room, to: &ByAddress) -> Result<Kept> {
         let summary = self.directory.summary(room).await?;
-        let (name, avatar) = self.store.name_and_avatar(who.user_nid).await?;
+        let known = self.store.name_and_avatar(who.user_nid).await?;
+        let (name, avatar) = &*known;
         let invite = Invite {
             medium: to.medium,
             address: &to.address,

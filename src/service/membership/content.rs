@@ -76,7 +76,7 @@ impl Membership {
         user: UserNid,
         reason: Option<String>,
     ) -> Result<MemberContent> {
-        let (displayname, avatar_url) = self.store.name_and_avatar(user).await?;
+        let (displayname, avatar_url) = (*self.store.name_and_avatar(user).await?).clone();
         Ok(MemberContent { displayname, avatar_url, ..MemberContent::bare(membership, reason) })
     }
 
