@@ -164,7 +164,7 @@ impl Blobs {
         };
         let behind = left - first.len() as u64;
         let at = start + first.len() as u64;
-        Ok(Some(Reader { left, ready: Some(first), behind, at, file: Some(file), reading: None }))
+        Ok(Some(Reader { left, ready: Some(first), behind, at, file: Some(file), reading: None, cold: false }))
     }
 
     /// Opens a blob as a file, for work on the blocking pool.

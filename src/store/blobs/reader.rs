@@ -1,4 +1,5 @@
-//! A blob that is being read: chunk by chunk, one ahead.
+//! A blob that is being read, chunk by chunk: what the page cache has is taken at once, without a hop to the blocking pool
+//! and back, which costs as much as the bytes; what has to come from the disk is read there, one chunk ahead.
 
 use std::{
     fs::File,
@@ -18,7 +19,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{CHUNK, disk};
 
-/// The bytes of a blob, as a stream of chunks. One chunk is read ahead while another is on its way to the caller.
+/// The bytes of a blob, as a stream of chunks.
 #[derive(Debug)]
 pub struct Reader {
     pub(super) left: u64,
@@ -29,6 +30,8 @@ pub struct Reader {
     pub(super) at: u64,
     pub(super) file: Option<File>,
     pub(super) reading: Option<JoinHandle<io::Result<(File, Bytes)>>>,
+    /// Whether a chunk had to come from the disk, as the next will have to.
+    pub(super) cold: bool,
 }
 
 impl Reader {
@@ -38,15 +41,29 @@ impl Reader {
         self.left
     }
 
+    /// Has the next chunk read on the blocking pool.
     fn read_ahead(&mut self) {
         if self.behind > 0
             && let Some(file) = self.file.take()
         {
             let (at, want) = (self.at, self.behind);
-            self.behind = want.saturating_sub(CHUNK as u64);
-            self.at += want - self.behind;
+            self.passed(CHUNK as u64);
             self.reading = Some(spawn_blocking(move || read_chunk(&file, at, want).map(|bytes| (file, bytes))));
         }
+    }
+
+    /// The next chunk, or the beginning of it, if the page cache has it.
+    fn read_cached(&mut self) -> Option<Bytes> {
+        let file = self.file.as_ref().filter(|_| self.behind > 0)?;
+        let bytes = read_cached(file, self.at, self.behind)?;
+        self.passed(bytes.len() as u64);
+        Some(bytes)
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.behind);
+        self.behind -= bytes;
+        self.at += bytes;
     }
 }
 
@@ -57,7 +74,15 @@ impl Stream for Reader {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let bytes = match (self.ready.take(), &mut self.reading) {
+        let mut ready = self.ready.take();
+        if ready.is_none() && self.reading.is_none() {
+            ready = self.read_cached();
+            if ready.is_none() {
+                self.cold = true;
+                self.read_ahead();
+            }
+        }
+        let bytes = match (ready, &mut self.reading) {
             (Some(bytes), _) => bytes,
             (None, Some(reading)) => {
                 let read = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|r| r);
@@ -79,7 +104,9 @@ impl Stream for Reader {
             }
         };
         self.left = self.left.saturating_sub(bytes.len() as u64);
-        self.read_ahead();
+        if self.cold {
+            self.read_ahead();
+        }
         Poll::Ready(Some(Ok(bytes)))
     }
 
@@ -101,4 +128,23 @@ pub(super) fn read_chunk(file: &File, at: u64, left: u64) -> io::Result<Bytes> {
     }
     buf.truncate(most);
     Ok(buf.into())
+}
+
+/// The same, as far as the page cache has it; nothing if it has nothing or the file system cannot tell.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, at: u64, left: u64) -> Option<Bytes> {
+    use std::io::IoSliceMut;
+
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let mut buf = vec![0; usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK))];
+    // Errors are met again, and told, by who reads from the disk.
+    let read = preadv2(file, &mut [IoSliceMut::new(&mut buf)], at, ReadWriteFlags::NOWAIT).ok()?;
+    buf.truncate(read);
+    (read > 0).then(|| buf.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &File, _: u64, _: u64) -> Option<Bytes> {
+    None
 }

@@ -60,9 +60,12 @@ async fn bytes_come_back_whatever_the_pieces() {
         assert_eq!(names.len(), 1, "one name for equal content");
         assert_eq!(names[0], BlobName(*blake3::hash(&content).as_bytes()));
         assert_eq!(names[0].to_string().parse::<BlobName>().unwrap(), names[0]);
-        let reader = blobs.read(names[0], None).await.unwrap().unwrap();
-        assert_eq!(reader.left(), len as u64);
-        assert!(all(reader).await == content, "{len}");
+        // From the disk, since writes pass by the page cache, and from the cache.
+        for from in ["disk", "cache"] {
+            let reader = blobs.read(names[0], None).await.unwrap().unwrap();
+            assert_eq!(reader.left(), len as u64);
+            assert!(all(reader).await == content, "{len} from the {from}");
+        }
     }
     assert_eq!(files(&dir.path().join("blobs")).len(), 8);
     until_empty(&dir.path().join("tmp")).await;
