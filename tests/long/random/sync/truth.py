@@ -16,10 +16,15 @@ class Event:
     def __init__(self, raw):
         self.id, self.type, self.sender, self.ts = raw["event_id"], raw["type"], raw["sender"], raw["origin_server_ts"]
         self.is_state, self.key = "state_key" in raw, (raw["type"], raw.get("state_key"))
-        self.content, self.is_redacted = raw["content"], False
+        # The place of the first redaction, if it was redacted.
+        self.content, self.redacted_at = raw["content"], None
         relation = raw["content"].get("m.relates_to")
         # As it was sent; what a redaction leaves of it is `relation`.
         self.sent_relation = relation if isinstance(relation, dict) else {}
+
+    @property
+    def is_redacted(self):
+        return self.redacted_at is not None
 
     @property
     def relation(self):
@@ -28,6 +33,10 @@ class Event:
     @property
     def membership(self):
         return self.content.get("membership")
+
+    def relation_at(self, place):
+        """What an event at that place finds, if it relates to this one."""
+        return {} if self.is_redacted and self.redacted_at < place else self.sent_relation
 
     def is_member(self, user_id):
         return self.key == ("m.room.member", user_id)
@@ -50,8 +59,8 @@ class Room:
         self.is_encrypted |= event.type == "m.room.encryption"
         if event.type == "m.room.redaction":
             target = self.get(event.content.get("redacts") or raw.get("redacts"))
-            if target:
-                target.is_redacted = True
+            if target and not target.is_redacted:
+                target.redacted_at = self.places[event.id]
 
     def get(self, event_id):
         place = self.places.get(event_id)

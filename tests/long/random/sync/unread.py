@@ -56,13 +56,13 @@ def counts(life, user, room):
 
 
 def thread_of(room, event):
-    """An event that relates to one in a thread is in it as well, over a few steps."""
-    relation = event.sent_relation
+    """An event that relates to one in a thread is in it as well, over a few steps. One that was redacted before is in none."""
+    relation, place = event.sent_relation, room.places[event.id]
     for _ in range(3):
         if relation.get("rel_type") == "m.thread":
             return relation["event_id"]
         parent = room.get(relation.get("event_id")) if relation.get("rel_type") else None
-        relation = parent.sent_relation if parent else {}
+        relation = parent.relation_at(place) if parent else {}
     return "main"
 
 
