@@ -138,6 +138,7 @@ impl Blobs {
     /// See [`Draft::finish`].
     pub async fn keep(&self, bytes: Bytes) -> Result<Kept> {
         let mut draft = self.draft();
+        draft.expect(bytes.len() as u64);
         draft.push(bytes).await?;
         draft.finish().await
     }

@@ -29,7 +29,7 @@ impl Media {
         B: Stream<Item = Result<Bytes>> + Send,
     {
         self.admit(requester, head.length).await?;
-        let draft = self.receive(body).await?;
+        let draft = self.receive(head.length, body).await?;
         let media = self.describe(requester, new_id(), head);
         let uri = uri(&media);
         self.settle(draft, media, false).await?;
@@ -93,7 +93,7 @@ impl Media {
         if announced.expires_ms.is_some_and(|expires| expires <= now) {
             return Err(unknown());
         }
-        let draft = self.receive(body).await?;
+        let draft = self.receive(head.length, body).await?;
         let media = self.describe(requester, media_id.to_owned(), head);
         self.settle(draft, media, true).await
     }
@@ -114,8 +114,10 @@ impl Media {
         Ok(())
     }
 
-    async fn receive(&self, body: impl Stream<Item = Result<Bytes>> + Send) -> Result<Draft> {
+    /// Takes a body in, which may have been said to be so many bytes.
+    async fn receive(&self, length: Option<u64>, body: impl Stream<Item = Result<Bytes>> + Send) -> Result<Draft> {
         let mut draft = self.blobs()?.draft();
+        draft.expect(length.unwrap_or(0));
         let mut body = std::pin::pin!(body);
         while let Some(bytes) = body.next().await {
             let bytes = bytes?;

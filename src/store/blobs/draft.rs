@@ -62,6 +62,15 @@ impl Draft {
         self.size
     }
 
+    /// Makes room for so many bytes, as far as they are gathered at once: otherwise what came is moved whenever room is
+    /// found for more. To be said before any come, and kept or not; room that nobody writes to is none of the machine's.
+    pub fn expect(&mut self, bytes: u64) {
+        if self.gathered.len() == 0 {
+            let bytes = usize::try_from(bytes).unwrap_or(GATHER);
+            self.gathered = Gathered::more(bytes.min(GATHER));
+        }
+    }
+
     /// Adds bytes. They are written once enough have gathered, while more may come.
     ///
     /// # Errors

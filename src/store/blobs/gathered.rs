@@ -27,7 +27,7 @@ impl Gathered {
         self.buf.get(self.start..).unwrap_or_default()
     }
 
-    /// Room for more of what has come that far already.
+    /// Room for so many bytes, of which some are about to come.
     pub(super) fn more(room: usize) -> Self {
         let mut gathered = Self::default();
         gathered.grow(room);

@@ -45,6 +45,8 @@ async fn bytes_come_back_whatever_the_pieces() {
         let mut names = Vec::new();
         for piece in [1000, 4096, 100_000, GATHER, 2 * GATHER + 1] {
             let mut draft = blobs.draft();
+            // It may be more or fewer than was said.
+            draft.expect(piece as u64);
             for (i, part) in content.chunks(piece).enumerate() {
                 // Crumbs between large pieces keep their place.
                 let (head, tail) = part.split_at(part.len().min(i % 3));
