@@ -47,7 +47,9 @@ struct Idle {
 struct Free {
     slot: usize,
     used: Instant,
-    /// Whether every statement begun has ended well: otherwise there is no connection, or one that is not used again.
+    /// Whether it was ever used.
+    opened: bool,
+    /// Whether every statement begun has ended well.
     whole: bool,
 }
 
@@ -71,7 +73,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let used = Instant::now();
         let mut idle = self.readers.idle.lock();
-        idle.free.push(Free { slot: self.slot, used, whole: self.whole });
+        idle.free.push(Free { slot: self.slot, used, opened: true, whole: self.whole });
         idle.busy = idle.busy.saturating_sub(1);
         if !self.whole {
             idle.doubted = Some(used);
@@ -94,7 +96,7 @@ impl HasSession for Reading {
 
 impl Readers {
     pub(super) fn new(places: u32) -> Self {
-        let free = |slot| Free { slot, used: Instant::now(), whole: false };
+        let free = |slot| Free { slot, used: Instant::now(), opened: false, whole: false };
         let places = usize::try_from(places).unwrap_or(1);
         Self {
             slots: (0..places).map(|_| Arc::default()).collect(),
@@ -118,7 +120,7 @@ impl Readers {
             Some(taken) => taken,
             None => self.take_patiently().await,
         };
-        let Free { slot, used, whole } = found.ok_or_else(lacking)?;
+        let Free { slot, used, whole, .. } = found.ok_or_else(lacking)?;
         let surely_good = used.elapsed() < IDLE && doubted.is_none_or(|at| at < used);
         let mut place = Place { readers: self.clone(), slot, whole: false, _permit: permit };
         let mut held = self.slots.get(slot).ok_or_else(lacking)?.clone().lock_owned().await;
@@ -145,11 +147,11 @@ impl Readers {
         Ok(Reading { session, place })
     }
 
-    /// The slot used last, and since when connections are doubted. `None` if it has no connection while others that have
-    /// are in use, unless `anyway`.
+    /// The slot used last, and since when connections are doubted. `None` if all that were ever used are in use, unless
+    /// `anyway`. One whose connection is of no use any more is not waited for: it is to be replaced.
     fn take(&self, anyway: bool) -> Option<(Option<Free>, Option<Instant>)> {
         let mut idle = self.idle.lock();
-        if !anyway && idle.busy > 0 && idle.free.last().is_some_and(|free| !free.whole) {
+        if !anyway && idle.busy > 0 && idle.free.last().is_some_and(|free| !free.opened) {
             return None;
         }
         let taken = idle.free.pop();
@@ -184,5 +186,21 @@ impl Readers {
         for slot in &self.slots {
             drop(slot.lock().await.take());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_never_opened_is_put_off_and_what_is_broken_is_not() {
+        let readers = Readers::new(3);
+        assert!(readers.take(false).is_some(), "nobody reads");
+        assert!(readers.take(false).is_none(), "one may come back");
+        let broken = Free { slot: 2, used: Instant::now(), opened: true, whole: false };
+        readers.idle.lock().free.push(broken);
+        assert!(readers.take(false).is_some_and(|(taken, _)| taken.is_some_and(|free| free.slot == broken.slot)));
+        assert!(readers.take(true).is_some_and(|(taken, _)| taken.is_some()), "patience has ended");
     }
 }
