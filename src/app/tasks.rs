@@ -27,6 +27,13 @@ pub(super) fn start(services: &Arc<Services>, config: &Config, supervisor: &Supe
     let settings = Settings { redacted: config.rooms.retention.redacted, ..Settings::default() };
     let upkeep = Arc::new(Upkeep::new(services, settings));
 
+    // Once, beside the first requests.
+    let (store, stopping) = (services.store.clone(), supervisor.stopping());
+    supervisor.task("rehearsal", move || {
+        let (store, stopping) = (store.clone(), stopping.clone());
+        async move { store.rehearse(|| stopping.is_cancelled()).await }
+    });
+
     let work = upkeep.clone();
     supervisor.every("log", HOUR, move || {
         let work = work.clone();

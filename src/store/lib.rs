@@ -46,6 +46,7 @@ pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
+mod rehearsal;
 pub mod relations;
 pub mod reports;
 pub mod rooms;

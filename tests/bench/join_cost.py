@@ -2,11 +2,14 @@
 """join_cost.py: what joins through another server and single messages cost two Hearths, finer than clock ticks show it.
 
     join_cost.py --hearth BIN [--hearth BIN ...] [--joins 6] [--messages 20] [--rounds 2] [--sqlite] [--statements] [--kind synapse]
+    join_cost.py --hearth BIN --record src/store/rehearsal --rounds 4
 
 Two servers as federation_load.py makes them; a user of the second joins rooms of the first, one after the other (the first
 join after the start is called cold), then messages are sent and waited for. Counted by /proc/*/schedstat, in CPU ms of the
 first server, the second, and PostgreSQL with all its connections. Several binaries take turns. `--statements` has PostgreSQL
-tell what it is asked during the first and second join, and how long it takes. Needs `peers.sh setup`.
+tell what it is asked during the first and second join, and how long it takes. `--record` has people of both servers do what
+people do first, and writes down what PostgreSQL was asked: `reading.sql` and `writing.sql`, which a start rehearses. Needs
+`peers.sh setup`.
 """
 import argparse
 import collections
@@ -181,6 +184,100 @@ def statements(cluster, which):
     print(f"{which} join: {asked} statements; ms: {', '.join(f'{step} {ms:.1f}' for step, ms in took.items())}")
 
 
+def first_steps(one, two, named):
+    """What is done first on two servers: they log in, make rooms, find each other, write, read, and go."""
+    maker, joiner = Client(one, "maker"), Client(two, "joiner")
+    users = {client: client.call("GET", "/_matrix/client/v3/account/whoami")["user_id"] for client in (maker, joiner)}
+    since = {}
+
+    def sync(client):
+        after = f"&since={since[client]}" if client in since else ""
+        since[client] = client.call("GET", f"/_matrix/client/v3/sync?timeout=0{after}")["next_batch"]
+
+    def post(client, path, body):
+        return client.call("POST", f"/_matrix/client/v3/{path}", body)
+
+    def put(client, path, body):
+        return client.call("PUT", f"/_matrix/client/v3/{path}", body)
+
+    quoted = urllib.parse.quote
+    # Before either knows anything of the other.
+    public = post(maker, "createRoom", {"preset": "public_chat", **({"name": "all"} if named else {})})["room_id"]
+    post(joiner, f"join/{quoted(public)}?via={one.name}", {})
+    time.sleep(2)
+    for client, name in ((maker, "maker"), (joiner, "joiner")):
+        post(client, "login", {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": f"pw-{name}"})
+        client.call("GET", "/_matrix/client/v3/pushrules/")
+        post(client, f"user/{quoted(users[client])}/filter", {"room": {"state": {"lazy_load_members": True}}})
+        sync(client)
+        put(client, f"profile/{quoted(users[client])}/displayname", {"displayname": name})
+        post(client, "createRoom", {"preset": "private_chat", "name": "notes"})
+        put(client, f"user/{quoted(users[client])}/account_data/im.vector.test", {"a": 1})
+    direct = post(maker, "createRoom", {"preset": "trusted_private_chat", "is_direct": True, "invite": [users[joiner]]})["room_id"]
+    time.sleep(1)
+    post(joiner, f"join/{quoted(direct)}?via={one.name}", {})
+    time.sleep(2)
+    for room in (public, direct):
+        for n, client in enumerate((maker, joiner, maker)):
+            sent = put(client, f"rooms/{quoted(room)}/send/m.room.message/{n}-{room}", {"msgtype": "m.text", "body": f"text {n}"})
+            time.sleep(0.5)
+            for reader in (maker, joiner):
+                sync(reader)
+                post(reader, f"rooms/{quoted(room)}/receipt/m.read/{quoted(sent['event_id'])}", {})
+        put(maker, f"rooms/{quoted(room)}/typing/{quoted(users[maker])}", {"typing": True, "timeout": 1000})
+        joiner.call("GET", f"/_matrix/client/v3/rooms/{quoted(room)}/messages?dir=b&limit=20")
+        joiner.call("GET", f"/_matrix/client/v3/rooms/{quoted(room)}/members")
+        joiner.call("GET", f"/_matrix/client/v3/profile/{quoted(users[maker])}")
+        put(joiner, f"rooms/{quoted(room)}/state/m.room.topic", {"topic": "x"}) if room == direct else None
+    post(joiner, f"rooms/{quoted(public)}/leave", {})
+    time.sleep(2)
+    sync(maker)
+
+
+def recorded(work, folder, rounds):
+    """What PostgreSQL was asked, in order; what comes together in one statement of the writer is not always the same."""
+    reading, writing = {}, {}
+    for number in range(rounds):
+        asked = asked_first(work / str(number), number % 2 == 0)
+        for texts in asked.values():
+            (reading if all(text.startswith("SELECT ") for text in texts) else writing).update(texts)
+    folder.mkdir(exist_ok=True)
+    for name, texts in (("reading", reading), ("writing", writing)):
+        (folder / f"{name}.sql").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        print(f"{name}: {len(texts)} statements")
+
+
+def asked_first(work, named):
+    """The statements of the first steps, by connection."""
+    work.mkdir(parents=True)
+    work.parent.chmod(0o755)
+    work.chmod(0o755)
+    authority, pair, cluster = servers.Authority(work), [], work / "cluster"
+    cluster.mkdir()
+    servers.peers_sh("pg-start", cluster)
+    try:
+        os.environ["PG_DIR"] = str(cluster)
+        for number, name in ((21, "one"), (22, "two")):
+            servers.peers_sh("database", cluster, name)
+            pair.append(servers.KINDS["hearth"](authority, work / name, number, name))
+            pair[-1].start()
+        # What a start asks and rehearses.
+        time.sleep(5)
+        logging(cluster, True)
+        first_steps(*pair, named)
+        logging(cluster, False)
+    finally:
+        for server in pair:
+            server.stop()
+        servers.peers_sh("pg-stop", cluster)
+    asked = {}
+    for line in (cluster / "pg" / "server.log").read_text(encoding="utf-8", errors="replace").splitlines():
+        found = re.search(r"\[(\d+)\] LOG:  duration: [0-9.]+ ms  execute sqlx_s_\d+: (.*)", line)
+        if found:
+            asked.setdefault(found[1], {})[found[2]] = None
+    return asked
+
+
 def shown(rows):
     if not rows:
         return "–"
@@ -197,12 +294,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sqlite", action="store_true")
     parser.add_argument("--statements", action="store_true")
+    parser.add_argument("--record", type=pathlib.Path)
     args = parser.parse_args()
     work = pathlib.Path(tempfile.mkdtemp(prefix="join-cost-", dir="/tmp"))
     work.chmod(0o755)
     binaries = args.hearth if args.kind == "hearth" else ["Synapse"]
     figures = {one: collections.defaultdict(list) for one in binaries}
     try:
+        if args.record:
+            servers.Hearth.binary = pathlib.Path(args.hearth[0]).resolve()
+            recorded(work / "record", args.record, args.rounds)
+            return
         for number in range(args.rounds):
             for one in binaries:
                 servers.Hearth.binary = pathlib.Path(one).resolve()

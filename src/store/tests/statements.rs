@@ -12,7 +12,11 @@ use std::{
 use sqlx::{Column, Either, Executor, Statement, TypeInfo};
 
 use super::Disk;
-use crate::db::{HasSession, Session};
+use crate::{
+    db::{HasSession, Session},
+    fetch_all,
+    rehearsal::{READING, WRITING, rehearse},
+};
 
 /// A statement as each engine gets it, and where it stands.
 #[derive(Debug)]
@@ -324,6 +328,87 @@ async fn both_engines_see_the_same_in_every_statement() {
     }
     let wrong: Vec<String> = wrong.into_iter().collect();
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), statements.len(), wrong.join("\n"));
+}
+
+/// A statement without the numbers of its parameters, which change when it is joined to others.
+fn unnumbered(text: &str) -> String {
+    let mut pieces = text.split('$');
+    let mut out = pieces.next().unwrap().to_owned();
+    for piece in pieces {
+        out.push('$');
+        out.push_str(piece.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    out
+}
+
+/// The statements that one was joined of: what stands in brackets behind `WITH w0 AS`, `, w1 AS` and so on, and the rest.
+fn joined_of(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    for n in 0.. {
+        let begin = if n == 0 { "WITH w0 AS (".to_owned() } else { format!(", w{n} AS (") };
+        let Some(after) = rest.strip_prefix(&begin) else { break };
+        let mut depth = 1;
+        let end = after.find(|c| {
+            depth += match c {
+                '(' => 1,
+                ')' => -1,
+                _ => 0,
+            };
+            depth == 0
+        });
+        let (part, behind) = after.split_at(end.unwrap());
+        parts.push(part);
+        rest = &behind[1..];
+    }
+    let rest = rest.trim_start();
+    // By which the head of the log moves.
+    if !rest.starts_with("SELECT 1 / COUNT(*) FROM w") {
+        parts.push(rest);
+    }
+    parts
+}
+
+#[test]
+fn only_what_is_asked_is_rehearsed() {
+    let asked: BTreeSet<String> = all().iter().filter_map(|s| s.postgres.as_deref().map(unnumbered)).collect();
+    let rehearsed = READING.lines().chain(WRITING.lines()).flat_map(joined_of);
+    let never: Vec<&str> = rehearsed.filter(|text| !asked.contains(&unnumbered(text))).collect();
+    assert!(never.is_empty(), "record anew, tests/bench/join_cost.py --record: {never:#?}");
+}
+
+#[tokio::test]
+async fn what_is_rehearsed_is_prepared_and_has_no_effect() {
+    let Some(disk) = Disk::postgres().await else { return };
+    let open = disk.open().await;
+    let user = open.user("ann").await;
+    open.write(user, "something").await.unwrap();
+    let head = open.store.head();
+
+    open.store.rehearse(|| false).await.unwrap();
+    let mut reading = open.store.read().await.unwrap();
+    for text in READING.lines() {
+        let Session::Postgres(c) = reading.session() else { unreachable!() };
+        rehearse(c, text).await.unwrap_or_else(|e| panic!("{text}: {e}"));
+    }
+    let prepared = fetch_all!(&mut reading, (String,), "SELECT statement FROM pg_prepared_statements").unwrap();
+    for text in READING.lines() {
+        assert!(prepared.iter().any(|(prepared,)| prepared == text), "{text} is not prepared where it was asked before");
+    }
+    for text in WRITING.lines() {
+        let written = open.store.write(move |tx| {
+            Box::pin(async move {
+                let Session::Postgres(c) = tx.session() else { unreachable!() };
+                let failed = rehearse(c, text).await.map_err(|e| panic!("{text}: {e}"));
+                failed.map(drop)
+            })
+        });
+        written.await.unwrap();
+    }
+    assert_eq!(open.store.head(), head);
+    open.write(user, "more").await.unwrap();
+    assert_eq!(open.read(user).await.as_deref(), Some("more"));
+    open.close().await;
 }
 
 #[test]
