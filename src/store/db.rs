@@ -25,6 +25,7 @@ mod later;
 mod lists;
 mod macros;
 mod readers;
+pub(crate) mod rehearsal;
 
 use away::Away;
 pub(crate) use later::Later;

@@ -46,7 +46,6 @@ pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod receipts;
-mod rehearsal;
 pub mod relations;
 pub mod reports;
 pub mod rooms;

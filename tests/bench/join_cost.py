@@ -2,7 +2,7 @@
 """join_cost.py: what joins through another server and single messages cost two Hearths, finer than clock ticks show it.
 
     join_cost.py --hearth BIN [--hearth BIN ...] [--joins 6] [--messages 20] [--rounds 2] [--sqlite] [--statements] [--kind synapse]
-    join_cost.py --hearth BIN --record src/store/rehearsal --rounds 4
+    join_cost.py --hearth BIN --record src/store/db/rehearsal --rounds 4
 
 Two servers as federation_load.py makes them; a user of the second joins rooms of the first, one after the other (the first
 join after the start is called cold), then messages are sent and waited for. Counted by /proc/*/schedstat, in CPU ms of the

@@ -1,8 +1,8 @@
-//! Connections for reading, kept at hand: the one used last is the next to be used, so that few are ever warm, and while
-//! some are in use one of them is waited for a moment before another is opened: what a new one reads of the database's
-//! catalogs and prepares costs more than most waits. A pool asks every connection that comes back whether it still works,
-//! which costs as much as a small statement; here only one whose last statement failed or was left in the middle goes
-//! back to it.
+//! Connections for reading, kept at hand: the first that is free is the next to be used, so that few are ever warm, always
+//! the same, and while some are in use one of them is waited for a moment before another is opened: what a new one reads
+//! of the database's catalogs and prepares costs more than most waits. A pool asks every connection that comes back
+//! whether it still works, which costs as much as a small statement; here only one whose last statement failed or was left
+//! in the middle goes back to it.
 
 use std::{
     sync::Arc,
@@ -35,7 +35,7 @@ pub(super) struct Readers {
 
 #[derive(Debug)]
 struct Idle {
-    /// The slots that nobody holds, the one used last at the end; those that were never used come first.
+    /// The slots that nobody holds, in no order.
     free: Vec<Free>,
     /// How many hold a connection, or are about to, and are held by a reader.
     busy: usize,
@@ -80,6 +80,13 @@ impl Drop for Place {
         }
         drop(idle);
         self.readers.back.notify_one();
+    }
+}
+
+impl Reading {
+    /// Whether this is the one that everybody reads by who reads alone.
+    pub(super) fn is_first(&self) -> bool {
+        self.place.slot == 0
     }
 }
 
@@ -147,14 +154,17 @@ impl Readers {
         Ok(Reading { session, place })
     }
 
-    /// The slot used last, and since when connections are doubted. `None` if all that were ever used are in use, unless
-    /// `anyway`. One whose connection is of no use any more is not waited for: it is to be replaced.
+    /// The first slot that was ever used, or else the first of all, and since when connections are doubted. `None` if all
+    /// that were ever used are in use, unless `anyway`. One whose connection is of no use any more is not waited for: it is
+    /// to be replaced.
     fn take(&self, anyway: bool) -> Option<(Option<Free>, Option<Instant>)> {
         let mut idle = self.idle.lock();
-        if !anyway && idle.busy > 0 && idle.free.last().is_some_and(|free| !free.opened) {
+        let first = idle.free.iter().enumerate().min_by_key(|(_, free)| (!free.opened, free.slot));
+        let first = first.map(|(n, free)| (n, free.opened));
+        if !anyway && idle.busy > 0 && first.is_some_and(|(_, opened)| !opened) {
             return None;
         }
-        let taken = idle.free.pop();
+        let taken = first.map(|(n, _)| idle.free.swap_remove(n));
         idle.busy += usize::from(taken.is_some());
         Some((taken, idle.doubted))
     }

@@ -13,9 +13,11 @@ use sqlx::{Column, Either, Executor, Statement, TypeInfo};
 
 use super::Disk;
 use crate::{
-    db::{HasSession, Session},
+    db::{
+        HasSession, Session,
+        rehearsal::{READING, WRITING, rehearse},
+    },
     fetch_all,
-    rehearsal::{READING, WRITING, rehearse},
 };
 
 /// A statement as each engine gets it, and where it stands.
@@ -393,7 +395,10 @@ async fn what_is_rehearsed_is_prepared_and_has_no_effect() {
     }
     let prepared = fetch_all!(&mut reading, (String,), "SELECT statement FROM pg_prepared_statements").unwrap();
     for text in READING.lines() {
-        assert!(prepared.iter().any(|(prepared,)| prepared == text), "{text} is not prepared where it was asked before");
+        assert!(
+            prepared.iter().any(|(prepared,)| prepared == text),
+            "{text} is not prepared where it was asked before"
+        );
     }
     for text in WRITING.lines() {
         let written = open.store.write(move |tx| {

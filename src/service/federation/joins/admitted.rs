@@ -19,13 +19,13 @@ impl Joins {
     pub(super) async fn admitted(&self, room: &Room, join: &StoredEvent, omit_members: bool) -> Result<Pieces> {
         let before = join.snap.ok_or_else(|| Error::broken("a join without a state before it"))?;
         let before = self.store.snapshot(before).await?;
-        let part = match omit_members {
+        // To come back for a few costs both servers more than to take them along.
+        let worth_omitting = self.federation.settings().completion.worth_omitting;
+        let part = match omit_members && before.len() >= worth_omitting {
             true => Some(self.without_members(room, join, &before).await?),
             false => None,
         };
-        // To come back for a few costs both servers more than to take them along.
-        let part =
-            part.filter(|part| before.len() - part.len() >= self.federation.settings().completion.worth_omitting);
+        let part = part.filter(|part| before.len() - part.len() >= worth_omitting);
         let omit_members = part.is_some();
         let state = part.unwrap_or_else(|| before.values().copied().collect());
         let mut chain = self.store.auth_chain(state.iter().copied().chain([join.nid])).await?;
