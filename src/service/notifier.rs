@@ -2,7 +2,9 @@
 //!
 //! Per room a [`RoomHub`]: how far it is, its newest events, our members. Per user a [`UserSlot`]: the rooms, how far the
 //! user's own things are, and the bell. The store's writer calls [`Notifier::publish`] after each commit, before the
-//! writers are answered. A waiter arms its bell BEFORE it looks, so nothing falls between.
+//! writers are answered. A waiter arms its bell BEFORE it looks, so nothing falls between; and who becomes known here by
+//! looking (a user who was away, rooms nobody was in, one who listens to a room from outside) looks again once what was
+//! being published meanwhile can be read ([`Notifier::published_after`]).
 //!
 //! Both are held weakly by the maps and strongly by whoever uses them, with a while of keeping: what nobody has asked for
 //! in that while costs no memory, and a publication that finds nobody has nobody to tell.
@@ -31,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 mod hub;
 mod publish;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 pub use hub::{Listening, RoomHub};
 use publish::Bells;
@@ -181,6 +185,17 @@ impl Notifier {
         self.supervisor.stopping()
     }
 
+    /// Whether anything was published, or is about to be, that stands after this position; by then it can be read. Who
+    /// became known to rooms and bells before asking this has missed nothing that follows.
+    pub async fn published_after(&self, pos: StreamPos) -> bool {
+        let upto = StreamPos(self.publishing.load(Ordering::Acquire));
+        while self.store.head() < upto {
+            // The writer is telling others, which takes no longer than a turn of this task.
+            tokio::task::yield_now().await;
+        }
+        upto > pos
+    }
+
     /// The rooms of a user, as of now.
     ///
     /// # Errors
@@ -190,7 +205,7 @@ impl Notifier {
             if let Some(rooms) = slot.rooms() {
                 return Ok(rooms);
             }
-            let before = slot.room_changes.load(Ordering::Acquire);
+            let before = slot.room_changes();
             let (joined, others): (Vec<_>, Vec<_>) = self
                 .store
                 .memberships_of(slot.nid)

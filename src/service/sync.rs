@@ -239,6 +239,8 @@ impl Sync {
             // The client has what its token says: that is the moment to delete it. Safe to repeat.
             self.sources.to_device.received(who, since.to_device).await?;
         }
+        // How often the user's rooms had changed when they were looked at, with what was being published.
+        let mut known = None;
         loop {
             let bell = slot.bell().notified();
             tokio::pin!(bell);
@@ -252,6 +254,11 @@ impl Sync {
             };
             if let Some(answer) = answer {
                 return Ok(answer);
+            }
+            // What was being published while the rooms became known here, or who listens to one, rings no bell of ours.
+            let changes = slot.room_changes();
+            if known.replace(changes) != Some(changes) && self.notifier.published_after(turn.now.pos).await {
+                continue;
             }
             let _waits = slot.waits();
             tokio::select! {

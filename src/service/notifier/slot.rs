@@ -23,7 +23,7 @@ pub struct UserSlot {
     pub(super) last_own: AtomicI64,
     pub(super) last_to_device: AtomicI64,
     rooms: Mutex<Rooms>,
-    pub(super) room_changes: AtomicU64,
+    room_changes: AtomicU64,
 }
 
 /// The rooms of a user, with their hubs.
@@ -92,6 +92,12 @@ impl UserSlot {
         self.bell.notify_waiters();
     }
 
+    /// How often the rooms have changed.
+    #[must_use]
+    pub fn room_changes(&self) -> u64 {
+        self.room_changes.load(Ordering::Acquire)
+    }
+
     /// The rooms, if they are known.
     pub(super) fn rooms(&self) -> Option<Arc<UserRooms>> {
         let kept = self.rooms.lock();
@@ -101,7 +107,7 @@ impl UserSlot {
     /// Keeps what was read when there had been that many changes; says whether there were none meanwhile.
     pub(super) fn keep_rooms(&self, rooms: &Arc<UserRooms>, before: u64) -> bool {
         let mut kept = self.rooms.lock();
-        let is_right = self.room_changes.load(Ordering::Acquire) == before;
+        let is_right = self.room_changes() == before;
         let old = kept.latest.replace(rooms.clone());
         kept.is_right = is_right;
         drop(kept);
