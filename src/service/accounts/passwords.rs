@@ -15,8 +15,11 @@ use argon2::{
     Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version, password_hash::SaltString,
 };
 use hearth_base::{Doing, Error, Result};
+use memory::{Hasher, Memory};
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization as _;
+
+mod memory;
 
 /// How passwords are hashed.
 #[derive(Clone, Debug)]
@@ -94,6 +97,7 @@ pub struct Passwords {
     workers: Arc<Semaphore>,
     /// How many wait or hash.
     inside: AtomicUsize,
+    memory: Arc<Memory>,
 }
 
 /// One caller's place in the queue, given back when they leave.
@@ -110,7 +114,9 @@ impl Passwords {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { settings, workers: Arc::new(Semaphore::new((cores / 2).max(1))), inside: AtomicUsize::new(0) }
+        let workers = (cores / 2).max(1);
+        let memory = Memory::new(workers);
+        Self { settings, workers: Arc::new(Semaphore::new(workers)), inside: AtomicUsize::new(0), memory }
     }
 
     /// The hash of a password, a PHC string.
@@ -118,8 +124,7 @@ impl Passwords {
     /// # Errors
     /// 429 if too many wait.
     pub async fn hash(&self, password: String) -> Result<String> {
-        let argon = self.argon()?;
-        self.blocking(move || hash(&argon, &password)).await
+        self.blocking(move |hasher| hash(hasher, &password)).await
     }
 
     /// Whether a hash is that of the password. Without a hash the answer is no, after the same work.
@@ -127,13 +132,12 @@ impl Passwords {
     /// # Errors
     /// 429 if too many wait.
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        let argon = self.argon()?;
         let pepper = self.settings.pepper.clone();
-        self.blocking(move || {
+        self.blocking(move |hasher| {
             let Some(hash) = hash else {
-                return self::hash(&argon, &password).map(|_| false);
+                return self::hash(hasher, &password).map(|_| false);
             };
-            Ok(matches(&argon, &password, &pepper, &hash))
+            Ok(matches(hasher, &password, &pepper, &hash))
         })
         .await
     }
@@ -144,17 +148,23 @@ impl Passwords {
         Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Hasher) -> Result<T> + Send + 'static) -> Result<T> {
+        let argon = self.argon()?;
         self.inside.fetch_add(1, Ordering::AcqRel);
         let _place = Place(&self.inside);
         if self.inside.load(Ordering::Acquire) > self.settings.waiting {
             return Err(Error::limit_exceeded(Duration::from_secs(2)));
         }
         let permit = self.workers.clone().acquire_owned().await.doing("waiting to hash a password")?;
+        let memory = self.memory.clone();
+        memory.watch();
         // The permit goes with the work: a caller who leaves does not free a core that is still busy.
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            work()
+            let hasher = memory.hasher(argon);
+            let done = work(&hasher);
+            memory.give_back(hasher);
+            done
         })
         .await
         .doing("hashing a password")?
@@ -168,13 +178,13 @@ pub fn normal(password: &str) -> String {
     password.nfkc().collect()
 }
 
-fn hash(argon: &Argon2<'_>, password: &str) -> Result<String> {
+fn hash(hasher: &Hasher, password: &str) -> Result<String> {
     let failed = |e| Error::broken(format!("hashing a password: {e}"));
     let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>()).map_err(failed)?;
-    argon.hash_password(normal(password).as_bytes(), &salt).map(|h| h.to_string()).map_err(failed)
+    hasher.hash_password(normal(password).as_bytes(), &salt).map(|h| h.to_string()).map_err(failed)
 }
 
-fn matches(argon: &Argon2<'_>, password: &str, pepper: &str, hash: &str) -> bool {
+fn matches(hasher: &Hasher, password: &str, pepper: &str, hash: &str) -> bool {
     let password = normal(password);
     if hash.starts_with("$2") {
         // bcrypt reads 72 bytes; Synapse cut there as well.
@@ -182,7 +192,7 @@ fn matches(argon: &Argon2<'_>, password: &str, pepper: &str, hash: &str) -> bool
         let bytes = peppered.as_bytes();
         return bcrypt::verify(bytes.get(..72).unwrap_or(bytes), hash).unwrap_or(false);
     }
-    PasswordHash::new(hash).is_ok_and(|parsed| argon.verify_password(password.as_bytes(), &parsed).is_ok())
+    PasswordHash::new(hash).is_ok_and(|parsed| hasher.verify_password(password.as_bytes(), &parsed).is_ok())
 }
 
 #[cfg(test)]
