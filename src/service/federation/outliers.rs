@@ -100,14 +100,14 @@ impl Outliers {
     /// If the database fails.
     pub async fn take_in(&self, room: RoomNid, events: impl IntoIterator<Item = Box<RawValue>>) -> Result<TakenIn> {
         let room = self.store.room(room).await?.or_not_found("Room")?;
-        let (taken, unstored) = self.take(&room, true, events, |_, _| {}).await?;
+        let (taken, unstored) = self.take(&room, true, events, None, |_, _| {}).await?;
         debug_assert!(unstored.is_empty(), "what is stored waits for nothing");
         Ok(taken)
     }
 
     /// The same for a state and what allows it, each of which may lean on the other: what stands in a state need not stand
     /// in its auth chain again (MSC3706). Of a room that is not stored yet (`is_stored`) nothing can be here, if its
-    /// events are named by their hashes; nothing is stored then.
+    /// events are named by their hashes; nothing is stored then. What the event that `follows` names is looked up along.
     ///
     /// # Errors
     /// If the database fails.
@@ -117,6 +117,7 @@ impl Outliers {
         is_stored: bool,
         chain: Vec<Box<RawValue>>,
         state: Vec<Box<RawValue>>,
+        follows: &Pdu,
     ) -> Result<StateTakenIn> {
         let (before, mut ids) = (chain.len(), HashSet::with_capacity(state.len()));
         let note = |n: usize, id: &EventId| {
@@ -124,7 +125,7 @@ impl Outliers {
                 ids.insert(id.to_owned());
             }
         };
-        let (taken, unstored) = self.take(room, is_stored, chain.into_iter().chain(state), note).await?;
+        let (taken, unstored) = self.take(room, is_stored, chain.into_iter().chain(state), Some(follows), note).await?;
         let (state, chain) = taken.found.into_iter().partition(|(id, _)| ids.contains(id));
         Ok(StateTakenIn { chain, state, lacking: taken.lacking, unstored })
     }
@@ -146,6 +147,7 @@ impl Outliers {
         room: &Room,
         is_stored: bool,
         events: impl IntoIterator<Item = Box<RawValue>>,
+        follows: Option<&Pdu>,
         mut note: impl FnMut(usize, &EventId),
     ) -> Result<(TakenIn, Vec<NewEvent>)> {
         let version = version_of(room)?;
@@ -196,7 +198,7 @@ impl Outliers {
         }
         let outside =
             if is_stored { self.outside(room.nid, version, &verified, &found).await? } else { Outside::default() };
-        let fresh = self.check((&room.room_id, version), verified, outside, &told, &mut found).await?;
+        let fresh = self.check((&room.room_id, version), verified, follows, outside, &told, &mut found).await?;
         let add = |found: &mut HashMap<_, _>, nid, event: &NewEvent| {
             let outlier = Outlier { nid, pdu: event.pdu.clone(), standing: event.standing };
             found.insert(event.pdu.event_id().to_owned(), outlier);
@@ -261,6 +263,7 @@ impl Outliers {
         &self,
         (room_id, version): (&RoomId, &'static RoomVersion),
         events: Vec<Pdu>,
+        follows: Option<&Pdu>,
         (mut context, foreign): Outside,
         told: &HashMap<OwnedEventId, EventNid>,
         found: &mut HashMap<OwnedEventId, Outlier>,
@@ -269,7 +272,7 @@ impl Outliers {
         let senders: HashSet<OwnedUserId> = events.iter().map(|e| e.sender().to_owned()).collect();
         self.store.intern_users(&senders).await?;
         let key = |e: &Pdu| Some(StateKey::new(&e.event_type().to_string(), e.state_key()?));
-        self.store.intern_keys(&events.iter().filter_map(key).collect()).await?;
+        self.store.intern_keys(&events.iter().chain(follows).filter_map(key).collect()).await?;
         let mut batch = Vec::new();
         let by_id = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
         for pdu in in_order(by_id, |pdu| auth_ids(version, pdu)) {

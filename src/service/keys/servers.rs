@@ -304,19 +304,18 @@ impl Keys {
         })
     }
 
-    /// What `m.device_list_update` says of a device of ours: its keys and name, as far as others may see them; `None` if
-    /// it is gone.
+    /// What `m.device_list_update` says of a device of ours with this name: its keys and the name, as far as others may see
+    /// them.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn device_for_server(&self, user: UserNid, device: &str) -> Result<Option<ShownDevice>> {
-        let Some(row) = self.store.device(user, device).await? else { return Ok(None) };
+    pub async fn device_for_server(&self, user: UserNid, device: &str, name: Option<String>) -> Result<ShownDevice> {
         let all = self.store.user_keys(&[user]).await?;
         let keys = match all.get(&user).and_then(|keys| keys.devices.get(device)) {
             Some(json) => Some(self.as_shown(json)?.0),
             None => None,
         };
-        Ok(Some(ShownDevice { keys, name: row.display_name.filter(|_| self.federation.settings().device_names) }))
+        Ok(ShownDevice { keys, name: name.filter(|_| self.federation.settings().device_names) })
     }
 
     /// Keys of a device as other servers see them, and the device's name if they may see that.
