@@ -46,6 +46,12 @@ pub(super) fn start(services: &Arc<Services>, config: &Config, supervisor: &Supe
         async move { work.redactions().await }
     });
 
+    let work = services.accounts.clone();
+    supervisor.every("password-memory", MINUTE / 2, move || {
+        work.release_memory();
+        async { Ok(()) }
+    });
+
     let work = services.to_device.clone();
     supervisor.every("to-device", HOUR, move || {
         let work = work.clone();

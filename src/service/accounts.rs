@@ -132,6 +132,11 @@ impl Accounts {
         }
     }
 
+    /// Gives back memory that no password has been hashed in for a while.
+    pub fn release_memory(&self) {
+        self.passwords.release_memory();
+    }
+
     /// How accounts are made and kept.
     #[must_use]
     pub fn settings(&self) -> &Settings {

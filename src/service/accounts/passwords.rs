@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use argon2::{
@@ -115,7 +115,7 @@ impl Passwords {
     pub fn new(settings: Settings) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = (cores / 2).max(1);
-        let memory = Memory::new(workers);
+        let memory = Arc::new(Memory::new(workers));
         Self { settings, workers: Arc::new(Semaphore::new(workers)), inside: AtomicUsize::new(0), memory }
     }
 
@@ -142,6 +142,11 @@ impl Passwords {
         .await
     }
 
+    /// Gives back memory that has not been hashed in for a while.
+    pub fn release_memory(&self) {
+        self.memory.release(Instant::now());
+    }
+
     fn argon(&self) -> Result<Argon2<'static>> {
         let params = Params::new(self.settings.memory_kib, self.settings.passes, 1, None)
             .map_err(|e| Error::broken(format!("parameters of argon2id: {e}")))?;
@@ -157,7 +162,6 @@ impl Passwords {
         }
         let permit = self.workers.clone().acquire_owned().await.doing("waiting to hash a password")?;
         let memory = self.memory.clone();
-        memory.watch();
         // The permit goes with the work: a caller who leaves does not free a core that is still busy.
         tokio::task::spawn_blocking(move || {
             let _permit = permit;

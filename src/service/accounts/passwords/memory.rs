@@ -1,9 +1,8 @@
 //! The memory that argon2id fills, kept for a while: to get tens of megabytes from the system page by page and to clear
-//! them takes a good part of the time that a hash takes. Half a minute after the last hash it is given back.
+//! them takes part of the time that a hash takes. It is given back within a minute of the last hash.
 
 use std::{
     cell::RefCell,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,14 +27,12 @@ struct Kept {
     free: Vec<Vec<Block>>,
     /// When some was last given back.
     used: Option<Instant>,
-    /// Whether a task sees to it that nothing is kept for longer.
-    watched: bool,
 }
 
 impl Memory {
     /// Keeps pieces for `most` at a time.
-    pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, kept: Mutex::default() })
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, kept: Mutex::default() }
     }
 
     /// A hasher with memory of its own.
@@ -55,31 +52,12 @@ impl Memory {
         }
     }
 
-    /// Has what is kept given back to the system once it was not used for a while.
-    pub(super) fn watch(self: &Arc<Self>) {
-        if std::mem::replace(&mut self.kept.lock().watched, true) {
-            return;
-        }
-        let memory = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(KEEP).await;
-                let Some(memory) = memory.upgrade() else { break };
-                if memory.release(Instant::now()) {
-                    break;
-                }
-            }
-        });
-    }
-
-    /// Gives back what has not been used for a while; whether that is all.
-    fn release(&self, now: Instant) -> bool {
+    /// Gives back to the system what has not been used for a while.
+    pub(super) fn release(&self, now: Instant) {
         let mut kept = self.kept.lock();
-        if kept.used.is_some_and(|used| now.saturating_duration_since(used) < KEEP) {
-            return false;
+        if kept.used.is_some_and(|used| now.saturating_duration_since(used) >= KEEP) {
+            *kept = Kept::default();
         }
-        *kept = Kept::default();
-        true
     }
 }
 
@@ -173,7 +151,9 @@ mod tests {
         let hasher = memory.hasher(argon(64));
         hasher.hash_password(b"secret", &salt).unwrap();
         memory.give_back(hasher);
-        assert!(!memory.release(Instant::now()) && memory.kept.lock().free.len() == 1);
-        assert!(memory.release(Instant::now() + KEEP) && memory.kept.lock().free.is_empty());
+        memory.release(Instant::now());
+        assert_eq!(memory.kept.lock().free.len(), 1);
+        memory.release(Instant::now() + KEEP);
+        assert!(memory.kept.lock().free.is_empty());
     }
 }
