@@ -163,6 +163,8 @@ impl Plan {
         let mut api = hearth_api::Settings::default();
         api.limits.enabled = false;
         self.api.into_iter().for_each(|change| change(&mut api));
+        // As every start does: what was prepared so is what is asked.
+        store.rehearse(|| false).await.unwrap();
         let services = Services::start(settings, store, clock.clone(), supervisor.clone()).await.unwrap();
         let router = hearth_api::router(services.clone(), api);
         if let Some(door) = self.door {
