@@ -31,7 +31,12 @@ pub(super) fn start(services: &Arc<Services>, config: &Config, supervisor: &Supe
     let (store, stopping) = (services.store.clone(), supervisor.stopping());
     supervisor.task("rehearsal", move || {
         let (store, stopping) = (store.clone(), stopping.clone());
-        async move { store.rehearse(|| stopping.is_cancelled()).await }
+        async move {
+            match store.rehearse(|| stopping.is_cancelled()).await {
+                Err(_) if stopping.is_cancelled() => Ok(()),
+                rehearsed => rehearsed,
+            }
+        }
     });
 
     let work = upkeep.clone();
