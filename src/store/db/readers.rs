@@ -213,4 +213,14 @@ mod tests {
         assert!(readers.take(false).is_some_and(|(taken, _)| taken.is_some_and(|free| free.slot == broken.slot)));
         assert!(readers.take(true).is_some_and(|(taken, _)| taken.is_some()), "patience has ended");
     }
+
+    #[test]
+    fn the_first_that_is_free_is_taken_whichever_was_used_last() {
+        let readers = Readers::new(3);
+        let slot = || readers.take(true).and_then(|(taken, _)| taken).map(|free| free.slot);
+        assert_eq!([slot(), slot(), slot(), slot()], [Some(0), Some(1), Some(2), None]);
+        let back = |slot| Free { slot, used: Instant::now(), opened: true, whole: true };
+        readers.idle.lock().free.extend([back(0), back(2), back(1)]);
+        assert_eq!([slot(), slot(), slot()], [Some(0), Some(1), Some(2)]);
+    }
 }

@@ -57,9 +57,7 @@ impl Store {
         }
         Ok(())
     }
-}
 
-impl Store {
     /// The connection that is read by first, unless it has much to do.
     async fn first_reader(&self) -> Result<Option<Reading>> {
         for _ in 0..TRIES {
