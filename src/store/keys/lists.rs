@@ -240,8 +240,9 @@ impl Store {
         let sharing = self.sharing_since(user, &candidates).await?;
         changed.extend(keys.into_iter().filter(|of| sharing.contains_key(of)));
         changed.extend(joined.into_iter().filter(|of| sharing.get(of).is_some_and(|since| *since > after)));
-        changed.extend(invited.into_iter().filter(|of| !sharing.contains_key(of)));
-        let left = left.into_iter().filter(|of| !sharing.contains_key(of)).collect();
+        changed.extend(invited.iter().filter(|of| !sharing.contains_key(of)).copied());
+        // Who was invited is one to write to, whatever they were before.
+        let left = left.into_iter().filter(|of| !sharing.contains_key(of) && !invited.contains(of)).collect();
         Ok(DeviceLists { changed: changed.into_iter().collect(), left })
     }
 

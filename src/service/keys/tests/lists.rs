@@ -99,6 +99,22 @@ async fn a_new_name_is_no_news_to_those_who_share_a_room() {
 }
 
 #[tokio::test]
+async fn whom_one_invites_is_to_be_looked_at_and_not_parted_from() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let room = world.room(&alice).await;
+        world.join(&bob, &room).await;
+        let before = world.now();
+        world.leave(&bob, &room).await;
+        world.membership.invite(&alice, &room, &bob.user_id, None).await.unwrap();
+        let to_be_written_to = (vec!["bob".to_owned()], vec![]);
+        assert_eq!(world.lists(&alice, before).await, to_be_written_to);
+        let world = world.restarted().await;
+        assert_eq!(world.lists(&alice, before).await, to_be_written_to);
+    }
+}
+
+#[tokio::test]
 async fn changes_between_two_tokens() {
     for world in worlds().await {
         let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);

@@ -1,7 +1,8 @@
 """The server is killed and started again: the same questions have the same answers.
 
 Compared with care, since what is kept in memory alone begins anew: who types, what was told lazily, and which rooms
-have no news but that (their `summary` and empty entries). Changed device lists may name more than before, never less.
+have no news but that (their `summary` and empty entries). Changed device lists may name more than before, never less; but
+who was invited and is not any more is among those who left, where they were among the changed.
 """
 from findings import differences
 from sync import sections
@@ -28,7 +29,7 @@ def restart(life):
 def compare(observer, before, after):
     lists = [answer.pop("device_lists", {}) for answer in (before, after)]
     for name in ("changed", "left"):
-        lost = set(lists[0].get(name, [])) - set(lists[1].get(name, []))
+        lost = set(lists[0].get(name, [])) - set(lists[1].get(name, [])) - (set(lists[1].get("left", [])) if name == "changed" else set())
         if lost:
             observer.report(f"after a restart: device_lists.{name}", lost=sorted(lost), before=lists[0], after=lists[1], since=observer.since)
     if observer.is_lazy:
