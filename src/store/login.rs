@@ -101,6 +101,30 @@ struct SessionRow {
     last_seen_ms: Option<i64>,
 }
 
+impl SessionRow {
+    fn session(self, token: TokenHash) -> Result<Arc<Session>> {
+        let requester = Requester {
+            user_id: OwnedUserId::try_from(self.user_id).map_err(|e| Error::fault("users table", e))?,
+            user_nid: UserNid(self.user_nid),
+            device_id: self.device_id.map(Into::into),
+            token: Some(token),
+            is_admin: self.admin,
+            is_guest: self.guest,
+            is_shadow_banned: self.shadow_banned,
+            is_suspended: self.suspended,
+            appservice: None,
+        };
+        Ok(Arc::new(Session {
+            requester: Arc::new(requester),
+            locked: self.locked,
+            expires_ms: self.expires_ms,
+            refresh_hash: self.refresh_hash.as_deref().map(hash_of).transpose()?,
+            used: AtomicBool::new(self.used),
+            seen_ms: AtomicI64::new(self.last_seen_ms.unwrap_or(0)),
+        }))
+    }
+}
+
 const SESSION: &str = "SELECT t.user_nid, u.user_id, t.device_id, t.expires_ms, t.refresh_hash, t.used, a.admin, a.guest, a.locked, a.suspended, a.shadow_banned, d.last_seen_ms FROM access_tokens t JOIN users u ON u.user_nid = t.user_nid JOIN accounts a ON a.user_nid = t.user_nid LEFT JOIN devices d ON d.user_nid = t.user_nid AND d.device_id = t.device_id WHERE t.token_hash = $1 AND NOT a.deactivated";
 const INSERT_ACCESS: &str = "INSERT INTO access_tokens (token_hash, user_nid, device_id, created_ms, expires_ms, refresh_hash, used, puppet_of) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 const INSERT_REFRESH: &str = "INSERT INTO refresh_tokens (token_hash, user_nid, device_id, next_hash, expires_ms, ultimate_ms) VALUES ($1, $2, $3, NULL, $4, $5)";
@@ -169,7 +193,7 @@ pub(crate) async fn refresh_sessions(tx: &mut Tx, user: UserNid) -> Result<()> {
     forget(tx, &tokens)
 }
 
-/// Stores a new access token and its refresh token.
+/// Stores a new access token and its refresh token, and remembers whose it is: it is used at once.
 pub(crate) async fn insert_token(tx: &mut Tx, token: &NewToken) -> Result<()> {
     let refresh_hash = token.refresh.as_ref().map(|r| r.token_hash.to_vec());
     if let (Some(refresh), Some(device)) = (&token.refresh, &token.device_id) {
@@ -197,6 +221,11 @@ pub(crate) async fn insert_token(tx: &mut Tx, token: &NewToken) -> Result<()> {
         used,
         token.puppet_of.map(|u| u.0)
     )?;
+    let row: Option<SessionRow> = fetch_optional!(tx, SessionRow, SESSION, &token.token_hash[..])?;
+    if let Some(row) = row {
+        let (hash, session) = (token.token_hash, row.session(token.token_hash)?);
+        tx.after_commit(move |store| store.inner.sessions.0.insert(hash, session));
+    }
     Ok(())
 }
 
@@ -229,25 +258,7 @@ impl Store {
         let ticket = sessions.ticket(token);
         let row: Option<SessionRow> = fetch_optional!(&mut self.read().await?, SessionRow, SESSION, &token[..])?;
         let Some(row) = row else { return Ok(None) };
-        let requester = Requester {
-            user_id: OwnedUserId::try_from(row.user_id).map_err(|e| Error::fault("users table", e))?,
-            user_nid: UserNid(row.user_nid),
-            device_id: row.device_id.map(Into::into),
-            token: Some(*token),
-            is_admin: row.admin,
-            is_guest: row.guest,
-            is_shadow_banned: row.shadow_banned,
-            is_suspended: row.suspended,
-            appservice: None,
-        };
-        let session = Arc::new(Session {
-            requester: Arc::new(requester),
-            locked: row.locked,
-            expires_ms: row.expires_ms,
-            refresh_hash: row.refresh_hash.as_deref().map(hash_of).transpose()?,
-            used: AtomicBool::new(row.used),
-            seen_ms: AtomicI64::new(row.last_seen_ms.unwrap_or(0)),
-        });
+        let session = row.session(*token)?;
         sessions.fill(*token, session.clone(), ticket);
         Ok(Some(session))
     }

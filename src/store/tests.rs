@@ -19,6 +19,7 @@ mod pruning;
 mod readers;
 mod runs;
 mod server_keys;
+mod sessions;
 mod statements;
 
 /// Runs a story on both engines, as `name::sqlite` and `name::postgres`.
