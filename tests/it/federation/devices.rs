@@ -123,7 +123,11 @@ async fn a_sequence_begins_with_the_whole_list() {
         let edu = json!({ "edu_type": "m.device_list_update", "content": content });
         transaction(&there, &here, id, vec![], vec![edu]).await.good();
     };
+    // Ours were told by the join, and nobody has asked yet.
+    let joined = alice.now().await;
     changes("first", json!({ "stream_id": 1000, "keys": { "x": {} } })).await;
+    let sync = alice.get(&format!("{V3}/sync?timeout=0&since={}", encoded(&joined))).await.good();
+    assert_eq!(sync["device_lists"], Value::Null, "{sync}");
     let is_fetched = async { drop(fetched.subscribe().wait_for(|n| *n > 0).await.unwrap()) };
     assert!(tokio::time::timeout(Duration::from_secs(30), is_fetched).await.is_ok(), "the list is not asked for");
     let device = async || {

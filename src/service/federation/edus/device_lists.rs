@@ -236,8 +236,9 @@ impl DeviceLists {
         self.store.put_remote_signing_keys(user, keys).await
     }
 
-    /// A user of that server whom we follow. Ours who share a room with others hear that something changed. These are followed
-    /// soon, if it was the first change of a sequence, which costs one question in all; those in encrypted rooms at once.
+    /// A user of that server whom we follow. Ours who share a room with others hear that something changed, if the join did
+    /// not tell them. These are followed soon, if it was the first change of a sequence, which costs one question in all;
+    /// those in encrypted rooms at once.
     async fn of_origin(
         &self,
         origin: &ServerName,
@@ -253,17 +254,18 @@ impl DeviceLists {
             }
             let shared = self.store.met_in(nid, ROOMS).await?;
             if !shared.is_empty() {
+                // With a join their server tells of their devices. Ours were told to ask by the join itself, and whoever
+                // has asked since would have begun to follow.
                 match self.is_to_be_followed(&shared).await? {
-                    // With a join their server tells of their devices. Ours were told to ask by the join itself, and whoever
-                    // has asked since would have begun this.
                     true if self.has_come(nid, &shared).await? => self.store.follow(vec![nid]).await?,
                     true => self.store.follow_and_tell(nid).await?,
-                    false => {
-                        self.store.tell_of_devices(nid).await?;
-                        if is_first {
-                            self.soon.follow(nid);
+                    false if is_first => {
+                        if !self.has_come(nid, &shared).await? {
+                            self.store.tell_of_devices(nid).await?;
                         }
+                        self.soon.follow(nid);
                     }
+                    false => self.store.tell_of_devices(nid).await?,
                 }
                 return Ok(None);
             }
