@@ -1,6 +1,5 @@
 SELECT user_nid FROM users WHERE user_id = $1
 SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'
-SELECT t.user_nid, u.user_id, t.device_id, t.expires_ms, t.refresh_hash, t.used, a.admin, a.guest, a.locked, a.suspended, a.shadow_banned, d.last_seen_ms FROM access_tokens t JOIN users u ON u.user_nid = t.user_nid JOIN accounts a ON a.user_nid = t.user_nid LEFT JOIN devices d ON d.user_nid = t.user_nid AND d.device_id = t.device_id WHERE t.token_hash = $1 AND NOT a.deactivated
 SELECT DISTINCT a.user_nid FROM account_data a JOIN memberships m ON m.user_nid = a.user_nid WHERE m.room_nid = $1 AND m.local AND m.membership = 'join' AND a.room_nid = 0 AND a.kind IN ($2, $3) AND a.content <> ''
 SELECT key_nid FROM state_keys WHERE event_type = $1 AND state_key = $2
 SELECT server, key_id, public_key, valid_ms, old FROM server_keys WHERE server = ANY($1)
@@ -8,18 +7,19 @@ SELECT event_nid FROM events WHERE event_id = $1
 SELECT DISTINCT a.user_nid FROM account_data a JOIN memberships m ON m.user_nid = a.user_nid WHERE m.room_nid = $1 AND m.local AND m.membership = 'join' AND a.room_nid = 0 AND a.kind IN ($2, $3) AND a.content <> '' AND a.user_nid = ANY($4)
 SELECT stream_id, stale FROM remote_device_lists WHERE user_nid = $1
 SELECT a.room_nid FROM memberships a WHERE a.user_nid = $1 AND a.membership = 'join' AND EXISTS (SELECT 1 FROM memberships b WHERE b.room_nid = a.room_nid AND b.local AND b.membership = 'join') LIMIT $2
+SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2
 SELECT user_nid, password_hash, admin, guest, user_type, appservice_id, created_ms, deactivated, erased, locked, suspended, shadow_banned, approved, consent_version, consent_ms FROM accounts WHERE user_nid = $1
 SELECT user_nid FROM remote_device_lists WHERE stale AND user_nid > $1 ORDER BY user_nid LIMIT $2
 SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1
 SELECT c.user_nid, c.device_id, c.pos, c.prev, d.device_id IS NOT NULL AS is_there, d.display_name FROM device_changes c LEFT JOIN devices d ON d.user_nid = c.user_nid AND d.device_id = c.device_id WHERE c.pos = ANY($1) ORDER BY c.pos
 SELECT k.user_nid, 'device', k.device_id, k.json, d.display_name FROM device_keys k JOIN devices d ON d.user_nid = k.user_nid AND d.device_id = k.device_id WHERE k.user_nid = ANY($1) UNION ALL SELECT r.user_nid, 'device', r.device_id, r.json, r.display_name FROM remote_devices r WHERE r.json IS NOT NULL AND r.user_nid = ANY($1) UNION ALL SELECT c.user_nid, c.usage, '', c.json, NULL FROM cross_signing_keys c WHERE c.user_nid = ANY($1)
-SELECT content FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND kind = $3
 SELECT DISTINCT b.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join'
 SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE user_nid = $1
 SELECT room_nid, room_id, version, rev, snap_nid, depth, extremities, counter, pos, published, creator_nid, created_ms, partial, open, forked, whole_pos, entered_depth FROM rooms WHERE room_nid = ANY($1)
 SELECT room_nid, user_nid FROM memberships WHERE local AND membership IN ('join', 'invite', 'knock') AND room_nid = ANY($1)
 SELECT room_nid, kind, content, pos FROM account_data WHERE user_nid = $1 AND pos <= $2 AND content <> '' ORDER BY room_nid, kind
 SELECT id, json FROM to_device WHERE user_nid = $1 AND device_id = $2 AND id > $3 ORDER BY id LIMIT $4
+SELECT content FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND kind = $3
 SELECT event_nid FROM events WHERE room_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos DESC LIMIT $4
 SELECT user_nid, kind, thread, event_id, ts_ms, pos FROM receipts WHERE room_nid = $1 ORDER BY pos DESC LIMIT $2
 SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership
@@ -29,7 +29,6 @@ SELECT algorithm, COUNT(*) FROM one_time_keys WHERE user_nid = $1 AND device_id 
 SELECT field, value FROM profiles WHERE user_nid = $1 AND field IN ('displayname', 'avatar_url')
 SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'
 SELECT CAST(1 AS BIGINT) FROM memberships WHERE room_nid = $1 AND local AND membership = 'join' LIMIT 1
-SELECT room_nid, user_nid, membership, event_nid, pos, local, forgotten, stripped FROM memberships WHERE room_nid = $1 AND user_nid = $2
 SELECT id FROM to_device WHERE user_nid = $1 AND device_id = $2 ORDER BY id LIMIT 1
 SELECT room_nid, kind, content, pos FROM account_data WHERE user_nid = $1 AND pos > $2 AND pos <= $3 ORDER BY pos
 SELECT room_nid, membership FROM memberships WHERE user_nid = $1 AND room_nid = ANY($2)
