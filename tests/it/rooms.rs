@@ -389,6 +389,11 @@ on_both! {
         bob.get(&hidden).await.refused(403, "M_FORBIDDEN");
         let nowhere = format!("/_matrix/client/v1/rooms/{}/hierarchy", encoded("!nowhere:localhost"));
         bob.get(&nowhere).await.refused(403, "M_FORBIDDEN");
+        // What is known of a room that nobody is in any more is of yesterday.
+        alice.leaves(&inner).await.good();
+        assert_eq!(names(&bob.get(&path("")).await.good()), ["root", "room 1", "room 0"]);
+        let abandoned = format!("/_matrix/client/v1/rooms/{}/hierarchy", encoded(&inner));
+        alice.get(&abandoned).await.refused(403, "M_FORBIDDEN");
         alice.does_to(&root, "ban", &bob).await.good();
         bob.get(&path("")).await.refused(403, "M_FORBIDDEN");
     }

@@ -195,15 +195,17 @@ impl Rooms {
         walk: &mut Walk,
     ) -> Result<Option<Node>> {
         let nid = self.store.room_nid(room_id).await?;
-        let is_here = match nid {
-            Some(nid) => self.store.is_resident(nid).await?,
-            None => false,
+        // What we know of a room that ours have left may be of yesterday.
+        let here = match nid {
+            Some(nid) if self.store.is_resident(nid).await? => Some(self.state.room_by_nid(nid).await?),
+            _ => None,
         };
-        let told = if is_here { None } else { self.look_elsewhere(room_id, via, walk).await };
-        let (summary, children) = match (told, nid) {
-            (Some(node), _) => node,
-            (None, None) => return Ok(None),
-            (None, Some(nid)) => self.node(&*self.state.room_by_nid(nid).await?).await?,
+        let (summary, children) = match here {
+            Some(room) => self.node(&room).await?,
+            None => match self.look_elsewhere(room_id, via, walk).await {
+                Some(node) => node,
+                None => return Ok(None),
+            },
         };
         let membership = match nid {
             Some(nid) => self.store.membership(nid, who.user_nid).await?.map(|m| m.membership),
