@@ -14,7 +14,8 @@ not stands at the head of each file.
 The same seed does the same steps; those of a crowd and of the federation come to their servers in an order that differs from
 run to run.
 One line a seed, and for each finding its kind, what was seen and the last steps. Exit code 0: nothing was found; 1: something
-was; 2: could not run. After --minutes no further seed or step is begun. Nothing is kept; python3 and openssl are all it needs,
+was; 2: could not run. After --minutes no further seed or step is begun. Nothing is kept, but for each server's log and a list of
+all steps with `--keep FOLDER`; python3 and openssl are all it needs,
 and PostgreSQL 15 for that engine. (This folder must not become a package: the scripts beside it mean Python's own `random`.)
 """
 import argparse
@@ -41,7 +42,7 @@ def seeds_of(text):
 
 def live(world, kind, seed, steps, end):
     """One seed; its findings, and how far it came."""
-    findings = Findings(seed)
+    findings = Findings(seed, world.keep and world.keep / f"steps-{seed}.txt")
     begun = time.monotonic()
     life = kind(world, findings)
     try:
@@ -66,12 +67,15 @@ def main():
     parser.add_argument("--binary", default=str(servers.Hearth.binary))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--baseline", type=pathlib.Path)
+    parser.add_argument("--keep", type=pathlib.Path)
     args = parser.parse_args()
     kind, steps = LIVES[args.what]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows, end = [], time.monotonic() + args.minutes * 60
     try:
-        with World(args.binary, args.engine) as world:
+        if args.keep:
+            args.keep.mkdir(parents=True, exist_ok=True)
+        with World(args.binary, args.engine, args.keep) as world:
             for seed in seeds_of(args.seeds):
                 if time.monotonic() > end:
                     break

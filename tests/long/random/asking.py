@@ -52,7 +52,13 @@ class Line:
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        status, _, text = self.raw(method, path, data, headers)
+        begun = time.monotonic()
+        try:
+            status, _, text = self.raw(method, path, data, headers)
+        except GONE as error:
+            self.findings.keep(f"  {self.server.name} {method} {path}: {error!r} after {time.monotonic() - begun:.1f} s")
+            raise
+        self.findings.keep(f"  {self.server.name} {method} {path}: {status} after {time.monotonic() - begun:.1f} s {text[:4000]!r}")
         self.findings.count("requests")
         if status == 500 or status > 500 and not remote:
             self.findings.report("5xx", request=f"{method} {path}", body=body, status=status, answer=text[:300].decode(errors="replace"))

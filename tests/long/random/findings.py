@@ -5,19 +5,26 @@ A finding is printed when it is made: its kind, what was seen, and the last step
 import collections
 import json
 import threading
+import time
 
 SHOWN, STEPS, LONGEST = 3, 8, 1500
 
 
 class Findings:
-    def __init__(self, seed):
-        self.seed, self.step = seed, 0
+    def __init__(self, seed, keep=None):
+        self.seed, self.step, self.kept = seed, 0, open(keep, "w", encoding="utf-8") if keep else None
         self.counts, self.seen = collections.Counter(), collections.Counter()
         self.steps, self.lock = collections.deque(maxlen=STEPS), threading.Lock()
 
     def note(self, what):
         """A step of the run, to be shown with what is found after it."""
         self.steps.append(f"{self.step}: {what}"[:300])
+        self.keep(self.steps[-1])
+
+    def keep(self, what):
+        if self.kept:
+            now = time.time()
+            print(f"{time.strftime('%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03} {what}", file=self.kept, flush=True)
 
     def report(self, kind, **seen):
         with self.lock:

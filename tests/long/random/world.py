@@ -34,9 +34,9 @@ class Hearth(servers.Hearth):
 
 
 class World:
-    def __init__(self, binary, engine):
+    def __init__(self, binary, engine, keep=None):
         Hearth.binary = pathlib.Path(binary).resolve()
-        self.engine, self.running, self.databases = engine, [], 0
+        self.engine, self.running, self.databases, self.keep = engine, [], 0, keep
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hearth-random-", dir="/tmp"))
         self.folder.chmod(0o755)  # for the account that runs PostgreSQL
         self.cluster = self.folder / "postgres"
@@ -78,5 +78,7 @@ class World:
                 server.pause(False)
                 server.stop()
             server.log.close()
+            if self.keep:
+                shutil.copy(server.folder / "server.log", self.keep / f"{server.folder.name}.log")
             shutil.rmtree(server.folder, ignore_errors=True)
         self.running.clear()

@@ -7,6 +7,7 @@ the news that its giver had joined (through a third server, and is dropped: know
 killed (it is in memory). A change of profile that was not answered may show in some rooms alone.
 """
 import json
+import time
 
 from asking import quoted
 from federation.checks_rooms import ONE_EVENT, at, joined
@@ -53,7 +54,8 @@ def receipts(life):
                 continue
             is_new = not room.is_core and room.entered.get(viewer.site, 0) > read_at or not users[reader].was_always_in(room)
             if room_id in rooms_of[viewer.id] and told.get(viewer.id) != told.get(reader) and not is_new:
-                yield f"receipt of {key}: {told.get(reader)} at home, {told.get(viewer.id)} for {viewer.id}"
+                when = [round(time.monotonic() - at, 1) for at in (read_at, room.entered.get(viewer.site, 0))]
+                yield f"receipt of {key}: {told.get(reader)} at home, {told.get(viewer.id)} for {viewer.id}; read and entered {when} s ago"
 
 
 def presence(life):

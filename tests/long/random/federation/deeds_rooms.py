@@ -130,7 +130,14 @@ def knock(life):
     rooms = [room for room in life.rooms if room.rule == "knock"]
     if not rooms:
         return join(life)
-    return asks(life.some_user().first, "POST", f"/knock/{quoted(life.rng.choice(rooms).id)}?{via(life.sites)}", {"reason": "let me in"})
+    user, room = life.some_user(), life.rng.choice(rooms)
+
+    def go():
+        life.unanswered.add((room.id, user.id))
+        if user.ask("POST", f"/knock/{quoted(room.id)}?{via(life.sites)}", {"reason": "let me in"})[0] in (200, 403):
+            life.unanswered.discard((room.id, user.id))
+
+    return f"{user.id} knocks at {room.id}", go
 
 
 @deed(1.2)
@@ -160,6 +167,10 @@ def create(life):
             status, answer = user.ask("POST", "/createRoom", body)
         if status == 200:
             life.rooms.append(RoomInfo(answer["room_id"], version, user, rule, is_space=is_space))
+            life.unanswered |= {(answer["room_id"], guest) for guest in body["invite"]}
+            for guest in body["invite"]:
+                if user.ask("GET", f"/rooms/{quoted(answer['room_id'])}/state/m.room.member/{quoted(guest)}")[0] == 200:
+                    life.unanswered.discard((answer["room_id"], guest))
         elif status != 503:
             life.findings.report("/createRoom", status=status, answer=answer)
 
