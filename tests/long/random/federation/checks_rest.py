@@ -55,7 +55,8 @@ def receipts(life):
             is_new = not room.is_core and room.entered.get(viewer.site, 0) > read_at or not users[reader].was_always_in(room)
             if room_id in rooms_of[viewer.id] and told.get(viewer.id) != told.get(reader) and not is_new:
                 when = [round(time.monotonic() - at, 1) for at in (read_at, room.entered.get(viewer.site, 0))]
-                yield f"receipt of {key}: {told.get(reader)} at home, {told.get(viewer.id)} for {viewer.id}; read and entered {when} s ago"
+                others = [(thread, told.get(viewer.id)) for (where, who, thread), told in shown.items() if (where, who) == key[:2]]
+                yield f"receipt of {key}: {told.get(reader)} at home, {told.get(viewer.id)} for {viewer.id}; read and entered {when} s ago; all: {others}"
 
 
 def presence(life):

@@ -27,8 +27,11 @@ def receipt(life):
     body = {"thread_id": "main"} if kind != "m.fully_read" and life.rng.random() < 0.4 else {}
 
     def go():
-        if user.ask("POST", f"{at(room)}/receipt/{kind}/{quoted(event)}", body)[0] == 200:
-            life.read_at[room.id, user.id, body.get("thread_id")] = time.monotonic()
+        key = room.id, user.id, body.get("thread_id")
+        is_taken = user.ask("POST", f"{at(room)}/receipt/{kind}/{quoted(event)}", body)[0] == 200
+        # Nobody else is told of the others, nor once more of the same.
+        if is_taken and kind == "m.read" and life.read_last.get(key) != event:
+            life.read_last[key], life.read_at[key] = event, time.monotonic()
 
     return f"{user.id} reads {event}", go
 

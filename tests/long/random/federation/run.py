@@ -30,7 +30,7 @@ class FederationLife:
         self.world, self.findings, self.rng = world, findings, random.Random(findings.seed)
         self.lock, self.numbers = threading.Lock(), itertools.count(1)
         self.sites, self.users, self.rooms, self.media, self.aliases = [], [], [], [], {}
-        self.said, self.redacted, self.left, self.unanswered, self.read_at = [], set(), set(), set(), {}
+        self.said, self.redacted, self.left, self.unanswered, self.read_last, self.read_at = [], set(), set(), set(), {}, {}
         self.to_device, self.given = collections.defaultdict(list), collections.Counter()
         self.is_calm = findings.seed % 3 == 0
 
@@ -126,7 +126,9 @@ class FederationLife:
             if left and waited > SPEAK_S and not has_spoken:
                 self.speak()
                 has_spoken = True
-                self.findings.seen.update({f"{check.__name__} late": 1 for check in left})
+                for check in left:
+                    self.findings.count(f"{check.__name__} late")
+                    self.findings.keep(f"late: {check.__name__}: {unlike.get(check, [])[:4]}")
             time.sleep(1 if left else 0)
 
     def look(self, check):
