@@ -195,14 +195,10 @@ impl Rooms {
         walk: &mut Walk,
     ) -> Result<Option<Node>> {
         let nid = self.store.room_nid(room_id).await?;
-        // What we know of a room that ours have left may be of yesterday.
-        let here = match nid {
-            Some(nid) if self.store.is_resident(nid).await? => Some(self.state.room_by_nid(nid).await?),
-            _ => None,
-        };
-        let (summary, children) = match here {
-            Some(room) => self.node(&room).await?,
-            None => match self.look_elsewhere(room_id, via, walk).await {
+        let (summary, children) = match nid {
+            Some(nid) if self.store.is_resident(nid).await? => self.node(&*self.state.room_by_nid(nid).await?).await?,
+            // What we know of a room that ours have left may be of yesterday.
+            _ => match self.look_elsewhere(room_id, via, walk).await {
                 Some(node) => node,
                 None => return Ok(None),
             },
