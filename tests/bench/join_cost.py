@@ -261,9 +261,16 @@ def asked_first(work, named):
             servers.peers_sh("database", cluster, name)
             pair.append(servers.KINDS["hearth"](authority, work / name, number, name))
             pair[-1].start()
+        # Who is logged in at a restart comes back after it.
+        known = [Client(server, "known") for server in pair]
+        for server in pair:
+            server.stop()
+            server.start()
         # What a start asks and rehearses.
         time.sleep(5)
         logging(cluster, True)
+        for client in known:
+            client.call("GET", "/_matrix/client/v3/sync?timeout=0")
         first_steps(*pair, named)
         logging(cluster, False)
     finally:
