@@ -15,8 +15,8 @@ The same seed does the same steps; those of a crowd and of the federation come t
 run to run.
 One line a seed, and for each finding its kind, what was seen and the last steps. Exit code 0: nothing was found; 1: something
 was; 2: could not run. After --minutes no further seed or step is begun. Nothing is kept, but for each server's log and a list of
-all steps with `--keep FOLDER`; python3 and openssl are all it needs,
-and PostgreSQL 15 for that engine. (This folder must not become a package: the scripts beside it mean Python's own `random`.)
+all steps with `--keep FOLDER`; python3 and openssl are all it needs, and PostgreSQL 15 for that engine.
+(This folder must not become a package: the scripts beside it mean Python's own `random`.)
 """
 import argparse
 import pathlib

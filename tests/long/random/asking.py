@@ -9,6 +9,8 @@ import time
 import urllib.parse
 
 ANSWER_S, BACK_S = 60, 60
+# Bytes of an answer that are kept, where anything is.
+KEPT = 4000
 CLIENT, V1 = "/_matrix/client/v3", "/_matrix/client/v1"
 # What a request fails with while the server is away.
 GONE = (http.client.HTTPException, OSError)
@@ -52,13 +54,15 @@ class Line:
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        begun = time.monotonic()
+        begun, outcome = time.monotonic(), ()
         try:
             status, _, text = self.raw(method, path, data, headers)
+            outcome = status, text[:KEPT]
         except GONE as error:
-            self.findings.keep(f"  {self.server.name} {method} {path}: {error!r} after {time.monotonic() - begun:.1f} s")
+            outcome = (error,)
             raise
-        self.findings.keep(f"  {self.server.name} {method} {path}: {status} after {time.monotonic() - begun:.1f} s {text[:4000]!r}")
+        finally:
+            self.findings.keep("", self.server.name, method, path, round(time.monotonic() - begun, 1), "s:", *outcome)
         self.findings.count("requests")
         if status == 500 or status > 500 and not remote:
             self.findings.report("5xx", request=f"{method} {path}", body=body, status=status, answer=text[:300].decode(errors="replace"))

@@ -21,10 +21,11 @@ class Findings:
         self.steps.append(f"{self.step}: {what}"[:300])
         self.keep(self.steps[-1])
 
-    def keep(self, what):
+    def keep(self, *what):
+        """For the list of all steps, where one is kept."""
         if self.kept:
             now = time.time()
-            print(f"{time.strftime('%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03} {what}", file=self.kept, flush=True)
+            print(f"{time.strftime('%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03}", *what, file=self.kept, flush=True)
 
     def report(self, kind, **seen):
         with self.lock:

@@ -4,7 +4,8 @@ Modelled: every server that is in a room has the same state, event by event and 
 their own server if and only if they are for the others. Of histories what several servers have must look the same; what only
 one has is compared in the core rooms alone, for what the anchors did. Not held against a server: that a user is joined for
 others whose own server never had the answer (it joins again if they do); an invite that the guest's server had, and the inviter's
-had no answer to; a knock that the room's server had, and the guest's had no answer to; and an invite or knock turned down while the room's server was away, which is tried once.
+had no answer to; a knock that the room's server had, and the guest's had no answer to; and an invite or knock turned down while
+the room's server was away, which is tried once.
 """
 import json
 

@@ -114,21 +114,21 @@ class FederationLife:
         begun, left, has_spoken = time.monotonic(), list(CHECKS), False
         while left:
             unlike = {check: self.look(check) for check in left}
-            left = [check for check in left if unlike[check]]
+            if not any(unlike.values()) and len(left) < len(CHECKS):
+                # All at once: what was alike may have come apart since.
+                unlike = {check: self.look(check) for check in CHECKS}
+            left = [check for check in unlike if unlike[check]]
             waited = time.monotonic() - begun
             if left and waited > AGREE_S:
                 for check in left:
                     self.findings.report(check.__name__, count=len(unlike[check]), found=unlike[check][:4])
                 return
-            if not left:
-                # All at once, as long as nothing is late: what was alike may have come apart since.
-                left = [check for check in CHECKS if self.look(check)]
             if left and waited > SPEAK_S and not has_spoken:
                 self.speak()
                 has_spoken = True
                 for check in left:
                     self.findings.count(f"{check.__name__} late")
-                    self.findings.keep(f"late: {check.__name__}: {unlike.get(check, [])[:4]}")
+                    self.findings.keep(f"late: {check.__name__}: {unlike[check][:4]}")
             time.sleep(1 if left else 0)
 
     def look(self, check):
