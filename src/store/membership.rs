@@ -73,7 +73,6 @@ const LEFT_HERE: &str = "SELECT room_nid, user_nid, membership, event_nid, pos, 
 const GUESTS_IN: &str = "SELECT m.user_nid FROM memberships m JOIN accounts a ON a.user_nid = m.user_nid AND a.guest WHERE m.room_nid = $1 AND m.local AND m.membership = 'join'";
 const REMOTE_MEMBERS: &str = "SELECT m.user_nid, u.user_id FROM memberships m JOIN users u ON u.user_nid = m.user_nid WHERE m.room_nid = $1 AND m.membership = 'join' AND NOT m.local";
 const MET_BY: &str = "SELECT a.user_nid FROM memberships a JOIN memberships b ON b.room_nid = a.room_nid AND b.local AND b.membership = 'join' WHERE a.user_nid = $1 AND a.membership = 'join' LIMIT 1";
-const MET_IN: &str = "SELECT a.room_nid FROM memberships a WHERE a.user_nid = $1 AND a.membership = 'join' AND EXISTS (SELECT 1 FROM memberships b WHERE b.room_nid = a.room_nid AND b.local AND b.membership = 'join') LIMIT $2";
 const COUNTS: &str = "SELECT membership, COUNT(*) FROM memberships WHERE room_nid = $1 GROUP BY membership";
 const ANY_IN: &str = "SELECT user_nid FROM memberships WHERE room_nid = $1 LIMIT 1";
 const JOINED_ROOMS_OF: &str = "SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join'";
@@ -239,16 +238,6 @@ impl Store {
     pub async fn meets_ours(&self, user: UserNid) -> Result<bool> {
         let row: Option<(i64,)> = fetch_optional!(&mut self.read().await?, (i64,), MET_BY, user.0)?;
         Ok(row.is_some())
-    }
-
-    /// Rooms that a user is joined to and any of our users is, `limit` of them at most.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn met_in(&self, user: UserNid, limit: usize) -> Result<Vec<RoomNid>> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows: Vec<(i64,)> = fetch_all!(&mut self.read().await?, (i64,), MET_IN, user.0, limit)?;
-        Ok(rows.into_iter().map(|(nid,)| RoomNid(nid)).collect())
     }
 
     /// How many are joined and invited.

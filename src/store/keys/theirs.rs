@@ -3,11 +3,14 @@
 //! Owns the tables `remote_device_lists` and `remote_devices`; their cross-signing keys stand beside ours. What is here
 //! is handed out by [`Store::user_keys`] like ours, and its changes are noted for our clients.
 
-use hearth_base::{Result, ids::UserNid};
+use hearth_base::{
+    Result,
+    ids::{RoomNid, UserNid},
+};
 use tokio::sync::Notify;
 
 use super::Usage;
-use crate::{Store, execute, fetch_all, fetch_optional, later, log::Tx};
+use crate::{Store, events::Standing, execute, fetch_all, fetch_optional, later, log::Tx};
 
 /// Rings for whoever fetches lists.
 #[derive(Debug, Default)]
@@ -20,6 +23,24 @@ pub struct Followed {
     pub stream_id: i64,
     /// Changes were missed: to be fetched whole.
     pub stale: bool,
+}
+
+/// What ours have to do with a user of another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// We follow their devices.
+    Followed(Followed),
+    /// We do not, and meet them in these rooms.
+    Met(Vec<Met>),
+}
+
+/// A room that a user of another server is joined to and any of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Met {
+    /// The room.
+    pub room: RoomNid,
+    /// Whether the user came while ours were there.
+    pub came: bool,
 }
 
 /// A device of another server's user.
@@ -45,6 +66,7 @@ pub struct RemoteList {
 }
 
 const FOLLOWED: &str = "SELECT stream_id, stale FROM remote_device_lists WHERE user_nid = $1";
+const KNOWN: &str = "SELECT stream_id, stale, CAST(NULL AS BIGINT) AS room_nid, CAST(NULL AS BIGINT) AS standing FROM remote_device_lists WHERE user_nid = $1 UNION ALL SELECT * FROM (SELECT CAST(NULL AS BIGINT), CAST(NULL AS BOOLEAN), a.room_nid, e.standing FROM memberships a JOIN events e ON e.event_nid = a.event_nid WHERE a.user_nid = $1 AND a.membership = 'join' AND EXISTS (SELECT 1 FROM memberships b WHERE b.room_nid = a.room_nid AND b.local AND b.membership = 'join') AND NOT EXISTS (SELECT 1 FROM remote_device_lists WHERE user_nid = $1) LIMIT $2) AS met";
 const STALE: &str = "SELECT user_nid FROM remote_device_lists WHERE stale AND user_nid > $1 ORDER BY user_nid LIMIT $2";
 const FOLLOW: &str = "INSERT INTO remote_device_lists (user_nid, stream_id, stale) VALUES ($1, $2, FALSE) ON CONFLICT (user_nid) DO UPDATE SET stale = remote_device_lists.stream_id > excluded.stream_id, stream_id = excluded.stream_id";
 const MISSED: &str = "UPDATE remote_device_lists SET stream_id = $2 WHERE user_nid = $1 AND stale AND stream_id < $2";
@@ -65,6 +87,26 @@ impl Store {
     /// If the database fails.
     pub async fn followed(&self, user: UserNid) -> Result<Option<Followed>> {
         fetch_optional!(&mut self.read().await?, Followed, FOLLOWED, user.0)
+    }
+
+    /// What ours have to do with a user of another server; of the rooms where they meet, `limit` at most.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn known(&self, user: UserNid, limit: usize) -> Result<Known> {
+        type Row = (Option<i64>, Option<bool>, Option<i64>, Option<i64>);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, KNOWN, user.0, limit)?;
+        let mut met = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row {
+                (Some(stream_id), Some(stale), ..) => return Ok(Known::Followed(Followed { stream_id, stale })),
+                (_, _, room, standing) => met.extend(
+                    room.map(|room| Met { room: RoomNid(room), came: standing == Some(Standing::Live.code()) }),
+                ),
+            }
+        }
+        Ok(Known::Met(met))
     }
 
     /// Begins to follow users: their lists are fetched by whoever does that.

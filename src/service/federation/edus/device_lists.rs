@@ -25,7 +25,7 @@ use hearth_base::{
 };
 use hearth_store::{
     Store,
-    keys::theirs::{RemoteDevice, RemoteList},
+    keys::theirs::{Followed, Known, RemoteDevice, RemoteList},
     log::{Change, Logged},
 };
 use parking_lot::Mutex;
@@ -244,30 +244,32 @@ impl DeviceLists {
         origin: &ServerName,
         user: &UserId,
         is_first: bool,
-    ) -> Result<Option<(UserNid, hearth_store::keys::theirs::Followed)>> {
+    ) -> Result<Option<(UserNid, Followed)>> {
         if user.server_name() != origin {
             return Ok(None);
         }
         if let Some(nid) = self.store.user_nid(user).await? {
-            if let Some(followed) = self.store.followed(nid).await? {
-                return Ok(Some((nid, followed)));
-            }
-            let shared = self.store.met_in(nid, ROOMS).await?;
-            if !shared.is_empty() {
-                // With a join their server tells of their devices. Ours were told to ask by the join itself, and whoever
-                // has asked since would have begun to follow.
-                match self.is_to_be_followed(&shared).await? {
-                    true if self.has_come(nid, &shared).await? => self.store.follow(vec![nid]).await?,
-                    true => self.store.follow_and_tell(nid).await?,
-                    false if is_first => {
-                        if !self.has_come(nid, &shared).await? {
-                            self.store.tell_of_devices(nid).await?;
+            match self.store.known(nid, ROOMS).await? {
+                Known::Followed(followed) => return Ok(Some((nid, followed))),
+                Known::Met(rooms) if rooms.is_empty() => {}
+                Known::Met(rooms) => {
+                    // With a join their server tells of their devices. Ours were told to ask by the join itself, and whoever
+                    // has asked since would have begun to follow.
+                    let has_come = rooms.iter().any(|met| met.came);
+                    match self.is_to_be_followed(&rooms).await? {
+                        true if has_come => self.store.follow(vec![nid]).await?,
+                        true => self.store.follow_and_tell(nid).await?,
+                        false => {
+                            if !(is_first && has_come) {
+                                self.store.tell_of_devices(nid).await?;
+                            }
+                            if is_first {
+                                self.soon.follow(nid);
+                            }
                         }
-                        self.soon.follow(nid);
                     }
-                    false => self.store.tell_of_devices(nid).await?,
+                    return Ok(None);
                 }
-                return Ok(None);
             }
         }
         self.may_be_met([user].into_iter()).await?;

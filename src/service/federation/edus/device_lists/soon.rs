@@ -4,11 +4,8 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use hearth_base::{
-    Result,
-    ids::{RoomNid, UserNid},
-};
-use hearth_store::events::Standing;
+use hearth_base::{Result, ids::UserNid};
+use hearth_store::keys::theirs::Met;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -37,24 +34,12 @@ impl Soon {
 
 impl DeviceLists {
     /// Whether who is met in these rooms, [`ROOMS`] at most, is followed before anybody asks for their keys.
-    pub(super) async fn is_to_be_followed(&self, rooms: &[RoomNid]) -> Result<bool> {
+    pub(super) async fn is_to_be_followed(&self, rooms: &[Met]) -> Result<bool> {
         if rooms.len() == ROOMS {
             return Ok(true);
         }
-        for room in rooms {
-            if self.store.is_encrypted(*room).await? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether a user came into one of these rooms while ours were there.
-    pub(super) async fn has_come(&self, user: UserNid, rooms: &[RoomNid]) -> Result<bool> {
-        for room in rooms {
-            if let Some(membership) = self.store.membership(*room, user).await?
-                && self.store.event(membership.event).await?.is_some_and(|e| e.standing == Standing::Live)
-            {
+        for met in rooms {
+            if self.store.is_encrypted(met.room).await? {
                 return Ok(true);
             }
         }

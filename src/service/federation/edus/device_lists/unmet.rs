@@ -8,6 +8,7 @@ use std::{
 };
 
 use hearth_base::Result;
+use hearth_store::keys::theirs::Known;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
@@ -88,15 +89,11 @@ impl DeviceLists {
     /// Tells ours of the devices of a user whom they meet and whom we do not follow yet; whether it is such a one.
     pub(super) async fn tells_of(&self, user: &UserId) -> Result<bool> {
         let Some(nid) = self.store.user_nid(user).await? else { return Ok(false) };
-        let shared = self.store.met_in(nid, ROOMS).await?;
-        if shared.is_empty() {
-            return Ok(false);
-        }
-        if self.store.followed(nid).await?.is_none() {
-            match self.is_to_be_followed(&shared).await? {
-                true => self.store.follow_and_tell(nid).await?,
-                false => self.store.tell_of_devices(nid).await?,
-            }
+        match self.store.known(nid, ROOMS).await? {
+            Known::Followed(_) => return self.store.meets_ours(nid).await,
+            Known::Met(rooms) if rooms.is_empty() => return Ok(false),
+            Known::Met(rooms) if self.is_to_be_followed(&rooms).await? => self.store.follow_and_tell(nid).await?,
+            Known::Met(_) => self.store.tell_of_devices(nid).await?,
         }
         Ok(true)
     }
