@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use futures_util::{StreamExt, stream};
 use hearth_base::{Error, OrNotFound, Requester, Result, ids::UserNid};
 use hearth_remote::Failure;
-use hearth_store::keys::Usage;
+use hearth_store::keys::{Usage, changes::DeviceChange};
 use ruma::{
     CanonicalJsonObject, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
     api::federation::keys::{claim_keys, get_keys},
@@ -304,18 +304,21 @@ impl Keys {
         })
     }
 
-    /// What `m.device_list_update` says of a device of ours with this name: its keys and the name, as far as others may see
+    /// What `m.device_list_update` says of a device of ours that is there: its keys and its name, as far as others may see
     /// them.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn device_for_server(&self, user: UserNid, device: &str, name: Option<String>) -> Result<ShownDevice> {
-        let all = self.store.user_keys(&[user]).await?;
-        let keys = match all.get(&user).and_then(|keys| keys.devices.get(device)) {
-            Some(json) => Some(self.as_shown(json)?.0),
-            None => None,
-        };
-        Ok(ShownDevice { keys, name: name.filter(|_| self.federation.settings().device_names) })
+    pub async fn device_for_server(&self, change: &DeviceChange) -> Result<ShownDevice> {
+        let user = UserNid(change.user_nid);
+        let mut keys = None;
+        if change.has_keys {
+            let all = self.store.user_keys(&[user]).await?;
+            if let Some(json) = all.get(&user).and_then(|keys| keys.devices.get(&change.device_id)) {
+                keys = Some(self.as_shown(json)?.0);
+            }
+        }
+        Ok(ShownDevice { keys, name: change.display_name.clone().filter(|_| self.federation.settings().device_names) })
     }
 
     /// Keys of a device as other servers see them, and the device's name if they may see that.

@@ -11,7 +11,7 @@ use hearth_base::{
 use crate::{Store, db::Ints, fetch_all, fetch_optional, later, log::Tx, outbox::DEVICE, sql};
 
 const NOTE_CHANGE: &str = "INSERT INTO device_changes (user_nid, device_id, pos, prev) VALUES ($1, $2, $3, COALESCE((SELECT MAX(pos) FROM device_changes WHERE user_nid = $1 AND device_id <> ''), 0)) ON CONFLICT (user_nid, device_id) DO UPDATE SET pos = excluded.pos, prev = excluded.prev";
-const NEWEST_CHANGE: &str = "SELECT c.user_nid, c.device_id, c.pos, c.prev, d.device_id IS NOT NULL AS is_there, d.display_name FROM device_changes c LEFT JOIN devices d ON d.user_nid = c.user_nid AND d.device_id = c.device_id WHERE c.user_nid = $1 AND c.device_id <> '' ORDER BY c.pos DESC LIMIT 1";
+const NEWEST_CHANGE: &str = "SELECT c.user_nid, c.device_id, c.pos, c.prev, d.device_id IS NOT NULL AS is_there, k.device_id IS NOT NULL AS has_keys, d.display_name FROM device_changes c LEFT JOIN devices d ON d.user_nid = c.user_nid AND d.device_id = c.device_id LEFT JOIN device_keys k ON k.user_nid = c.user_nid AND k.device_id = c.device_id WHERE c.user_nid = $1 AND c.device_id <> '' ORDER BY c.pos DESC LIMIT 1";
 
 const CHANGED: &str = "SELECT pos FROM device_changes WHERE user_nid = $1 AND pos > $2 LIMIT 1";
 const CHANGE_BEFORE: &str = "SELECT pos FROM log WHERE pos < $1 AND pos > $2 AND kind = 4 AND user_nid = $3 AND extra = $4 ORDER BY pos DESC LIMIT 1";
@@ -32,6 +32,8 @@ pub struct DeviceChange {
     pub prev: i64,
     /// Whether there is such a device now.
     pub is_there: bool,
+    /// Whether it has identity keys.
+    pub has_keys: bool,
     /// What the device is called now.
     pub display_name: Option<String>,
 }
@@ -44,7 +46,7 @@ impl Store {
     /// If the database fails.
     pub async fn device_changes_at(&self, positions: &[StreamPos]) -> Result<Vec<DeviceChange>> {
         let sql = sql!(
-            "SELECT c.user_nid, c.device_id, c.pos, c.prev, d.device_id IS NOT NULL AS is_there, d.display_name FROM device_changes c LEFT JOIN devices d ON d.user_nid = c.user_nid AND d.device_id = c.device_id WHERE c.pos "
+            "SELECT c.user_nid, c.device_id, c.pos, c.prev, d.device_id IS NOT NULL AS is_there, k.device_id IS NOT NULL AS has_keys, d.display_name FROM device_changes c LEFT JOIN devices d ON d.user_nid = c.user_nid AND d.device_id = c.device_id LEFT JOIN device_keys k ON k.user_nid = c.user_nid AND k.device_id = c.device_id WHERE c.pos "
             [in 1]
             " ORDER BY c.pos"
         );

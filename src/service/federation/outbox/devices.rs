@@ -97,7 +97,7 @@ impl Outbox {
             return edu("m.signing_key_update", &content).map(Some);
         }
         let shown = match change.is_there {
-            true => Some(self.keys.device_for_server(nid, &change.device_id, change.display_name.clone()).await?),
+            true => Some(self.keys.device_for_server(change).await?),
             false => None,
         };
         let prev: Vec<i64> = [change.prev].into_iter().filter(|prev| *prev > 0).collect();
