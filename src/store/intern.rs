@@ -22,7 +22,7 @@ use ruma::{OwnedUserId, UserId};
 
 use crate::{
     Store,
-    db::{Ints, Texts},
+    db::Ints,
     execute, fetch_all, fetch_optional, insert_rows,
     log::Tx,
     server_keys::{self, KeyDocument},
@@ -88,6 +88,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Interner<K> {
     /// The number of a name, if it is remembered or pending.
     pub(crate) fn known(&self, name: &K) -> Option<i64> {
         self.by_name.get(name).flatten().or_else(|| self.pending.get(name).map(|n| *n))
+    }
+
+    /// Whether it is neither known that a name has a number nor that it has none.
+    fn is_open(&self, name: &K) -> bool {
+        self.by_name.get(name).is_none() && !self.pending.contains_key(name)
     }
 
     /// The number of a name, from memory or as `find` reads it; that there is none is remembered too.
@@ -305,30 +310,6 @@ impl Store {
         let mut out = Vec::with_capacity(nids.len());
         for nid in nids {
             out.push(self.user_id(*nid).await?);
-        }
-        Ok(out)
-    }
-
-    /// The numbers of those of the users that we have heard of.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn user_nids(&self, users: &[OwnedUserId]) -> Result<Vec<(OwnedUserId, UserNid)>> {
-        let (mut out, mut missing) = (Vec::with_capacity(users.len()), Vec::new());
-        for user in users {
-            match self.inner.users.known(user) {
-                Some(nid) => out.push((user.clone(), UserNid(nid))),
-                None => missing.push(user.to_string()),
-            }
-        }
-        if !missing.is_empty() {
-            let sql = crate::sql!("SELECT user_nid, user_id FROM users WHERE user_id " [in 1]);
-            let rows: Vec<(i64, String)> = fetch_all!(&mut self.read().await?, (i64, String), sql, Texts(missing))?;
-            for (nid, name) in rows {
-                let id = parse_user(name)?;
-                self.inner.users.remember(id.clone(), nid);
-                out.push((id, UserNid(nid)));
-            }
         }
         Ok(out)
     }

@@ -14,7 +14,7 @@ use hearth_base::{
     tasks::Supervisor,
 };
 use hearth_rules::versions::RoomVersion;
-use hearth_store::{Store, rooms::Room};
+use hearth_store::{Store, intern::StateKey, rooms::Room};
 use http::StatusCode;
 use ruma::{OwnedRoomId, RoomId, ServerName, UserId, events::room::member::MembershipState};
 use serde_json::json;
@@ -141,6 +141,9 @@ impl Joins {
 
     /// What a user is in a room, by what we know.
     async fn membership_of(&self, room: &Room, user: &UserId) -> Result<(Option<UserNid>, MembershipState)> {
+        // Where they stand in the room's state is what is asked next.
+        let member = StateKey::new("m.room.member", user.as_str());
+        self.store.look_up(&[user.to_owned()].into(), &[member].into()).await?;
         match self.store.user_nid(user).await? {
             Some(nid) => Ok((Some(nid), self.state.membership(room.nid, nid).await?)),
             None => Ok((None, MembershipState::Leave)),

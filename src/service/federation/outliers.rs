@@ -270,9 +270,8 @@ impl Outliers {
     ) -> Result<Vec<NewEvent>> {
         context.extend(found.iter().map(|(id, o)| (id.clone(), (o.nid, o.pdu.clone()))));
         let senders: HashSet<OwnedUserId> = events.iter().map(|e| e.sender().to_owned()).collect();
-        self.store.intern_users(&senders).await?;
         let key = |e: &Pdu| Some(StateKey::new(&e.event_type().to_string(), e.state_key()?));
-        self.store.intern_keys(&events.iter().chain(follows).filter_map(key).collect()).await?;
+        self.store.intern_names(&senders, &events.iter().chain(follows).filter_map(key).collect()).await?;
         let mut batch = Vec::new();
         let by_id = events.into_iter().map(|e| (e.event_id().to_owned(), e)).collect();
         for pdu in in_order(by_id, |pdu| auth_ids(version, pdu)) {

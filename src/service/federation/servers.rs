@@ -15,7 +15,7 @@ use hearth_store::{
     events::StoredEvent,
     log::{Change, Logged},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ruma::{OwnedServerName, ServerName, UserId, events::TimelineEventType};
 
 /// Users of other servers that are remembered, in all rooms together.
@@ -27,6 +27,21 @@ pub struct Servers {
     store: Store,
     name: OwnedServerName,
     rooms: Cache<RoomNid, Arc<RoomServers>>,
+    /// Those of rooms that are about to be stored.
+    coming: Mutex<HashMap<RoomNid, Arc<RoomServers>>>,
+}
+
+/// A room that is about to be stored; ends with the write.
+#[derive(Debug)]
+pub struct Coming<'a> {
+    servers: &'a Servers,
+    room: RoomNid,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.servers.coming.lock().remove(&self.room);
+    }
 }
 
 /// The other servers in a room.
@@ -61,7 +76,27 @@ impl Servers {
     #[must_use]
     pub fn new(store: Store, name: OwnedServerName) -> Self {
         let weigh = |_: &RoomNid, room: &Arc<RoomServers>| room.size.saturating_add(4);
-        Self { store, name, rooms: Cache::weighed(REMEMBERED, weigh) }
+        Self { store, name, rooms: Cache::weighed(REMEMBERED, weigh), coming: Mutex::default() }
+    }
+
+    /// Of a room that is new here and about to be stored these users of others are joined, and these servers are told to be
+    /// in it: once it is, nobody need ask the disk.
+    #[must_use]
+    pub fn come(&self, room: RoomNid, joined: &[(UserNid, OwnedServerName)], told: &[OwnedServerName]) -> Coming<'_> {
+        let mut members = Members { told: told.to_vec(), ..Members::default() };
+        for (user, server) in joined {
+            members.joined.entry(server.clone()).or_default().insert(*user);
+        }
+        let coming = self.of_members(members, joined.len());
+        self.coming.lock().insert(room, Arc::new(coming));
+        Coming { servers: self, room }
+    }
+
+    fn of_members(&self, mut members: Members, joined: usize) -> RoomServers {
+        members.told.retain(|server| *server != self.name);
+        members.rename();
+        let size = u32::try_from(joined + members.told.len()).unwrap_or(u32::MAX);
+        RoomServers { inner: RwLock::new(members), size }
     }
 
     /// The other servers with users joined to a room.
@@ -105,7 +140,7 @@ impl Servers {
         let load = || async {
             let mut members = Members::default();
             let rows = self.store.remote_members(room).await?;
-            let size = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            let joined = rows.len();
             for (nid, user) in rows {
                 if let Ok(user) = <&UserId>::try_from(user.as_str()) {
                     members.joined.entry(user.server_name().to_owned()).or_default().insert(nid);
@@ -115,11 +150,8 @@ impl Servers {
                 && let Some(partial) = self.store.partial_room(room).await?
             {
                 members.told = partial.part.servers;
-                members.told.retain(|server| *server != self.name);
             }
-            let size = size.saturating_add(u32::try_from(members.told.len()).unwrap_or(u32::MAX));
-            members.rename();
-            Ok(Arc::new(RoomServers { inner: RwLock::new(members), size }))
+            Ok(Arc::new(self.of_members(members, joined)))
         };
         self.rooms.get_or(room, load).await
     }
@@ -171,10 +203,13 @@ impl Servers {
                 let nobody = RoomServers { inner: RwLock::default(), size: 0 };
                 self.rooms.put(event.room, Arc::new(nobody));
             }
-            // Resolution may have changed anybody's membership; a join through another server has changed them all.
-            Change::State { room, changes }
-                if changes.is_empty() || changes.iter().any(|c| c.member.is_some_and(|(_, ours)| !ours)) =>
-            {
+            // A join through another server has changed them all.
+            Change::State { room, changes } if changes.is_empty() => match self.coming.lock().remove(room) {
+                Some(come) => self.rooms.put(*room, come),
+                None => self.rooms.invalidate(room),
+            },
+            // Resolution may have changed anybody's membership.
+            Change::State { room, changes } if changes.iter().any(|c| c.member.is_some_and(|(_, ours)| !ours)) => {
                 self.rooms.invalidate(room);
             }
             Change::Whole { room, .. } => self.rooms.invalidate(room),

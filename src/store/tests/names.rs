@@ -71,8 +71,12 @@ on_both! {
 
         let open = disk.open().await;
         let unstorable = [StateKey::new("m.test", "a\0b"), StateKey::new(&"k".repeat(300), "")];
-        open.store.intern_keys(&(0..30).map(name).chain(unstorable).collect()).await.unwrap();
-        open.store.intern_users(&(0..30).map(user).collect()).await.unwrap();
+        let (users, keys) = ((0..30).map(user).collect(), (0..30).map(name).chain(unstorable).collect());
+        open.store.look_up(&users, &keys).await.unwrap();
+        assert_eq!(open.store.user_nid(&user(7)).await.unwrap(), Some(known));
+        assert_eq!(open.store.key_nid("m.test", &name(4).state_key).await.unwrap(), Some(stored));
+        assert_eq!(open.store.user_nid(&user(8)).await.unwrap(), None, "known to have none");
+        open.store.intern_names(&users, &keys).await.unwrap();
         let mut nids = HashSet::new();
         for n in 0..30 {
             let StateKey { event_type, state_key } = name(n);

@@ -5,16 +5,17 @@ use std::{collections::HashMap, sync::Arc};
 
 use hearth_base::{
     Error, Result,
-    ids::{EventNid, RoomNid},
+    ids::{EventNid, RoomNid, UserNid},
 };
 use hearth_rules::{auth, event::Pdu, versions::RoomVersion};
 use hearth_store::{
     events::{Part, Standing},
+    intern::StateKey,
     rooms::Room,
     state::StateMap,
 };
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, RoomId, ServerName,
+    EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::EventIdFormatVersion,
 };
@@ -44,8 +45,8 @@ pub(super) struct Answer<'a> {
 }
 
 impl Joins {
-    /// The room, made or corrected by its create event: the one thing of an answer that decides all else, and that nobody
-    /// but the room's own server can have made. Says too whether it is stored: one that is new need not be before it is
+    /// The room that `user` is let into, made or corrected by its create event: the one thing of an answer that decides all
+    /// else, and that nobody but the room's own server can have made. Says too whether it is stored: one that is new need not be before it is
     /// entered (`at_once`), so that all of it is one write.
     pub(super) async fn room_of(
         &self,
@@ -53,6 +54,7 @@ impl Joins {
         room_id: &RoomId,
         version: &'static RoomVersion,
         state: &[Box<RawValue>],
+        user: &UserId,
         at_once: bool,
     ) -> Result<(Arc<Room>, bool)> {
         let create = state
@@ -65,6 +67,10 @@ impl Joins {
         // No other server could tell a better one: there is no such room.
         auth::check_independent(version, &create, |_| None)
             .map_err(|e| Error::unknown(format!("The room's create event is against the rules: {e}")))?;
+        // With what a small room names besides.
+        let member = |user: &UserId| StateKey::new("m.room.member", user.as_str());
+        let names = [member(create.sender()), member(user)].into();
+        self.store.look_up(&[create.sender().to_owned()].into(), &names).await?;
         let creator = self.store.intern_user(create.sender()).await?;
         // An event whose id is the hash of what names the room is not here without the room.
         let by_hash = version.rules.event_id_format != EventIdFormatVersion::V1;
@@ -158,11 +164,28 @@ impl Joins {
             part: answer.part.clone(),
             unstored: answer.taken.unstored.clone(),
         };
+        let _coming = self.remote_members(answer).map(|members| {
+            let told = answer.part.as_ref().map_or(&[][..], |part| &part.servers);
+            self.servers.come(answer.room.nid, &members, told)
+        });
         match self.events.enter_new((*answer.room).clone(), entry).await {
             Ok(()) => Ok(true),
             Err(_) if self.store.room_nid(&answer.room.room_id).await?.is_some() => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Users of other servers who are joined by the state of an answer; `None` if not all of them have a number.
+    fn remote_members(&self, answer: &Answer<'_>) -> Option<Vec<(UserNid, OwnedServerName)>> {
+        let members = answer
+            .taken
+            .state
+            .values()
+            .filter(|o| o.standing != Standing::Rejected)
+            .filter(|o| *o.pdu.event_type() == TimelineEventType::RoomMember && o.pdu.membership() == "join");
+        let users = members.filter_map(|o| o.pdu.state_key().and_then(|key| <&UserId>::try_from(key).ok()));
+        let others = users.filter(|user| user.server_name() != self.federation.name());
+        others.map(|user| Some((self.store.known_user(user)?, user.server_name().to_owned()))).collect()
     }
 
     /// The state of an answer, and the events that allow our join, if these and the state do.

@@ -224,7 +224,7 @@ impl Joins {
         };
         // Who may be sent out again goes out of a room that is stored.
         let at_once = !is_guest && answer.auth_chain.len() + answer.state.len() <= AT_ONCE;
-        let (room, is_stored) = self.room_of(server, room_id, version, &answer.state, at_once).await?;
+        let (room, is_stored) = self.room_of(server, room_id, version, &answer.state, user, at_once).await?;
         let part = answer.members_omitted.then(|| self.part(server, answer.servers_in_room.unwrap_or_default()));
         let taken = self.outliers.take_in_state(&room, is_stored, answer.auth_chain, answer.state, &join).await?;
         if *is_guest {
