@@ -21,7 +21,7 @@ use sqlx::{
 };
 
 mod away;
-mod later;
+pub(crate) mod later;
 mod lists;
 mod macros;
 mod readers;

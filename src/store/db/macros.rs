@@ -115,7 +115,7 @@ macro_rules! later {
 }
 
 /// Writes many rows: `$one` row by row on SQLite, where a statement costs little; `$many` once on PostgreSQL, with a
-/// list a column for `UNNEST`, and as [`later!`](crate::later) does.
+/// list a column for `UNNEST`, and as [`later!`](crate::later) does. Both name the columns in the same order.
 #[macro_export]
 macro_rules! insert_rows {
     ($tx:expr, $rows:expr, $one:expr, $many:expr, $r:ident => { $($col:ident : $ty:ty = $val:expr),+ $(,)? }) => {
@@ -125,11 +125,13 @@ macro_rules! insert_rows {
                 let mut done = Ok(());
                 if tx.waits() {
                     $(let mut $col: Vec<$ty> = Vec::new();)+
+                    let mut count = 0;
                     for $r in rows {
+                        count += 1;
                         $($col.push($val);)+
                     }
                     done = tx
-                        .later($many, |args| {
+                        .later_rows(($one, $many), count, |args| {
                             $(sqlx::Arguments::add(args, $col)?;)+
                             Ok(())
                         })

@@ -6,7 +6,7 @@ use hearth_base::{
     Error, Result,
     ids::{EventNid, RoomNid, StreamPos},
 };
-use sqlx::{error::BoxDynError, postgres::PgArguments};
+use sqlx::postgres::PgArguments;
 
 use super::{
     Change, Logged,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Store,
-    db::{HasSession, Later, Session, failed},
+    db::{HasSession, Later, Session, failed, later::Bound},
     events::{Append, Appended},
     rooms::{Room, Written},
 };
@@ -124,12 +124,25 @@ impl Tx {
     pub(crate) async fn later(
         &mut self,
         text: &'static str,
-        bind: impl FnOnce(&mut PgArguments) -> std::result::Result<(), BoxDynError>,
+        bind: impl FnOnce(&mut PgArguments) -> Bound,
     ) -> Result<()> {
         if self.later.writes_where(text) {
             self.ready().await?;
         }
         self.later.add(text, bind)
+    }
+
+    /// The same for a statement that writes rows, of which there is one for `one` row and one for `many`.
+    pub(crate) async fn later_rows(
+        &mut self,
+        (one, many): (&'static str, &'static str),
+        rows: usize,
+        bind: impl FnOnce(&mut PgArguments) -> Bound,
+    ) -> Result<()> {
+        if self.later.writes_where(many) {
+            self.ready().await?;
+        }
+        self.later.add_rows((one, many), rows, bind)
     }
 
     /// Opens the transaction, and runs what waits.

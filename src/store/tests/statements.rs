@@ -15,6 +15,7 @@ use super::Disk;
 use crate::{
     db::{
         HasSession, Session,
+        later::write_one,
         rehearsal::{READING, WRITING, rehearse},
     },
     fetch_all,
@@ -215,7 +216,9 @@ fn texts(place: &str, source: &str) -> Vec<Found> {
                     one.is_some() && many.is_some() && pair.next().is_none(),
                     "{place}: insert_rows! has two texts"
                 );
-                add(one, None);
+                let mut alone = String::new();
+                write_one(&mut alone, (one.as_deref().unwrap(), many.as_deref().unwrap()), 0);
+                add(one, Some(alone));
                 add(None, many);
                 n = end;
             }
@@ -426,7 +429,7 @@ fn statements_are_found_however_they_are_written() {
         fn f<'a>(c: char) { if c == '"' || c == '\'' { g("UPDATE t \
             SET a = 1") }
             let s = sql!("DELETE FROM t WHERE a " [in 1] " OR b = $2");
-            insert_rows!(tx, &rows, "INSERT INTO t VALUES ($1)", "INSERT INTO t SELECT * FROM UNNEST($1)", r => { a: i64 = r.0 });
+            insert_rows!(tx, &rows, "INSERT INTO t VALUES ($1)", "INSERT INTO t SELECT * FROM UNNEST($1::BIGINT[])", r => { a: i64 = r.0 });
             format!("UPDATE t SET a = {}", 1);
             x("SELECT pg_sleep(1)");
         }
@@ -445,8 +448,8 @@ fn statements_are_found_however_they_are_written() {
                 Some("DELETE FROM t WHERE a IN (SELECT value FROM json_each($1)) OR b = $2".to_owned()),
                 Some("DELETE FROM t WHERE a = ANY($1) OR b = $2".to_owned()),
             ),
-            (Some("INSERT INTO t VALUES ($1)".to_owned()), None),
-            (None, Some("INSERT INTO t SELECT * FROM UNNEST($1)".to_owned())),
+            (Some("INSERT INTO t VALUES ($1)".to_owned()), Some("INSERT INTO t VALUES (($1::BIGINT[])[1])".to_owned()),),
+            (None, Some("INSERT INTO t SELECT * FROM UNNEST($1::BIGINT[])".to_owned())),
             (None, Some("SELECT pg_sleep(1)".to_owned())),
         ]
     );
