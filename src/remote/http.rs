@@ -1,14 +1,14 @@
-//! The one HTTP client for other servers: connections pooled by authority, HTTP/2 where it is spoken, addresses checked
+//! The one HTTP client for other servers: connections pooled by authority, HTTP/2 where it is of use, addresses checked
 //! at the moment they are dialled ([`dial`]), certificates by the rules of discovery ([`tls`]).
 //!
 //! Follows no redirects and keeps no cookies. Deadlines are the caller's; sizes are the caller's too, but an answer that
 //! nobody bounds cannot be read: [`read`] asks for the limit.
 
-use std::{error::Error as _, fmt, sync::Arc, time::Duration};
+use std::{error::Error as _, fmt, io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use hearth_base::{Doing, Result as Done};
-use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::{
@@ -97,7 +97,14 @@ impl Http {
         let host = HeaderValue::from_str(to.as_str()).map_err(|_| Failure::Name(to.to_string()))?;
         parts.headers.insert(header::HOST, host);
         parts.headers.insert(header::USER_AGENT, self.user_agent.clone());
-        self.client.request(Request::from_parts(parts, Full::new(body))).await.map_err(|e| failure(&e))
+        let again = matches!(parts.method, Method::GET | Method::PUT);
+        let request = Request::from_parts(parts, Full::new(body));
+        match self.client.request(request.clone()).await {
+            // Closed for want of use, just now: what may be asked twice is asked anew (RFC 9110, 9.2.2).
+            Err(e) if again && is_closed(&e) => self.client.request(request).await,
+            answered => answered,
+        }
+        .map_err(|e| failure(&e))
     }
 
     /// Sends a request and reads the answer up to `limit` bytes.
@@ -164,6 +171,22 @@ pub async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Failure> {
         }
     }
     Ok(all.freeze())
+}
+
+/// Whether a connection that stood was closed before an answer came.
+fn is_closed(e: &hyper_util::client::legacy::Error) -> bool {
+    // TLS that was not ended as it should be is an unexpected end.
+    const CLOSED: [io::ErrorKind; 3] =
+        [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe, io::ErrorKind::UnexpectedEof];
+    let mut cause = (!e.is_connect()).then(|| e.source()).flatten();
+    while let Some(c) = cause {
+        let incomplete = c.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
+        if incomplete || c.downcast_ref::<io::Error>().is_some_and(|e| CLOSED.contains(&e.kind())) {
+            return true;
+        }
+        cause = c.source();
+    }
+    false
 }
 
 /// What kept an answer from coming: what the dialer said if it was the dialer, else the innermost reason.

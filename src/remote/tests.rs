@@ -3,11 +3,17 @@
 
 mod world;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hearth_base::clock::Clock;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode, Version};
 use ruma::ServerName;
 
 use self::world::{Answer, Saw, World};
@@ -283,4 +289,68 @@ async fn quick_tries_while_it_may_pass() {
     assert_eq!(there.asked(), 4);
     // One connection served them all.
     assert_eq!(there.connections(), 1);
+}
+
+#[tokio::test]
+async fn one_connection_speaks_http_1_and_a_second_is_shared_by_http_2() {
+    let world = World::start().await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let there = world
+        .answering("127.0.0.12", move |request| {
+            tell.send(request.version()).unwrap();
+            if request.uri().path() == "/never" { Answer::Never } else { Answer::Seen }
+        })
+        .await;
+    let federation = Arc::new(world.federation(|_| {}));
+    let name = format!("127.0.0.12:{}", there.port);
+    for _ in 0..3 {
+        get(&federation, &name).await.unwrap();
+        assert_eq!(told.recv().await, Some(Version::HTTP_11));
+    }
+    assert_eq!(there.connections(), 1);
+
+    let (asking, asked) = (federation.clone(), name.clone());
+    let long = tokio::spawn(async move {
+        let request = Request::builder().uri("/never").body(Bytes::new()).unwrap();
+        asking.exchange(server(&asked), request, asking.once()).await.map(drop)
+    });
+    assert_eq!(told.recv().await, Some(Version::HTTP_11));
+    for _ in 0..2 {
+        let (a, b, c) = tokio::join!(get(&federation, &name), get(&federation, &name), get(&federation, &name));
+        assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    }
+    for _ in 0..6 {
+        assert_eq!(told.recv().await, Some(Version::HTTP_2));
+    }
+    // All three may have begun a connection before there was one that could be shared.
+    assert!(there.connections() <= 4, "{}", there.connections());
+    long.abort();
+}
+
+#[tokio::test]
+async fn what_may_be_asked_twice_is_when_a_connection_was_just_closed() {
+    let world = World::start().await;
+    let closes = Arc::new(AtomicBool::new(false));
+    let is_closing = closes.clone();
+    let there = world
+        .answering(
+            "127.0.0.12",
+            move |_| if is_closing.swap(false, Ordering::SeqCst) { Answer::HangUp } else { Answer::Seen },
+        )
+        .await;
+    let federation = world.federation(|_| {});
+    let name = format!("127.0.0.12:{}", there.port);
+    let ask = async |method: Method| {
+        let request = Request::builder().method(method).uri("/").body(Bytes::new()).unwrap();
+        federation.exchange(server(&name), request, federation.once()).await.map(drop)
+    };
+    ask(Method::POST).await.unwrap();
+    for method in [Method::GET, Method::PUT] {
+        closes.store(true, Ordering::SeqCst);
+        ask(method).await.unwrap();
+    }
+    assert_eq!((there.asked(), there.connections()), (5, 3));
+    closes.store(true, Ordering::SeqCst);
+    assert!(matches!(ask(Method::POST).await, Err(Failure::Unreachable(_))), "whether it was done nobody knows");
+    assert_eq!(there.asked(), 6);
 }

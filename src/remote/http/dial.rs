@@ -26,7 +26,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{tls::Tls, wire::Wire};
+use super::{
+    tls::Tls,
+    wire::{Opened, Wire},
+};
 use crate::{
     Failure, Settings,
     discovery::{Authority, Host, Lookup, Place, dns::Dns},
@@ -65,6 +68,7 @@ struct Inner {
     proxy: Option<Proxy>,
     /// The proxy for what goes without TLS.
     plain_proxy: Option<Proxy>,
+    opened: Opened,
 }
 
 impl Dialer {
@@ -77,16 +81,20 @@ impl Dialer {
             allow: settings.allow.clone(),
             proxy: settings.proxy.clone(),
             plain_proxy,
+            opened: Opened::default(),
         })))
     }
 
-    /// A connection for requests to an address: with TLS, but for `http`.
+    /// A connection for requests to an address: with TLS, but for `http`. One alone speaks HTTP/1.1, which is less work for
+    /// both sides when one thing is asked after the other; who asks several at once has them share a second one, by HTTP/2
+    /// where that is spoken.
     async fn wire(&self, uri: &Uri) -> Result<Wire, Failure> {
         let authority = uri.authority().map_or("", |a| a.as_str());
         if uri.scheme() != Some(&Scheme::HTTP) {
-            let stream = self.open(&Authority::parse(authority)?).await?;
+            let (open, others) = self.0.opened.one_more(authority);
+            let stream = self.open(&Authority::parse(authority)?, others).await?;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            return Ok(Wire::new(stream, is_http2, false));
+            return Ok(Wire::new(stream, is_http2, false).counted(open));
         }
         let authority = match uri.port() {
             Some(_) => Authority::parse(authority)?,
@@ -120,8 +128,8 @@ impl Dialer {
         within(&self.0.allow) || !within(&self.0.deny)
     }
 
-    /// A connection in the name of an authority, by the first place that has one.
-    pub(crate) async fn open(&self, authority: &Authority) -> Result<TlsStream<TcpStream>, Failure> {
+    /// A connection in the name of an authority, by the first place that has one; `many` as [`Tls::for_host`].
+    pub(crate) async fn open(&self, authority: &Authority, many: bool) -> Result<TlsStream<TcpStream>, Failure> {
         if let Some(proxy) = self.0.proxy.as_ref().filter(|p| !p.is_bypassed(authority)) {
             // Names are looked up by the proxy; an address that is forbidden is so behind it, too.
             self.check_literal(authority)?;
@@ -131,11 +139,11 @@ impl Dialer {
             });
             let tcp =
                 timeout(CONNECT, proxy.tunnel(authority, port)).await.map_err(|_| Failure::TimedOut(CONNECT))??;
-            return self.shake(authority, tcp).await;
+            return self.shake(authority, tcp, many).await;
         }
         let mut failure = Failure::Unreachable(format!("{authority} has no address"));
         for place in self.places(authority).await? {
-            match self.open_at(authority, &place.addresses).await {
+            match self.open_at(authority, &place.addresses, many).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => failure = e,
             }
@@ -169,13 +177,14 @@ impl Dialer {
     ///
     /// # Errors
     /// [`Failure::Forbidden`] if none of them may be dialled.
-    pub async fn open_at(
+    async fn open_at(
         &self,
         authority: &Authority,
         addresses: &[SocketAddr],
+        many: bool,
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let tcp = self.reach(authority, addresses).await?;
-        self.shake(authority, tcp).await
+        self.shake(authority, tcp, many).await
     }
 
     /// The first of a host's addresses that may be dialled and answers.
@@ -201,9 +210,9 @@ impl Dialer {
         tcp.map_err(|e| Failure::Unreachable(format!("nobody listens at {address}: {e}")))
     }
 
-    async fn shake(&self, authority: &Authority, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+    async fn shake(&self, authority: &Authority, tcp: TcpStream, many: bool) -> Result<TlsStream<TcpStream>, Failure> {
         let _ = tcp.set_nodelay(true);
-        let connector = TlsConnector::from(self.0.tls.for_host(authority.host()));
+        let connector = TlsConnector::from(self.0.tls.for_host(authority.host(), many));
         let shaken = timeout(HANDSHAKE, connector.connect(authority.certificate_name()?, tcp)).await;
         let shaken = shaken.map_err(|_| Failure::TimedOut(HANDSHAKE))?;
         shaken.map_err(|e| Failure::Unreachable(format!("TLS with {authority} failed: {e}")))

@@ -6,7 +6,7 @@ use std::{fs, sync::Arc};
 use hearth_base::{Doing, Error, Result as Done};
 use regex::Regex;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    CipherSuite, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -23,17 +23,35 @@ use crate::{Settings, discovery::Host};
 
 /// How to shake hands.
 pub(super) struct Tls {
-    verified: Arc<ClientConfig>,
-    unverified: Arc<ClientConfig>,
+    verified: Versions,
+    unverified: Versions,
     verify: bool,
     not_for: Vec<Regex>,
+}
+
+/// One way to look at certificates, by what is spoken then. Tickets of sessions are shared.
+#[derive(Clone)]
+struct Versions {
+    /// HTTP/1.1 alone.
+    plain: Arc<ClientConfig>,
+    /// HTTP/2 where it is spoken.
+    many: Arc<ClientConfig>,
+}
+
+impl Versions {
+    fn of(mut config: ClientConfig) -> Self {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut many = config.clone();
+        many.alpn_protocols.insert(0, b"h2".to_vec());
+        Self { plain: Arc::new(config), many: Arc::new(many) }
+    }
 }
 
 impl Tls {
     /// # Errors
     /// If authorities cannot be read, with the file's name.
     pub fn new(settings: &Settings) -> Done<Self> {
-        let provider = Arc::new(crypto::ring::default_provider());
+        let provider = Arc::new(provider());
         let versions: &[&rustls::SupportedProtocolVersion] =
             if settings.only_tls13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
         let builder = || {
@@ -51,36 +69,41 @@ impl Tls {
             let listed = Arc::new(Listed::new(listed(settings)?, provider.clone())?);
             builder()?.dangerous().with_custom_certificate_verifier(listed).with_no_client_auth()
         };
-        let finish = |mut config: ClientConfig| {
-            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            Arc::new(config)
-        };
         Ok(Self {
-            verified: finish(verified),
-            unverified: finish(unverified),
+            verified: Versions::of(verified),
+            unverified: Versions::of(unverified),
             verify: settings.verify_certificates,
             not_for: settings.unverified_hosts.iter().map(|glob| regex_of(glob)).collect::<Done<_>>()?,
         })
     }
 
-    /// The same for looking on: HTTP/1.1 alone; and one that believes every certificate, to see which one there is.
+    /// For looking on, without HTTP/2; and one that believes every certificate, to see which one there is.
     pub fn for_inspection(&self, host: &Host) -> (Arc<ClientConfig>, Arc<ClientConfig>) {
-        let plain = |config: &ClientConfig| {
-            let mut config = config.clone();
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Arc::new(config)
-        };
-        (plain(&self.for_host(host)), plain(&self.unverified))
+        (self.versions(host).plain.clone(), self.unverified.plain.clone())
     }
 
-    pub fn for_host(&self, host: &Host) -> Arc<ClientConfig> {
+    /// For requests; `many` if there are several at the same time.
+    pub fn for_host(&self, host: &Host, many: bool) -> Arc<ClientConfig> {
+        let versions = self.versions(host);
+        if many { versions.many.clone() } else { versions.plain.clone() }
+    }
+
+    fn versions(&self, host: &Host) -> &Versions {
         let text = match host {
             Host::Ip(ip) => ip.to_string(),
             Host::Name(name) => name.clone(),
         };
         let verify = self.verify && !self.not_for.iter().any(|glob| glob.is_match(&text));
-        if verify { self.verified.clone() } else { self.unverified.clone() }
+        if verify { &self.verified } else { &self.unverified }
     }
+}
+
+/// What shakes hands and ciphers. Servers mostly take the first suite they are offered, as ours does: one whose hash
+/// processors have built in costs a handshake a tenth less than the strongest one, and is safe as far as anybody knows.
+fn provider() -> CryptoProvider {
+    let mut provider = crypto::ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
 }
 
 /// The certificates of `federation_custom_ca_list`.

@@ -1,8 +1,10 @@
 //! An open connection as hyper's client wants it, whatever it goes over.
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,6 +13,7 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -23,6 +26,40 @@ pub struct Wire {
     is_http2: bool,
     /// Requests name the whole address, not its path alone (RFC 9112, 3.2.2).
     is_proxied: bool,
+    _open: Option<Open>,
+}
+
+/// How many connections to each authority are open or being opened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Opened(Arc<Mutex<HashMap<String, usize>>>);
+
+impl Opened {
+    /// One more to an authority; and whether there are others.
+    pub(super) fn one_more(&self, authority: &str) -> (Open, bool) {
+        let mut opened = self.0.lock();
+        let count = opened.entry(authority.to_owned()).or_default();
+        *count += 1;
+        (Open { opened: self.clone(), authority: authority.to_owned() }, *count > 1)
+    }
+}
+
+/// A connection that is open or being opened.
+#[derive(Debug)]
+pub(super) struct Open {
+    opened: Opened,
+    authority: String,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut opened = self.opened.0.lock();
+        if let Some(count) = opened.get_mut(&self.authority) {
+            *count -= 1;
+            if *count == 0 {
+                opened.remove(&self.authority);
+            }
+        }
+    }
 }
 
 impl Wire {
@@ -31,7 +68,12 @@ impl Wire {
         is_http2: bool,
         is_proxied: bool,
     ) -> Self {
-        Self { io: TokioIo::new(Box::new(stream)), is_http2, is_proxied }
+        Self { io: TokioIo::new(Box::new(stream)), is_http2, is_proxied, _open: None }
+    }
+
+    /// Counted as open for as long as it is.
+    pub(super) fn counted(self, open: Open) -> Self {
+        Self { _open: Some(open), ..self }
     }
 }
 

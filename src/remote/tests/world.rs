@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
+    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
@@ -62,6 +62,8 @@ pub enum Answer {
     Body(StatusCode, Vec<(String, String)>, String),
     /// Not at all.
     Never,
+    /// By closing the connection.
+    HangUp,
 }
 
 #[derive(Default)]
@@ -199,6 +201,15 @@ impl World {
         self.serve(address, self.certified(names), move |_, _| answer.clone()).await
     }
 
+    /// One that answers each request as it is told.
+    pub async fn answering(
+        &self,
+        address: &str,
+        answer: impl Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
+    ) -> Served {
+        self.serve(address, self.certified(&[address]), move |_, request| answer(request)).await
+    }
+
     /// One that signed its certificate itself, as one of an authority; and that in a file.
     pub async fn own_authority(&self, address: &str, names: &[&str]) -> (Served, tempfile::NamedTempFile) {
         let mut params = named(names);
@@ -301,11 +312,12 @@ fn shown(certificate: &rcgen::Certificate, key: &KeyPair) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-async fn respond(answer: Answer, saw: Saw) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(answer: Answer, saw: Saw) -> io::Result<Response<Full<Bytes>>> {
     let (status, headers, body) = match answer {
         Answer::Seen => (StatusCode::OK, Vec::new(), serde_json::to_string(&saw).unwrap()),
         Answer::Body(status, headers, body) => (status, headers, body),
         Answer::Never => std::future::pending().await,
+        Answer::HangUp => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
