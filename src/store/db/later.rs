@@ -142,16 +142,21 @@ impl Part {
 
 /// Appends a statement for one row that is given the lists of the one for many: each parameter is the first of its list.
 pub(crate) fn write_one(text: &mut String, (one, many): (&str, &str), before: usize) {
+    // As the other says what they are: `$1::BIGINT[]`.
+    let mut lists: Vec<&str> = Vec::new();
+    for (n, rest) in many.split('$').skip(1).filter_map(number) {
+        if let Some(list) = rest.strip_prefix("::").and_then(|rest| rest.split_inclusive("[]").next()) {
+            lists.resize(lists.len().max(n), "");
+            if let Some(known) = n.checked_sub(1).and_then(|n| lists.get_mut(n)) {
+                *known = list;
+            }
+        }
+    }
     each_parameter(text, one, |text, n| {
-        let list = many.match_indices('$').find_map(|(at, _)| {
-            let (number, rest) = number(many.get(at + 1..)?)?;
-            let list = rest.strip_prefix("::")?;
-            (number == n).then(|| list.split_inclusive("[]").next()).flatten()
-        });
         text.push('(');
         write_number(text, n + before);
         text.push_str("::");
-        text.push_str(list.unwrap_or_default());
+        text.push_str(n.checked_sub(1).and_then(|n| lists.get(n)).copied().unwrap_or_default());
         text.push_str(")[1]");
     });
 }

@@ -66,7 +66,7 @@ pub struct RemoteList {
 }
 
 const FOLLOWED: &str = "SELECT stream_id, stale FROM remote_device_lists WHERE user_nid = $1";
-const KNOWN: &str = "SELECT stream_id, stale, CAST(NULL AS BIGINT) AS room_nid, CAST(NULL AS BIGINT) AS standing FROM remote_device_lists WHERE user_nid = $1 UNION ALL SELECT * FROM (SELECT CAST(NULL AS BIGINT), CAST(NULL AS BOOLEAN), a.room_nid, e.standing FROM memberships a JOIN events e ON e.event_nid = a.event_nid WHERE a.user_nid = $1 AND a.membership = 'join' AND EXISTS (SELECT 1 FROM memberships b WHERE b.room_nid = a.room_nid AND b.local AND b.membership = 'join') AND NOT EXISTS (SELECT 1 FROM remote_device_lists WHERE user_nid = $1) LIMIT $2) AS met";
+const KNOWN: &str = "SELECT stream_id, stale, CAST(NULL AS BIGINT) AS room_nid, CAST(NULL AS BIGINT) AS standing FROM remote_device_lists WHERE user_nid = $1 UNION ALL SELECT * FROM (SELECT CAST(NULL AS BIGINT), CAST(NULL AS BOOLEAN), a.room_nid, e.standing FROM memberships a LEFT JOIN events e ON e.event_nid = a.event_nid WHERE a.user_nid = $1 AND a.membership = 'join' AND EXISTS (SELECT 1 FROM memberships b WHERE b.room_nid = a.room_nid AND b.local AND b.membership = 'join') AND NOT EXISTS (SELECT 1 FROM remote_device_lists WHERE user_nid = $1) LIMIT $2) AS met";
 const STALE: &str = "SELECT user_nid FROM remote_device_lists WHERE stale AND user_nid > $1 ORDER BY user_nid LIMIT $2";
 const FOLLOW: &str = "INSERT INTO remote_device_lists (user_nid, stream_id, stale) VALUES ($1, $2, FALSE) ON CONFLICT (user_nid) DO UPDATE SET stale = remote_device_lists.stream_id > excluded.stream_id, stream_id = excluded.stream_id";
 const MISSED: &str = "UPDATE remote_device_lists SET stream_id = $2 WHERE user_nid = $1 AND stale AND stream_id < $2";
