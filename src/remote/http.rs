@@ -97,14 +97,14 @@ impl Http {
         let host = HeaderValue::from_str(to.as_str()).map_err(|_| Failure::Name(to.to_string()))?;
         parts.headers.insert(header::HOST, host);
         parts.headers.insert(header::USER_AGENT, self.user_agent.clone());
-        let again = matches!(parts.method, Method::GET | Method::PUT);
         let request = Request::from_parts(parts, Full::new(body));
-        match self.client.request(request.clone()).await {
+        let again = matches!(*request.method(), Method::GET | Method::PUT).then(|| request.clone());
+        let answered = match (self.client.request(request).await, again) {
             // Closed for want of use, just now: what may be asked twice is asked anew (RFC 9110, 9.2.2).
-            Err(e) if again && is_closed(&e) => self.client.request(request).await,
-            answered => answered,
-        }
-        .map_err(|e| failure(&e))
+            (Err(e), Some(again)) if is_closed(&e) => self.client.request(again).await,
+            (answered, _) => answered,
+        };
+        answered.map_err(|e| failure(&e))
     }
 
     /// Sends a request and reads the answer up to `limit` bytes.

@@ -30,7 +30,6 @@ pub(super) struct Tls {
 }
 
 /// One way to look at certificates, by what is spoken then. Tickets of sessions are shared.
-#[derive(Clone)]
 struct Versions {
     /// HTTP/1.1 alone.
     plain: Arc<ClientConfig>,

@@ -448,7 +448,7 @@ fn statements_are_found_however_they_are_written() {
                 Some("DELETE FROM t WHERE a IN (SELECT value FROM json_each($1)) OR b = $2".to_owned()),
                 Some("DELETE FROM t WHERE a = ANY($1) OR b = $2".to_owned()),
             ),
-            (Some("INSERT INTO t VALUES ($1)".to_owned()), Some("INSERT INTO t VALUES (($1::BIGINT[])[1])".to_owned()),),
+            (Some("INSERT INTO t VALUES ($1)".to_owned()), Some("INSERT INTO t VALUES (($1::BIGINT[])[1])".to_owned())),
             (None, Some("INSERT INTO t SELECT * FROM UNNEST($1::BIGINT[])".to_owned())),
             (None, Some("SELECT pg_sleep(1)".to_owned())),
         ]

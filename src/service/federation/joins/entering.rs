@@ -46,8 +46,8 @@ pub(super) struct Answer<'a> {
 
 impl Joins {
     /// The room that `user` is let into, made or corrected by its create event: the one thing of an answer that decides all
-    /// else, and that nobody but the room's own server can have made. Says too whether it is stored: one that is new need not be before it is
-    /// entered (`at_once`), so that all of it is one write.
+    /// else, and that nobody but the room's own server can have made. Says too whether it is stored: one that is new need not
+    /// be before it is entered (`at_once`), so that all of it is one write.
     pub(super) async fn room_of(
         &self,
         server: &ServerName,
