@@ -254,7 +254,13 @@ async fn bad_events_of_a_transaction_cost_only_themselves() {
     let fine: Vec<_> = told["pdus"].as_object().unwrap().values().filter(|v| v.get("error").is_none()).collect();
     // What stands on what nobody gives is waited for.
     assert_eq!(fine.len(), 2, "{told}");
-    let told = rogue.sends(&here, not_allowed).await.good();
+    let told = rogue.sends(&here, not_allowed.clone()).await.good();
+    assert!(told["pdus"].as_object().unwrap().values().all(|answer| *answer == json!({})), "{told}");
+    // Nor does it hinder anything when it is told again.
+    let (_, event) = rogue.signed(rogue.message(&here, "better").await);
+    let again = not_allowed.into_iter().chain([event]).collect();
+    let told = rogue.sends(&here, again).await.good();
+    assert_eq!(told["pdus"].as_object().unwrap().len(), 5, "{told}");
     assert!(told["pdus"].as_object().unwrap().values().all(|answer| *answer == json!({})), "{told}");
     let told = rogue.sends(&here, vec![elsewhere]).await.good();
     assert!(told["pdus"].as_object().unwrap().values().all(|answer| *answer == json!({})), "{told}");
@@ -264,7 +270,7 @@ async fn bad_events_of_a_transaction_cost_only_themselves() {
     rogue.sends(&here, vec![event]).await.good();
     let seen = alice.in_room(&rogue.room, &format!("event/{}", encoded(&changed))).await.good();
     assert_eq!(seen["content"], json!({}));
-    assert_eq!(shown(&alice, &rogue.room).await, ["good"]);
+    assert_eq!(shown(&alice, &rogue.room).await, ["better", "good"]);
     alice.says(&rogue.room, "still here").await;
     alice.says(&other_room, "here too").await;
     let levels = alice.reads(&rogue.room, "m.room.power_levels", "").await.good();
