@@ -278,6 +278,23 @@ async fn bad_events_of_a_transaction_cost_only_themselves() {
 }
 
 #[tokio::test]
+async fn what_was_refused_may_come_again() {
+    let (here, alice, rogue) = besieged().await;
+    let mut event = rogue.message(&here, "refused").await;
+    event["auth_events"] = json!([]);
+    let (refused, event) = rogue.signed(event);
+    rogue.sends(&here, vec![event.clone()]).await.good();
+    // Memory has nothing of it any more, and it lies deeper than the room.
+    let here = here.restarts().await;
+    let (good, news) = rogue.signed(rogue.message(&here, "good").await);
+    let told = rogue.sends(&here, vec![event.clone(), news]).await.good();
+    assert_eq!(told["pdus"], json!({ refused.as_str(): {}, good.as_str(): {} }));
+    let told = rogue.sends(&here, vec![event]).await.good();
+    assert_eq!(told["pdus"], json!({ refused.as_str(): {} }));
+    assert_eq!(shown(&alice.on(&here), &rogue.room).await, ["good"]);
+}
+
+#[tokio::test]
 async fn a_server_that_never_answers_keeps_nobody_waiting() {
     let (here, alice, rogue) = besieged().await;
     let honest = Peers::one(4, |plan| plan).await;
