@@ -24,6 +24,7 @@ use crate::{
 pub mod backups;
 pub mod changes;
 pub mod lists;
+mod news;
 pub mod one_time;
 mod remembered;
 pub mod theirs;

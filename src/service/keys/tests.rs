@@ -144,7 +144,11 @@ impl World {
 
     /// Whose keys changed for `who` since: names of changed and left, sorted.
     async fn lists(&self, who: &Requester, after: StreamPos) -> (Vec<String>, Vec<String>) {
-        let lists = self.keys.changes_between(who, after, self.now()).await.unwrap();
+        self.until(who, after, self.now()).await
+    }
+
+    async fn until(&self, who: &Requester, after: StreamPos, upto: StreamPos) -> (Vec<String>, Vec<String>) {
+        let lists = self.keys.changes_between(who, after, upto).await.unwrap();
         let names = |users: Vec<ruma::OwnedUserId>| {
             let mut names: Vec<String> = users.iter().map(|u| u.localpart().to_owned()).collect();
             names.sort();

@@ -6,7 +6,7 @@ use hearth_base::{cache::Cache, ids::UserNid};
 
 use super::{
     UserKeys,
-    lists::Recent,
+    news::Recent,
     one_time::{DeviceName, KeyCounts},
 };
 use crate::{

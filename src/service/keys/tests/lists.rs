@@ -115,6 +115,96 @@ async fn whom_one_invites_is_to_be_looked_at_and_not_parted_from() {
 }
 
 #[tokio::test]
+async fn who_is_no_longer_invited_is_parted_from() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let carol = world.device("carol", "PAD").await;
+        let (open, private) = (world.room(&alice).await, world.room(&alice).await);
+        world.join(&carol, &open).await;
+        let invite = async || world.membership.invite(&alice, &open, &bob.user_id, None).await.unwrap();
+        let bob_left = (vec![], vec!["bob".to_owned()]);
+
+        invite().await;
+        let invited = world.now();
+        world.leave(&bob, &open).await;
+        assert_eq!(world.lists(&alice, invited).await, bob_left);
+        assert_eq!(
+            world.lists(&carol, invited).await,
+            (vec![], vec![]),
+            "whoever did not invite them was not told of them"
+        );
+        assert_eq!(
+            world.lists(&bob, invited).await,
+            (vec![], vec![]),
+            "who is in a room is not told to whom it turned down"
+        );
+
+        invite().await;
+        let again = world.now();
+        world.membership.kick(&alice, &open, &bob.user_id, None).await.unwrap();
+        assert_eq!(world.lists(&alice, again).await, bob_left);
+
+        // Invited, and the room left behind.
+        world.membership.invite(&alice, &private, &bob.user_id, None).await.unwrap();
+        let before_quit = world.now();
+        world.leave(&alice, &private).await;
+        assert_eq!(world.lists(&alice, before_quit).await, bob_left);
+        assert_eq!(world.lists(&alice, again).await, bob_left, "invited and gone in one");
+
+        let world = world.restarted().await;
+        assert_eq!(world.lists(&alice, invited).await, bob_left);
+        assert_eq!(world.lists(&alice, before_quit).await, bob_left);
+        assert_eq!(world.lists(&bob, invited).await, (vec![], vec![]));
+    }
+}
+
+#[tokio::test]
+async fn what_happens_while_it_is_asked_hides_nobody() {
+    for world in worlds().await {
+        let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);
+        let carol = world.device("carol", "PAD").await;
+        let (one, two) = (world.room(&carol).await, world.room(&carol).await);
+        world.join(&alice, &one).await;
+        world.join(&bob, &one).await;
+        let bob_left = vec!["bob".to_owned()];
+        let until = async |after, upto| world.until(&alice, after, upto).await.1;
+
+        // Both go; what is asked up to the first going is answered after the second.
+        let both = world.now();
+        world.leave(&bob, &one).await;
+        let bob_went = world.now();
+        world.leave(&alice, &one).await;
+        assert_eq!(until(both, bob_went).await, bob_left);
+
+        // The other way round.
+        world.join(&alice, &one).await;
+        world.join(&bob, &one).await;
+        let both = world.now();
+        world.leave(&alice, &one).await;
+        let alice_went = world.now();
+        world.leave(&bob, &one).await;
+        assert_eq!(until(both, alice_went).await, ["bob", "carol"]);
+
+        // They met elsewhere meanwhile, and not for long.
+        world.join(&alice, &one).await;
+        world.join(&bob, &one).await;
+        world.join(&bob, &two).await;
+        let both = world.now();
+        world.leave(&bob, &one).await;
+        let bob_went = world.now();
+        world.join(&alice, &two).await;
+        assert_eq!(until(both, bob_went).await, [""; 0], "they are together still");
+        world.leave(&alice, &two).await;
+        assert_eq!(until(bob_went, world.now()).await, bob_left);
+
+        let world = world.restarted().await;
+        let until = async |after, upto| world.until(&alice, after, upto).await.1;
+        assert_eq!(until(both, bob_went).await, bob_left);
+        assert_eq!(until(bob_went, world.now()).await, bob_left);
+    }
+}
+
+#[tokio::test]
 async fn changes_between_two_tokens() {
     for world in worlds().await {
         let (alice, bob) = (world.device("alice", "PHONE").await, world.device("bob", "DESK").await);

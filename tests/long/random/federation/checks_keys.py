@@ -2,10 +2,11 @@
 
 Modelled: each server answers /keys/query with what the user's own server has, names, cross-signing and signatures included. A
 client that was only told by device_lists holds the present keys of everybody it shares an encrypted room with, and none of who
-left its rooms. Every answered message is there once, in the order in which its sender sent them.
+left its rooms, by what its own server knows. Every answered message is there once, in the order in which its sender sent them.
 """
 import collections
 
+from asking import quoted
 from federation.checks_rooms import at, joined
 from federation.deeds_keys import claims, send_waiting
 from federation.people import NotYet, good, keys_of
@@ -43,13 +44,13 @@ def held_keys(life):
             for _ in range(2):
                 device.sync()
                 device.refresh()
+            met = {other for room_id in rooms_of[user.id] for other in good(user.ask("GET", f"/rooms/{quoted(room_id)}/joined_members"))["joined"]}
             invited = {other for members in device.members.values() for other, what in members.items() if what == "invite"}
             for other in life.living():
                 held = device.held.get(other.id)
                 if held and encrypted & rooms_of[other.id] and other.id not in device.outdated and differences(want[other.id], held):
                     yield f"{device.id} of {user.id} was not told of {other.id}: {differences(want[other.id], held)}"
-                shares = rooms_of[user.id] & rooms_of[other.id]
-                if held and not shares and other is not user and other.id in device.met - invited:
+                if held and other.id not in met and other is not user and other.id in device.met - invited:
                     yield f"{device.id} of {user.id} was not told that {other.id} left"
 
 

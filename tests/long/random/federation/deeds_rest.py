@@ -146,6 +146,8 @@ def close_account(life):
 
     def go():
         with user.lock:
+            if erase:
+                life.erased.add(user.id)
             if user.prove("POST", "/account/deactivate", {"erase": erase})[0] == 200:
                 user.is_closed = True
                 for device in user.devices:

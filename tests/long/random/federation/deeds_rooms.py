@@ -15,6 +15,8 @@ class RoomInfo:
         self.id, self.version, self.creator, self.rule, self.is_core, self.is_space = room_id, version, creator, rule, is_core, is_space
         # When a user of a site joined last.
         self.entered = {}
+        # From then on most may not speak.
+        self.is_replaced = False
 
 
 def at(room):
@@ -184,6 +186,7 @@ def upgrade(life):
         return message(life)
 
     def go():
+        room.is_replaced = True
         with room.creator.lock:
             status, answer = room.creator.ask("POST", f"{at(room)}/upgrade", {"new_version": version})
         if status == 200:

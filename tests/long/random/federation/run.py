@@ -31,6 +31,7 @@ class FederationLife:
         self.lock, self.numbers = threading.Lock(), itertools.count(1)
         self.sites, self.users, self.rooms, self.media, self.aliases = [], [], [], [], {}
         self.said, self.redacted, self.left, self.unanswered, self.read_last, self.read_at = [], set(), set(), set(), {}, {}
+        self.erased = set()
         self.to_device, self.given = collections.defaultdict(list), collections.Counter()
         self.is_calm = findings.seed % 3 == 0
 
