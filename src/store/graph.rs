@@ -11,7 +11,7 @@ use hearth_base::{
     cache::Cache,
     ids::{EventNid, KeyNid, RoomNid},
 };
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 
 use crate::{
     Store,
@@ -89,9 +89,16 @@ impl Store {
         for (id, nid, room, standing) in rows {
             let id = OwnedEventId::try_from(id).map_err(|e| Error::fault("events table", e))?;
             let standing = Standing::from_code(standing);
+            self.inner.event_nids.insert(id.as_str().into(), EventNid(nid));
             known.insert(id, Known { nid: EventNid(nid), room: RoomNid(room), standing });
         }
         Ok(known)
+    }
+
+    /// Whether this is an event that we have, as far as memory tells without the database.
+    #[must_use]
+    pub fn remembers(&self, id: &EventId) -> bool {
+        self.inner.event_nids.get(id.as_str()).is_some()
     }
 
     /// Those of these events that are state of a room: which entry, which event, and how it stands.

@@ -213,8 +213,7 @@ impl Inbox {
                 }
             }
         }
-        let ids: Vec<OwnedEventId> = events.iter().map(|e| e.claimed().event_id().to_owned()).collect();
-        let known = self.store.known_events(&ids).await?;
+        let known = self.known(&room, events.iter().map(|e| e.claimed())).await?;
         let mut seen = HashSet::new();
         events.retain(|event| {
             let id = event.claimed().event_id();
@@ -278,7 +277,7 @@ impl Inbox {
         let room = self.store.room(room).await?.or_not_found("Room")?;
         let version = version_of(&room)?;
         let event_id = pdu.event_id().to_owned();
-        let known = self.store.known_events(std::slice::from_ref(&event_id)).await?;
+        let known = self.known(&room, [&pdu]).await?;
         if known.values().any(|k| k.standing != Standing::Outlier) {
             return Ok(());
         }
@@ -329,6 +328,17 @@ impl Inbox {
         let placed =
             |id: &OwnedEventId| known.iter().any(|e| e.room == room.nid && e.after.is_some() && e.event_id() == id);
         Ok(prevs.is_empty() || !prevs.iter().all(placed))
+    }
+
+    /// Which of these events we have. Whatever lies deeper than all that has a place in the room, and is not remembered, is
+    /// taken for new: it may have been refused long ago, or be stored without a place, but that is rare, and storing it again
+    /// finds it out.
+    async fn known(&self, room: &Room, events: impl IntoIterator<Item = &Pdu>) -> Result<KnownEvents> {
+        let may_be = |e: &&Pdu| {
+            i64::try_from(e.depth()).is_ok_and(|depth| depth <= room.head.depth) || self.store.remembers(e.event_id())
+        };
+        let ids: Vec<OwnedEventId> = events.into_iter().filter(may_be).map(|e| e.event_id().to_owned()).collect();
+        self.store.known_events(&ids).await
     }
 
     /// Those of these events that are of the room, that we have not placed yet, and whose signatures are good; and which

@@ -93,12 +93,14 @@ pub(crate) async fn append_all(tx: &mut Tx, appends: &[&Append]) -> Result<Vec<A
 }
 
 /// Events of rooms with other servers are named by what comes next; state is named once another server comes, and what
-/// allows it is looked at again and again.
+/// allows it is looked at again and again. What was refused may come again.
 fn remember_names(tx: &mut Tx, appends: &[&Append]) {
     let mut names: Vec<(Box<str>, EventNid)> = Vec::new();
     let mut edges: Vec<(EventNid, Arc<[EventNid]>)> = Vec::new();
     for append in appends {
-        for event in append.events.iter().filter(|e| append.room.head.forked || e.key.is_some()) {
+        for event in
+            append.events.iter().filter(|e| append.room.head.forked || e.key.is_some() || e.standing != Standing::Live)
+        {
             names.push((event.pdu.event_id().as_str().into(), event.nid));
             // Of what was here already more may be known than it comes with.
             if let (Some(auth), false) = (&event.auth, event.known) {
