@@ -24,12 +24,14 @@ mod away;
 pub(crate) mod later;
 mod lists;
 mod macros;
+mod names;
 mod readers;
 pub(crate) mod rehearsal;
 
 use away::Away;
 pub(crate) use later::Later;
 pub use lists::{Ints, Texts};
+pub(crate) use names::{MOST_NAMES, Names};
 use readers::Readers;
 pub use readers::Reading;
 pub use sqlx::postgres::PgConnectOptions;

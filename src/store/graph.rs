@@ -17,7 +17,9 @@ use crate::{
     Store,
     db::{Ints, Texts},
     events::Standing,
-    fetch_all, sql,
+    fetch_all,
+    rooms::Room,
+    sql,
     state::{unvarint, varint},
 };
 
@@ -95,10 +97,13 @@ impl Store {
         Ok(known)
     }
 
-    /// Whether this is an event that we have, as far as memory tells without the database.
+    /// Whether it may be that we have an event, as far as memory tells without the database: its depth is one that the room
+    /// has reached, or its name is remembered, as that of what was refused lately. What lies deeper and is not remembered may
+    /// have been refused long ago, or be stored without a place; that is rare, and storing it again finds it out.
     #[must_use]
-    pub fn remembers(&self, id: &EventId) -> bool {
-        self.inner.event_nids.get(id.as_str()).is_some()
+    pub fn may_have(&self, room: &Room, id: &EventId, depth: u64) -> bool {
+        i64::try_from(depth).is_ok_and(|depth| depth <= room.head.depth)
+            || self.inner.event_nids.get(id.as_str()).is_some()
     }
 
     /// Those of these events that are state of a room: which entry, which event, and how it stands.

@@ -173,6 +173,7 @@ impl Store {
         let event_memory = events::Memory::load(&mut session).await?;
         let erased = accounts::Erased::load(&mut session).await?;
         let destinations = destinations::Memory::load(&mut session).await?;
+        let server_keys = server_keys::Memory::load(&mut session).await?;
         let keys = Interner::load(&mut session).await?;
         let (queue, jobs) = mpsc::channel(log::QUEUE);
         let weigh = |_: &EventNid, e: &Arc<StoredEvent>| u32::try_from(e.pdu.json().len() + 700).unwrap_or(u32::MAX);
@@ -207,7 +208,7 @@ impl Store {
                 lacking: events::Bell::default(),
                 destinations,
                 profiles: profile::Memory::default(),
-                server_keys: server_keys::Memory::default(),
+                server_keys,
                 erased,
                 blobs,
                 head: AtomicI64::new(head.pos),

@@ -15,7 +15,13 @@ use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::Notify;
 
-use crate::{Store, db::Texts, execute, fetch_all, insert_rows, log::Tx, sql};
+use crate::{
+    Store,
+    db::{MOST_NAMES, Names, Session, Texts},
+    execute, fetch_all, insert_rows,
+    log::Tx,
+    sql,
+};
 
 /// A public key of another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,20 +79,28 @@ const MOST_WAITING: usize = 200;
 pub(crate) struct Memory {
     /// Servers whose keys were read or written; an empty map is a server without.
     keys: Cache<OwnedServerName, Arc<VerifyKeys>>,
+    /// Servers of which the table has keys: of one that is met for the first time it has none.
+    on_disk: Names,
     /// The first documents of servers, not yet on disk.
     waiting: Mutex<BTreeMap<OwnedServerName, Arc<KeyDocument>>>,
     /// Told when one begins to wait.
     waits: Notify,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
-        let weigh = |_: &OwnedServerName, keys: &Arc<VerifyKeys>| u32::try_from(keys.len()).unwrap_or(u32::MAX) + 1;
-        Self { keys: Cache::weighed(CACHE, weigh), waiting: Mutex::default(), waits: Notify::new() }
-    }
-}
-
 impl Memory {
+    /// Reads which servers there are keys of.
+    pub(crate) async fn load(session: &mut Session) -> Result<Self> {
+        const SERVERS: &str = "SELECT DISTINCT server FROM server_keys LIMIT $1";
+        let servers: Vec<(String,)> = fetch_all!(session, (String,), SERVERS, MOST_NAMES + 1)?;
+        let weigh = |_: &OwnedServerName, keys: &Arc<VerifyKeys>| u32::try_from(keys.len()).unwrap_or(u32::MAX) + 1;
+        Ok(Self {
+            keys: Cache::weighed(CACHE, weigh),
+            on_disk: Names::of(servers.iter().map(|(server,)| server.as_str())),
+            waiting: Mutex::default(),
+            waits: Notify::new(),
+        })
+    }
+
     /// Whether a document waits.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.waiting.lock().is_empty()
@@ -209,13 +223,15 @@ impl Store {
                 None => missing.push((memory.ticket(&server), server)),
             }
         }
-        if missing.is_empty() {
-            return Ok(all);
-        }
-        let names = Texts(missing.iter().map(|(_, server)| server.to_string()).collect());
+        let names: Vec<String> = missing.iter().map(|(_, server)| server.to_string()).collect();
+        let names =
+            Texts(names.into_iter().filter(|name| self.inner.server_keys.on_disk.may_have(name.as_str())).collect());
         let sql = sql!("SELECT server, key_id, public_key, valid_ms, old FROM server_keys WHERE server " [in 1]);
         type Row = (String, String, String, i64, bool);
-        let rows: Vec<Row> = fetch_all!(&mut self.read().await?, Row, sql, names)?;
+        let rows: Vec<Row> = match names.0.is_empty() {
+            true => Vec::new(),
+            false => fetch_all!(&mut self.read().await?, Row, sql, names)?,
+        };
         let mut found: BTreeMap<String, VerifyKeys> = BTreeMap::new();
         for (server, key_id, public_key, valid_ms, old) in rows {
             found.entry(server).or_default().insert(key_id, VerifyKey { public_key, valid_ms, old });
@@ -310,6 +326,7 @@ impl Tx {
     /// Keeps the keys of a document; only the newest says how it is with keys that were known.
     async fn keep_keys(&mut self, d: &KeyDocument, is_newest: bool) -> Result<()> {
         if !is_newest {
+            self.store().inner.server_keys.on_disk.add(d.server.as_str());
             for (key_id, key) in &d.keys {
                 let (server, public) = (d.server.as_str(), key.public_key.as_str());
                 execute!(self, PUT_UNKNOWN, server, key_id.as_str(), public, key.valid_ms, key.old)?;
@@ -338,6 +355,9 @@ async fn put_documents(tx: &mut Tx, documents: &[(&KeyDocument, i64, String)]) -
 async fn put_keys(tx: &mut Tx, documents: impl IntoIterator<Item = &KeyDocument>) -> Result<()> {
     let rows: Vec<(&KeyDocument, &String, &VerifyKey)> =
         documents.into_iter().flat_map(|d| d.keys.iter().map(move |(id, key)| (d, id, key))).collect();
+    for (d, ..) in &rows {
+        tx.store().inner.server_keys.on_disk.add(d.server.as_str());
+    }
     insert_rows!(tx, &rows,
     "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old",
     "INSERT INTO server_keys (server, key_id, public_key, valid_ms, old) SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BOOLEAN[]) ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, valid_ms = excluded.valid_ms, old = excluded.old",

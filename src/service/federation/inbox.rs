@@ -330,13 +330,9 @@ impl Inbox {
         Ok(prevs.is_empty() || !prevs.iter().all(placed))
     }
 
-    /// Which of these events we have. Whatever lies deeper than all that has a place in the room, and is not remembered, is
-    /// taken for new: it may have been refused long ago, or be stored without a place, but that is rare, and storing it again
-    /// finds it out.
+    /// Which of these events we have, as far as is asked for ([`Store::may_have`]).
     async fn known(&self, room: &Room, events: impl IntoIterator<Item = &Pdu>) -> Result<KnownEvents> {
-        let may_be = |e: &&Pdu| {
-            i64::try_from(e.depth()).is_ok_and(|depth| depth <= room.head.depth) || self.store.remembers(e.event_id())
-        };
+        let may_be = |e: &&Pdu| self.store.may_have(room, e.event_id(), e.depth());
         let ids: Vec<OwnedEventId> = events.into_iter().filter(may_be).map(|e| e.event_id().to_owned()).collect();
         self.store.known_events(&ids).await
     }

@@ -33,7 +33,7 @@ use crate::support::{
     rooms::{V3, encoded, txn},
 };
 
-const VERSION: &str = "11";
+pub const VERSION: &str = "11";
 /// What an honest message may take beside anything.
 const SWIFT: Duration = Duration::from_secs(10);
 

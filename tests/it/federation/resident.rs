@@ -6,7 +6,10 @@ use hearth_rules::{Draft, RoomVersion, event::Reference};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::support::{Peer, Peers, Told};
+use super::{
+    hostile::{VERSION, besieged},
+    support::{Peer, Peers, Told},
+};
 use crate::support::{
     User,
     rooms::{encoded, joined},
@@ -159,6 +162,29 @@ async fn only_the_join_that_was_asked_for_is_taken() {
     let made = make(&there, &here, "leave", &room, bob.id.as_str(), &[]).await.good();
     send(&there, &here, &format!("{V1}/send_leave"), &room, completed(&there, &made, |_| {})).await.good();
     assert_eq!(member(&alice, &room, &bob).await, "leave");
+}
+
+/// A join that was refused as news, deeper than the room, is found again though nothing remembers it.
+#[tokio::test]
+async fn what_was_refused_as_news_is_no_way_in() {
+    let (here, alice, rogue) = besieged().await;
+    let mallory = rogue.peer.user("mallory").await;
+    let made = make(&rogue.peer, &here, "join", &rogue.room, mallory.id.as_str(), &[VERSION]).await.good();
+    let (id, join) = completed(&rogue.peer, &made, |e| e["depth"] = json!(1000));
+    let rule = async |alice: &User, rule: &str| {
+        alice.sets(&rogue.room, "m.room.join_rules", "", json!({ "join_rule": rule })).await.good();
+    };
+    rule(&alice, "invite").await;
+    rogue.sends(&here, vec![join.clone()]).await.good();
+    rule(&alice, "public").await;
+    let here = here.restarts().await;
+    let alice = alice.on(&here);
+    let path = format!("{V2}/send_join");
+    send(&rogue.peer, &here, &path, &rogue.room, (id, join)).await.refused(403, "M_FORBIDDEN");
+    assert!(member(&alice, &rogue.room, &mallory).await.is_null());
+    let made = make(&rogue.peer, &here, "join", &rogue.room, mallory.id.as_str(), &[VERSION]).await.good();
+    send(&rogue.peer, &here, &path, &rogue.room, completed(&rogue.peer, &made, |_| {})).await.good();
+    assert_eq!(member(&alice, &rogue.room, &mallory).await, "join");
 }
 
 /// What is said between a template and the join was told to those who were there: who comes in is shown it.

@@ -161,11 +161,25 @@ impl Joins {
     }
 
     async fn take(&self, reply: Reply<'_>, wish: MembershipState) -> Result<Taken> {
+        let taken = self.take_in(reply, &wish, false).await;
+        // It was taken for new, and may not be.
+        match taken.is_err() && self.store.event_by_id(reply.event_id).await?.is_some() {
+            true => self.take_in(reply, &wish, true).await,
+            false => taken,
+        }
+    }
+
+    /// `look`: whether to ask the database for the event though it seems to be new.
+    async fn take_in(&self, reply: Reply<'_>, wish: &MembershipState, look: bool) -> Result<Taken> {
         let room = self.resident_for(reply.origin, reply.room_id).await?;
         let version = version_of(&room)?;
         let event = Pdu::parse_remote(reply.json, version)?;
-        check_form(event.claimed(), &reply, &wish)?;
-        let outlier = match self.store.event_by_id(reply.event_id).await? {
+        check_form(event.claimed(), &reply, wish)?;
+        let known = match look || self.store.may_have(&room, reply.event_id, event.claimed().depth()) {
+            true => self.store.event_by_id(reply.event_id).await?,
+            false => None,
+        };
+        let outlier = match known {
             Some(known) if known.standing == Standing::Outlier => Some(known.nid),
             // Its server did not get our answer.
             Some(known) if known.standing == Standing::Live && known.room == room.nid => {
@@ -174,7 +188,7 @@ impl Joins {
             Some(_) => return Err(Error::forbidden("This event was refused before")),
             None => None,
         };
-        let event = self.vouched(event, &room, &wish).await?;
+        let event = self.vouched(event, &room, wish).await?;
         let pdu = self.verified(event, version).await?;
         // Refused before anything is kept: a stranger could fill the disk otherwise.
         self.events.check_now(room.nid, &pdu).await?;

@@ -14,6 +14,9 @@ from federation.checks_rooms import ONE_EVENT, at, joined
 from federation.deeds_rest import fetch
 from federation.people import good
 
+# So much later than the joiner another server may hear of a join.
+HEARD_S = 20
+
 
 def profiles(life):
     rooms_of = joined(life)
@@ -52,7 +55,8 @@ def receipts(life):
             # One in a thread is not taken where that of the room stands at the same event (MSC4102), which may move on later.
             if key[2] and viewer.id not in told and viewer.id in shown.get((room_id, reader, None), {}):
                 continue
-            is_new = not room.is_core and room.entered.get(viewer.site, 0) > read_at or not users[reader].was_always_in(room)
+            # Who sends a receipt may hear later than the joiner that a server is there, if it was a third that let it in.
+            is_new = not room.is_core and room.entered.get(viewer.site, 0) + HEARD_S > read_at or not users[reader].was_always_in(room)
             if room_id in rooms_of[viewer.id] and told.get(viewer.id) != told.get(reader) and not is_new:
                 when = [round(time.monotonic() - at, 1) for at in (read_at, room.entered.get(viewer.site, 0))]
                 others = [(thread, told.get(viewer.id)) for (where, who, thread), told in shown.items() if (where, who) == key[:2]]

@@ -131,6 +131,7 @@ def spaces(life):
         told = []
         for user in members_by_site(life, rooms_of, space).values():
             rooms = good(user.ask("GET", f"{V1}/rooms/{quoted(space.id)}/hierarchy", limit=100))["rooms"]
+            children = {event["state_key"] for room in rooms[:1] for event in room["children_state"]}
             shown = {room["room_id"]: {name: value for name, value in room.items() if name != "children_state"} for room in rooms}
             told.append((user, shown))
         for (one, first), (other, second) in zip(told, told[1:]):
@@ -139,7 +140,8 @@ def spaces(life):
                 there = members_by_site(life, rooms_of, rules[room_id])
                 if both and one.site in there and other.site in there and differences(first[room_id], second[room_id]):
                     yield f"{room_id} in {space.id} for {one.id} and {other.id}: {differences(first[room_id], second[room_id])}"
-                is_open = rules[room_id].rule in ("public", "knock") and any(room_id in rooms for rooms in rooms_of.values())
+                # What lies deeper is shown to those alone who are shown what it lies in.
+                is_open = room_id in children and rules[room_id].rule in ("public", "knock") and any(room_id in rooms for rooms in rooms_of.values())
                 if not both and is_open and not banned(life, room_id, rooms_of, (one, other)):
                     yield f"{room_id} ({rules[room_id].rule}) in {space.id} is shown to one alone of {one.id}: {room_id in first}, {other.id}"
 
