@@ -21,6 +21,7 @@ mod runs;
 mod server_keys;
 mod sessions;
 mod statements;
+mod their_keys;
 
 /// Runs a story on both engines, as `name::sqlite` and `name::postgres`.
 macro_rules! on_both {

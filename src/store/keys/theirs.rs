@@ -228,6 +228,7 @@ impl Store {
                     later!(tx, PUT_KEY, user.0, usage.as_str(), json.as_str())?;
                 }
                 later!(tx, FOLLOW, user.0, list.stream_id)?;
+                tx.forget_keys(user);
                 if !is_first {
                     tx.note_device_list(user).await?;
                 }
@@ -294,9 +295,11 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 let was: Option<(i64,)> = fetch_optional!(tx, (i64,), UNFOLLOW, user.0)?;
-                if was.is_some_and(|(stream_id,)| stream_id > 0) {
-                    execute!(tx, DROP_ALL, user.0)?;
-                    execute!(tx, DROP_KEYS, user.0)?;
+                let Some((stream_id,)) = was else { return Ok(()) };
+                execute!(tx, DROP_ALL, user.0)?;
+                execute!(tx, DROP_KEYS, user.0)?;
+                tx.forget_keys(user);
+                if stream_id > 0 {
                     tx.note_device_list(user).await?;
                 }
                 Ok(())
@@ -307,6 +310,11 @@ impl Store {
 }
 
 impl Tx {
+    /// Has memory forget a user's keys though nobody is told that they changed.
+    fn forget_keys(&mut self, user: UserNid) {
+        self.after_commit(move |store| store.inner.e2ee.users.invalidate(&user));
+    }
+
     async fn put_remote_device(&mut self, user: UserNid, device: &RemoteDevice) -> Result<()> {
         let (name, json) = (device.display_name.as_deref(), device.json.as_deref());
         later!(self, PUT, user.0, device.device_id.as_str(), name, json)
