@@ -223,9 +223,9 @@ impl Store {
                 None => missing.push((memory.ticket(&server), server)),
             }
         }
-        let names: Vec<String> = missing.iter().map(|(_, server)| server.to_string()).collect();
-        let names =
-            Texts(names.into_iter().filter(|name| self.inner.server_keys.on_disk.may_have(name.as_str())).collect());
+        let on_disk = &self.inner.server_keys.on_disk;
+        let asked = missing.iter().map(|(_, server)| server.as_str()).filter(|server| on_disk.may_have(server));
+        let names = Texts(asked.map(str::to_owned).collect());
         let sql = sql!("SELECT server, key_id, public_key, valid_ms, old FROM server_keys WHERE server " [in 1]);
         type Row = (String, String, String, i64, bool);
         let rows: Vec<Row> = match names.0.is_empty() {

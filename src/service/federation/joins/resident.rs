@@ -161,23 +161,26 @@ impl Joins {
     }
 
     async fn take(&self, reply: Reply<'_>, wish: MembershipState) -> Result<Taken> {
-        let taken = self.take_in(reply, &wish, false).await;
+        let mut guess = true;
+        let taken = self.take_in(reply, &wish, &mut guess).await;
         // It was taken for new, and may not be.
-        match taken.is_err() && self.store.event_by_id(reply.event_id).await?.is_some() {
-            true => self.take_in(reply, &wish, true).await,
+        match taken.is_err() && guess && self.store.event_by_id(reply.event_id).await?.is_some() {
+            true => self.take_in(reply, &wish, &mut false).await,
             false => taken,
         }
     }
 
-    /// `look`: whether to ask the database for the event though it seems to be new.
-    async fn take_in(&self, reply: Reply<'_>, wish: &MembershipState, look: bool) -> Result<Taken> {
+    /// `guess`: whether the event may be taken for new without asking; afterwards, whether it was.
+    async fn take_in(&self, reply: Reply<'_>, wish: &MembershipState, guess: &mut bool) -> Result<Taken> {
+        let may_guess = std::mem::take(guess);
         let room = self.resident_for(reply.origin, reply.room_id).await?;
         let version = version_of(&room)?;
         let event = Pdu::parse_remote(reply.json, version)?;
         check_form(event.claimed(), &reply, wish)?;
-        let known = match look || self.store.may_have(&room, reply.event_id, event.claimed().depth()) {
-            true => self.store.event_by_id(reply.event_id).await?,
-            false => None,
+        *guess = may_guess && !self.store.may_have(&room, reply.event_id, event.claimed().depth());
+        let known = match *guess {
+            true => None,
+            false => self.store.event_by_id(reply.event_id).await?,
         };
         let outlier = match known {
             Some(known) if known.standing == Standing::Outlier => Some(known.nid),
